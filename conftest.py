@@ -1,0 +1,22 @@
+"""Fixtures for every package's tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real radiographs (``CXR_SHARED_DATA``, or ``../shared/data`` beside the repository)."""
+    default = Path(__file__).parent.parent / "shared" / "data"
+    folder = Path(os.environ.get("CXR_SHARED_DATA", default))
+    if not (folder / "kermany_pneumonia").is_dir():
+        pytest.skip(f"no real radiographs at {folder}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests share a cache of prepared cohorts among themselves, never the user's."""
+    monkeypatch.setenv("CXR_CACHE", str(tmp_path_factory.getbasetemp() / "cxr-cache"))

@@ -1,0 +1,1 @@
+"""What every stage shares: cohorts, networks, checkpoints, views and training parts."""

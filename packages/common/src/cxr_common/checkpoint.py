@@ -1,0 +1,241 @@
+"""The contract: safetensors files that say what they are and can be rebuilt from themselves alone."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_common.errors import BadInput
+from cxr_common.files import sha256, whole_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from cxr_common.models.zoo import GrayNetwork
+
+SCHEMA = 1
+KEY = "cxr"
+"""Key of our JSON in the safetensors metadata."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the network eats: gray images, normalised as (pixel / 255 - mean) / std.
+
+    Attributes:
+        size: Edge of the square input, pixels.
+        mean: Mean of the training pixels, in [0, 1].
+        std: Standard deviation of the training pixels, in (0, 1].
+        channels: Input channels of the first layer.
+        pixels: How files became pixels (the cohort's ``pixel_mapping``: window, aspect).
+    """
+
+    size: int
+    mean: float
+    std: float
+    channels: int = 1
+    pixels: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything a weights file says of itself.
+
+    Attributes:
+        kind: "backbone" (no classifier) or "model".
+        architecture: Name for :func:`cxr_common.models.zoo.build`.
+        input: What the network eats.
+        task: "multilabel", "multiclass", or None for a backbone.
+        labels: Label names in the order of the logits.
+        thresholds: Decision threshold of each label, fitted on validation data.
+        calibration: ``{"temperature": T}``, fitted on validation data.
+        config: The config of the run that wrote the file.
+        parents: Files it came from: ``{"role", "path", "sha256"}``.
+        cohort: ``Cohort.describe()`` of the training data.
+        seed: Seed of the run.
+        metrics: Validation figures of the saved weights.
+        versions: Versions of the packages that matter.
+        git: Revision of the source tree, with "+dirty" when it was changed; None outside a checkout.
+        schema: Version of this header.
+    """
+
+    kind: str
+    architecture: str
+    input: Input
+    task: str | None = None
+    labels: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] | None = None
+    calibration: dict[str, Any] | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    parents: tuple[dict[str, str], ...] = ()
+    cohort: dict[str, Any] | None = None
+    seed: int | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    git: str | None = None
+    schema: int = SCHEMA
+
+
+def parent(role: str, path: str | Path) -> dict[str, str]:
+    """Provenance entry of a file this one is made from."""
+    return {"role": role, "path": str(path), "sha256": sha256(path)}
+
+
+@functools.cache
+def provenance() -> dict[str, Any]:
+    """``{"versions": ..., "git": ...}`` of this process, for a header."""
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "timm", "lightly", "accelerate", "numpy", "cxr-common", "cxr-ssl", "cxr-distill"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"versions": versions, "git": _git_revision(Path(__file__).parent)}
+
+
+def _git_revision(folder: Path) -> str | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # An installed wheel may lie inside somebody else's checkout: only tracked source counts.
+        if not git("ls-files", "checkpoint.py"):
+            return None
+        dirty = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def save(path: str | Path, weights: "nn.Module | dict[str, torch.Tensor]", header: Header) -> str:
+    """Write weights and header as one safetensors file, whole or not at all.
+
+    Args:
+        path: Target file.
+        weights: A network, or its state dict (a :class:`GrayNetwork`'s inner network is what is saved).
+        header: What the file says of itself; JSON types only.
+
+    Returns:
+        SHA-256 of the file.
+    """
+    from safetensors.torch import save as to_bytes
+    from torch import nn
+
+    state = getattr(weights, "network", weights)
+    tensors = state.state_dict() if isinstance(state, nn.Module) else state
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(dataclasses.asdict(header), allow_nan=False, sort_keys=True)
+    with whole_file(path) as file:
+        file.write(to_bytes(tensors, metadata={KEY: text}))
+    return sha256(path)
+
+
+def describe(path: str | Path) -> Header:
+    """Read a file's header without reading its weights (and without importing torch).
+
+    Raises:
+        BadInput: Not a complete safetensors file, or not one of ours.
+    """
+    found = metadata(Path(path))
+    if KEY not in found:
+        raise BadInput(
+            "a file written by this toolkit",
+            "a safetensors file without our header",
+            where=path,
+            do="foreign weights enter as a start: --start FILE of ssl-pretrain or finetune",
+        )
+    values = json.loads(found[KEY])
+    if values.get("schema", 0) > SCHEMA:
+        raise BadInput(
+            f"a header of schema {SCHEMA} or older",
+            f"schema {values['schema']}",
+            where=path,
+            do="update the cxr packages",
+        )
+    try:
+        values["input"] = Input(**values["input"])
+        for name in ("labels", "parents"):
+            values[name] = tuple(values[name])
+        values["thresholds"] = None if values["thresholds"] is None else tuple(values["thresholds"])
+        return Header(**values)
+    except (KeyError, TypeError) as error:
+        raise BadInput("a complete header", f"one that lacks or adds fields ({error})", where=path) from error
+
+
+def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Header]":
+    """Rebuild the exact network from its file alone.
+
+    Args:
+        path: A file written by :func:`save`.
+        kind: "backbone" or "model" when only that will do.
+
+    Returns:
+        The network in eval mode, on the CPU, and its header.
+
+    Raises:
+        BadInput: The file is missing, damaged, of another origin, of another kind, or does not fit its
+            own architecture.
+    """
+    from safetensors.torch import load_file
+
+    from cxr_common.models.zoo import GrayNetwork, build
+
+    header = describe(path)
+    if kind is not None and header.kind != kind:
+        do = {
+            "model": "fit a classifier on it first: finetune --start FILE, or distill",
+            "backbone": "give the backbone.safetensors that ssl-pretrain wrote",
+        }[kind]
+        raise BadInput(f"a file of kind {kind}", f"kind {header.kind} ({header.architecture})", where=path, do=do)
+    network = build(header.architecture, len(header.labels), channels=header.input.channels, size=header.input.size)
+    try:
+        network.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise BadInput(
+            f"the weights of {header.architecture}", str(error).splitlines()[-1].strip(), where=path
+        ) from error
+    return GrayNetwork(network, header.input.mean, header.input.std).eval(), header
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The safetensors metadata of any such file, its length checked against its own table.
+
+    Raises:
+        BadInput: Missing, truncated, a pickle, or something else altogether.
+    """
+    do = "give a .safetensors file written by this toolkit"
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(8)
+            if start[:2] == b"PK" or start[:1] == b"\x80":
+                raise BadInput("a safetensors file", "a pickle (PyTorch checkpoint)", where=path, do=do)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > min(size - 8, 100_000_000):
+                raise BadInput(
+                    "a safetensors file", f"{size} bytes that are none, or a truncated one", where=path, do=do
+                )
+            table = json.loads(file.read(length))
+    except FileNotFoundError as error:
+        raise BadInput("a file", "nothing there", where=path, do=do) from error
+    except OSError as error:
+        raise BadInput("a readable file", error.strerror or str(error), where=path, do=do) from error
+    except ValueError as error:
+        raise BadInput("a safetensors file", "something else", where=path, do=do) from error
+    found = table.pop("__metadata__", {})
+    end = max((entry["data_offsets"][1] for entry in table.values()), default=0)
+    if size != 8 + length + end:
+        raise BadInput(
+            f"{8 + length + end} bytes",
+            f"{size}: the file is truncated or damaged",
+            where=path,
+            do="copy it again, or rerun the command that wrote it",
+        )
+    return found

@@ -1,0 +1,215 @@
+"""``cxr-data``: prepare a data set, look at it, count it."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cxr_common.command import run_command
+from cxr_common.errors import BadInput, unknown_name
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cxr_common.cohorts.cohort import Cohort
+
+_DESCRIPTIONS = {
+    "prepare": "Read a data set once: check it, split it by patient, store its pixels as a memory map.",
+    "preview": "Draw a contact sheet of a cohort, class by class.",
+    "show": "Count a cohort's images, patients and labels by split.",
+}
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What to prepare, and how.
+
+    Attributes:
+        source: Folder of the data set as it was downloaded, or phantom, phantom:500, phantom-multiclass.
+        size: Edge of the network input it is for, pixels; images are stored a little larger, with room
+            for crops.
+        out: Folder to write; new or empty.
+        reader: How to read the folder: auto, kermany, chestxray14, folder (a subfolder a class), unlabelled.
+        aspect: How images that are not square become square.
+        window: Which gray values become black and white.
+        max_bad: Share of broken images that is put up with; any share above 0 allows at least one.
+        seed: Fixes the split where the data set brings none.
+    """
+
+    source: list[str] = field(default_factory=list)
+    size: int = 224
+    out: Path = Path("cohort")
+    reader: str = "auto"
+    aspect: Literal["squash", "crop", "pad"] = "squash"
+    window: Literal["voi", "full", "percentile"] = "voi"
+    max_bad: float = 0.01
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PreviewConfig:
+    """What to draw.
+
+    Attributes:
+        cohort: Prepared cohort, data set folder, or phantom.
+        out: PNG file to write.
+        columns: Images a label.
+        tile: Edge of an image on the sheet, pixels.
+        size: Edge of the network input that data not yet prepared is prepared for, pixels.
+    """
+
+    cohort: list[str] = field(default_factory=list)
+    out: Path = Path("sheet.png")
+    columns: int = 8
+    tile: int = 160
+    size: int = 224
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.columns <= 64 and 32 <= self.tile <= 1024):
+            raise BadInput("1 to 64 columns of 32 to 1024 pixels", f"{self.columns} of {self.tile}")
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """What to count.
+
+    Attributes:
+        cohort: Prepared cohort, data set folder, or phantom.
+        size: Edge of the network input that data not yet prepared is prepared for, pixels.
+    """
+
+    cohort: list[str] = field(default_factory=list)
+    size: int = 224
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``cxr-data`` and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments.pop(0) if arguments else "--help"
+    description = _DESCRIPTIONS.get(name, "")
+    prog = f"cxr-data {name}"
+    if name == "prepare":
+        return run_command(
+            _prepare, PrepareConfig, prog=prog, description=description, argv=arguments, positional="source"
+        )
+    if name == "preview":
+        return run_command(
+            _preview, PreviewConfig, prog=prog, description=description, argv=arguments, positional="cohort"
+        )
+    if name == "show":
+        return run_command(_show, ShowConfig, prog=prog, description=description, argv=arguments, positional="cohort")
+    if name in ("-h", "--help"):
+        print("usage: cxr-data COMMAND ...\n")
+        print("\n".join(f"  {command:<10}{text}" for command, text in _DESCRIPTIONS.items()))
+        print("\n`cxr-data COMMAND --help` lists the options; every command works without any, on the phantom.")
+        return 0
+    print(f"error: {unknown_name('command', name, _DESCRIPTIONS)}", file=sys.stderr)
+    return 2
+
+
+def _prepare(config: PrepareConfig) -> None:
+    from cxr_common.cohorts.opening import is_phantom, pixel_size_for
+    from cxr_common.cohorts.prepare import prepare
+
+    source = _only(config.source)
+    pixel_size = pixel_size_for(config.size)
+    if is_phantom(source):
+        cohort = _prepare_phantom(source, config, pixel_size)
+    else:
+        cohort = prepare(
+            source,
+            config.out,
+            pixel_size=pixel_size,
+            reader=config.reader,
+            aspect=config.aspect,
+            window=config.window,
+            max_bad=config.max_bad,
+            seed=config.seed,
+        )
+    _print_counts(cohort)
+    print(f"wrote {config.out}: {len(cohort)} images of {pixel_size} x {pixel_size} pixels")
+    print(f"look at it:  cxr-data preview {config.out}")
+    print(f"next:        ssl-pretrain --data {config.out}")
+
+
+def _prepare_phantom(source: str, config: PrepareConfig, pixel_size: int) -> "Cohort":
+    from cxr_common.cohorts.cohort import is_prepared, load, save
+    from cxr_common.cohorts.opening import open_cohort
+
+    cohort = open_cohort(source, pixel_size=pixel_size, seed=config.seed)
+    if is_prepared(config.out) and load(config.out).fingerprint == cohort.fingerprint:
+        return cohort
+    save(cohort, config.out)
+    return cohort
+
+
+def _preview(config: PreviewConfig) -> None:
+    import cv2
+
+    from cxr_common.cohorts.opening import open_cohort, pixel_size_for
+    from cxr_common.cohorts.preview import contact_sheet
+    from cxr_common.files import whole_file
+
+    cohort = open_cohort(_only(config.cohort), pixel_size=pixel_size_for(config.size))
+    sheet = contact_sheet(cohort, columns=config.columns, tile=config.tile)
+    _, png = cv2.imencode(".png", sheet)
+    with whole_file(config.out) as file:
+        file.write(png.tobytes())
+    print(f"wrote {config.out}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
+
+
+def _show(config: ShowConfig) -> None:
+    from cxr_common.cohorts.opening import open_cohort, pixel_size_for
+
+    _print_counts(open_cohort(_only(config.cohort), pixel_size=pixel_size_for(config.size)))
+
+
+def _only(names: list[str]) -> str:
+    if len(names) > 1:
+        raise BadInput("one data set", " ".join(names), do="give one folder; options need their -- in front")
+    return names[0] if names else "phantom"
+
+
+def _print_counts(cohort: "Cohort") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_count_table(cohort))
+    kind = cohort.task or "unlabelled"
+    print(f"{kind}, {cohort.pixel_size} x {cohort.pixel_size} pixels, fingerprint {cohort.fingerprint[:12]}")
+    for note in cohort.notes:
+        print(f"note: {note}")
+    for file, reason in cohort.broken[:5]:
+        print(f"broken: {file}: {reason}")
+    if len(cohort.broken) > 5:
+        print(f"broken: and {len(cohort.broken) - 5} more, named in cohort.json")
+
+
+def _count_table(cohort: "Cohort") -> "Table":
+    """Images, patients and positives of each label, by split and in all."""
+    from rich.table import Table
+
+    splits = cohort.describe()["splits"]
+    table = Table(title=cohort.name, title_justify="left")
+    table.add_column("")
+    for name in (*splits, "all"):
+        table.add_column(name, justify="right")
+
+    def add(title: str, counts: list[int], total: int) -> None:
+        table.add_row(title, *(f"{count:,}" for count in (*counts, total)))
+
+    images = [split["images"] for split in splits.values()]
+    add("images", images, sum(images))
+    add("patients", [split["patients"] for split in splits.values()], cohort.table["patient"].n_unique())
+    for label in cohort.labels:
+        positive = [split["positive"][label] for split in splits.values()]
+        add(label, positive, sum(positive))
+        unknown = [split["unknown"][label] for split in splits.values()]
+        if any(unknown):
+            add(f"  {label} unknown", unknown, sum(unknown))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""One name for every kind of data: the phantom, a prepared cohort, or a folder as it was downloaded."""
+
+import difflib
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cxr_common.cohorts import splits
+from cxr_common.cohorts.cache import cache_folder, option_key
+from cxr_common.cohorts.cohort import Cohort, Task, fingerprint, is_prepared, load, pixel_digests, save
+from cxr_common.cohorts.folders import existing_folder, locked
+from cxr_common.cohorts.images import check_pixel_size
+from cxr_common.cohorts.prepare import prepare
+from cxr_common.errors import BadInput
+
+PHANTOM_IMAGES = 2000
+_PHANTOM_CODE = ("phantom.py", "anatomy.py", "drawing.py", "findings.py")
+_PHANTOM = re.compile(r"phantom(-multiclass)?(?::(\d+))?")
+
+
+def pixel_size_for(size: int) -> int:
+    """Edge to store images at for a network input edge: room for crops, and a whole number of 32s.
+
+    Args:
+        size: Edge of the network's input, pixels.
+
+    Returns:
+        The next multiple of 32 at or above 1.14 · size (64 → 96, 96 → 128, 224 → 256).
+    """
+    return -(-114 * size // 3200) * 32
+
+
+def is_phantom(data: str) -> bool:
+    """Whether a data name means the synthetic cohort."""
+    return bool(_PHANTOM.fullmatch(data))
+
+
+def open_cohort(data: str | Path, *, pixel_size: int, seed: int = 0, show: bool = True) -> Cohort:
+    """Open whatever ``data`` names.
+
+    Args:
+        data: "phantom" or "phantom-multiclass" (2,000 synthetic radiographs), "phantom:500" (500 of
+            them), a folder written by ``cxr-data prepare``, or a folder as it was downloaded, which is
+            prepared into the cache on first use.
+        pixel_size: Edge of the stored images. A prepared folder keeps its own; where that is smaller, a
+            note says so.
+        seed: Fixes the phantom, and the split of data without one.
+        show: Whether to show progress while preparing.
+
+    Returns:
+        The cohort, its pixels as a memory map.
+
+    Raises:
+        BadInput: Nothing of that name, or what is wrong with it.
+    """
+    data = str(data)
+    check_pixel_size(pixel_size)
+    if named := _PHANTOM.fullmatch(data):
+        task = "multiclass" if named[1] else "multilabel"
+        return _phantom(task, int(named[2] or PHANTOM_IMAGES), pixel_size, seed, show)
+    if not Path(data).expanduser().exists() and (
+        data.startswith("phantom") or difflib.get_close_matches(data, ["phantom", "phantom-multiclass"], cutoff=0.7)
+    ):
+        raise BadInput("phantom, phantom:500, phantom-multiclass or a folder", repr(data), do="check the spelling")
+    folder = existing_folder(data)
+    if not is_prepared(folder):
+        return prepare(folder, pixel_size=pixel_size, seed=seed, show=show)
+    cohort = load(folder)
+    if cohort.pixel_size < pixel_size:
+        note = (
+            f"stored at {cohort.pixel_size} pixels where {pixel_size} were asked for: views are enlarged; "
+            "prepare again with a larger --size for full detail"
+        )
+        cohort = replace(cohort, notes=(*cohort.notes, note))
+    return cohort
+
+
+def _phantom(task: Task, images: int, pixel_size: int, seed: int, show: bool) -> Cohort:
+    """The synthetic cohort, generated once into the cache."""
+    from cxr_common.cohorts.phantom import phantom
+
+    if images < 20:
+        raise BadInput("at least 20 phantom images, so that each split gets some", str(images))
+    options: dict[str, Any] = {"task": task, "images": images, "pixel_size": pixel_size, "seed": seed}
+    # The generator's own code is part of the key: a changed phantom is another cohort.
+    here = Path(__file__).parent
+    code = [(here / name).read_text("utf-8") for name in _PHANTOM_CODE]
+    name = "phantom" if task == "multilabel" else "phantom-multiclass"
+    folder = cache_folder() / "cohorts" / f"{name}-{images}-{option_key({**options, 'code': code})[:20]}"
+    if not is_prepared(folder):
+        lock = folder.parent / f".{folder.name}.lock"
+        with locked(lock):
+            if not is_prepared(folder):
+                for killed in (folder, *folder.parent.glob(f".{folder.name}.*.part")):
+                    shutil.rmtree(killed, ignore_errors=True)
+                if show:
+                    print(f"drawing {images:,} synthetic radiographs of {pixel_size} pixels, once", flush=True)
+                made = phantom(images, size=pixel_size, seed=seed, task=task)
+                save(_as_cohort(name, task, made, options), folder)
+            lock.unlink(missing_ok=True)
+    return load(folder)
+
+
+def _as_cohort(name: str, task: Task, made: dict[str, Any], options: dict[str, Any]) -> Cohort:
+    labels = tuple(made["labels"])
+    targets = np.asarray(made["targets"], np.float32)
+    digests = pixel_digests(made["pixels"])
+    groups = splits.join_groups(made["patient"], [None] * len(digests))
+    split, notes = splits.assign([None] * len(groups), groups, targets, options["seed"])
+    table = pl.DataFrame(
+        {
+            "image": [f"{name}-{row:06d}" for row in range(len(groups))],
+            "patient": made["patient"],
+            "split": split,
+            "group": groups,
+            **{f"label:{label}": targets[:, i] for i, label in enumerate(labels)},
+            **made["extras"],
+        }
+    )
+    return Cohort(
+        name=name,
+        task=task,
+        labels=labels,
+        table=table,
+        pixels=made["pixels"],
+        pixel_mapping={"aspect": "squash", "window": "full"},
+        source=f"{name}:{options['images']} seed {options['seed']}",
+        fingerprint=fingerprint(labels, table, digests),
+        notes=("synthetic radiographs: no real patient, no clinical meaning", *notes),
+        masks=made["masks"],
+    )

@@ -1,0 +1,198 @@
+"""Decode once: image files → one uint8 memory map, on all cores, in bounded memory, going on after a kill."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_common.cohorts.image_header import BrokenImage
+from cxr_common.cohorts.images import read_image
+from cxr_common.errors import BadInput
+from cxr_common.files import not_writable
+from cxr_common.training.progress import Progress
+
+TASK = 32
+"""Images decoded in one go by one thread."""
+CHUNK = 1024
+"""Images between two points a killed run goes on from; a multiple of TASK."""
+_PIXELS, _JOURNAL = "pixels.npy", "journal.jsonl"
+
+
+def decode_once(
+    root: Path,
+    paths: Sequence[str],
+    folder: Path,
+    *,
+    identity: str,
+    pixel_size: int,
+    aspect: str,
+    window: str,
+    max_broken: int,
+    show: bool = True,
+) -> dict[int, str]:
+    """Decode every file into ``folder/pixels.npy``, going on where a killed call of this identity stopped.
+
+    Each image has its row from the start, so the result does not depend on the number of threads or on
+    interruptions. After every CHUNK images the pixels are synced to disk, then the journal says so.
+
+    Args:
+        root: Folder of the images.
+        paths: (N,) files relative to it, in row order.
+        folder: Working folder, made if missing.
+        identity: Key of the content and of everything else that decides the result; a working folder of
+            another identity is started anew.
+        pixel_size: Edge of the stored images, pixels.
+        aspect: See :func:`cxr_common.cohorts.images.read_image`.
+        window: Likewise.
+        max_broken: Broken images that are still put up with.
+        show: Whether to show progress.
+
+    Returns:
+        Row → reason of the broken images; their pixels are 0 until :func:`keep_rows` drops them.
+
+    Raises:
+        BadInput: Too many broken images, or no room or permission to write.
+    """
+    shape = (len(paths), pixel_size, pixel_size)
+    done, broken = _journalled(folder, identity, shape)
+    try:
+        if done is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            _refuse_small_disk(folder, int(np.prod(shape)))
+            _create(folder, shape)
+            _log(folder, {"identity": identity})
+            done, broken = 0, {}
+        pixels = np.lib.format.open_memmap(folder / _PIXELS, mode="r+")
+    except OSError as error:
+        raise not_writable(folder.parent, error) from error
+
+    def decode(start: int, stop: int) -> dict[int, str]:
+        reasons = {}
+        for row in range(start, stop):
+            try:
+                pixels[row] = read_image(root / paths[row], pixel_size, aspect=aspect, window=window)
+            except BrokenImage as error:
+                reasons[row] = str(error)
+        return reasons
+
+    steps = -(-len(paths) // TASK)
+    first_step = -(-done // TASK)
+    with (
+        Progress("decode", 1, steps, start_step=first_step, show=show) as bar,
+        _threads() as pool,
+    ):
+        for start in range(done, len(paths), CHUNK):
+            stop = min(start + CHUNK, len(paths))
+            tasks: list[tuple[int, Future[dict[int, str]]]] = [
+                (min(first + TASK, stop) - first, pool.submit(decode, first, min(first + TASK, stop)))
+                for first in range(start, stop, TASK)
+            ]
+            found: dict[int, str] = {}
+            for images, task in tasks:
+                found |= task.result()
+                bar.step(images=images)
+            pixels.flush()
+            _log(folder, {"rows": stop, "broken": found})
+            broken |= found
+            if len(broken) > max_broken:
+                raise _too_many(root, paths, broken, stop, max_broken)
+    return broken
+
+
+def keep_rows(folder: Path, rows: NDArray[np.int64]) -> None:
+    """Reduce ``folder/pixels.npy`` to some of its rows.
+
+    Args:
+        folder: Working folder whose images are all decoded.
+        rows: Rows to keep, ascending.
+    """
+    pixels = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False)
+    if len(rows) < len(pixels):
+        kept = np.lib.format.open_memmap(
+            folder / "kept.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *pixels.shape[1:])
+        )
+        for start in range(0, len(rows), CHUNK):
+            kept[start : start + CHUNK] = pixels[rows[start : start + CHUNK]]
+        kept.flush()
+        os.replace(folder / "kept.npy", folder / _PIXELS)
+
+
+def forget_journal(folder: Path) -> None:
+    """Remove the journal once nothing is left to do in the working folder."""
+    (folder / _JOURNAL).unlink()
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """A pool over all cores (decoding releases the GIL); on an exception what has not begun is dropped."""
+    pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _create(folder: Path, shape: tuple[int, ...]) -> None:
+    np.lib.format.open_memmap(folder / _PIXELS, mode="w+", dtype=np.uint8, shape=shape).flush()
+
+
+def _refuse_small_disk(folder: Path, needed: int) -> None:
+    # A memory map on a full disk ends the process without a word (SIGBUS): look before.
+    free = shutil.disk_usage(folder).free
+    if free < needed * 1.02 + 2**20:
+        raise BadInput(
+            f"{needed / 2**30:.1f} GiB of free disk",
+            f"{free / 2**30:.1f} GiB",
+            where=folder.parent,
+            do="free space, choose another folder (--out, or CXR_CACHE for the cache), or a smaller size",
+        )
+
+
+def _journalled(folder: Path, identity: str, shape: tuple[int, ...]) -> tuple[int | None, dict[int, str]]:
+    """(rows done, broken rows) of an interrupted call; (None, {}) when there is nothing to go on from."""
+    journal = folder / _JOURNAL
+    if not journal.is_file():
+        return None, {}
+    lines = journal.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):  # torn by the kill: its chunk is decoded again
+        lines.pop()
+        journal.write_bytes(b"".join(lines))
+    try:
+        entries = [json.loads(line) for line in lines]
+        whole = entries[0]["identity"] == identity
+        whole &= np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False).shape == shape
+        done = entries[-1]["rows"] if len(entries) > 1 else 0
+        broken = {int(row): reason for entry in entries[1:] for row, reason in entry["broken"].items()}
+    except (OSError, EOFError, ValueError, KeyError, IndexError):
+        return None, {}
+    return (done, broken) if whole else (None, {})
+
+
+def _log(folder: Path, entry: dict[str, object]) -> None:
+    with open(folder / _JOURNAL, "ab") as file:
+        file.write(json.dumps(entry).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _too_many(root: Path, paths: Sequence[str], broken: dict[int, str], looked_at: int, allowed: int) -> BadInput:
+    named = [f"{paths[row]}: {reason}" for row, reason in sorted(broken.items())[:5]]
+    more = [f"and {len(broken) - 5} more"] if len(broken) > 5 else []
+    return BadInput(
+        f"at most {allowed} broken images of {len(paths)}",
+        f"{len(broken)} among the first {looked_at}\n  " + "\n  ".join(named + more),
+        where=root,
+        do="mend or remove them, or allow more with --max_bad",
+    )

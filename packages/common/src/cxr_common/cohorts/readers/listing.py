@@ -1,0 +1,89 @@
+"""What a reader returns, and what several readers need to say it."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from cxr_common.cohorts.cohort import Task
+from cxr_common.cohorts.folders import File, scan
+from cxr_common.errors import BadInput
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_HEALTHY = {"normal", "healthy", "negative", "nofinding", "nofindings", "control", "controls", "clear"}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a data set before any of them is decoded.
+
+    Attributes:
+        name: What the data set is called.
+        table: One row an image: ``path`` (below the folder, forward slashes), ``patient``, ``split``
+            ("train", "val", "test"; null everywhere when the data set has no usable split), ``label:NAME``
+            columns, extras.
+        labels: Label names in order.
+        task: "multilabel", "multiclass", or None without labels.
+        notes: What was found, for the user.
+    """
+
+    name: str
+    table: pl.DataFrame
+    labels: tuple[str, ...]
+    task: Task | None
+    notes: tuple[str, ...] = ()
+
+
+def image_files(root: Path) -> list[str]:
+    """Relative paths of the image files below a folder, sorted.
+
+    Suffixes decide; a file without one, or with digits for one, counts when it begins as DICOM does.
+
+    Raises:
+        BadInput: No image at all.
+    """
+    files = scan(root)
+    images = [file.path for file in files if _is_image(root, file)]
+    if not images:
+        kinds = Counter(os.path.splitext(file.path)[1].lower() or "no suffix" for file in files)
+        found = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5)) or "an empty folder"
+        raise BadInput(f"images ({', '.join(sorted(IMAGE_SUFFIXES))})", found, where=root)
+    return images
+
+
+def _is_image(root: Path, file: File) -> bool:
+    suffix = os.path.splitext(file.path)[1].lower()
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    if (suffix and not suffix[1:].isdigit()) or file.size < 132:
+        return False
+    with open(root / file.path, "rb") as handle:
+        return handle.read(132)[128:] == b"DICM"
+
+
+def order_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names in label order: healthy-sounding first, so that of two ``labels[1]`` is the positive."""
+    return tuple(sorted(names, key=lambda name: (not _sounds_healthy(name), name)))
+
+
+def _sounds_healthy(name: str) -> bool:
+    return re.sub(r"[^a-z]", "", name.lower()) in _HEALTHY
+
+
+def one_hot(classes: Sequence[str], labels: Sequence[str]) -> list[pl.Series]:
+    """``label:NAME`` columns for exclusive classes."""
+    column = pl.Series(classes, dtype=pl.String)
+    return [(column == label).cast(pl.Float32).alias(f"label:{label}") for label in labels]

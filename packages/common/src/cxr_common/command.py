@@ -1,0 +1,149 @@
+"""From a frozen dataclass to a command line, and from an error to an exit code."""
+
+import dataclasses
+import os
+import signal
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cxr_common.errors import BadInput, unknown_name
+
+C = TypeVar("C")
+
+
+def run_command(
+    main: Callable[[C], None],
+    config_class: type[C],
+    *,
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None = None,
+    positional: str | None = None,
+) -> int:
+    """Parse the command line into ``config_class``, run ``main``, and turn what happens into an exit code.
+
+    Every field is a flag (``--batch_size 32``); ``--config FILE.yaml`` sets many at once, later flags win,
+    ``--print_config`` prints what would run. Help texts come from the class's "Attributes:" docstring.
+
+    Args:
+        main: Called with the finished config.
+        config_class: Frozen dataclass with a default for every field.
+        prog: Name of the command.
+        description: One or two sentences for ``--help``.
+        argv: Arguments; those of the process when None.
+        positional: A ``list[str]`` field that positional arguments fill.
+
+    Returns:
+        0 when ``main`` returned, 2 for bad input, 130 or 143 when interrupted or terminated. A fault of
+        ours raises, so that Python prints the traceback and exits with 1.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        config = parse(config_class, prog=prog, description=description, argv=argv, positional=positional)
+        main(config)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has left; Python must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def parse(
+    config_class: type[C],
+    *,
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None = None,
+    positional: str | None = None,
+) -> C:
+    """Build the config from a command line.
+
+    Raises:
+        BadInput: An argument cannot be parsed, or its value is refused by the config's own checks.
+        SystemExit: ``--help`` or ``--print_config`` (code 0).
+    """
+    from jsonargparse import ArgumentParser
+
+    arguments = _familiar(list(sys.argv[1:] if argv is None else argv), config_class)
+    # No abbreviations: a flag that works today must not become ambiguous when a field is added.
+    parser = ArgumentParser(prog=prog, description=description, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
+    if positional is not None:
+        parser.add_argument(positional, type=str, nargs="*", help="any number of them")
+    skip: set[str | int] = {positional} if positional else set()
+    parser.add_class_arguments(config_class, fail_untyped=True, skip=skip)
+    try:
+        found = parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise BadInput(
+            "arguments the command knows",
+            " ".join(str(error.message).split()),
+            do=f"see {prog} --help",
+        ) from error
+    return config_class(**{name: found[name] for name in _fields(config_class)})
+
+
+def _familiar(arguments: list[str], config_class: type) -> list[str]:
+    """Let people type what they would expect: ``--restart`` for true and ``--loss kd=0.9`` for one entry."""
+    fields = _fields(config_class)
+    translated: list[str] = []
+    position = 0
+    while position < len(arguments):
+        token = arguments[position]
+        position += 1
+        flag, _, value = token.partition("=")
+        name = flag[2:].split(".")[0]
+        if not flag.startswith("--") or not name or name in ("help", "config", "print_config"):
+            translated.append(token)
+            continue
+        if name not in fields:
+            if name.replace("-", "_") in fields:
+                raise BadInput("options written with underscores", flag, do=f"--{name.replace('-', '_')}")
+            raise unknown_name("option", name, fields)
+        following = arguments[position] if position < len(arguments) else None
+        is_value = following is not None and not following.startswith("--")
+        if fields[name] is bool and not value and not (is_value and following in ("true", "false")):
+            translated.append(f"{flag}=true")
+        elif (
+            getattr(fields[name], "__origin__", None) is dict and "." not in flag and "=" in (value or following or "")
+        ):
+            key, _, number = (value or str(following)).partition("=")
+            position += 0 if value else 1
+            translated.append(f"{flag}.{key}={number}")
+        else:
+            translated.append(token)
+    return translated
+
+
+def _fields(config_class: type) -> dict[str, Any]:
+    return {f.name: f.type for f in dataclasses.fields(config_class)}
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON types: paths and tuples become strings and lists."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return config_dict(value)
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _terminate(signum: int, _frame: object) -> None:
+    # Loops that can save mid-way install their own handler; elsewhere stop at once, whole files only.
+    print("terminated; start the same command again to go on", file=sys.stderr)
+    raise SystemExit(128 + signum)

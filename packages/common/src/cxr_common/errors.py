@@ -1,0 +1,47 @@
+"""What a user did that cannot work, said so that the next try does."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class BadInput(Exception):
+    """Bad input from the user: shown as one message without a traceback; the command exits with code 2.
+
+    Args:
+        expected: What the command needs, as a noun phrase ("a folder of class subfolders").
+        found: What is there instead.
+        where: The file, folder or option it was found in.
+        do: What to do next.
+    """
+
+    def __init__(self, expected: str, found: str, *, where: str | Path | None = None, do: str | None = None):
+        self.expected, self.found, self.where, self.do = expected, found, where, do
+        lines = [f"expected {expected}, found {found}"]
+        if where is not None:
+            lines.append(f"  where: {where}")
+        if do is not None:
+            lines.append(f"  do:    {do}")
+        super().__init__("\n".join(lines))
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
+    """The error for a name that is not on a list, with the nearest names that are.
+
+    Args:
+        kind: What the name should name ("architecture", "loss").
+        name: The name given.
+        known: Every name that would have worked.
+
+    Returns:
+        The error, for the caller to raise.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        do = f"did you mean {' or '.join(close)}?"
+    elif len(names) <= 40:
+        do = f"choose one of {', '.join(names)}"
+    else:
+        do = f"choose one of {len(names)} names such as {', '.join(names[:8])}"
+    return BadInput(f"the name of a known {kind}", repr(name), do=do)

@@ -1,0 +1,81 @@
+"""Files that appear whole or not at all."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from cxr_common.errors import BadInput
+
+
+@contextmanager
+def whole_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that takes its name only once it is complete.
+
+    The bytes are written beside the target, fsynced and renamed, so a reader (or a killed run) never
+    sees half a file. On an exception the target is left as it was.
+
+    Args:
+        path: The file to write; missing parent folders are made.
+        mode: "wb" or "w" (UTF-8).
+
+    Yields:
+        The open file.
+
+    Raises:
+        BadInput: The folder cannot be written to.
+    """
+    path = Path(path)
+    encoding = None if "b" in mode else "utf-8"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise not_writable(path.parent, error) from error
+    try:
+        with os.fdopen(handle, mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())  # mkstemp makes private files; results are meant to be shared
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def not_writable(folder: Path, error: OSError) -> BadInput:
+    """The error for a folder that cannot be written to."""
+    return BadInput(
+        "a folder this user may write to",
+        error.strerror or str(error),
+        where=folder,
+        do="choose another folder, free space, or change its permissions",
+    )
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    with whole_file(path, "w") as file:
+        file.write(text)
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write JSON whole or not at all; NaN is refused (say ``None`` where a value is undefined)."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,43 @@
+"""The one metric that training and evaluation share."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def auroc(targets: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:
+    """Area under the ROC curve of every label, exact with ties (Mann-Whitney U / (P N)).
+
+    Args:
+        targets: (N, L) in {0, 1, NaN}; rows that are NaN for a label do not count for it.
+        scores: (N, L), higher means more likely positive.
+
+    Returns:
+        (L,) values in [0, 1]; NaN where a label lacks positives or negatives, or where a score is NaN.
+    """
+    target, score = np.asarray(targets, np.float64), np.asarray(scores, np.float64)
+    if target.shape != score.shape or target.ndim != 2:
+        raise ValueError(f"targets and scores must share one shape (N, L), got {target.shape} and {score.shape}")
+    areas = np.full(target.shape[1], np.nan)
+    for label in range(target.shape[1]):
+        known = ~np.isnan(target[:, label])
+        positive, values = target[known, label] > 0.5, score[known, label]
+        n_positive = int(positive.sum())
+        n_negative = len(positive) - n_positive
+        if n_positive and n_negative and not np.isnan(values).any():
+            u = midranks(values)[positive].sum() - n_positive * (n_positive + 1) / 2
+            areas[label] = u / (n_positive * n_negative)
+    return areas
+
+
+def midranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1, ties sharing their mean rank; (N,) -> (N,)."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def macro(values: ArrayLike) -> float:
+    """Mean over the defined (not NaN) values; NaN when none is."""
+    defined = np.asarray(values, np.float64)
+    defined = defined[~np.isnan(defined)]
+    return float(defined.mean()) if len(defined) else float("nan")

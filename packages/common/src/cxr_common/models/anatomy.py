@@ -1,0 +1,68 @@
+"""Where a network's parts are: its classifier, its input channels, its four stages."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+STAGES = ("stage1", "stage2", "stage3", "stage4")
+"""Names of the stages, shallow to deep; "stage4" is always the deepest."""
+
+
+def classifier_name(network: Any) -> str:
+    """Dotted name of the last layer, which makes logits of pooled features ("fc", "head.fc", ...).
+
+    Args:
+        network: A network of timm's interface. One without outputs has an identity in that place.
+    """
+    classifier = network.get_classifier()
+    return next(name for name, module in network.named_modules() if module is classifier)
+
+
+def input_channels(network: nn.Module) -> int:
+    """Channels of the image that the network's first convolution reads; 1 for a network without any."""
+    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 1)
+
+
+def feature_levels(network: Any) -> dict[str, int]:
+    """Which levels of ``network.feature_info`` the stages stand for.
+
+    In a pyramid (ResNet, Swin) the last four, so that "stage1" to "stage4" have strides 4 to 32 nearly
+    everywhere. A network with fewer levels has the deepest stages only. A plain transformer repeats one block
+    at one resolution: its stages end at each quarter of its depth.
+
+    Returns:
+        Stage name to index into ``feature_info``, shallow to deep.
+    """
+    reductions = [level["reduction"] for level in network.feature_info]
+    count = len(reductions)
+    if count > len(STAGES) and len(set(reductions)) == 1:
+        picked: Sequence[int] = [count * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
+    else:
+        picked = range(max(0, count - len(STAGES)), count)
+    return dict(zip(STAGES[-len(picked) :], picked, strict=True))
+
+
+def dry_run(module: nn.Module, *inputs: Tensor) -> Any:
+    """Run a module in eval mode on the meta device: shapes without arithmetic.
+
+    The module itself stays on its device, in its mode, with its weights; nothing is copied.
+
+    Args:
+        module: Any module.
+        inputs: Tensors of the shapes and dtypes of interest, on any device.
+
+    Returns:
+        What the module returns, on the meta device.
+    """
+    tensors: Mapping[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    state = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            return torch.func.functional_call(module, state, tuple(tensor.to("meta") for tensor in inputs))
+    finally:
+        for part, mode in modes:
+            part.training = mode

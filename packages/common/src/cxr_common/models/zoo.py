@@ -1,0 +1,191 @@
+"""Every network by its name, and the normalisation that goes before it."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from cxr_common.errors import BadInput, unknown_name
+from cxr_common.models import eeea_net  # noqa: F401 - registers eeea_net_c2 with timm
+from cxr_common.models.anatomy import dry_run, input_channels
+from cxr_common.models.baseline_cnn import BaselineCnn
+from cxr_common.models.concatenated import Concatenated
+
+DEFAULT_SIZE = 224
+"""Input edge of a network whose weights depend on it, where none is given."""
+
+_SMALLEST = 4  # pixels; below, the baseline CNN pools its map away
+
+OFFERED = (
+    "baseline_cnn",
+    "convnext_tiny",
+    "densenet121",
+    "densenet161",
+    "eeea_net_c2",
+    "mobilenetv2_100",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnetv2_50",
+    "resnetv2_50+vgg19_bn",
+    "swin_tiny_patch4_window7_224",
+    "vgg19_bn",
+    "visformer_small",
+    "vit_small_patch16_224",
+)
+"""The architectures that are tested end to end. Any other name of timm's, and any "a+b", builds as well."""
+
+OWN: dict[str, Callable[[int, int, int], nn.Module]] = {"baseline_cnn": BaselineCnn}
+"""Architectures that are not in timm's registry, as functions of (num_outputs, channels, size)."""
+
+ANY_SIZE: dict[str, dict[str, Any]] = {
+    "swin_tiny_patch4_window7_224": {"strict_img_size": False},
+    "vit_small_patch16_224": {"dynamic_img_size": True},
+}
+"""How a transformer built for one size is told to take others too (multi-crop); the weights are the same."""
+
+
+def build(
+    architecture: str, num_outputs: int, *, channels: int = 1, size: int | None = None, drop_path: float = 0.0
+) -> nn.Module:
+    """A network with fresh weights, by name. Nothing is ever downloaded.
+
+    All have timm's interface: ``forward``, ``forward_features``, ``forward_head``, ``forward_intermediates``,
+    ``feature_info``, ``get_classifier``, ``reset_classifier``, and ``num_features``, the width of what
+    ``forward_head(..., pre_logits=True)`` gives.
+
+    Args:
+        architecture: A name in :data:`OFFERED`, any name in timm's registry, or several joined by "+"
+            (their features concatenated).
+        num_outputs: Logits; 0 for pooled features (B, num_features).
+        channels: Channels of the image.
+        size: Edge of the square input, pixels. It shapes the weights of transformers and of the baseline CNN
+            (224 where not given); for all others it is only checked.
+        drop_path: Stochastic depth rate of the last block.
+
+    Raises:
+        BadInput: No such architecture, or one that cannot take this size or has no stochastic depth.
+    """
+    if size is not None and size < _SMALLEST:
+        raise _cannot_take(architecture, size, f"fewer than {_SMALLEST}")
+    if "+" in architecture:
+        names = architecture.split("+")
+        options: dict[str, Any] = {"channels": channels, "size": size, "drop_path": drop_path}
+        return Concatenated([build(name, 0, **options) for name in names], num_outputs)
+    if architecture in OWN:
+        _refuse_drop_path(architecture, drop_path)
+        network = OWN[architecture](num_outputs, channels, size or DEFAULT_SIZE)
+    else:
+        network = _build_timm(architecture, num_outputs, channels, size, drop_path)
+    if size is not None:
+        check_size(network, architecture, size)
+    return network
+
+
+def _build_timm(architecture: str, num_outputs: int, channels: int, size: int | None, drop_path: float) -> nn.Module:
+    known = {*timm.list_models(), *OWN}
+    if architecture not in known:
+        close = difflib.get_close_matches(architecture, known, n=1)
+        raise unknown_name("architecture", architecture, known if close else OFFERED)
+    options: dict[str, Any] = {"num_classes": num_outputs, "in_chans": channels}
+    cfg = timm.models.get_pretrained_cfg(architecture)
+    if size is not None and cfg is not None and cfg.fixed_input_size:
+        options["img_size"] = size
+    if drop_path:
+        options["drop_path_rate"] = drop_path
+    try:
+        network: Any = timm.create_model(architecture, **options, **ANY_SIZE.get(architecture, {}))
+    except TypeError as error:
+        if "drop_path_rate" in str(error):
+            _refuse_drop_path(architecture, drop_path)
+        raise
+    except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        raise _cannot_take(architecture, size or DEFAULT_SIZE, str(error)) from error
+    # timm's num_features is the width before a hidden layer of the head, where there is one (VGG).
+    network.num_features = getattr(network, "head_hidden_size", None) or network.num_features
+    if "img_size" in options:
+        patch = network.feature_info[0]["reduction"] if hasattr(network, "feature_info") else 1
+        if options["img_size"] % patch:  # timm would silently leave the last pixels out
+            raise _cannot_take(architecture, options["img_size"], f"not a multiple of its {patch} px patch")
+    return network
+
+
+def check_size(network: nn.Module, architecture: str, size: int) -> None:
+    """Make sure that a network takes images of this size, by a pass without arithmetic.
+
+    Args:
+        network: What :func:`build` gave, perhaps for another size (multi-crop shows a network several).
+        architecture: Its name, for the message.
+        size: Edge of the square input, pixels.
+
+    Raises:
+        BadInput: It cannot.
+    """
+    try:
+        dry_run(network, torch.empty(1, input_channels(network), size, size, device="meta"))
+    except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        raise _cannot_take(architecture, size, str(error).partition("\n")[0]) from error
+
+
+def _cannot_take(architecture: str, size: int, reason: str) -> BadInput:
+    return BadInput(
+        f"an input size that {architecture} takes",
+        f"{size} px ({reason})" if reason else f"{size} px",
+        do="choose another size, such as 224",
+    )
+
+
+def _refuse_drop_path(architecture: str, drop_path: float) -> None:
+    if drop_path:
+        raise BadInput(
+            "an architecture with stochastic depth", architecture, do=f"leave drop_path at 0, not {drop_path}"
+        )
+
+
+class GrayNetwork(nn.Module):
+    """A network with its normalisation before it: gray pixels in, logits out.
+
+    x = (pixels / 255 - mean) / std, as one multiply-add on the pixels' device: a pixel travels as one byte.
+    Mean and std are buffers that move with the module but are not in its state dict: what is saved is
+    ``network``, and the numbers are in the file's header.
+
+    Args:
+        network: Any network of the zoo. One of 3 input channels sees the gray image three times.
+        mean: Mean of pixels / 255.
+        std: Standard deviation of pixels / 255.
+
+    Raises:
+        BadInput: std is not above 0.
+    """
+
+    mean: Tensor
+    std: Tensor
+    _scale: Tensor
+    _shift: Tensor
+
+    def __init__(self, network: nn.Module, mean: float, std: float):
+        super().__init__()
+        if not std > 0:
+            raise BadInput("a standard deviation above 0", str(std), do="check that the images are not blank")
+        self.network = network
+        # More than one channel in the factors repeats the gray image by broadcasting.
+        shape = (input_channels(network), 1, 1)
+        numbers = {
+            "mean": torch.tensor(float(mean)),
+            "std": torch.tensor(float(std)),
+            "_scale": torch.full(shape, 1 / (255 * std)),
+            "_shift": torch.full(shape, -mean / std),
+        }
+        for name, number in numbers.items():
+            self.register_buffer(name, number, persistent=False)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, 1, H, W) uint8 or float in 0..255 to (B, channels, H, W) float, in the same memory format."""
+        return torch.addcmul(self._shift, pixels, self._scale)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 1, H, W) uint8 or float in 0..255 to logits (B, num_outputs)."""
+        return self.network(self.normalise(pixels))

@@ -1,0 +1,82 @@
+"""The engine: Hugging Face Accelerate, set up the same way for every stage."""
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from cxr_common.errors import BadInput, unknown_name
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
+    """Start the engine on what is there: CPU, one GPU, or the processes of ``accelerate launch``.
+
+    Args:
+        precision: "fp32", "bf16", "fp16", or "auto": bf16 where the device computes in it, else fp32.
+        seed: Seeds torch in every process alike.
+
+    Returns:
+        The accelerator; wrap forwards in its ``autocast()``.
+
+    Raises:
+        BadInput: Unknown precision, or one this device cannot do sensibly.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in (
+        "1",
+        "true",
+        "yes",
+    )
+    if precision == "fp16" and not cuda:
+        raise BadInput(
+            "a precision this device computes in",
+            "fp16 on a CPU (hundreds of times slower)",
+            do="--precision bf16",
+        )
+    if precision == "auto":
+        precision = "bf16" if has_bf16(cuda) else "fp32"
+    accelerator = Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        # Buffers (batch statistics) are synchronised by SyncBN or at the end, not before every forward.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    torch.manual_seed(seed)
+    if cuda:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    return accelerator
+
+
+def has_bf16(cuda: bool) -> bool:
+    """Whether the device has bf16 arithmetic (on a CPU: AVX512-BF16 or AMX), not just emulation."""
+    if cuda:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        flags = next((line for line in file if line.startswith("flags")), "")
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+def arithmetic(accelerator: "Accelerator") -> torch.dtype:
+    """The dtype its ``autocast()`` computes in."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in GiB."""
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

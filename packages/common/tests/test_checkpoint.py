@@ -1,0 +1,138 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from cxr_common.checkpoint import Header, Input, describe, load, parent, provenance, save
+from cxr_common.errors import BadInput
+from cxr_common.files import sha256
+from cxr_common.models.zoo import GrayNetwork, build
+from safetensors.torch import save_file
+
+
+def header(**changes) -> Header:
+    values = Header(
+        kind="model",
+        architecture="test_resnet",
+        input=Input(32, 0.48, 0.23, pixels={"window": "full", "aspect": "squash"}),
+        task="multilabel",
+        labels=("effusion", "nodule"),
+        thresholds=(0.25, 0.75),
+        calibration={"temperature": 1.5},
+        config={"lr": 0.1, "loss": {"kd": 1.0}},
+        cohort={"name": "phantom", "fingerprint": "0" * 64},
+        seed=3,
+        metrics={"val_auroc": 0.9},
+        **provenance(),
+    )
+    return replace(values, **changes)
+
+
+@pytest.fixture
+def network() -> GrayNetwork:
+    torch.manual_seed(0)
+    network = GrayNetwork(build("test_resnet", 2, size=32), 0.48, 0.23)
+    network(torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8))  # batch statistics that are not the initial ones
+    return network.eval()
+
+
+def test_a_file_alone_gives_back_the_network(tmp_path, network) -> None:
+    digest = save(tmp_path / "model.safetensors", network, header())
+    assert digest == sha256(tmp_path / "model.safetensors")
+    again, found = load(tmp_path / "model.safetensors", kind="model")
+    assert found == header()
+    assert not again.training
+    pixels = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8)
+    assert torch.equal(again(pixels), network(pixels))
+
+
+def test_same_content_same_bytes(tmp_path, network) -> None:
+    assert save(tmp_path / "a.safetensors", network, header()) == save(tmp_path / "b.safetensors", network, header())
+
+
+def test_describe_reads_no_weights_and_imports_no_torch(tmp_path, network) -> None:
+    save(tmp_path / "m.safetensors", network, header())
+    code = (
+        "import sys; from cxr_common.checkpoint import describe; "
+        f"print(describe({str(tmp_path / 'm.safetensors')!r}).labels, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "('effusion', 'nodule') False"
+
+
+def test_parents_and_provenance(tmp_path, network) -> None:
+    save(tmp_path / "t.safetensors", network, header())
+    entry = parent("teacher", tmp_path / "t.safetensors")
+    save(tmp_path / "s.safetensors", network, header(parents=(entry,)))
+    found = describe(tmp_path / "s.safetensors")
+    assert found.parents[0]["sha256"] == sha256(tmp_path / "t.safetensors")
+    assert found.versions["torch"] == torch.__version__.split("+")[0]
+    assert found.git is None or len(found.git.removesuffix("+dirty")) == 40
+
+
+def test_the_wrong_kind(tmp_path, network) -> None:
+    save(tmp_path / "m.safetensors", network, header())
+    with pytest.raises(BadInput, match="kind backbone, found kind model"):
+        load(tmp_path / "m.safetensors", kind="backbone")
+    backbone = build("test_resnet", 0, size=32)
+    save(tmp_path / "b.safetensors", backbone, header(kind="backbone", task=None, labels=(), thresholds=None))
+    with pytest.raises(BadInput, match="finetune"):
+        load(tmp_path / "b.safetensors", kind="model")
+    features = load(tmp_path / "b.safetensors", kind="backbone")[0](torch.zeros(1, 1, 32, 32))
+    assert features.shape == (1, backbone.num_features)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/cxr-was-here",)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (pickle.dumps(Evil()), "pickle"),
+        (b"PK\x03\x04rest of a zip", "pickle"),
+        (b"", "0 bytes"),
+        (b"\xff" * 64, "64 bytes"),
+        (b"\x10" + b"\0" * 7 + b"not json at all!", "something else"),
+    ],
+)
+def test_what_is_no_safetensors_file(tmp_path, content, says) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(BadInput, match=says):
+        load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("kept", [4, 300, -1, -1000])
+def test_truncated(tmp_path, network, kept) -> None:
+    save(tmp_path / "m.safetensors", network, header())
+    content = (tmp_path / "m.safetensors").read_bytes()
+    (tmp_path / "m.safetensors").write_bytes(content[:kept])
+    with pytest.raises(BadInput, match="truncated"):
+        load(tmp_path / "m.safetensors")
+
+
+def test_missing_foreign_and_newer_files(tmp_path, network) -> None:
+    with pytest.raises(BadInput, match="nothing there"):
+        describe(tmp_path / "no.safetensors")
+    with pytest.raises(BadInput, match="expected"):
+        describe(tmp_path)
+    save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(BadInput, match="without our header"):
+        describe(tmp_path / "foreign.safetensors")
+    save(tmp_path / "new.safetensors", network, header(schema=99))
+    with pytest.raises(BadInput, match="schema 99"):
+        describe(tmp_path / "new.safetensors")
+    save_file({"w": torch.zeros(2)}, tmp_path / "odd.safetensors", metadata={"cxr": json.dumps({"schema": 1})})
+    with pytest.raises(BadInput, match="complete header"):
+        describe(tmp_path / "odd.safetensors")
+
+
+def test_weights_that_do_not_fit_their_own_header(tmp_path, network) -> None:
+    save(tmp_path / "m.safetensors", network, header(labels=("a", "b", "c")))
+    with pytest.raises(BadInput, match="size mismatch"):
+        load(tmp_path / "m.safetensors")

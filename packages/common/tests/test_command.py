@@ -1,0 +1,99 @@
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import pytest
+from cxr_common.command import config_dict, parse, run_command
+from cxr_common.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config.
+
+    Attributes:
+        size: Edge in pixels.
+        lr: Learning rate.
+        loss: Weights.
+        restart: Start anew.
+        models: Files.
+    """
+
+    size: int = 64
+    lr: float | None = None
+    loss: dict[str, float] = field(default_factory=dict)
+    restart: bool = False
+    models: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise BadInput("a size above 0", str(self.size), where="--size", do="--size 64")
+
+
+def given(*argv: str) -> Config:
+    return parse(Config, prog="x", description="d", argv=argv, positional="models")
+
+
+def test_defaults_flags_and_positionals() -> None:
+    assert given() == Config()
+    assert given("a", "b", "--size", "96", "--lr=.1") == Config(size=96, lr=0.1, models=["a", "b"])
+
+
+def test_what_people_type_is_understood() -> None:
+    assert given("--restart").restart
+    assert given("--restart", "--size", "8") == Config(size=8, restart=True)
+    assert not given("--restart", "false").restart
+    assert given("--loss", "kd=0.9", "--loss=at=1000").loss == {"kd": 0.9, "at": 1000.0}
+
+
+def test_file_then_flags(tmp_path) -> None:
+    (tmp_path / "c.yaml").write_text("size: 32\nlr: 0.5\nloss: {kd: 1}\n")
+    config = given("--config", str(tmp_path / "c.yaml"), "--size", "48")
+    assert config == Config(size=48, lr=0.5, loss={"kd": 1.0})
+    assert config_dict(config) == {"size": 48, "lr": 0.5, "loss": {"kd": 1.0}, "restart": False, "models": []}
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--sice", "3"], "did you mean size"),
+        (["--size", "big"], "size"),
+        (["--size", "0"], "a size above 0"),
+        (["--config", "/no/such.yaml"], "no/such.yaml"),
+    ],
+)
+def test_bad_input_is_one_message_and_code_2(argv, says, capsys) -> None:
+    assert run_command(print, Config, prog="x", description="d", argv=argv, positional="models") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert says in err
+
+
+def test_main_may_refuse_too(capsys) -> None:
+    def main(_: Config) -> None:
+        raise BadInput("a folder", "nothing", where="/data", do="give another")
+
+    assert run_command(main, Config, prog="x", description="d", argv=[]) == 2
+    assert capsys.readouterr().err == (
+        "error: expected a folder, found nothing\n  where: /data\n  do:    give another\n"
+    )
+
+
+def test_print_config_can_be_read_back(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        given("--size", "7", "--loss", "kd=2", "--print_config")
+    assert ended.value.code == 0
+    (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
+    assert given("--config", str(tmp_path / "c.yaml")) == Config(size=7, loss={"kd": 2.0})
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["cxr_ssl.cli", "cxr_distill.cli", "cxr_eval.cli", "cxr_recipes.cli", "cxr_common.cohorts.cli"],
+)
+def test_commands_start_light(module) -> None:
+    heavy = ("torch", "torchvision", "sklearn", "timm", "matplotlib", "lightly", "cv2")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,46 @@
+import os
+import pickle
+import signal
+
+import pytest
+import torch
+from cxr_common.errors import BadInput
+from cxr_common.training.resume import StopSignal, load_state, rng_state, save_state, set_rng_state
+
+
+def test_state_comes_back(tmp_path) -> None:
+    assert load_state(tmp_path / "state.pt") is None
+    rng = rng_state()
+    save_state(
+        tmp_path / "state.pt", {"w": torch.ones(3), "rng": rng, "epoch": 4, "best": {"score": (0.5, -1.0)}}
+    )
+    drawn = torch.rand(3)
+    state = load_state(tmp_path / "state.pt")
+    assert state is not None
+    set_rng_state(state["rng"])
+    assert torch.equal(torch.rand(3), drawn)
+    assert state["epoch"] == 4
+    assert torch.equal(state["w"], torch.ones(3))
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("echo run > /tmp/never",)
+
+
+def test_nothing_is_unpickled(tmp_path) -> None:
+    (tmp_path / "state.pt").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(BadInput, match="cannot be read"):
+        load_state(tmp_path / "state.pt")
+    (tmp_path / "state.pt").write_bytes(b"rubbish")
+    with pytest.raises(BadInput, match="cannot be read"):
+        load_state(tmp_path / "state.pt")
+
+
+def test_sigterm_is_noted_within_the_block_only() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+    assert signal.getsignal(signal.SIGTERM) == before

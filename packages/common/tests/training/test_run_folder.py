@@ -1,0 +1,49 @@
+import os
+
+import pytest
+from cxr_common.errors import BadInput
+from cxr_common.training.run_folder import open_run
+
+
+def test_same_identity_goes_on_another_is_refused(tmp_path) -> None:
+    folder = tmp_path / "runs" / "a"
+    run = open_run(folder, {"config": {"lr": 0.1}, "cohort": "x"}, {"lr": 0.1})
+    run.log({"epoch": 1, "loss": 0.5})
+    run.log({"epoch": 2, "loss": 0.4})
+    run.close()
+    again = open_run(folder, {"config": {"lr": 0.1}, "cohort": "x"}, {"lr": 0.1})
+    assert not again.finished
+    again.truncate_log(1)
+    assert again.lines() == [{"epoch": 1, "loss": 0.5}]
+    again.finish({"ok": True})
+    again.close()
+    with pytest.raises(BadInput, match=r"config\.lr was 0\.1, now 0\.2"):
+        open_run(folder, {"config": {"lr": 0.2}, "cohort": "x"}, {"lr": 0.2})
+    assert (folder / "done.json").exists()
+
+
+def test_restart_sets_another_run_aside_and_keeps_it(tmp_path) -> None:
+    folder = tmp_path / "a"
+    first = open_run(folder, {"lr": 1}, {"lr": 1})
+    first.finish({})
+    first.close()
+    second = open_run(folder, {"lr": 2}, {"lr": 2}, restart=True)
+    assert not second.finished
+    assert (tmp_path / "a.1" / "done.json").exists()
+    second.close()
+    assert not open_run(folder, {"lr": 2}, {"lr": 2}, restart=True).finished
+    assert not (tmp_path / "a.2").exists()
+
+
+def test_one_process_at_a_time(tmp_path) -> None:
+    held = open_run(tmp_path / "a", {}, {})
+    with pytest.raises(BadInput, match="in use"):
+        open_run(tmp_path / "a", {}, {})
+    held.close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission(tmp_path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(BadInput, match="write"):
+        open_run(tmp_path / "a", {}, {})

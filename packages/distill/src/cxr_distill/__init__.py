@@ -1,0 +1,1 @@
+"""Classifiers: fine-tuned on labels alone, or distilled from a teacher."""

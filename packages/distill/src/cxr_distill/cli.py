@@ -1,0 +1,31 @@
+"""Commands ``finetune`` and ``distill``."""
+
+from cxr_common.command import run_command
+from cxr_distill.config import DistillConfig, FinetuneConfig
+
+
+def finetune() -> int:
+    """Train a classifier on labels alone."""
+
+    def main(config: FinetuneConfig) -> None:
+        from cxr_distill import stages
+
+        stages.finetune(config)
+
+    description = "Train a chest X-ray classifier on labels, from an SSL backbone, other weights or from scratch."
+    return run_command(main, FinetuneConfig, prog="finetune", description=description)
+
+
+def distill() -> int:
+    """Distil a teacher into a small student."""
+
+    def main(config: DistillConfig) -> None:
+        from cxr_distill import stages
+
+        stages.distill(config)
+
+    description = (
+        "Train a small chest X-ray classifier to answer like its teacher. Given a headless backbone, the "
+        "teacher is fitted first."
+    )
+    return run_command(main, DistillConfig, prog="distill", description=description)

@@ -1,0 +1,219 @@
+"""Distillation losses on feature maps and vectors: the student sees as the teacher does.
+
+Shapes: a map is (B, C, H, W), a vector (B, C), B images and C channels. The formulas take features that
+already fit each other; where channels or sizes differ an adapter goes between
+(`cxr_distill.losses.adapters`). No gradient goes to the teacher.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cxr_distill.losses.adapters import resize
+from cxr_distill.losses.precision import in_float32
+from cxr_distill.losses.task import mean_known
+
+
+@in_float32
+def fitnets(student: Tensor, teacher: Tensor) -> Tensor:
+    """Hint learning: the student's regressed features are the teacher's.
+
+        loss = mean over all entries of  (r(f_s) - f_t)²
+
+    Romero et al. 2015, "FitNets: hints for thin deep nets", eq. 3, with the mean for the halved sum.
+
+    Args:
+        student: r(f_s), features after the regressor, any shape.
+        teacher: f_t, the same shape.
+
+    Returns:
+        Scalar >= 0, 0 when equal.
+    """
+    _same_shape("fitnets", student, teacher)
+    return F.mse_loss(student, teacher.detach())
+
+
+@in_float32
+def attention_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Where the student looks is where the teacher looks, at every stage.
+
+    With the attention of an image a = vec(mean_c f_c²), (H·W,), and â = a / ‖a‖₂:
+
+        loss = Σ over stages of  mean over images and positions of  (â_s - â_t)²
+
+    Zagoruyko and Komodakis 2017, "Paying more attention to attention", eq. 2, activation-based with p = 2,
+    and the mean of the authors' code, to which the weight 1000 belongs. Channels may differ; where sizes do,
+    the larger attention is averaged down.
+
+    Args:
+        student: f_s of each stage, (B, C_s, H, W).
+        teacher: f_t of each stage, (B, C_t, H', W').
+
+    Returns:
+        Scalar >= 0, 0 when the attention is the same.
+    """
+    total = student[0].new_zeros(())
+    for own, its in zip(student, teacher, strict=True):
+        energy_s = own.square().mean(dim=1, keepdim=True)
+        energy_t = its.detach().square().mean(dim=1, keepdim=True)
+        size = (min(own.shape[2], its.shape[2]), min(own.shape[3], its.shape[3]))
+        a_s = F.normalize(resize(energy_s, size).flatten(1), dim=1)
+        a_t = F.normalize(resize(energy_t, size).flatten(1), dim=1)
+        total = total + F.mse_loss(a_s, a_t)
+    return total
+
+
+@in_float32
+def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
+    """How much each position speaks for each label.
+
+        M_k(h, w) = Σ_c W_kc f_c(h, w)
+
+    Zhou et al. 2016, "Learning deep features for discriminative localization", eq. 2. For a network of global
+    average pooling and one linear layer the mean of M_k over positions is the logit less its bias.
+
+    Args:
+        features: f, the last map, (B, C, H, W).
+        weight: W, of the classifier, (L, C).
+
+    Returns:
+        M, (B, L, H, W).
+    """
+    if features.shape[1] != weight.shape[1]:
+        raise ValueError(f"features of {features.shape[1]} channels do not fit a classifier of {weight.shape[1]}")
+    return torch.einsum("bchw,lc->blhw", features, weight)
+
+
+@in_float32
+def cam(
+    student: Tensor,
+    student_weight: Tensor,
+    teacher: Tensor,
+    teacher_weight: Tensor,
+    *,
+    known: Tensor | None = None,
+) -> Tensor:
+    """The student's class activation maps are the teacher's: the reason for a label, not its logit alone.
+
+    With M as in `class_activation_maps`, both in units of logits:
+
+        loss = mean over known (i, k) and positions of  (M_s,ik(h, w) - M_t,ik(h, w))²
+
+    Zhang et al. 2023, "Knowledge distillation from single to multi labels: an empirical study"
+    (arXiv 2303.08360), which distils class activation maps; squared error of unscaled maps is our reading.
+    The student's maps are brought to the teacher's size.
+
+    Args:
+        student: f_s, last map, (B, C_s, H, W).
+        student_weight: W_s, (L, C_s).
+        teacher: f_t, last map, (B, C_t, H', W').
+        teacher_weight: W_t, (L, C_t).
+        known: (B, L); the maps of unknown labels are left out. All when None.
+
+    Returns:
+        Scalar >= 0, 0 when the maps are equal.
+    """
+    maps_t = class_activation_maps(teacher, teacher_weight).detach()
+    maps_s = resize(class_activation_maps(student, student_weight), (maps_t.shape[2], maps_t.shape[3]))
+    return mean_known((maps_s - maps_t).square().mean(dim=(2, 3)), known)
+
+
+@in_float32
+def simkd(student: Tensor, teacher: Tensor) -> Tensor:
+    """The student's projected features are what the teacher's classifier reads.
+
+        loss = mean over images and channels of  (P(f_s) - f_t)²
+
+    Chen et al. 2022, "Knowledge distillation with the reused teacher classifier" (SimKD), the feature
+    alignment loss. The student then answers by the teacher's classifier: with a linear P the two fold into
+    one linear layer (`cxr_distill.losses.adapters.fold_classifier`). The paper's P is a three-layer
+    bottleneck on the maps.
+
+    Args:
+        student: P(f_s), projected pooled features, (B, C_t).
+        teacher: f_t, pooled features, (B, C_t).
+
+    Returns:
+        Scalar >= 0, 0 when equal.
+    """
+    _same_shape("simkd", student, teacher)
+    return F.mse_loss(student, teacher.detach())
+
+
+@in_float32
+def reviewkd(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Hierarchical context loss: features agree at full size and when pooled to 4×4, 2×2 and 1×1.
+
+    With A_l average pooling to l×l and weights v = 1 at full size, then 1/2, 1/4, 1/8 for the l in (4, 2, 1)
+    smaller than the map, in that order:
+
+        loss = Σ over stages of  Σ_l v_l · mean (A_l(f_s) - A_l(f_t))² / Σ_l v_l
+
+    Chen et al. 2021, "Distilling knowledge via knowledge review", §3.3; v as in the authors' code.
+
+    Args:
+        student: f_s of each stage after fusion (`cxr_distill.losses.adapters.ReviewFusion`), (B, C, H, W).
+        teacher: f_t of each stage, the same shapes.
+
+    Returns:
+        Scalar >= 0, 0 when equal.
+    """
+    total = student[0].new_zeros(())
+    for own, its in zip(student, teacher, strict=True):
+        _same_shape("reviewkd", own, its)
+        its = its.detach()
+        loss, weight, weights = F.mse_loss(own, its), 1.0, 1.0
+        for level in (4, 2, 1):
+            if level < min(own.shape[2:]):
+                weight /= 2
+                weights += weight
+                loss = loss + weight * F.mse_loss(resize(own, (level, level)), resize(its, (level, level)))
+        total = total + loss / weights
+    return total
+
+
+@in_float32
+def crd(student: Tensor, teacher: Tensor, *, temperature: float = 0.07) -> Tensor:
+    """Contrastive representation distillation with the rest of the batch as negatives.
+
+    With unit embeddings g, s_ij = g_s,i · g_t,j / τ, N = B - 1 negatives an image, and the density ratio of a
+    pair r_ij = e^{s_ij} / mean_{i≠j} e^{s_ij}:
+
+        h_ij = r_ij / (r_ij + N)        probability that i and j are one image
+        loss = -(1/B) Σ_i [ ln h_ii + Σ_{j≠i} ln(1 - h_ij) ]
+
+    Tian et al. 2020, "Contrastive representation distillation", the critic loss L_critic. The paper draws N
+    from a memory of the whole data set and holds the normaliser (N / M there) at its first estimate; here
+    both come from the batch, the normaliser without gradient. Labels are not used.
+
+    Args:
+        student: g_s, (B, D), scaled to length 1 here.
+        teacher: g_t, (B, D), likewise. Not detached: the teacher's embedding is learnt too, so it is its
+            input, the teacher's features, that must carry no gradient.
+        temperature: τ > 0.
+
+    Returns:
+        Scalar >= 0; 0 for a single image, which has no negatives.
+    """
+    _same_shape("crd", student, teacher)
+    batch = student.shape[0]
+    scores = F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T / temperature
+    if batch < 2:
+        return 0 * scores.sum()
+    pair = torch.eye(batch, dtype=torch.bool, device=scores.device)
+    log_mean = torch.logsumexp(scores.detach().masked_fill(pair, -torch.inf).flatten(), dim=0) - math.log(
+        batch * (batch - 1)
+    )
+    log_odds = scores - log_mean - math.log(batch - 1)
+    return -F.logsigmoid(torch.where(pair, log_odds, -log_odds)).sum() / batch
+
+
+def _same_shape(loss: str, student: Tensor, teacher: Tensor) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"{loss} compares features of one shape, got {tuple(student.shape)} of the student and "
+            f"{tuple(teacher.shape)} of the teacher; put an adapter between them"
+        )

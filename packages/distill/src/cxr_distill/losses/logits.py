@@ -1,0 +1,273 @@
+"""Distillation losses on logits: the student answers as the teacher does.
+
+Shapes, for all: ``student`` z_s and ``teacher`` z_t are logits (B, L), B images and L labels. No gradient
+goes to the teacher. ``known`` marks what takes part: images, bool (B,), in the softmax losses; labels, bool
+(B, L), in the sigmoid losses; everything when None. Where nothing is known the loss is 0. T is the
+temperature, above 0.
+
+Softmax losses are for one class an image. On multi-label logits they teach the wrong thing, since there the
+probabilities of an image do not add up to 1: use the sigmoid losses.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cxr_distill.losses.precision import in_float32
+from cxr_distill.losses.task import known_rows, mean_known
+
+
+@in_float32
+def standardise_logits(logits: Tensor, *, eps: float = 1e-3) -> Tensor:
+    """Centre and scale the logits of each image, so that only their pattern is taught, not their size.
+
+        Z(z)_ik = (z_ik - mean_k z_ik) / sqrt(var_k z_ik + eps²),   var with 1/L
+
+    Sun et al. 2024, "Logit standardization in knowledge distillation", the weighted Z-score (the temperature
+    is applied afterwards). With two labels every image becomes (-1, 1) or (1, -1): nothing but the teacher's
+    decision is left, so it is of use from three labels up.
+
+    Args:
+        logits: z, (B, L).
+        eps: Bounds the gradient where all logits of an image are equal, as those of a classifier that starts
+            from zero are; of no effect at the size logits have later.
+
+    Returns:
+        (B, L).
+    """
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    return centred / (centred.square().mean(dim=1, keepdim=True) + eps**2).sqrt()
+
+
+@in_float32
+def kd(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 4.0,
+    scale_by_t2: bool = True,
+    standardise: bool = False,
+    known: Tensor | None = None,
+) -> Tensor:
+    """Knowledge distillation of softened class probabilities.
+
+    With p = softmax(z / T):   loss = T² · mean over images i of  Σ_k p_t,ik (ln p_t,ik - ln p_s,ik)
+
+    Hinton et al. 2015, "Distilling the knowledge in a neural network", eq. 1; gradients shrink with 1/T²
+    (eq. 4), hence the factor. Desbele 2025 states no such factor: ``scale_by_t2=False`` (`kd_plain`). The
+    mean is over images, not over images and classes, which would shrink the loss by L unseen.
+
+    Args:
+        student: z_s, (B, L).
+        teacher: z_t, (B, L).
+        temperature: T.
+        scale_by_t2: Whether to multiply by T².
+        standardise: Whether to pass both logits through `standardise_logits` first.
+        known: (B,).
+
+    Returns:
+        Scalar >= 0, 0 when both give the same probabilities.
+    """
+    if standardise:
+        student, teacher = standardise_logits(student), standardise_logits(teacher)
+    log_s = F.log_softmax(student / temperature, dim=1)
+    log_t = F.log_softmax(teacher.detach() / temperature, dim=1)
+    divergence = (log_t.exp() * (log_t - log_s)).sum(dim=1)
+    return mean_known(divergence, known) * (temperature**2 if scale_by_t2 else 1.0)
+
+
+def kd_plain(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, known: Tensor | None = None) -> Tensor:
+    """Knowledge distillation without the factor T²: `kd` with ``scale_by_t2=False``.
+
+        loss = mean over images i of  KL(p_t,i ‖ p_s,i),   p = softmax(z / T)
+
+    Desbele 2025: (1 - α) · this + α · cross-entropy. At T = 1 the two are the same.
+
+    Args:
+        student: z_s, (B, L).
+        teacher: z_t, (B, L).
+        temperature: T.
+        known: (B,).
+
+    Returns:
+        Scalar >= 0.
+    """
+    return kd(student, teacher, temperature=temperature, scale_by_t2=False, known=known)
+
+
+@in_float32
+def multilabel_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, known: Tensor | None = None) -> Tensor:
+    """Knowledge distillation of each label's own probability.
+
+    With p = σ(z / T), KL_ik = p_t ln(p_t / p_s) + (1 - p_t) ln((1 - p_t) / (1 - p_s)) at (i, k):
+
+        loss = T² · mean over images i of  Σ_k KL_ik
+
+    Yang et al. 2023, "Multi-label knowledge distillation" (L2D), the multi-label logits distillation L_MLD,
+    which has T = 1; T² as in Hinton et al. 2015. Computed from ln σ, so that it stays finite where a
+    probability is 0.
+
+    Args:
+        student: z_s, (B, L).
+        teacher: z_t, (B, L).
+        temperature: T.
+        known: (B, L); an image of which nothing is known is not counted.
+
+    Returns:
+        Scalar >= 0, 0 when both give the same probabilities.
+    """
+    z_s, z_t = student / temperature, teacher.detach() / temperature
+    p_t = torch.sigmoid(z_t)
+    divergence = p_t * (F.logsigmoid(z_t) - F.logsigmoid(z_s))
+    divergence = divergence + torch.sigmoid(-z_t) * (F.logsigmoid(-z_t) - F.logsigmoid(-z_s))
+    if known is not None:
+        divergence = torch.where(known, divergence, 0)
+    return mean_known(divergence.sum(dim=1), None if known is None else known.any(dim=1)) * temperature**2
+
+
+@in_float32
+def dkd(
+    student: Tensor,
+    teacher: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 1.0,
+    beta: float = 0.5,
+    standardise: bool = False,
+) -> Tensor:
+    """Decoupled knowledge distillation: the class itself and the other classes are taught apart.
+
+    With p = softmax(z / T), c the class of image i, b = (p_c, 1 - p_c) and p̂_k = p_k / (1 - p_c) for k ≠ c:
+
+        loss = T² · mean over images of  α KL(b_t ‖ b_s) + β KL(p̂_t ‖ p̂_s)
+
+    Zhao et al. 2022, "Decoupled knowledge distillation", §3, α TCKD + β NCKD; α 1, β 0.5 to 8 in use. With
+    two classes the second term is 0, since only one other class is left.
+
+    Args:
+        student: z_s, (B, L), L >= 2.
+        teacher: z_t, (B, L).
+        targets: (B, L), one-hot; the largest of a mixed row is taken. A row with a NaN is left out, having
+            no c.
+        temperature: T.
+        alpha: Weight of the target class term.
+        beta: Weight of the term on the other classes.
+        standardise: Whether to pass both logits through `standardise_logits` first.
+
+    Returns:
+        Scalar >= 0, 0 when both give the same probabilities.
+    """
+    if standardise:
+        student, teacher = standardise_logits(student), standardise_logits(teacher)
+    known = known_rows(targets)
+    chosen = targets.nan_to_num().argmax(dim=1)
+    own = torch.zeros_like(student, dtype=torch.bool).scatter_(1, chosen[:, None], True)
+
+    def decoupled(logits: Tensor) -> tuple[Tensor, Tensor]:
+        everything = F.log_softmax(logits / temperature, dim=1)
+        rest = everything.masked_fill(own, -torch.inf)
+        binary = torch.stack([everything.masked_fill(~own, 0).sum(dim=1), torch.logsumexp(rest, dim=1)], dim=1)
+        return binary, F.log_softmax(rest, dim=1).masked_fill(own, 0)
+
+    binary_s, others_s = decoupled(student)
+    binary_t, others_t = decoupled(teacher.detach())
+    tckd = (binary_t.exp() * (binary_t - binary_s)).sum(dim=1)
+    nckd = (others_t.exp() * (others_t - others_s)).sum(dim=1)  # at the class itself 1 · (0 - 0)
+    return mean_known(alpha * tckd + beta * nckd, known) * temperature**2
+
+
+@in_float32
+def dist(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    known: Tensor | None = None,
+) -> Tensor:
+    """DIST: the student's probabilities need only correlate with the teacher's.
+
+    With P = softmax(z / T), (B, L), and ρ(a, b) = Σ ab / sqrt((Σ a² + e)(Σ b² + e)) of centred a and b, the
+    Pearson correlation but for e = 1e-8:
+
+        loss = T² · [ β (1 - mean_i ρ(P_s[i, :], P_t[i, :])) + γ (1 - mean_k ρ(P_s[:, k], P_t[:, k])) ]
+
+    Huang et al. 2022, "Knowledge distillation from a stronger teacher", §4, the inter-class (rows) and
+    intra-class (columns) relations; T² as in the authors' code. A row or column without spread correlates
+    with nothing (ρ = 0). With two labels a row's ρ is always -1 or 1 and teaches nothing; the columns still
+    do.
+
+    Args:
+        student: z_s, (B, L).
+        teacher: z_t, (B, L).
+        temperature: T.
+        beta: Weight of the rows.
+        gamma: Weight of the columns.
+        known: (B,).
+
+    Returns:
+        Scalar in [0, 2 T² (β + γ)].
+    """
+    p_s = F.softmax(student / temperature, dim=1)
+    p_t = F.softmax(teacher.detach() / temperature, dim=1)
+    if known is None:
+        known = torch.ones_like(p_s[:, 0], dtype=torch.bool)
+    rows = mean_known(1 - _correlation(p_s, p_t, dim=1), known)
+    columns = 1 - _correlation(p_s, p_t, dim=0, weights=known[:, None].to(p_s.dtype))
+    columns = torch.where(known.any(), columns.mean(), 0)
+    return (beta * rows + gamma * columns) * temperature**2
+
+
+@in_float32
+def sigmoid_mse(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, known: Tensor | None = None) -> Tensor:
+    """Squared difference of the labels' probabilities.
+
+        loss = mean over known (i, k) of  (σ(z_s,ik / T) - σ(z_t,ik / T))²
+
+    The distillation term of Termritthikun et al. 2023, "Explainable knowledge distillation for on-device
+    chest X-ray classification" (mean squared error beside a focal loss on the labels), with T = 1.
+
+    Args:
+        student: z_s, (B, L).
+        teacher: z_t, (B, L).
+        temperature: T.
+        known: (B, L).
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    difference = torch.sigmoid(student / temperature) - torch.sigmoid(teacher.detach() / temperature)
+    return mean_known(difference**2, known)
+
+
+@in_float32
+def softmax_mse(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, known: Tensor | None = None) -> Tensor:
+    """Squared difference of the class probabilities: `sigmoid_mse` for one class an image.
+
+        loss = mean over images i and classes k of  (softmax(z_s,i / T)_k - softmax(z_t,i / T)_k)²
+
+    Args:
+        student: z_s, (B, L).
+        teacher: z_t, (B, L).
+        temperature: T.
+        known: (B,).
+
+    Returns:
+        Scalar in [0, 2 / L].
+    """
+    p_t = F.softmax(teacher.detach() / temperature, dim=1)
+    return mean_known(((F.softmax(student / temperature, dim=1) - p_t) ** 2).mean(dim=1), known)
+
+
+def _correlation(a: Tensor, b: Tensor, dim: int, weights: Tensor | None = None) -> Tensor:
+    """Pearson correlation of two matrices along an axis, of entries that weigh 1; 0 without spread."""
+    if weights is None:
+        weights = torch.ones_like(a)
+    count = weights.sum(dim=dim, keepdim=True).clamp(min=1)
+    a = (a - (weights * a).sum(dim=dim, keepdim=True) / count) * weights
+    b = (b - (weights * b).sum(dim=dim, keepdim=True) / count) * weights
+    # e bounds the gradient where logits are all equal, as those of a classifier that starts from zero are.
+    spread = (a.square().sum(dim=dim) + 1e-8) * (b.square().sum(dim=dim) + 1e-8)
+    return (a * b).sum(dim=dim) / spread.sqrt()

@@ -1,0 +1,90 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cxr_common.checkpoint import Header, Input, describe, save
+from cxr_common.models.zoo import build
+
+FAST = "--size 32 --batch_size 16 --epochs 1 --precision fp32".split()
+
+
+def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    script = Path(sys.executable).with_name(name)
+    return subprocess.run([str(script), *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def backbone(tmp_path) -> Path:
+    path = tmp_path / "given" / "backbone.safetensors"
+    save(path, build("test_resnet", 0, size=32), Header("backbone", "test_resnet", Input(32, 0.5, 0.2)))
+    return path
+
+
+def test_a_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_path, toy_folder, backbone) -> None:
+    runs = tmp_path / "runs"
+    done = run(
+        "distill", *FAST, "--data", toy_folder, "--teacher", backbone, "--student", "test_resnet", "--control",
+        "--runs_dir", runs,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = runs / "quickstart"
+    teacher, student, control = (
+        describe(folder / name / "model.safetensors") for name in ("teacher", "test_resnet", "test_resnet-control")
+    )
+    assert teacher.parents[0]["role"] == "start"
+    assert [p["role"] for p in student.parents] == ["teacher"]
+    assert control.parents == ()
+    assert "with the teacher" in done.stdout
+    assert f"wrote {folder / 'test_resnet' / 'model.safetensors'}" in done.stdout
+    assert "next:  uv run evaluate" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--teacher", "missing.safetensors"], "nothing there"),
+        (["--student", "resnet81"], "did you mean"),
+        (["--loss", "kdd=1"], "did you mean kd"),
+        (["--loss", "multilabel_kd=1"], "use kd"),
+        (["--stage", "stage9"], "stage"),
+        (["--data", "no/such/folder"], "no/such/folder"),
+        (["--task_loss", "focall"], "focal"),
+    ],
+)
+def test_bad_input_ends_with_one_message_and_leaves_nothing(tmp_path, toy_folder, arguments, says) -> None:
+    data = [] if "--data" in arguments else ["--data", toy_folder]
+    teacher = tmp_path / "t.safetensors"
+    header = Header("model", "test_resnet", Input(32, 0.5, 0.2), task="multiclass", labels=("NORMAL", "PNEUMONIA"))
+    save(teacher, build("test_resnet", 2, size=32), header)
+    given = [] if "--teacher" in arguments else ["--teacher", teacher]
+    runs = tmp_path / "runs"
+    done = run("distill", *FAST, *data, *given, "--runs_dir", runs, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+    assert says in done.stderr
+    assert not list(runs.rglob("*.safetensors"))
+
+
+def test_other_classes_than_the_teacher_knows(tmp_path, toy_folder) -> None:
+    teacher = tmp_path / "t.safetensors"
+    header = Header("model", "test_resnet", Input(32, 0.5, 0.2), task="multiclass", labels=("NORMAL", "COVID"))
+    save(teacher, build("test_resnet", 2, size=32), header)
+    done = run("distill", *FAST, "--data", toy_folder, "--teacher", teacher, "--runs_dir", tmp_path / "runs")
+    assert done.returncode == 2
+    assert "NORMAL, PNEUMONIA" in done.stderr
+    assert "NORMAL, COVID" in done.stderr
+
+
+def test_a_folder_of_another_config_is_kept(tmp_path, toy_folder) -> None:
+    fit = ["--data", toy_folder, "--architecture", "test_resnet", "--runs_dir", tmp_path / "runs"]
+    assert run("finetune", *FAST, *fit).returncode == 0
+    model = tmp_path / "runs" / "quickstart" / "teacher" / "model.safetensors"
+    before = model.read_bytes()
+    done = run("finetune", *FAST, *fit, "--seed", 1)
+    assert done.returncode == 2
+    assert "seed was 0, now 1" in done.stderr
+    assert model.read_bytes() == before
+    assert run("finetune", *FAST, *fit, "--seed", 1, "--restart").returncode == 0
+    assert (tmp_path / "runs" / "quickstart" / "teacher.1" / "model.safetensors").read_bytes() == before

@@ -1,0 +1,195 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cxr_common.checkpoint import describe, load
+from cxr_common.errors import BadInput
+from cxr_common.files import sha256
+from cxr_common.training.accelerator import start as start_engine
+from cxr_distill.config import DistillConfig, FinetuneConfig
+from cxr_distill.losses import build_adapters
+from cxr_distill.teacher import load_teacher
+from cxr_distill.train import Guidance, automatic_epochs, train, validation
+from safetensors.torch import load_file
+
+SMALL = {"size": 32, "batch_size": 16, "epochs": 3, "precision": "fp32", "lr": 3e-3}
+
+
+def finetuned(folder: Path, cohort, **changes) -> Path:
+    config = FinetuneConfig(**{**SMALL, "architecture": "test_resnet", **changes})
+    return train(config, config.architecture, folder, cohort, start_engine("fp32"))
+
+
+def guidance(path: Path, losses: dict[str, float], **changes) -> Guidance:
+    stages = ("stage4",) if "fitnets" in losses else ()
+    teacher = load_teacher(path, ("NORMAL", "PNEUMONIA"), "multiclass", stages)
+    return Guidance(teacher, losses, **{"task_weight": 0.1, "temperature": None, "stage": "stage4", **changes})
+
+
+def test_it_learns_and_says_what_it_is(tmp_path, toy_cohort) -> None:
+    path = finetuned(tmp_path / "teacher", toy_cohort, epochs=12)
+    header = describe(path)
+    lines = [json.loads(line) for line in (tmp_path / "teacher" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 12
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    best = max(lines, key=lambda line: (round(line["val_auroc"], 6), -line["val_loss"]))
+    assert header.metrics["epoch"] == best["epoch"]
+    assert header.metrics["val_auroc"] == best["val_auroc"] > 0.9
+    assert header.labels == ("NORMAL", "PNEUMONIA")
+    assert header.cohort is not None
+    assert header.cohort["fingerprint"] == toy_cohort.fingerprint
+    assert header.input.pixels == {"aspect": "squash", "window": "full"}
+    assert sum(header.thresholds or ()) == pytest.approx(1)
+    assert not (tmp_path / "teacher" / "state.pt").exists()
+    # The test split is never looked at: with other test pixels the very same file comes out.
+    pixels = toy_cohort.pixels.copy()
+    pixels[toy_cohort.rows("test")] = 0
+    again = finetuned(tmp_path / "again", replace(toy_cohort, pixels=pixels), epochs=12)
+    assert sha256(again) == sha256(path)
+
+
+def test_student_learns_from_the_teacher_alone_and_saves_no_adapter(tmp_path, toy_cohort) -> None:
+    teacher = finetuned(tmp_path / "teacher", toy_cohort, epochs=12)
+    before = sha256(teacher)
+    config = DistillConfig(**{**SMALL, "epochs": 12}, student="test_resnet", loss={"kd": 1.0, "fitnets": 1.0})
+    guide = guidance(teacher, dict(config.loss), task_weight=0.0)
+    path = train(config, "test_resnet", tmp_path / "student", toy_cohort, start_engine("fp32"), guidance=guide)
+    lines = [json.loads(line) for line in (tmp_path / "student" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["kd"] < 0.5 * lines[0]["kd"]
+    assert lines[-1]["fitnets"] < lines[0]["fitnets"]
+    assert lines[-1]["agreement"] > 0.8
+    assert load_file(path).keys() == load(teacher)[0].network.state_dict().keys()
+    assert sha256(teacher) == before
+    assert not guide.teacher.network.training
+    assert all(p.grad is None for p in guide.teacher.network.parameters())
+
+
+def test_images_without_labels_are_taught_by_the_teacher(tmp_path, toy_cohort) -> None:
+    teacher = finetuned(tmp_path / "teacher", toy_cohort)
+    config = DistillConfig(**SMALL, student="test_resnet", label_fraction=0.3)
+    guide = guidance(teacher, {"kd": 1.0})
+    train(config, "test_resnet", tmp_path / "s", toy_cohort, start_engine("fp32"), guidance=guide)
+    alone = finetuned(tmp_path / "alone", toy_cohort, label_fraction=0.3)
+    used = [json.loads(Path(p, "done.json").read_text())["train_images"] for p in (tmp_path / "s", alone.parent)]
+    assert used[0] == len(toy_cohort.rows("train"))
+    assert used[1] < 0.5 * used[0]
+
+
+def test_a_teacher_with_labels_in_another_order_teaches_the_same(tmp_path, toy_cohort) -> None:
+    path = finetuned(tmp_path / "teacher", toy_cohort)
+    images = torch.from_numpy(toy_cohort.pixels[:4, :32, :32].copy()).unsqueeze(1)
+    straight = load_teacher(path, ("NORMAL", "PNEUMONIA"), "multiclass")(images).logits
+    turned = load_teacher(path, ("PNEUMONIA", "NORMAL"), "multiclass")(images).logits
+    assert torch.equal(straight.flip(1), turned)
+    with pytest.raises(BadInput, match="COVID"):
+        load_teacher(path, ("NORMAL", "COVID"), "multiclass")
+    with pytest.raises(BadInput, match="multilabel"):
+        load_teacher(path, ("NORMAL", "PNEUMONIA"), "multilabel")
+
+
+def test_starts_with_given_weights_and_a_new_head(tmp_path, toy_cohort) -> None:
+    from cxr_distill.student import new_network
+
+    path = finetuned(tmp_path / "teacher", toy_cohort)
+    network = new_network("test_resnet", 5, 32, 0.5, 0.2, path)
+    weights = load(path)[0].network.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in network.network.state_dict().items() if v.shape == weights[k].shape)
+    assert network.network.get_classifier().weight.shape[0] == 5
+    with pytest.raises(BadInput, match="change the architecture to test_resnet"):
+        new_network("resnet18", 2, 32, 0.5, 0.2, path)
+
+
+def test_validation_figures() -> None:
+    logits = np.array([[2.0, -2], [-1, 1], [1, -1]], np.float32)
+    targets = np.eye(2, dtype=np.float32)[[0, 1, 1]]
+    figures = validation(logits, targets, "multiclass", logits[[0, 1, 1]])
+    expected = -np.mean([np.log(1 / (1 + np.exp(-m))) for m in (4, 2, -2)])
+    assert figures["val_loss"] == pytest.approx(expected, rel=1e-5)
+    assert figures["agreement"] == pytest.approx(2 / 3)
+    assert validation(logits, targets * np.nan, "multiclass", None)["val_auroc"] is None
+
+
+def test_automatic_epochs() -> None:
+    assert [automatic_epochs(s) for s in (1, 21, 75, 2000)] == [30, 29, 8, 8]
+
+
+def test_done_before_is_not_done_again(tmp_path, toy_cohort, capsys) -> None:
+    path = finetuned(tmp_path / "t", toy_cohort)
+    stamp = path.stat().st_mtime_ns
+    finetuned(tmp_path / "t", toy_cohort)
+    assert path.stat().st_mtime_ns == stamp
+    assert "done before" in capsys.readouterr().out
+    with pytest.raises(BadInput, match=r"config\.lr was 0\.003, now 0\.1"):
+        finetuned(tmp_path / "t", toy_cohort, lr=0.1)
+
+
+def command(tmp_path: Path, data: str, run: str, *more: str) -> list[str]:
+    script = Path(sys.executable).with_name("distill")
+    flags = f"--size 32 --batch_size 8 --epochs 8 --precision fp32 --student test_resnet --data {data}"
+    return [str(script), *flags.split(), "--run", run, "--runs_dir", str(tmp_path), *more]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, toy_cohort, toy_folder, how) -> None:
+    teacher = finetuned(tmp_path / "teacher", toy_cohort)
+    more = ("--teacher", str(teacher), "--loss", "kd=0.9", "--loss", "fitnets=1")
+    subprocess.run(command(tmp_path, toy_folder, "whole", *more), check=True, capture_output=True)
+    whole = tmp_path / "whole" / "test_resnet"
+
+    cut = tmp_path / "cut" / "test_resnet"
+    process = subprocess.Popen(command(tmp_path, toy_folder, "cut", *more), stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(lines(cut)) >= 2, process)
+    os.kill(process.pid, how)
+    assert process.wait() in (-how, 128 + how)
+    assert (cut / "state.pt").exists()
+    assert not (cut / "model.safetensors").exists()
+    subprocess.run(command(tmp_path, toy_folder, "cut", *more), check=True, capture_output=True)
+    assert load_file(cut / "model.safetensors").keys() == load_file(whole / "model.safetensors").keys()
+    for name, tensor in load_file(whole / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(cut / "model.safetensors")[name]), name
+    assert lines(cut) == lines(whole)
+
+
+def lines(folder: Path) -> list[str]:
+    path = folder / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path, toy_folder) -> None:
+    """Without BatchNorm two processes must give the weights of one (same global batches, averaged gradients)."""
+    flags = f"--architecture test_vit --size 32 --batch_size 8 --epochs 1 --precision fp32 --data {toy_folder}".split()
+    flags += ["--start", "random", "--runs_dir", str(tmp_path)]
+    script = str(Path(sys.executable).with_name("finetune"))
+    subprocess.run([script, *flags, "--run", "one"], check=True, capture_output=True)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    launch += ["--main_process_port", str(20000 + os.getpid() % 20000)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*launch, script, *flags, "--run", "two"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(tmp_path / run / "teacher" / "model.safetensors") for run in ("one", "two"))
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=1e-4), name
+
+
+def test_adapters_fit_student_to_teacher() -> None:
+    adapters = build_adapters({"fitnets": 1.0}, {"stage4": 8}, {"stage4": 16}, "stage4")
+    assert sum(p.numel() for p in adapters.parameters()) == 8 * 16 + 16

@@ -1,0 +1,1 @@
+"""Evaluation of chest radiograph classifiers: metrics, uncertainty, speed, and one report."""

@@ -1,0 +1,31 @@
+"""The command ``evaluate``."""
+
+from collections.abc import Sequence
+
+from cxr_common.command import run_command
+from cxr_eval.config import EvaluateConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``evaluate``; returns the exit code."""
+    return run_command(
+        _evaluate,
+        EvaluateConfig,
+        prog="evaluate",
+        description=(
+            "Compare classifiers on one cohort: metrics with intervals, calibration, size, speed, "
+            "paired differences, and one HTML report."
+        ),
+        argv=argv,
+        positional="models",
+    )
+
+
+def _evaluate(config: EvaluateConfig) -> None:
+    from cxr_eval.evaluate import evaluate
+
+    evaluate(config)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

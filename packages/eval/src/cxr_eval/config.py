@@ -1,0 +1,55 @@
+"""What ``evaluate`` can be told."""
+
+from dataclasses import dataclass, field
+
+from cxr_common.errors import BadInput, unknown_name
+
+SPLITS = ("train", "val", "test")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Compare classifiers on one cohort and write one report.
+
+    Attributes:
+        models: model.safetensors files or the folders they lie in; the first is the reference of all
+            differences. None
+            given: every model of the run, the teacher first.
+        data: Cohort: a prepared or raw folder, or a phantom name. Default: the cohort the first model was
+            trained on.
+        split: Part of the cohort: test, val or train.
+        run: Name of the run whose models are evaluated and which keeps the report.
+        runs_dir: Folder of all runs.
+        name: Folder of the report within the run.
+        batch_size: Images of a forward.
+        precision: Arithmetic of the predictions: fp32, bf16, or auto (bf16 where the device computes in
+            it).
+        speed: Whether to time the models.
+        threads: CPU threads of the timing; 0 takes every core.
+        resamples: Bootstrap resamples of every interval; 0 gives none.
+        seed: Seed of the bootstrap.
+    """
+
+    models: list[str] = field(default_factory=list)
+    data: str | None = None
+    split: str = "test"
+    run: str = "quickstart"
+    runs_dir: str = "runs"
+    name: str = "report"
+    batch_size: int = 64
+    precision: str = "fp32"
+    speed: bool = True
+    threads: int = 0
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise unknown_name("split", self.split, SPLITS)
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        for option, least in (("batch_size", 1), ("threads", 0), ("resamples", 0), ("seed", 0)):
+            value = getattr(self, option)
+            if value < least:
+                raise BadInput(f"a number from {least} up", str(value), where=f"--{option}")

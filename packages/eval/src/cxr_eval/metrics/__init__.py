@@ -1,0 +1,1 @@
+"""Metrics of classifiers: how well they rank, decide and calibrate."""

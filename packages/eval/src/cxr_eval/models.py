@@ -1,0 +1,176 @@
+"""Which models are compared, what they are called, and how their labels meet the cohort's."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_common.checkpoint import Header, describe
+from cxr_common.errors import BadInput
+
+FILE = "model.safetensors"
+
+
+def find(paths: Sequence[str], runs_dir: str | Path, run: str) -> list[Path]:
+    """The weight files to compare, the reference first.
+
+    Args:
+        paths: Files, or folders with a model.safetensors; empty for every model of the run, the teacher
+            first.
+        runs_dir: Folder of all runs.
+        run: Name of the run.
+
+    Returns:
+        Existing files, each once.
+
+    Raises:
+        BadInput: A path is not there, or the run has no model.
+    """
+    if paths:
+        files = [Path(path) / FILE if Path(path).is_dir() else Path(path) for path in paths]
+        for given, file in zip(paths, files, strict=True):
+            if not file.is_file():
+                raise BadInput(f"a {FILE} or its folder", "nothing there", where=given)
+        return list(dict.fromkeys(files))
+    folder = Path(runs_dir) / run
+    files = sorted(folder.glob(f"*/{FILE}"), key=lambda file: (file.parent.name != "teacher", file.parent.name))
+    if not files:
+        found = "no such folder" if not folder.is_dir() else f"no */{FILE} in it"
+        raise BadInput(
+            "a run with trained models",
+            found,
+            where=folder,
+            do="run finetune or distill first, or name the files",
+        )
+    return files
+
+
+def names(files: Sequence[Path]) -> list[str]:
+    """A short name for each file: its folder; with the run's name before it where two folders agree."""
+    short = [file.resolve().parent.name for file in files]
+    twice = {name for name, count in Counter(short).items() if count > 1}
+    longer = [
+        f"{file.resolve().parent.parent.name}/{name}" if name in twice else name
+        for file, name in zip(files, short, strict=True)
+    ]
+    if len(set(longer)) == len(longer):
+        return longer
+    return [str(file) for file in files]
+
+
+def read_headers(files: Mapping[str, Path]) -> dict[str, Header]:
+    """Headers of the files by model name.
+
+    Raises:
+        BadInput: A file is not ours, damaged, or a backbone.
+    """
+    headers = {name: describe(path) for name, path in files.items()}
+    for name, header in headers.items():
+        if header.kind != "model" or header.task is None:
+            raise BadInput(
+                "a classifier (kind model)",
+                f"kind {header.kind} ({header.architecture}), which has no labels to evaluate",
+                where=files[name],
+                do="fit a classifier on it first: finetune --start FILE, or distill",
+            )
+    return headers
+
+
+@dataclass(frozen=True)
+class Match:
+    """Labels that every model and the cohort have in common.
+
+    Attributes:
+        task: "multilabel" or "multiclass".
+        labels: Names of the evaluated labels, in the first model's order.
+        notes: What a reader must know, in sentences.
+    """
+
+    task: str
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def match_labels(headers: Mapping[str, Header], task: str, labels: Sequence[str]) -> Match:
+    """Match the models' labels to the cohort's by name.
+
+    Multi-label: what all have in common. Multi-class: all models must know the same classes and the cohort
+    no other; classes the cohort lacks stay as answers that are never right.
+
+    Args:
+        headers: Headers by model name; the first gives the order.
+        task: The cohort's task.
+        labels: The cohort's labels.
+
+    Returns:
+        The match.
+
+    Raises:
+        BadInput: Another task, or names that do not match; both lists are named.
+    """
+    ours = ", ".join(labels)
+    for name, header in headers.items():
+        theirs = ", ".join(header.labels)
+        if header.task != task:
+            raise BadInput(
+                f"a {header.task} cohort for model {name} ({theirs})",
+                f"a {task} cohort ({ours})",
+                do="give --data a cohort of the same task, or other models",
+            )
+        shared = set(header.labels) & set(labels)
+        if not shared or (task == "multiclass" and set(labels) - shared):
+            raise BadInput(
+                f"the {'classes' if task == 'multiclass' else 'labels'} of model {name}: {theirs}",
+                f"those of the cohort: {ours}",
+                do="names are matched exactly; rename the classes of one side, or choose another cohort",
+            )
+    first_name, first = next(iter(headers.items()))
+    notes = []
+    if task == "multiclass":
+        for name, header in headers.items():
+            if set(header.labels) != set(first.labels):
+                raise BadInput(
+                    f"models of the same classes, as {first_name}: {', '.join(first.labels)}",
+                    f"{name}: {', '.join(header.labels)}",
+                    do="compare them in separate reports",
+                )
+        absent = [label for label in first.labels if label not in labels]
+        if absent:
+            notes.append(f"The cohort has no image of class {', '.join(absent)}; the models may still answer it.")
+        matched = first.labels
+    else:
+        matched = tuple(
+            label for label in first.labels if label in labels and all(label in h.labels for h in headers.values())
+        )
+        if not matched:
+            lists = "; ".join(f"{name}: {', '.join(header.labels)}" for name, header in headers.items())
+            raise BadInput("labels that all models share with the cohort", f"none: {lists}; cohort: {ours}")
+        for name, known in [*((n, h.labels) for n, h in headers.items()), ("the cohort", tuple(labels))]:
+            extra = [label for label in known if label not in matched]
+            if extra:
+                notes.append(f"Not evaluated, known to {name} only in part of the comparison: {', '.join(extra)}.")
+    orders = [header.labels for header in headers.values()] + [tuple(labels)]
+    if any([label for label in order if label in matched] != [x for x in matched if x in order] for order in orders):
+        notes.append("Labels come in different orders and were matched by name.")
+    return Match(task, matched, tuple(notes))
+
+
+def aligned_targets(targets: NDArray[np.float32], labels: Sequence[str], match: Match) -> NDArray[np.float32]:
+    """The cohort's targets in the order of the match.
+
+    Args:
+        targets: (N, len(labels)) in {0, 1, NaN}.
+        labels: The cohort's labels.
+        match: From ``match_labels``.
+
+    Returns:
+        (N, L); a class the cohort lacks is 0 where the image's class is known.
+    """
+    unknown = np.isnan(targets).any(axis=1)
+    columns = [
+        targets[:, labels.index(label)] if label in labels else np.where(unknown, np.nan, 0) for label in match.labels
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)

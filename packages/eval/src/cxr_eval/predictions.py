@@ -1,0 +1,114 @@
+"""What each model answers for each image."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cxr_common.checkpoint import Header
+from cxr_common.decisions import decide, probabilities
+from cxr_common.errors import BadInput
+from cxr_common.inference import outputs
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's answers, labels in the order of the comparison.
+
+    Attributes:
+        probabilities: (N, L) in [0, 1], calibrated with the temperature of the model's file.
+        decisions: (N, L) bool, with the thresholds of the model's file.
+    """
+
+    probabilities: NDArray[np.float64]
+    decisions: NDArray[np.bool_]
+
+
+def predict(
+    network: nn.Module,
+    pixels: NDArray[np.uint8],
+    size: int,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype = torch.float32,
+) -> NDArray[np.float32]:
+    """Logits of whole images, computed in channels-last layout with the next batch prepared meanwhile.
+
+    Args:
+        network: Takes (B, 1, size, size) uint8, gives (B, L); moved to the device, in eval mode afterwards.
+        pixels: (N, P, P) uint8, usually the cohort's memory map.
+        size: Edge the network takes.
+        rows: (M,) rows wanted, in this order; all when None.
+        batch_size: Images of a forward.
+        device: Where to compute.
+        precision: Arithmetic of the forward.
+
+    Returns:
+        (M, L) float32.
+    """
+    network.to(device).to(memory_format=torch.channels_last).eval()
+    wanted = np.arange(len(pixels)) if rows is None else rows
+    return outputs(network, pixels, wanted, size, batch_size=batch_size, precision=precision)
+
+
+def answers(logits: NDArray[np.float32], header: Header, labels: Sequence[str], name: str) -> Answers:
+    """Probabilities and decisions from logits, by the temperature and thresholds the model's file carries.
+
+    Args:
+        logits: (N, len(header.labels)).
+        header: The model's header.
+        labels: Labels of the comparison, all of them in ``header.labels``.
+        name: Name of the model, for messages.
+
+    Returns:
+        The answers, columns in the order of ``labels``.
+
+    Raises:
+        BadInput: A logit is not a finite number.
+    """
+    broken = ~np.isfinite(logits).all(axis=1)
+    if broken.any():
+        raise BadInput(
+            f"finite answers of model {name}",
+            f"NaN or infinity for {int(broken.sum())} of {len(logits)} images",
+            do="its training diverged, or the precision is too low: try --precision fp32",
+        )
+    task = header.task or "multilabel"
+    columns = [header.labels.index(label) for label in labels]
+    p = probabilities(logits, task, header.calibration)
+    return Answers(p[:, columns], decide(p, header.thresholds, task)[:, columns])
+
+
+def table(
+    rows: pl.DataFrame, labels: Sequence[str], targets: NDArray[np.float32], by_model: Mapping[str, Answers]
+) -> pl.DataFrame:
+    """The table of ``predictions.parquet``: one row an image.
+
+    Columns: image, patient, split; ``target:LABEL`` (1, 0, or null where unknown);
+        ``probability:MODEL:LABEL`` and
+    ``decision:MODEL:LABEL`` for every model.
+
+    Args:
+        rows: The cohort's rows with image, patient and split.
+        labels: Names of the L labels.
+        targets: (N, L) in {0, 1, NaN}.
+        by_model: Answers by model name.
+
+    Returns:
+        The table.
+    """
+    columns = [rows["image"], rows["patient"], rows["split"]]
+    columns += [
+        pl.Series(f"target:{label}", targets[:, i].astype(np.float32)).fill_nan(None) for i, label in enumerate(labels)
+    ]
+    for name, answer in by_model.items():
+        for i, label in enumerate(labels):
+            columns.append(pl.Series(f"probability:{name}:{label}", answer.probabilities[:, i].astype(np.float32)))
+            columns.append(pl.Series(f"decision:{name}:{label}", answer.decisions[:, i]))
+    return pl.DataFrame(columns)

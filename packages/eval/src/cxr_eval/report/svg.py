@@ -1,0 +1,230 @@
+"""Small charts as inline SVG: lines and points on two axes, coloured by the page's style sheet.
+
+Colours, fonts and line styles come from CSS classes (``s0`` … ``s5`` for the models), so that a chart
+follows the page into dark mode and onto paper.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT = 400, 340
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 42
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis.
+
+    Attributes:
+        label: What it shows, with its unit.
+        low: Smallest value.
+        high: Largest value.
+        ticks: Values with a tick and a grid line.
+        log: Logarithmic scale; low must be positive.
+    """
+
+    label: str
+    low: float = 0.0
+    high: float = 1.0
+    ticks: Sequence[float] = (0, 0.2, 0.4, 0.6, 0.8, 1)
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        """Position of a value along the axis, 0 at low and 1 at high."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Series:
+    """What one model contributes to a chart.
+
+    Attributes:
+        name: Name in the legend.
+        style: Number of its colour and dash.
+        x: Values, (K,).
+        y: Values, (K,).
+        note: Shown after the name in the legend.
+        points: Draw points instead of a line.
+        dots: Draw a dot at every value of the line.
+        y_interval: (low, high) of each point.
+        text: Write the name beside the last point.
+        mark: Position of a movable marker.
+        key: Identifies the marker to the page's script.
+    """
+
+    name: str
+    style: int
+    x: Sequence[float] | NDArray[np.float64]
+    y: Sequence[float] | NDArray[np.float64]
+    note: str = ""
+    points: bool = False
+    dots: bool = False
+    y_interval: Sequence[tuple[float, float]] = field(default=())
+    text: bool = False
+    mark: tuple[float, float] | None = None
+    key: str = ""
+
+
+def chart(
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    *,
+    title: str,
+    reference: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    legend: bool = True,
+) -> Markup:
+    """Draw a chart.
+
+    Args:
+        series: What to draw, one entry a model.
+        x: Horizontal axis.
+        y: Vertical axis.
+        title: Name of the chart, also for screen readers.
+        reference: Ends of a dotted line to compare with: no information, perfect calibration.
+        legend: List the series below the chart.
+
+    Returns:
+        A ``<figure>``.
+    """
+    parts = [
+        Markup('<figure class="chart"><figcaption>{}</figcaption>').format(title),
+        Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-plot="{} {} {} {}">').format(
+            WIDTH, HEIGHT, _spoken(title, series), LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        ),
+        _frame(x, y),
+    ]
+    if reference:
+        (x0, y0), (x1, y1) = (_at(x, y, *end) for end in reference)
+        parts.append(Markup('<path class="chance" d="M{} {}L{} {}"/>').format(x0, y0, x1, y1))
+    parts += [_drawn(one, x, y) for one in series]
+    parts.append(Markup("</svg>"))
+    if legend:
+        parts.append(_legend(series))
+    parts.append(Markup("</figure>"))
+    return Markup("").join(parts)
+
+
+def interval_bar(value: float, low: float, high: float, reach: float) -> Markup:
+    """A difference and its interval as a line around zero, for a table cell.
+
+    Args:
+        value: The difference.
+        low: Lower bound.
+        high: Upper bound.
+        reach: Largest absolute value on the scale, > 0.
+
+    Returns:
+        An ``<svg>`` that says nothing to a screen reader: the numbers stand beside it.
+    """
+    width, height = 120, 12
+
+    def at(number: float) -> float:
+        return round(width / 2 + max(-1.0, min(1.0, number / reach)) * (width / 2 - 4), 1)
+
+    side = "away" if low > 0 or high < 0 else "around"
+    return Markup(
+        '<svg class="interval {}" viewBox="0 0 {} {}" aria-hidden="true"><path class="zero" d="M{} 0V{}"/>'
+        '<path d="M{} 6H{}"/><circle cx="{}" cy="6" r="3"/></svg>'
+    ).format(side, width, height, width / 2, height, at(low), at(high), at(value))
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round tick values (1, 2 or 5 times a power of ten apart) that cover [low, high]; low < high."""
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def log_axis(label: str, low: float, high: float) -> Axis:
+    """A logarithmic axis around [low, high], ticks at 1, 2, 5, 10, ...; both positive."""
+    steps = [m * 10.0**e for e in range(-6, 13) for m in (1, 2, 5)]
+    start = max(step for step in steps if step <= low * 0.95)
+    stop = min(step for step in steps if step >= high * 1.15)
+    return Axis(label, start, stop, [step for step in steps if start <= step <= stop], log=True)
+
+
+def _at(x: Axis, y: Axis, a: float, b: float) -> tuple[float, float]:
+    return (
+        round(LEFT + x.place(a) * (WIDTH - LEFT - RIGHT), 1),
+        round(HEIGHT - BOTTOM - y.place(b) * (HEIGHT - TOP - BOTTOM), 1),
+    )
+
+
+def _frame(x: Axis, y: Axis) -> Markup:
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    parts = []
+    for tick in x.ticks:
+        across, _ = _at(x, y, tick, y.low)
+        parts.append(Markup('<path class="grid" d="M{} {}V{}"/>').format(across, TOP, bottom))
+        parts.append(Markup('<text x="{}" y="{}" class="tick mid">{:g}</text>').format(across, bottom + 15, tick))
+    for tick in y.ticks:
+        _, down = _at(x, y, x.low, tick)
+        parts.append(Markup('<path class="grid" d="M{} {}H{}"/>').format(LEFT, down, right))
+        parts.append(Markup('<text x="{}" y="{}" class="tick end">{:g}</text>').format(LEFT - 6, down + 4, tick))
+    middle_x, middle_y = (LEFT + right) / 2, (TOP + bottom) / 2
+    parts.append(Markup('<text x="{}" y="{}" class="axis mid">{}</text>').format(middle_x, HEIGHT - 6, x.label))
+    parts.append(
+        Markup('<text transform="translate(11 {}) rotate(-90)" class="axis mid">{}</text>').format(middle_y, y.label)
+    )
+    return Markup("").join(parts)
+
+
+def _drawn(one: Series, x: Axis, y: Axis) -> Markup:
+    spots = [_at(x, y, a, b) for a, b in zip(one.x, one.y, strict=True)]
+    parts = []
+    if spots and not one.points:
+        path = "M" + "L".join(f"{a:g} {b:g}" for a, b in spots)
+        parts.append(Markup('<path class="line s{}" d="{}"/>').format(one.style, path))
+    for (low, high), (across, _) in zip(one.y_interval, spots, strict=False):
+        top, end = _at(x, y, x.low, high)[1], _at(x, y, x.low, low)[1]
+        parts.append(Markup('<path class="bar s{}" d="M{} {}V{}"/>').format(one.style, across, top, end))
+    if one.points or one.dots:
+        radius = 5 if one.points else 2.5
+        parts += [
+            Markup('<circle class="dot s{}" cx="{}" cy="{}" r="{}"/>').format(one.style, *s, radius) for s in spots
+        ]
+    if one.text and spots:
+        across, down = spots[-1]
+        flip = across > WIDTH * 0.6
+        parts.append(
+            Markup('<text class="name {}" x="{}" y="{}">{}</text>').format(
+                "end" if flip else "", across + (-9 if flip else 9), down - 7, one.name
+            )
+        )
+    if one.mark is not None:
+        across, down = _at(x, y, *one.mark)
+        parts.append(
+            Markup('<circle class="mark s{}" cx="{}" cy="{}" r="5" data-mark="{}"/>').format(
+                one.style, across, down, one.key
+            )
+        )
+    return Markup("").join(parts)
+
+
+def _legend(series: Sequence[Series]) -> Markup:
+    rows = [
+        Markup("<li>{}<span>{}</span> <small>{}</small></li>").format(swatch(one.style), one.name, one.note)
+        for one in series
+    ]
+    return Markup('<ul class="legend">{}</ul>').format(Markup("").join(rows))
+
+
+def swatch(style: int) -> Markup:
+    """The short line that stands for a model's colour and dash."""
+    return Markup(
+        '<svg class="swatch" viewBox="0 0 22 8" aria-hidden="true"><path class="line s{}" d="M0 4H22"/></svg>'
+    ).format(style)
+
+
+def _spoken(title: str, series: Sequence[Series]) -> Markup:
+    return escape(title + ": " + ", ".join(f"{one.name} {one.note}".strip() for one in series))

@@ -1,0 +1,67 @@
+"""What ``evaluate`` says on the terminal."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cxr_eval.metrics.classification import LOWER_IS_BETTER, TITLES
+
+SHOWN = ("auroc", "auprc", "f1", "accuracy", "recall", "specificity", "ece")
+
+
+def say(text: str) -> None:
+    """Print one line at once."""
+    print(text, flush=True)
+
+
+def summary(document: Mapping[str, Any]) -> None:
+    """Print the models side by side, best values bold; a plain table of words when the output is no terminal.
+
+    Args:
+        document: The content of metrics.json.
+    """
+    console = Console(file=sys.stdout, highlight=False)
+    live = console.is_terminal
+    if not live:
+        console = Console(file=sys.stdout, highlight=False, width=240)
+    images = f"{document['images']} {document['split']} images"
+    heading = escape(f"{document['cohort']['name']}, {images}: {document['headline']}")
+    console.print(heading)
+    grid = Table(box=box.SIMPLE_HEAD if live else None, pad_edge=live)
+    grid.add_column("model")
+    best = {key: best_of(document, key) for key in SHOWN}
+    for key in SHOWN:
+        grid.add_column(TITLES[key], justify="right")
+    grid.add_column("parameters", justify="right")
+    grid.add_column("ms/image", justify="right")
+    for name, model in document["models"].items():
+        cells = []
+        for key in SHOWN:
+            text = number(model["overall"][key]["value"])
+            if key == "auroc" and model["overall"][key]["low"] is not None:
+                text += f" ({number(model['overall'][key]['low'])}-{number(model['overall'][key]['high'])})"
+            cells.append(f"[bold]{text}[/bold]" if name in best[key] else text)
+        speed = model["speed"]
+        size = f"{model['size']['parameters'] / 1e6:.2f} M"
+        grid.add_row(escape(name), *cells, size, f"{speed['latency_ms_p50']:.1f}" if speed else "-")
+    console.print(grid)
+
+
+def best_of(document: Mapping[str, Any], key: str) -> set[str]:
+    """Names of the models with the best overall value of a metric; empty when there is nothing to compare."""
+    values = {name: model["overall"][key]["value"] for name, model in document["models"].items()}
+    defined = [value for value in values.values() if value is not None]
+    if len(defined) < 2:
+        return set()
+    best = min(defined) if key in LOWER_IS_BETTER else max(defined)
+    return {name for name, value in values.items() if value == best}
+
+
+def number(value: float | None) -> str:
+    """A metric in three decimals, or a dash."""
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,62 @@
+import re
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import pytest
+
+from cxr_eval.report.svg import Axis, Series, chart, interval_bar, log_axis, nice_ticks
+
+
+def parse(markup) -> Any:
+    return ElementTree.fromstring(str(markup))
+
+
+def test_chart_places_values_on_its_axes():
+    figure = parse(
+        chart([Series("m", 1, [0, 0.5, 1], [0, 0.5, 1], mark=(1, 0), key="k")], Axis("across"), Axis("up"), title="T")
+    )
+    svg = figure.find("svg")
+    left, top, width, height = map(float, svg.get("data-plot").split())
+    line = next(path for path in svg.iter("path") if path.get("class") == "line s1")
+    points = [tuple(map(float, pair.split())) for pair in re.split("[ML]", line.get("d"))[1:]]
+    assert points == [(left, top + height), (left + width / 2, top + height / 2), (left + width, top)]
+    mark = next(circle for circle in svg.iter("circle") if circle.get("data-mark") == "k")
+    assert (float(mark.get("cx")), float(mark.get("cy"))) == (left + width, top + height)
+    assert {"across", "up"} <= {text.text for text in svg.iter("text")}
+
+
+def test_names_are_escaped():
+    markup = chart([Series("<b>&", 0, [0], [0], note='"x"')], Axis("<x>"), Axis("y"), title="a<b")
+    assert "<b>" not in str(markup)
+    texts = [element.text for element in parse(markup).iter() if element.text]
+    assert "<b>&" in texts
+    assert "<x>" in texts
+
+
+def test_an_empty_series_draws_no_line_but_stays_in_the_legend():
+    figure = parse(chart([Series("m", 0, [], [])], Axis("x"), Axis("y"), title="t"))
+    assert not [path for path in figure.find("svg").iter("path") if "line" in path.get("class", "")]
+    assert [span.text for span in figure.iter("span")] == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.93, 0.99, [0.92, 0.94, 0.96, 0.98, 1.0]), (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1])],
+)
+def test_ticks_are_round_and_cover_the_range(low, high, expected):
+    assert nice_ticks(low, high) == expected
+
+
+def test_log_axis_has_decades_and_their_fifths():
+    axis = log_axis("ms", 3, 40)
+    assert (axis.low, axis.high) == (2, 50)
+    assert list(axis.ticks) == [2, 5, 10, 20, 50]
+    assert axis.place(10) == pytest.approx(0.5)
+
+
+def test_interval_bar_tells_whether_zero_is_inside():
+    assert "away" in interval_bar(0.2, 0.1, 0.3, 0.3)
+    assert "around" in interval_bar(0.1, -0.1, 0.3, 0.3)
+    circle = parse(interval_bar(0.0, -0.1, 0.1, 0.3)).find("circle")
+    assert circle is not None
+    assert float(circle.get("cx", 0)) == 60

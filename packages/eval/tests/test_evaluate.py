@@ -1,0 +1,167 @@
+import csv
+import json
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cxr_common.cohorts import open_cohort
+from cxr_common.errors import BadInput
+from cxr_eval import evaluate as stage
+from cxr_eval.cli import main
+from cxr_eval.config import EvaluateConfig
+
+DATA = "phantom:60"
+
+
+@pytest.fixture
+def labels():
+    return open_cohort(DATA, pixel_size=64).labels
+
+
+def run(tmp_path, *argv):
+    return main(["--data", DATA, "--runs_dir", str(tmp_path / "runs"), "--resamples", "20", *argv])
+
+
+def test_whole_stage_on_the_phantom(tmp_path, make_model, labels, capsys):
+    cohort = open_cohort(DATA, pixel_size=64)
+    make_model("teacher", labels, "multilabel", seed=1, cohort=cohort.describe(), thresholds=(0.4,) * len(labels))
+    make_model("baseline", tuple(reversed(labels)), "multilabel", seed=2, calibration={"temperature": 2.0})
+    assert run(tmp_path, "--threads", "1") == 0
+
+    folder = tmp_path / "runs" / "quickstart" / "report"
+    names = {"metrics.json", "metrics.csv", "predictions.parquet", "config.yaml", "index.html"}
+    assert {path.name for path in folder.iterdir()} == names
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == f"wrote {folder / 'index.html'}"
+    assert "teacher" in said
+    assert "│" not in said  # plain when piped
+
+    document = json.loads((folder / "metrics.json").read_text())
+    assert list(document["models"]) == ["teacher", "baseline"]
+    assert document["labels"] == list(labels)
+    assert any("matched by name" in note for note in document["notes"])
+    assert any("no threshold was fitted" in note for note in document["notes"])
+    assert document["models"]["teacher"]["speed"]["threads"] == 1
+    assert document["differences"]["baseline"]["reference"] == "teacher"
+
+    # The figures are those of the stored answers, and the answers those of the models.
+    predictions = pl.read_parquet(folder / "predictions.parquet")
+    rows = cohort.rows("test")
+    assert predictions["image"].to_list() == cohort.table["image"].gather(rows).to_list()
+    name = labels[0]
+    called, truth = predictions[f"decision:teacher:{name}"].to_numpy(), cohort.targets[rows, 0]
+    assert np.array_equal(called, predictions[f"probability:teacher:{name}"].to_numpy() >= np.float32(0.4))
+    entry = document["models"]["teacher"]["labels"][name]
+    assert [entry["tp"], entry["fp"]] == [np.sum(called & (truth == 1)), np.sum(called & (truth == 0))]
+    with open(folder / "metrics.csv", newline="") as file:
+        lines = [x for x in csv.DictReader(file) if x["scope"] == "label" and x["label"] == name]
+    recall = next(x for x in lines if x["model"] == "teacher" and x["metric"] == "recall")
+    assert float(recall["value"]) == pytest.approx(entry["recall"]["value"])
+
+
+def test_reversed_labels_and_a_second_run_give_the_same_figures(tmp_path, make_model, labels):
+    """A model whose labels come in another order is the same model; a report is replaced by the next one."""
+    path = make_model("teacher", labels, "multilabel")
+    assert run(tmp_path, str(path), "--speed", "false") == 0
+    report = tmp_path / "runs" / "quickstart" / "report"
+    first = json.loads((report / "metrics.json").read_text())
+    assert run(tmp_path, str(path.parent), "--speed", "false") == 0
+    second = json.loads((report / "metrics.json").read_text())
+    assert first["models"]["teacher"]["overall"] == second["models"]["teacher"]["overall"]
+    assert second["models"]["teacher"]["speed"] is None
+    assert not [entry.name for entry in report.parent.iterdir() if entry.name.startswith(".")]
+
+
+def test_models_of_two_input_sizes_see_the_same_images(tmp_path, make_model, labels):
+    make_model("teacher", labels, "multilabel", size=64)
+    make_model("small", labels, "multilabel", size=32)
+    assert run(tmp_path, "--speed", "false", "--split", "val") == 0
+    document = json.loads((tmp_path / "runs" / "quickstart" / "report" / "metrics.json").read_text())
+    assert [m["file"]["input_size"] for m in document["models"].values()] == [64, 32]
+    assert any("val images, not test images" in note for note in document["notes"])
+
+
+def test_the_cohort_comes_from_the_first_model(tmp_path, make_model, labels):
+    make_model("teacher", labels, "multilabel", config={"data": DATA})
+    arguments = ["--runs_dir", str(tmp_path / "runs"), "--resamples", "0", "--speed", "false"]
+    assert main(arguments) == 0
+    document = json.loads((tmp_path / "runs" / "quickstart" / "report" / "metrics.json").read_text())
+    assert document["cohort"]["name"] == "phantom"
+    assert document["models"]["teacher"]["overall"]["auroc"]["interval_reason"] == "no resamples were asked for"
+
+
+def test_classes_are_counted_in_a_confusion_matrix(tmp_path, make_model):
+    cohort = open_cohort("phantom-multiclass:60", pixel_size=64)
+    path = make_model("teacher", cohort.labels, "multiclass")
+    out = str(tmp_path / "runs")
+    assert (
+        main([str(path), "--data", "phantom-multiclass:60", "--runs_dir", out, "--resamples", "10", "--speed", "false"])
+        == 0
+    )
+    document = json.loads((tmp_path / "runs" / "quickstart" / "report" / "metrics.json").read_text())
+    matrix = np.array(document["models"]["teacher"]["confusion_matrix"])
+    assert matrix.sum() == len(cohort.rows("test"))
+    accuracy = document["models"]["teacher"]["overall"]["accuracy"]["value"]
+    assert accuracy == pytest.approx(np.trace(matrix) / matrix.sum())
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"kind": "backbone", "task": None, "labels": ()}, "finetune"),
+        ({"task": "multiclass", "labels": ("NORMAL", "PNEUMONIA")}, "NORMAL, PNEUMONIA"),
+        ({"task": "multilabel", "labels": ("Scoliosis", "Situs inversus")}, "Scoliosis, Situs inversus"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_with_both_sides_named(tmp_path, make_model, labels, capsys, model, said):
+    settings = dict(model)
+    make_model("teacher", settings.pop("labels"), settings.pop("task"), **settings)
+    assert run(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert model.get("kind") == "backbone" or labels[0] in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "runs" / "quickstart" / "report").exists()
+
+
+def test_no_model_says_what_to_do(tmp_path, capsys):
+    assert run(tmp_path) == 2
+    assert "run finetune or distill first" in capsys.readouterr().err
+
+
+def test_diverged_weights_are_refused(tmp_path, make_model, labels, capsys):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    path = make_model("teacher", labels, "multilabel")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    state = load_file(path)
+    save_file({key: value * math.nan for key, value in state.items()}, path, metadata)
+    assert run(tmp_path) == 2
+    assert "NaN or infinity" in capsys.readouterr().err
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path, make_model, labels, capsys):
+    make_model("teacher", labels, "multilabel")
+    assert run(tmp_path, "--name", "teacher") == 2
+    assert "model.safetensors" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "quickstart" / "teacher" / "model.safetensors").is_file()
+
+
+def test_a_failed_write_leaves_the_earlier_report(tmp_path):
+    folder = tmp_path / "report"
+    with stage.whole_folder(folder) as beside:
+        (beside / "index.html").write_text("old")
+    with pytest.raises(ZeroDivisionError), stage.whole_folder(folder) as beside:
+        (beside / "index.html").write_text(f"half{1 / 0}")
+    assert (folder / "index.html").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+@pytest.mark.parametrize("setting", [{"split": "tset"}, {"precision": "fp16"}, {"batch_size": 0}, {"resamples": -1}])
+def test_settings_are_checked(setting):
+    with pytest.raises(BadInput):
+        EvaluateConfig(**setting)

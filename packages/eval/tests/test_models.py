@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from cxr_common.checkpoint import Header, Input
+from cxr_common.errors import BadInput
+from cxr_eval.models import aligned_targets, find, match_labels, names
+
+
+def header(labels, task="multilabel"):
+    return Header("model", "resnet18", Input(32, 0.5, 0.25), task=task, labels=tuple(labels))
+
+
+def touch(folder, *paths):
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+
+
+def test_the_teacher_of_a_run_comes_first_and_backbones_are_not_models(tmp_path):
+    touch(tmp_path, "a/resnet18/model.safetensors", "a/teacher/model.safetensors", "a/ssl/backbone.safetensors")
+    touch(tmp_path, "a/eeea/model.safetensors", "b/other/model.safetensors")
+    assert [path.parent.name for path in find([], tmp_path, "a")] == ["teacher", "eeea", "resnet18"]
+
+
+def test_given_files_keep_their_order_and_folders_will_do(tmp_path):
+    touch(tmp_path, "x/model.safetensors", "y/model.safetensors")
+    files = find([str(tmp_path / "y"), str(tmp_path / "x" / "model.safetensors"), str(tmp_path / "y")], "runs", "q")
+    assert [path.parent.name for path in files] == ["y", "x"]
+    with pytest.raises(BadInput, match="nothing there"):
+        find([str(tmp_path / "z")], "runs", "q")
+
+
+def test_names_are_folders_with_the_run_where_they_agree(tmp_path):
+    files = [tmp_path / p / "model.safetensors" for p in ("a/teacher", "b/teacher", "b/resnet18")]
+    assert names(files) == ["a/teacher", "b/teacher", "resnet18"]
+    same = [tmp_path / "a" / "teacher" / "one.safetensors", tmp_path / "a" / "teacher" / "two.safetensors"]
+    assert names(same) == [str(path) for path in same]
+
+
+def test_multilabel_matches_what_all_share_in_the_order_of_the_first():
+    headers = {"t": header(["Mass", "Edema", "Hernia"]), "s": header(["Edema", "Mass"])}
+    match = match_labels(headers, "multilabel", ["Edema", "Nodule", "Mass"])
+    assert match.labels == ("Mass", "Edema")
+    assert any("t" in note and "Hernia" in note for note in match.notes)
+    assert any("cohort" in note and "Nodule" in note for note in match.notes)
+    assert any("matched by name" in note for note in match.notes)
+    targets = np.array([[1, 0, np.nan]], np.float32)
+    np.testing.assert_array_equal(aligned_targets(targets, ["Edema", "Nodule", "Mass"], match), [[np.nan, 1]])
+
+
+def test_equal_labels_need_no_note():
+    assert match_labels({"t": header(["A", "B"])}, "multilabel", ["A", "B"]).notes == ()
+
+
+def test_a_class_the_cohort_lacks_is_never_right():
+    headers = {"t": header(["COVID", "Normal", "Viral"], "multiclass")}
+    match = match_labels(headers, "multiclass", ["Normal", "COVID"])
+    assert match.labels == ("COVID", "Normal", "Viral")
+    assert any("Viral" in note for note in match.notes)
+    targets = np.array([[1, 0], [np.nan, np.nan]], np.float32)
+    aligned = aligned_targets(targets, ["Normal", "COVID"], match)
+    np.testing.assert_array_equal(aligned, [[0, 1, 0], [np.nan] * 3])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "task"),
+    [
+        (["NORMAL", "PNEUMONIA"], ["healthy", "pneumonia"], "multiclass"),
+        (["NORMAL", "PNEUMONIA"], ["NORMAL", "PNEUMONIA", "COVID"], "multiclass"),
+        (["Mass"], ["Edema"], "multilabel"),
+        (["NORMAL", "PNEUMONIA"], ["NORMAL", "PNEUMONIA"], "multilabel"),
+    ],
+)
+def test_what_does_not_match_is_refused_with_both_lists(ours, theirs, task):
+    with pytest.raises(BadInput) as caught:
+        match_labels({"teacher": header(ours, "multiclass" if len(ours) > 1 else "multilabel")}, task, theirs)
+    assert ", ".join(ours) in str(caught.value)
+    assert ", ".join(theirs) in str(caught.value)
+
+
+def test_models_of_other_classes_or_without_a_common_label_are_refused():
+    three = {"a": header(["A", "B"], "multiclass"), "b": header(["A", "B", "C"], "multiclass")}
+    with pytest.raises(BadInput, match="same classes"):
+        match_labels(three, "multiclass", ["A", "B"])
+    with pytest.raises(BadInput, match="all models share"):
+        match_labels({"a": header(["A", "B"]), "b": header(["C"])}, "multilabel", ["A", "B", "C"])

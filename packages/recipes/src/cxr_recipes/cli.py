@@ -1,0 +1,16 @@
+"""Command ``reproduce``."""
+
+from cxr_common.command import run_command
+from cxr_recipes.config import ReproduceConfig
+
+
+def main() -> int:
+    """Run a recipe."""
+
+    def reproduce(config: ReproduceConfig) -> None:
+        from cxr_recipes import runner
+
+        runner.reproduce(config)
+
+    description = "Run a whole experiment, stage by stage, as a person would type it; goes on where it stopped."
+    return run_command(reproduce, ReproduceConfig, prog="reproduce", description=description, positional="recipes")

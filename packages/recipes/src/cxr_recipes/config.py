@@ -1,0 +1,35 @@
+"""What the command ``reproduce`` can be told; nothing heavy in here."""
+
+from dataclasses import dataclass, field
+
+from cxr_common.errors import BadInput
+
+
+@dataclass(frozen=True)
+class ReproduceConfig:
+    """Run a recipe: every stage as a person would type it.
+
+    Attributes:
+        recipes: Names of recipes, or YAML files.
+        data: Cohort instead of the recipe's own: "phantom", a folder, or a prepared cohort.
+        scale: Size of the experiment, one of the recipe's; its first when empty.
+        run: Name of the experiment; the recipe's name when empty.
+        runs_dir: Folder of all experiments.
+        jobs: Commands of one stage that run side by side, each with its share of the cores; worth it on a CPU,
+            where one thread a network computes more images than all threads on one network.
+        dry_run: Print the commands and leave.
+    """
+
+    recipes: list[str] = field(default_factory=list)
+    data: str = ""
+    scale: str = ""
+    run: str = ""
+    runs_dir: str = "runs"
+    jobs: int = 1
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.run and len(self.recipes) > 1:
+            raise BadInput("one recipe where the run is named", f"{len(self.recipes)} recipes", where="--run")
+        if self.jobs < 1:
+            raise BadInput("at least 1 job", str(self.jobs), where="--jobs")

@@ -1,0 +1,211 @@
+"""The results page: what came out, beside what was run, on what, in which time."""
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from cxr_common.checkpoint import provenance
+from cxr_recipes.recipe import Recipe
+
+METRICS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "accuracy": "accuracy",
+    "recall": "sensitivity",
+    "specificity": "specificity",
+    "precision": "precision",
+    "f1": "F1",
+}
+Models = Mapping[str, Mapping[str, Any]]
+
+
+def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str, Any]) -> str:
+    """The page as Markdown.
+
+    Args:
+        recipe: What was run.
+        run: The run's folder, with a finished report.
+        commands: The commands as typed.
+        record: The runner's ledger: machine, and seconds of each command.
+    """
+    report = json.loads((run / "report" / "metrics.json").read_text("utf-8"))
+    done = {f.parent.name: json.loads(f.read_text("utf-8")) for f in sorted(run.glob("*/done.json"))}
+    models = report["models"]
+    groups = by_seed(models)
+    sections = [
+        f"# {recipe.title}",
+        recipe.about.strip(),
+        f"Written by `reproduce {recipe.name}` (scale {record['scale']}), not by hand.",
+        _cohort(report),
+        "## Results on the test images\n\n"
+        f"{report['headline']}. Over several seeds: mean ± half-width of the 95 % t interval; over one: value and "
+        f"95 % interval of {report['intervals']['resamples']} bootstrap resamples of patients. Epoch, temperature "
+        "and threshold were chosen on validation images.\n\n" + _figures(groups, models),
+        _gains(recipe, groups, models),
+        _published(recipe, groups, models),
+        "## Size and speed\n\n" + _speed(groups, models),
+        "## Training\n\n" + _training(done),
+        "## Commands\n\n" + _commands(commands, record),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def machine() -> str:
+    """Processor, cores, memory and accelerator of this machine, and what the programs were."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"model name\s*: (.*)", info.read_text("utf-8"))
+        cpu = found.group(1) if found else cpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = ", ".join(f"{k} {v}" for k, v in provenance()["versions"].items() if k in ("python", "torch", "timm"))
+    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB; {versions}; revision {(provenance()['git'] or '?')[:12]}"
+
+
+def by_seed(models: Iterable[str]) -> dict[str, list[str]]:
+    """Models that differ in their seed alone, by their common name."""
+    groups: dict[str, list[str]] = {}
+    for name in models:
+        groups.setdefault(re.sub(r"-seed\d+$", "", name), []).append(name)
+    return groups
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of the 95 % t interval of at least two values."""
+    mean = float(np.mean(values))
+    return mean, float(student_t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+
+
+def _cohort(report: Mapping[str, Any]) -> str:
+    cohort = report["cohort"]
+    lines = ["## Cohort", "", "| split | images | patients | " + " | ".join(cohort["labels"]) + " |"]
+    lines.append("|---" * (3 + len(cohort["labels"])) + "|")
+    for split, counts in cohort["splits"].items():
+        positives = " | ".join(str(counts["positive"][label]) for label in cohort["labels"])
+        lines.append(f"| {split} | {counts['images']} | {counts['patients']} | {positives} |")
+    lines += ["", f"{cohort['name']}, {cohort['task']}, fingerprint `{cohort['fingerprint'][:16]}`."]
+    return "\n".join(lines)
+
+
+def _figures(groups: Mapping[str, list[str]], models: Models) -> str:
+    header = "| model | seeds | " + " | ".join(METRICS.values()) + " |"
+    lines = [header, "|---" * (2 + len(METRICS)) + "|"]
+    for group, names in groups.items():
+        cells = [_cell([models[name]["overall"][metric] for name in names]) for metric in METRICS]
+        lines.append(f"| {group} | {len(names)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(entries: Sequence[Mapping[str, Any]]) -> str:
+    values = [entry["value"] for entry in entries]
+    if any(value is None for value in values):
+        return "undefined"
+    if len(values) > 1:
+        mean, half = interval(values)
+        return f"{mean:.4f} ± {half:.4f}"
+    low, high = entries[0]["low"], entries[0]["high"]
+    return f"{values[0]:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]")
+
+
+def _gains(recipe: Recipe, groups: Mapping[str, list[str]], models: Models) -> str:
+    if not recipe.gains:
+        return ""
+    lines = [
+        "## What helped",
+        "",
+        "Difference of the same seed with and without, in points (hundredths). Several seeds: mean and 95 % t "
+        "interval of the paired differences. An interval that holds 0 decides nothing.",
+        "",
+        "| gain of | pairs | " + " | ".join(METRICS.values()) + " | AUROC better in |",
+        "|---" * (3 + len(METRICS)) + "|",
+    ]
+    for title, (with_it, without) in recipe.gains.items():
+        pairs = list(zip(groups.get(with_it, []), groups.get(without, []), strict=True))
+        if not pairs:
+            lines.append(f"| {title} | 0 |" + " |" * (len(METRICS) + 1))
+            continue
+        cells = []
+        for metric in METRICS:
+            differences = [_difference(models[a], models[b], metric) for a, b in pairs]
+            known = [d for d in differences if d is not None]
+            if len(known) > 1:
+                mean, half = interval(known)
+                cells.append(f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]")
+            else:
+                cells.append(f"{known[0]:+.2f}" if known else "undefined")
+        better = sum((_difference(models[a], models[b], "auroc") or 0) > 0 for a, b in pairs)
+        lines.append(f"| {title} | {len(pairs)} | " + " | ".join(cells) + f" | {better} of {len(pairs)} |")
+    return "\n".join(lines)
+
+
+def _difference(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> float | None:
+    one, other = a["overall"][metric]["value"], b["overall"][metric]["value"]
+    return None if one is None or other is None else 100 * (one - other)
+
+
+def _published(recipe: Recipe, groups: Mapping[str, list[str]], models: Models) -> str:
+    if not recipe.published:
+        return ""
+    lines = [
+        "## Beside the paper",
+        "",
+        "| model | metric | paper | here | difference |",
+        "|---|---|---|---|---|",
+    ]
+    for group, metrics in recipe.published.items():
+        for metric, value in metrics.items():
+            found = [models[name]["overall"][metric]["value"] for name in groups.get(group, [])]
+            here = float(np.mean(found)) if found else None
+            ours = ["", ""] if here is None else [f"{here:.4f}", f"{here - value:+.4f}"]
+            lines.append(f"| {group} | {METRICS[metric]} | {value} | {ours[0]} | {ours[1]} |")
+    return "\n".join(lines)
+
+
+def _speed(groups: Mapping[str, list[str]], models: Models) -> str:
+    lines = [
+        "PyTorch in fp32 on the CPU, measured in alternation in one process; one model of each kind.",
+        "",
+        "| model | parameters | MACs | file | latency, batch 1 (p50) | throughput |",
+        "|---|---|---|---|---|---|",
+    ]
+    for group, names in groups.items():
+        size, speed = models[names[0]]["size"], models[names[0]]["speed"]
+        timed = "not timed | not timed"
+        if speed:
+            timed = f"{speed['latency_ms_p50']:.1f} ms | {speed['images_per_second']:.0f} images/s"
+        lines.append(
+            f"| {group} | {size['parameters'] / 1e6:.2f} M | {size['macs'] / 1e6:.0f} M "
+            f"| {size['bytes'] / 1e6:.1f} MB | {timed} |"
+        )
+    return "\n".join(lines)
+
+
+def _training(done: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [
+        "| stage | epochs (best) | validation AUROC | time | images/s | peak memory | device, precision |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for stage, end in done.items():
+        area = end.get("val_auroc")
+        best = f"{end.get('epochs', '')} ({end.get('best_epoch', '')})"
+        lines.append(
+            f"| {stage} | {best} | {'' if area is None else f'{area:.4f}'} | {end.get('seconds', 0):.0f} s "
+            f"| {end.get('images_per_second', 0):.0f} | {end.get('peak_memory_gib', 0):.1f} GiB "
+            f"| {end.get('device', '')}, {end.get('precision', '')} |"
+        )
+    return "\n".join(lines)
+
+
+def _commands(commands: Sequence[str], record: Mapping[str, Any]) -> str:
+    lines = [f"{record['machine']}.", "", "| command | time |", "|---|---|"]
+    seconds = record["commands"]
+    lines += [f"| `{command}` | {seconds.get(command, 0):.0f} s |" for command in commands]
+    lines.append(f"| all | {sum(seconds.get(command, 0) for command in commands):.0f} s |")
+    return "\n".join(lines)

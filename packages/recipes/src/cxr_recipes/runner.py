@@ -1,0 +1,114 @@
+"""Runs a recipe's commands one after the other and goes on where an earlier run stopped."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cxr_common.errors import BadInput
+from cxr_common.files import write_json, write_text
+from cxr_recipes import results
+from cxr_recipes.config import ReproduceConfig
+from cxr_recipes.recipe import Recipe, names, read
+
+
+def reproduce(config: ReproduceConfig) -> None:
+    """Run the recipes of a config.
+
+    Raises:
+        BadInput: No such recipe or scale.
+        SystemExit: A stage ended with another code than 0; it has said why.
+    """
+    if not config.recipes:
+        raise BadInput("the name of a recipe", "none", do=f"one of: {', '.join(names())}")
+    for name in config.recipes:
+        recipe = read(name)
+        run = Path(config.runs_dir, config.run or recipe.name)
+        scale = config.scale or next(iter(recipe.scales))
+        stages = recipe.commands(scale, run, config.data)
+        if config.dry_run:
+            print("\n".join(shell(command) for stage in stages for command in stage))
+            continue
+        run_recipe(recipe, scale, run, stages, config.jobs)
+
+
+def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str]]], jobs: int) -> None:
+    """Run every command, then write the results page.
+
+    A command that is done and whose inputs have not changed finds that out itself and returns at once; one
+    whose inputs have changed sets its old folder aside and runs anew.
+
+    Args:
+        recipe: What is run.
+        scale: Its scale.
+        run: The run's folder.
+        stages: Commands by stage.
+        jobs: Commands of a stage that run side by side.
+    """
+    commands = [command for stage in stages for command in stage]
+    print(f"{recipe.title}  ({recipe.name}, scale {scale}, {len(commands)} commands)", flush=True)
+    ledger = run / "recipe.json"
+    record: dict[str, Any] = json.loads(ledger.read_text("utf-8")) if ledger.exists() else {"commands": {}}
+    record |= {"recipe": recipe.name, "scale": scale, "jobs": jobs, "machine": results.machine()}
+    lock = threading.Lock()
+
+    def do(command: list[str], side_by_side: int) -> int:
+        typed = shell(command)
+        with lock:
+            print(f"\n[{commands.index(command) + 1}/{len(commands)}] $ {typed}", flush=True)
+        began = time.perf_counter()
+        code = subprocess.run(_arguments(command), env=_environment(side_by_side), check=False).returncode
+        seconds = time.perf_counter() - began
+        if code == 0:
+            with lock:
+                # A command that was done before keeps the time it once took.
+                record["commands"][typed] = round(max(record["commands"].get(typed, 0.0), seconds), 1)
+                write_json(ledger, record)
+        return code
+
+    for stage in stages:
+        side_by_side = min(jobs, len(stage))
+        with ThreadPoolExecutor(side_by_side) as pool:
+            codes = list(pool.map(lambda command, n=side_by_side: do(command, n), stage))
+        failed = [(code, command) for code, command in zip(codes, stage, strict=True) if code]
+        for code, command in failed:
+            print(f"{shell(command)}\nended with code {code}", file=sys.stderr)
+        if failed:
+            print("the same command goes on from there", file=sys.stderr)
+            raise SystemExit(failed[0][0] if 0 < failed[0][0] < 256 else 1)
+    page = run / "results.md"
+    write_text(page, results.page(recipe, run, [shell(command) for command in commands], record))
+    print(f"\nwrote {page}")
+    print(f"open  {run / 'report' / 'index.html'}")
+
+
+def shell(command: list[str]) -> str:
+    """A command as a person would type it."""
+    return "uv run " + shlex.join(command)
+
+
+def _arguments(command: list[str]) -> list[str]:
+    # A report is rewritten anyhow; what was trained with other inputs is set aside first.
+    restart = [] if command[0] == "evaluate" else ["--restart"]
+    return [str(_script(command[0])), *command[1:], *restart]
+
+
+def _environment(side_by_side: int) -> dict[str, str]:
+    """Threads that wait for each other on too few cores are many times slower: everyone gets a share."""
+    if side_by_side == 1:
+        return dict(os.environ)
+    return {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // side_by_side))}
+
+
+def _script(name: str) -> Path:
+    """The command's own script, beside the Python that runs us."""
+    script = Path(sys.executable).with_name(name + (".exe" if os.name == "nt" else ""))
+    if not script.exists():
+        raise BadInput(f"the command {name} installed beside {sys.executable}", "none", do="uv sync")
+    return script

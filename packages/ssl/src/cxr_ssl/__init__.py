@@ -1,0 +1,1 @@
+"""SwAV: pretraining on chest radiographs without labels."""

@@ -1,0 +1,16 @@
+"""Command ``ssl-pretrain``."""
+
+from cxr_common.command import run_command
+from cxr_ssl.config import PretrainConfig
+
+
+def main() -> int:
+    """Pretrain a backbone without labels."""
+
+    def pretrain(config: PretrainConfig) -> None:
+        from cxr_ssl.pretrain import pretrain
+
+        pretrain(config)
+
+    description = "Pretrain a backbone on unlabelled chest radiographs with SwAV (no labels are read by the training)."
+    return run_command(pretrain, PretrainConfig, prog="ssl-pretrain", description=description)

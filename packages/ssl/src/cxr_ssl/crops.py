@@ -1,0 +1,82 @@
+"""Multi-crop: the views of every batch, rendered ahead of use."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cxr_common.cohorts.cohort import Cohort
+from cxr_common.training.loader import epoch_order, prefetch, share
+from cxr_common.views import ViewSpec, draw, render
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def view_specs(
+    size: int,
+    count: int,
+    scale: tuple[float, float],
+    *,
+    local_size: int,
+    local_count: int,
+    local_scale: tuple[float, float],
+) -> list[ViewSpec]:
+    """Global views and, where there are any, local ones, with the mild augmentation that suits radiographs.
+
+    Shapes as SwAV's multi-crop (section 3.3); of its colour distortion only brightness, contrast, gamma and
+    blur are left, since hue and saturation mean nothing in gray.
+    """
+    specs = [ViewSpec(size, scale, count, blur=0.3)]
+    if local_count:
+        specs.append(ViewSpec(local_size, local_scale, local_count, blur=0.15))
+    return specs
+
+
+def view_batches(
+    cohort: Cohort,
+    rows: NDArray[np.int64],
+    specs: Sequence[ViewSpec],
+    *,
+    seed: int,
+    epoch: int,
+    first_step: int,
+    global_batch: int,
+    accelerator: "Accelerator",
+    workers: int = 0,
+) -> Iterator[list[Tensor]]:
+    """The views of an epoch's batches, rendered on threads straight from the memory map.
+
+    Args:
+        cohort: Where the pixels are.
+        rows: (M,) rows to train on.
+        specs: What the views of each size look like.
+        seed: Seed of order and views.
+        epoch: The epoch; with the seed it determines every view of every image.
+        first_step: Step to begin with.
+        global_batch: Images of a step over all processes.
+        accelerator: Tells device and share of this process.
+        workers: Threads; 0 chooses.
+
+    Yields:
+        One tensor a spec, (count, B, 1, size, size) uint8 on the device; image b is the same in all of them.
+    """
+    drawn = [draw(spec, len(rows), seed, epoch, stream) for stream, spec in enumerate(specs)]
+    order = epoch_order(len(rows), seed, epoch, global_batch)
+
+    def make(step: int) -> list[Tensor]:
+        # Ascending rows are read faster from disk; which place an image has in its batch is of no
+        # consequence.
+        chosen = np.sort(share(order[step], accelerator.process_index, accelerator.num_processes))
+        pixels = cohort.pixels[rows[chosen]]
+        stacks = [
+            render(pixels, {name: values[chosen] for name, values in parameters.items()}, spec)
+            for spec, parameters in zip(specs, drawn, strict=True)
+        ]
+        return [torch.from_numpy(stack).unsqueeze(2) for stack in stacks]
+
+    for views in prefetch(make, range(first_step, len(order)), workers=workers):
+        yield [stack.to(accelerator.device, non_blocking=True) for stack in views]

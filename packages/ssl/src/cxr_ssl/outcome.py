@@ -1,0 +1,103 @@
+"""What a run leaves behind: the backbone, under our names and torchvision's, and a summary."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from cxr_common import checkpoint
+from cxr_common.cohorts.cohort import Cohort
+from cxr_common.command import config_dict
+from cxr_common.errors import BadInput
+from cxr_common.files import whole_file
+from cxr_common.models.foreign import to_torchvision
+from cxr_common.training.accelerator import peak_memory
+from cxr_common.training.run_folder import RunFolder
+from cxr_ssl.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def header(
+    config: PretrainConfig,
+    cohort: Cohort,
+    parents: tuple[dict[str, str], ...],
+    metrics: dict[str, Any],
+) -> checkpoint.Header:
+    """What the backbone's file says of itself.
+
+    Args:
+        config: Config of the run.
+        cohort: What it was trained on.
+        parents: Provenance of the start.
+        metrics: Figures of the epoch whose weights these are, JSON types.
+    """
+    mean, std = cohort.mean_std()
+    return checkpoint.Header(
+        kind="backbone",
+        architecture=config.architecture,
+        input=checkpoint.Input(config.size, mean, std, pixels=cohort.pixel_mapping),
+        config=config_dict(config),
+        parents=parents,
+        cohort=cohort.describe(),
+        seed=config.seed,
+        metrics=metrics,
+        **checkpoint.provenance(),
+    )
+
+
+def write_backbone(folder: Path, weights: dict[str, Tensor], about: checkpoint.Header) -> list[Path]:
+    """Write ``backbone.safetensors`` and, for a ResNet, ``backbone_torchvision.safetensors``.
+
+    Args:
+        folder: The run's folder.
+        weights: State dict of the network.
+        about: The header.
+
+    Returns:
+        The files written.
+    """
+    written = [folder / "backbone.safetensors"]
+    checkpoint.save(written[0], weights, about)
+    try:
+        renamed = to_torchvision(weights)
+    except BadInput:  # a network that torchvision does not have
+        return written
+    from safetensors.torch import save as to_bytes
+
+    written.append(folder / "backbone_torchvision.safetensors")
+    notes = {"mean": str(about.input.mean), "std": str(about.input.std), "size": str(about.input.size)}
+    with whole_file(written[1]) as file:
+        file.write(to_bytes({name: tensor.contiguous() for name, tensor in renamed.items()}, metadata=notes))
+    return written
+
+
+def summary(
+    run: RunFolder, best: dict[str, Any], *, images: int, seconds: float, accelerator: "Accelerator"
+) -> dict[str, Any]:
+    """The run in a few numbers, for ``done.json``.
+
+    Args:
+        run: The run's folder.
+        best: Epoch and figures of the weights kept.
+        images: Images seen, all epochs together.
+        seconds: Time taken, all starts together.
+        accelerator: Tells device and precision.
+    """
+    return {
+        "backbone": "backbone.safetensors",
+        "best_epoch": best["epoch"],
+        "probe_auroc_before": before(run),
+        **best["figures"],
+        "seconds": round(seconds, 1),
+        "images_per_second": round(images / seconds, 1),
+        "peak_memory_gib": round(peak_memory(), 2),
+        "device": str(accelerator.device),
+        "precision": accelerator.mixed_precision.replace("no", "fp32"),
+    }
+
+
+def before(run: RunFolder) -> float | None:
+    """The linear probe before the first epoch."""
+    return next((line["probe_auroc"] for line in run.lines() if line["epoch"] == 0), None)

@@ -1,0 +1,271 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+from cxr_common import checkpoint
+from cxr_common.cohorts import Cohort, save
+from cxr_common.errors import BadInput
+from cxr_common.files import sha256
+from cxr_ssl import pretrain as stage
+from cxr_ssl.config import Crops, PretrainConfig
+from cxr_ssl.pretrain import new_backbone, pretrain
+
+TRAIN, VAL, TEST = 44, 10, 10
+STEPS = 2
+"""Steps of an epoch."""
+
+
+def gratings(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Striped images (64, 48, 48) uint8 and whether the stripes stand upright (64,)."""
+    random = np.random.default_rng(seed)
+    n = TRAIN + VAL + TEST
+    upright = np.arange(n) % 2
+    y, x = np.mgrid[:48, :48]
+    along = np.where(upright[:, None, None] == 1, x, y)
+    waves = np.sin(along * random.uniform(0.3, 1.0, (n, 1, 1)) + random.uniform(0, 6, (n, 1, 1)))
+    images = 120 + 60 * waves + 20 * random.normal(size=(n, 48, 48))
+    return np.clip(images, 0, 255).astype(np.uint8), upright.astype(np.float32)
+
+
+def cohort_of(pixels: np.ndarray, upright: np.ndarray | None) -> Cohort:
+    labels = {} if upright is None else {"label:across": 1 - upright, "label:upright": upright}
+    names = [f"image-{i}" for i in range(len(pixels))]
+    split = ["train"] * TRAIN + ["val"] * VAL + ["test"] * TEST
+    table = pl.DataFrame({"image": names, "patient": names, "split": split, **labels})
+    return Cohort(
+        name="gratings",
+        task="multiclass" if labels else None,
+        labels=("across", "upright") if labels else (),
+        table=table,
+        pixels=pixels,
+        pixel_mapping={"aspect": "squash", "window": "full"},
+        source="gratings",
+        fingerprint=f"{int(pixels.sum())}",
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "gratings"
+    save(cohort_of(*gratings()), folder)
+    return folder
+
+
+def tiny(data: Path, runs: Path, **changes: Any) -> PretrainConfig:
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 22, "prototypes": 40, "embedding": 8, "queue": 1}
+    settings |= {"freeze": 1.5, "architecture": "resnet18", "size": 32, "crops": Crops(local_count=2)}
+    return PretrainConfig(data=str(data), runs_dir=str(runs), **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run that was never interrupted; one thread, as in all tests here."""
+    torch.set_num_threads(1)
+    return pretrain(tiny(data, tmp_path_factory.mktemp("finished"))).parent
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_result(folder: Path, other: Path) -> bool:
+    one, two = (load_file(run / "backbone.safetensors") for run in (folder, other))
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one) and log(folder) == log(other)
+
+
+def test_a_run_leaves_a_backbone_that_describes_itself(finished, data):
+    network, header = checkpoint.load(finished / "backbone.safetensors", kind="backbone")
+    assert network(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape == (2, 512)
+    assert header.architecture == "resnet18"
+    assert header.input.size == 32
+    assert header.input.mean == pytest.approx(gratings()[0][:TRAIN].mean() / 255, abs=1e-6)
+    assert header.cohort is not None
+    assert header.cohort["splits"]["train"]["images"] == TRAIN
+    assert header.config["crops"]["local_count"] == 2
+    assert header.seed == 0
+    lines = log(finished)
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    best = max(lines[1:], key=lambda line: line["probe_auroc"])
+    assert header.metrics["epoch"] == best["epoch"]
+    assert header.metrics["probe_auroc"] == best["probe_auroc"]
+    assert 0 < best["code_entropy"] < 1
+    assert not (finished / "state.pt").exists()
+    assert json.loads((finished / "done.json").read_text())["probe_auroc_before"] == lines[0]["probe_auroc"]
+
+
+def test_torchvision_takes_the_backbone(finished):
+    theirs = torchvision.models.resnet18()
+    weights = load_file(finished / "backbone_torchvision.safetensors")
+    missing, unexpected = theirs.load_state_dict(weights, strict=False)
+    assert missing == ["fc.weight", "fc.bias"]
+    assert unexpected == []
+    theirs.fc = torch.nn.Identity()  # type: ignore[assignment]
+    network, header = checkpoint.load(finished / "backbone.safetensors")
+    pixels = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
+    images = ((pixels / 255 - header.input.mean) / header.input.std).expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs.eval()(images), network(pixels), atol=1e-4, rtol=1e-4)
+
+
+def test_training_moves_every_weight_and_fills_the_batch_statistics(finished):
+    torch.manual_seed(0)
+    before = new_backbone("resnet18", 32, (0.5, 0.2), None, smallest_view=24).network.state_dict()
+    after = load_file(finished / "backbone.safetensors")
+    still = [name for name in before if torch.equal(before[name], after[name])]
+    assert still == []
+    # Two forwards a step, one for each size of view; best epoch 1 or 2.
+    assert after["bn1.num_batches_tracked"].item() in (2 * STEPS, 4 * STEPS)
+
+
+def test_the_same_again_is_the_same_and_a_finished_run_is_left_alone(finished, data, tmp_path, capsys):
+    config = tiny(data, tmp_path)
+    folder = pretrain(config).parent
+    assert same_result(folder, finished)
+    assert "next:  uv run distill --run quickstart --data" in capsys.readouterr().out
+    written = (folder / "backbone.safetensors").stat().st_mtime_ns
+    pretrain(config)
+    assert "nothing to do" in capsys.readouterr().out
+    assert (folder / "backbone.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_killed_run_resumes_to_the_bit_identical_backbone(finished, data, tmp_path):
+    code = (
+        "import os, signal, sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "from cxr_common.command import parse\n"
+        "from cxr_ssl import pretrain as stage\n"
+        "from cxr_ssl.config import PretrainConfig\n"
+        "def steps_then_dies(*arguments, step=stage.train_step, done=[], **options):\n"
+        f"    if len(done) == {STEPS + 1}:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"  # in the second epoch, before its last step
+        "    done.append(1)\n"
+        "    return step(*arguments, **options)\n"
+        "stage.train_step = steps_then_dies\n"
+        "stage.pretrain(parse(PretrainConfig, prog='p', description='d', argv=['--config', sys.argv[1]]))\n"
+    )
+    import yaml
+
+    from cxr_common.command import config_dict
+
+    config = tiny(data, tmp_path)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_dict(config)))
+    command = [sys.executable, "-c", code, str(tmp_path / "config.yaml")]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    folder = tmp_path / "quickstart" / "ssl"
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (folder / "state.pt").exists()
+    assert not (folder / "backbone.safetensors").exists()
+    pretrain(config)
+    assert same_result(folder, finished)
+
+
+@pytest.mark.parametrize("steps", [1, STEPS + 1])
+def test_a_terminated_run_saves_in_the_middle_of_an_epoch_and_resumes(finished, data, tmp_path, monkeypatch, steps):
+    step, done = stage.train_step, []
+
+    def asks_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
+        done.append(step(*arguments, **options))
+        if len(done) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return done[-1]
+
+    monkeypatch.setattr(stage, "train_step", asks_to_stop)
+    config = tiny(data, tmp_path)
+    with pytest.raises(SystemExit, match="143"):
+        pretrain(config)
+    assert len(done) == steps
+    folder = pretrain(config).parent
+    assert len(done) == 2 * STEPS  # no step was taken twice
+    assert same_result(folder, finished)
+
+
+def test_another_config_does_not_go_on_in_the_same_folder(finished, data):
+    config = tiny(data, finished.parent.parent, epsilon=0.03)
+    with pytest.raises(BadInput, match=r"config.epsilon was 0.05, now 0.03"):
+        pretrain(config)
+
+
+def test_validation_and_test_pixels_do_not_train(finished, data, tmp_path):
+    pixels, upright = gratings()
+    pixels[TRAIN:] = gratings(seed=1)[0][TRAIN:]
+    save(cohort_of(pixels, upright), tmp_path / "other")
+    seen = []
+    for where in (tmp_path / "other", data):
+        folder = pretrain(tiny(where, tmp_path / where.name, epochs=1)).parent
+        seen.append(load_file(folder / "backbone.safetensors"))
+    assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+
+
+def test_without_labels_the_last_epoch_is_kept(tmp_path):
+    save(cohort_of(gratings()[0], None), tmp_path / "unlabelled")
+    folder = pretrain(tiny(tmp_path / "unlabelled", tmp_path)).parent
+    assert [line["probe_auroc"] for line in log(folder)] == [None, None, None]
+    header = checkpoint.describe(folder / "backbone.safetensors")
+    assert header.metrics["epoch"] == 2
+    assert header.metrics["probe_auroc"] is None
+
+
+def test_a_collapsed_run_stops_with_the_remedy_or_warns(data, tmp_path, capsys):
+    config = tiny(data, tmp_path, epsilon=5.0, epochs=1)
+    with pytest.raises(BadInput) as caught:
+        pretrain(config)
+    assert "uniform codes in epoch 1" in caught.value.found
+    assert "--epsilon 0.03" in str(caught.value.do)
+    assert not (tmp_path / "quickstart" / "ssl" / "backbone.safetensors").exists()
+    pretrain(replace(config, on_collapse="warn"))  # the same run, let through
+    assert "warning: uniform codes" in capsys.readouterr().out
+
+
+def test_a_start_is_loaded_and_recorded(finished, data, tmp_path):
+    start = finished / "backbone.safetensors"
+    for file in (start, finished / "backbone_torchvision.safetensors"):
+        loaded = new_backbone("resnet18", 32, (0.5, 0.2), file, smallest_view=24).network.state_dict()
+        for name, tensor in load_file(start).items():
+            torch.testing.assert_close(loaded[name], tensor, msg=name)
+    folder = pretrain(tiny(data, tmp_path, start=str(start), epochs=1)).parent
+    header = checkpoint.describe(folder / "backbone.safetensors")
+    assert [(p["role"], p["sha256"]) for p in header.parents] == [("start", sha256(start))]
+    assert log(folder)[0]["probe_auroc"] == checkpoint.describe(start).metrics["probe_auroc"]
+
+
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(finished, data, tmp_path):
+    for start in (finished / "backbone.safetensors", tmp_path / "absent.pth"):
+        with pytest.raises(BadInput):
+            pretrain(tiny(data, tmp_path, architecture="resnet34", start=str(start)))
+    assert not (tmp_path / "quickstart").exists()
+
+
+def test_views_that_vanish_in_the_network_are_refused(data, tmp_path):
+    with pytest.raises(BadInput, match="views of more than 16 pixels for resnet18") as caught:
+        pretrain(tiny(data, tmp_path, crops=Crops(local_size=16)))
+    assert "--crops.local_size 24" in str(caught.value.do)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+def test_the_other_optimisers_train_and_go_on_too(data, tmp_path, optimizer, monkeypatch):
+    config = tiny(data, tmp_path, optimizer=optimizer, crops=Crops(local_count=0))
+    reference = pretrain(replace(config, run="whole")).parent
+    step, done = stage.train_step, []
+
+    def asks_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
+        done.append(step(*arguments, **options))
+        if len(done) == STEPS + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return done[-1]
+
+    monkeypatch.setattr(stage, "train_step", asks_to_stop)
+    with pytest.raises(SystemExit):
+        pretrain(config)
+    assert same_result(pretrain(config).parent, reference)
