@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cxr_common.checkpoint import Header, Input, describe, load, parent, provenance, save
+from safetensors.torch import save_file
+
+from cxr_common.checkpoint import Header, Input, describe, load, metadata, parent, provenance, save
 from cxr_common.errors import BadInput
 from cxr_common.files import sha256
 from cxr_common.models.zoo import GrayNetwork, build
-from safetensors.torch import save_file
 
 
 def header(**changes) -> Header:
@@ -114,6 +115,13 @@ def test_truncated(tmp_path, network, kept) -> None:
     (tmp_path / "m.safetensors").write_bytes(content[:kept])
     with pytest.raises(BadInput, match="truncated"):
         load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("length", [0x80, 0x4B50])
+def test_a_table_whose_length_looks_like_a_pickle_is_still_read(tmp_path, length) -> None:
+    table = b'{"__metadata__":{"a":"b"}}'.ljust(length)
+    (tmp_path / "x.safetensors").write_bytes(length.to_bytes(8, "little") + table)
+    assert metadata(tmp_path / "x.safetensors") == {"a": "b"}
 
 
 def test_missing_foreign_and_newer_files(tmp_path, network) -> None:

@@ -3,6 +3,7 @@ import sys
 from dataclasses import dataclass, field
 
 import pytest
+
 from cxr_common.command import config_dict, parse, run_command
 from cxr_common.errors import BadInput
 

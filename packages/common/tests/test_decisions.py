@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from cxr_common.decisions import decide, fit_temperature, fit_thresholds, probabilities
-from cxr_common.errors import BadInput
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 from sklearn.metrics import f1_score
+
+from cxr_common.decisions import decide, fit_temperature, fit_thresholds, probabilities
+from cxr_common.errors import BadInput
 
 
 def data(seed=0, n=400, labels=3):

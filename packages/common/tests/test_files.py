@@ -2,6 +2,7 @@ import hashlib
 import json
 
 import pytest
+
 from cxr_common.errors import BadInput
 from cxr_common.files import sha256, whole_file, write_json
 

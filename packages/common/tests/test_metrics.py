@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from cxr_common.metrics import auroc, macro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
+
+from cxr_common.metrics import auroc, macro
 
 
 @settings(deadline=None, max_examples=40)

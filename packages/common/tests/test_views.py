@@ -1,6 +1,7 @@
 import cv2
 import numpy as np
 import pytest
+
 from cxr_common.errors import BadInput
 from cxr_common.views import ViewSpec, draw, render, whole
 

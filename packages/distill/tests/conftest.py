@@ -1,6 +1,7 @@
 import numpy as np
 import polars as pl
 import pytest
+
 from cxr_common.cohorts.cohort import Cohort, fingerprint, pixel_digests, save
 
 

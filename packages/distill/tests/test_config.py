@@ -1,4 +1,5 @@
 import pytest
+
 from cxr_common.errors import BadInput
 from cxr_distill.config import DistillConfig, FinetuneConfig
 

@@ -3,10 +3,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from cxr_common.checkpoint import Header, Input, describe, save
 from cxr_common.models.zoo import build
 
-FAST = "--size 32 --batch_size 16 --epochs 1 --precision fp32".split()
+FAST = ["--size", "32", "--batch_size", "16", "--epochs", "1", "--precision", "fp32"]
 
 
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

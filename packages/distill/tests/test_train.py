@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from cxr_common.checkpoint import describe, load
 from cxr_common.errors import BadInput
 from cxr_common.files import sha256
@@ -18,7 +20,6 @@ from cxr_distill.config import DistillConfig, FinetuneConfig
 from cxr_distill.losses import build_adapters
 from cxr_distill.teacher import load_teacher
 from cxr_distill.train import Guidance, automatic_epochs, train, validation
-from safetensors.torch import load_file
 
 SMALL = {"size": 32, "batch_size": 16, "epochs": 3, "precision": "fp32", "lr": 3e-3}
 
@@ -101,7 +102,9 @@ def test_starts_with_given_weights_and_a_new_head(tmp_path, toy_cohort) -> None:
     path = finetuned(tmp_path / "teacher", toy_cohort)
     network = new_network("test_resnet", 5, 32, 0.5, 0.2, path)
     weights = load(path)[0].network.state_dict()
-    assert all(torch.equal(v, weights[k]) for k, v in network.network.state_dict().items() if v.shape == weights[k].shape)
+    assert all(
+        torch.equal(v, weights[k]) for k, v in network.network.state_dict().items() if v.shape == weights[k].shape
+    )
     assert network.network.get_classifier().weight.shape[0] == 5
     with pytest.raises(BadInput, match="change the architecture to test_resnet"):
         new_network("resnet18", 2, 32, 0.5, 0.2, path)
@@ -177,7 +180,16 @@ def test_two_processes_take_the_steps_of_one(tmp_path, toy_folder) -> None:
     flags += ["--start", "random", "--runs_dir", str(tmp_path)]
     script = str(Path(sys.executable).with_name("finetune"))
     subprocess.run([script, *flags, "--run", "one"], check=True, capture_output=True)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
     launch += ["--main_process_port", str(20000 + os.getpid() % 20000)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}

@@ -100,6 +100,8 @@ def make_document():
                 "fingerprint": "2" * 64,
                 "task": task,
                 "labels": labels,
+                "notes": ["split by us"],
+                "broken": 2,
                 "splits": {"train": split, "val": split, "test": split},
             },
             "models": {

@@ -24,6 +24,10 @@ def test_batches_do_not_change_the_logits_and_rows_are_taken_in_order():
     logits = predict(network, pixels, 32, batch_size=3)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected, atol=1e-5)
+    counted = []
+    predict(network, pixels, 32, batch_size=3, on_batch=counted.append)
+    assert counted == [3, 3, 1]
+    assert not network._forward_hooks
     np.testing.assert_allclose(predict(network, pixels, 32, rows=np.array([6, 2])), expected[[6, 2]], atol=1e-5)
 
 

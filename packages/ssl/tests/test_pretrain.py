@@ -12,10 +12,12 @@ import polars as pl
 import pytest
 import torch
 import torchvision
+import yaml
 from safetensors.torch import load_file
 
 from cxr_common import checkpoint
 from cxr_common.cohorts import Cohort, save
+from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
 from cxr_common.files import sha256
 from cxr_ssl import pretrain as stage
@@ -65,7 +67,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny(data: Path, runs: Path, **changes: Any) -> PretrainConfig:
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 22, "prototypes": 40, "embedding": 8, "queue": 1}
-    settings |= {"freeze": 1.5, "architecture": "resnet18", "size": 32, "crops": Crops(local_count=2)}
+    settings |= {"freeze": 1.5, "architecture": "test_resnet", "size": 32, "crops": Crops(local_count=2)}
     return PretrainConfig(data=str(data), runs_dir=str(runs), **(settings | changes))
 
 
@@ -74,6 +76,13 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run that was never interrupted; one thread, as in all tests here."""
     torch.set_num_threads(1)
     return pretrain(tiny(data, tmp_path_factory.mktemp("finished"))).parent
+
+
+@pytest.fixture(scope="module")
+def resnet(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a network that torchvision has."""
+    torch.set_num_threads(1)
+    return pretrain(tiny(data, tmp_path_factory.mktemp("resnet"), architecture="resnet18")).parent
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
@@ -85,8 +94,8 @@ def same_result(folder: Path, other: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one) and log(folder) == log(other)
 
 
-def test_a_run_leaves_a_backbone_that_describes_itself(finished, data):
-    network, header = checkpoint.load(finished / "backbone.safetensors", kind="backbone")
+def test_a_run_leaves_a_backbone_that_describes_itself(resnet):
+    network, header = checkpoint.load(resnet / "backbone.safetensors", kind="backbone")
     assert network(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape == (2, 512)
     assert header.architecture == "resnet18"
     assert header.input.size == 32
@@ -95,34 +104,34 @@ def test_a_run_leaves_a_backbone_that_describes_itself(finished, data):
     assert header.cohort["splits"]["train"]["images"] == TRAIN
     assert header.config["crops"]["local_count"] == 2
     assert header.seed == 0
-    lines = log(finished)
+    lines = log(resnet)
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     best = max(lines[1:], key=lambda line: line["probe_auroc"])
     assert header.metrics["epoch"] == best["epoch"]
     assert header.metrics["probe_auroc"] == best["probe_auroc"]
     assert 0 < best["code_entropy"] < 1
-    assert not (finished / "state.pt").exists()
-    assert json.loads((finished / "done.json").read_text())["probe_auroc_before"] == lines[0]["probe_auroc"]
+    assert not (resnet / "state.pt").exists()
+    assert json.loads((resnet / "done.json").read_text())["probe_auroc_before"] == lines[0]["probe_auroc"]
 
 
-def test_torchvision_takes_the_backbone(finished):
+def test_torchvision_takes_the_backbone(resnet):
     theirs = torchvision.models.resnet18()
-    weights = load_file(finished / "backbone_torchvision.safetensors")
+    weights = load_file(resnet / "backbone_torchvision.safetensors")
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     assert missing == ["fc.weight", "fc.bias"]
     assert unexpected == []
     theirs.fc = torch.nn.Identity()  # type: ignore[assignment]
-    network, header = checkpoint.load(finished / "backbone.safetensors")
+    network, header = checkpoint.load(resnet / "backbone.safetensors")
     pixels = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
     images = ((pixels / 255 - header.input.mean) / header.input.std).expand(-1, 3, -1, -1)
     with torch.inference_mode():
         torch.testing.assert_close(theirs.eval()(images), network(pixels), atol=1e-4, rtol=1e-4)
 
 
-def test_training_moves_every_weight_and_fills_the_batch_statistics(finished):
+def test_training_moves_every_weight_and_fills_the_batch_statistics(resnet):
     torch.manual_seed(0)
     before = new_backbone("resnet18", 32, (0.5, 0.2), None, smallest_view=24).network.state_dict()
-    after = load_file(finished / "backbone.safetensors")
+    after = load_file(resnet / "backbone.safetensors")
     still = [name for name in before if torch.equal(before[name], after[name])]
     assert still == []
     # Two forwards a step, one for each size of view; best epoch 1 or 2.
@@ -140,7 +149,7 @@ def test_the_same_again_is_the_same_and_a_finished_run_is_left_alone(finished, d
     assert (folder / "backbone.safetensors").stat().st_mtime_ns == written
 
 
-def test_a_killed_run_resumes_to_the_bit_identical_backbone(finished, data, tmp_path):
+def test_a_killed_run_resumes_to_the_bit_identical_backbone(resnet, data, tmp_path):
     code = (
         "import os, signal, sys, torch\n"
         "torch.set_num_threads(1)\n"
@@ -155,11 +164,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_backbone(finished, data, tmp_
         "stage.train_step = steps_then_dies\n"
         "stage.pretrain(parse(PretrainConfig, prog='p', description='d', argv=['--config', sys.argv[1]]))\n"
     )
-    import yaml
-
-    from cxr_common.command import config_dict
-
-    config = tiny(data, tmp_path)
+    config = tiny(data, tmp_path, architecture="resnet18")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_dict(config)))
     command = [sys.executable, "-c", code, str(tmp_path / "config.yaml")]
     killed = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -168,7 +173,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_backbone(finished, data, tmp_
     assert (folder / "state.pt").exists()
     assert not (folder / "backbone.safetensors").exists()
     pretrain(config)
-    assert same_result(folder, finished)
+    assert same_result(folder, resnet)
 
 
 @pytest.mark.parametrize("steps", [1, STEPS + 1])
@@ -228,13 +233,13 @@ def test_a_collapsed_run_stops_with_the_remedy_or_warns(data, tmp_path, capsys):
     assert "warning: uniform codes" in capsys.readouterr().out
 
 
-def test_a_start_is_loaded_and_recorded(finished, data, tmp_path):
-    start = finished / "backbone.safetensors"
-    for file in (start, finished / "backbone_torchvision.safetensors"):
+def test_a_start_is_loaded_and_recorded(resnet, data, tmp_path):
+    start = resnet / "backbone.safetensors"
+    for file in (start, resnet / "backbone_torchvision.safetensors"):
         loaded = new_backbone("resnet18", 32, (0.5, 0.2), file, smallest_view=24).network.state_dict()
         for name, tensor in load_file(start).items():
             torch.testing.assert_close(loaded[name], tensor, msg=name)
-    folder = pretrain(tiny(data, tmp_path, start=str(start), epochs=1)).parent
+    folder = pretrain(tiny(data, tmp_path, architecture="resnet18", start=str(start), epochs=1)).parent
     header = checkpoint.describe(folder / "backbone.safetensors")
     assert [(p["role"], p["sha256"]) for p in header.parents] == [("start", sha256(start))]
     assert log(folder)[0]["probe_auroc"] == checkpoint.describe(start).metrics["probe_auroc"]
@@ -248,7 +253,7 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(finishe
 
 
 def test_views_that_vanish_in_the_network_are_refused(data, tmp_path):
-    with pytest.raises(BadInput, match="views of more than 16 pixels for resnet18") as caught:
+    with pytest.raises(BadInput, match="views of more than 16 pixels for test_resnet") as caught:
         pretrain(tiny(data, tmp_path, crops=Crops(local_size=16)))
     assert "--crops.local_size 24" in str(caught.value.do)
 

@@ -214,14 +214,16 @@ def metadata(path: Path) -> dict[str, str]:
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            start = file.read(8)
-            if start[:2] == b"PK" or start[:1] == b"\x80":
+            start = file.read(9)
+            length = int.from_bytes(start[:8], "little")
+            # The ninth byte opens the table; only where it does not can the first ones be a pickle's.
+            if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
                 raise BadInput("a safetensors file", "a pickle (PyTorch checkpoint)", where=path, do=do)
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or length > min(size - 8, 100_000_000):
+            if len(start) < 9 or length > min(size - 8, 100_000_000):
                 raise BadInput(
                     "a safetensors file", f"{size} bytes that are none, or a truncated one", where=path, do=do
                 )
+            file.seek(8)
             table = json.loads(file.read(length))
     except FileNotFoundError as error:
         raise BadInput("a file", "nothing there", where=path, do=do) from error

@@ -3,6 +3,7 @@ import time
 
 import numpy as np
 import pytest
+
 from cxr_common.training.loader import epoch_order, prefetch, share
 
 

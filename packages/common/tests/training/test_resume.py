@@ -4,6 +4,7 @@ import signal
 
 import pytest
 import torch
+
 from cxr_common.errors import BadInput
 from cxr_common.training.resume import StopSignal, load_state, rng_state, save_state, set_rng_state
 
@@ -11,9 +12,7 @@ from cxr_common.training.resume import StopSignal, load_state, rng_state, save_s
 def test_state_comes_back(tmp_path) -> None:
     assert load_state(tmp_path / "state.pt") is None
     rng = rng_state()
-    save_state(
-        tmp_path / "state.pt", {"w": torch.ones(3), "rng": rng, "epoch": 4, "best": {"score": (0.5, -1.0)}}
-    )
+    save_state(tmp_path / "state.pt", {"w": torch.ones(3), "rng": rng, "epoch": 4, "best": {"score": (0.5, -1.0)}})
     drawn = torch.rand(3)
     state = load_state(tmp_path / "state.pt")
     assert state is not None

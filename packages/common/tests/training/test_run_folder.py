@@ -1,6 +1,7 @@
 import os
 
 import pytest
+
 from cxr_common.errors import BadInput
 from cxr_common.training.run_folder import open_run
 

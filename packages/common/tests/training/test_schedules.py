@@ -1,13 +1,12 @@
 import math
 
 import pytest
+
 from cxr_common.training.schedules import warmup_cosine
 
 
 def test_values_of_the_formula() -> None:
-    values = [
-        warmup_cosine(s, steps=110, warmup_steps=10, peak=0.6, start=0.3, end=0.0006) for s in range(112)
-    ]
+    values = [warmup_cosine(s, steps=110, warmup_steps=10, peak=0.6, start=0.3, end=0.0006) for s in range(112)]
     assert values[0] == pytest.approx(0.3)
     assert values[5] == pytest.approx(0.45)
     assert values[10] == pytest.approx(0.6)

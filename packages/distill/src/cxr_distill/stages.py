@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+
 from cxr_common import checkpoint
 from cxr_common.cohorts import open_cohort, pixel_size_for
 from cxr_common.cohorts.cohort import Cohort

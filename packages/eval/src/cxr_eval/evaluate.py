@@ -2,7 +2,7 @@
 
 ``metrics.json`` (schema 1) holds
 
-- ``cohort`` (``Cohort.describe()``), ``split``, ``task``, ``labels`` (order of every list), ``images``,
+- ``cohort`` (``Cohort.describe()``, its notes and the number of broken images), ``split``, ``task``, ``labels`` (order of every list), ``images``,
 ``patients``; - ``headline``: what the "overall" figures are (the label of a two-class task, else a macro
 average); - ``intervals``: ``{"level", "resamples", "unit", "seed"}``;
 - ``models``: name -> ``file`` (what the weights file says of itself), ``size`` (parameters, macs, bytes),
@@ -46,7 +46,7 @@ from cxr_eval import results, speed
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build
-from cxr_eval.terminal import say, summary
+from cxr_eval.terminal import counting, say, summary
 
 SCHEMA = 1
 OURS = frozenset({"metrics.json", "metrics.csv", "predictions.parquet", "config.yaml", "index.html"})
@@ -83,18 +83,20 @@ def evaluate(config: EvaluateConfig) -> Path:
     networks: dict[str, tuple[torch.nn.Module, int]] = {}
     given: dict[str, Answers] = {}
     for name, path in files.items():
-        say(f"evaluate: {name} on {len(rows)} {config.split} images of {cohort.name}")
         network, header = load(path, kind="model")
         size = header.input.size
-        logits = predict(
-            network,
-            cohorts[pixel_size_for(size)].pixels,
-            size,
-            rows=rows,
-            batch_size=config.batch_size,
-            device=device,
-            precision=torch.bfloat16 if low else torch.float32,
-        )
+        title = f"evaluate: {name} on {len(rows)} {config.split} images of {cohort.name}"
+        with counting(title, len(rows)) as advance:
+            logits = predict(
+                network,
+                cohorts[pixel_size_for(size)].pixels,
+                size,
+                rows=rows,
+                batch_size=config.batch_size,
+                device=device,
+                precision=torch.bfloat16 if low else torch.float32,
+                on_batch=advance,
+            )
         given[name] = answers(logits, header, match.labels, name)
         networks[name] = (network, size)
 
@@ -125,7 +127,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "unit": "patient",
             "seed": config.seed,
         },
-        "cohort": cohort.describe(),
+        "cohort": {**cohort.describe(), "notes": list(cohort.notes), "broken": len(cohort.broken)},
         "models": {
             name: {
                 "file": _file(path, headers[name]),
@@ -141,7 +143,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             for name, path in files.items()
         },
         "differences": measured["differences"],
-        "notes": [*match.notes, *_notes(config, headers, cohort, match)],
+        "notes": [*match.notes, *_notes(config, headers, cohorts, match)],
         "provenance": {
             **provenance(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -288,11 +290,14 @@ def _file(path: Path, header: Header) -> dict[str, Any]:
     }
 
 
-def _notes(config: EvaluateConfig, headers: Mapping[str, Header], cohort: Cohort, match: found.Match) -> list[str]:
+def _notes(
+    config: EvaluateConfig, headers: Mapping[str, Header], cohorts: Mapping[int, Cohort], match: found.Match
+) -> list[str]:
     notes = []
     if config.split != "test":
         notes.append(f"These are {config.split} images, not test images: the figures may flatter the models.")
     for name, header in headers.items():
+        cohort = cohorts[pixel_size_for(header.input.size)]
         trained = (header.cohort or {}).get("fingerprint")
         if trained is None:
             notes.append(f"{name}: its file does not say what it was trained on.")

@@ -1,5 +1,6 @@
 """Which models are compared, what they are called, and how their labels meet the cohort's."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ def find(paths: Sequence[str], runs_dir: str | Path, run: str) -> list[Path]:
                 raise BadInput(f"a {FILE} or its folder", "nothing there", where=given)
         return list(dict.fromkeys(files))
     folder = Path(runs_dir) / run
-    files = sorted(folder.glob(f"*/{FILE}"), key=lambda file: (file.parent.name != "teacher", file.parent.name))
+    # A --restart sets the earlier run aside as NAME.1, NAME.2, ...
+    files = [file for file in folder.glob(f"*/{FILE}") if not re.search(r"\.\d+$", file.parent.name)]
+    files.sort(key=lambda file: (file.parent.name != "teacher", file.parent.name))
     if not files:
         found = "no such folder" if not folder.is_dir() else f"no */{FILE} in it"
         raise BadInput(

@@ -1,6 +1,6 @@
 """What each model answers for each image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ def predict(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     precision: torch.dtype = torch.float32,
+    on_batch: Callable[[int], object] | None = None,
 ) -> NDArray[np.float32]:
     """Logits of whole images, computed in channels-last layout with the next batch prepared meanwhile.
 
@@ -47,14 +48,25 @@ def predict(
         rows: (M,) rows wanted, in this order; all when None.
         batch_size: Images of a forward.
         device: Where to compute.
-        precision: Arithmetic of the forward.
+        precision: Arithmetic of the forward; float32 is not rounded to TF32 on a GPU either.
+        on_batch: Told the number of images after each batch.
 
     Returns:
         (M, L) float32.
     """
     network.to(device).to(memory_format=torch.channels_last).eval()
     wanted = np.arange(len(pixels)) if rows is None else rows
-    return outputs(network, pixels, wanted, size, batch_size=batch_size, precision=precision)
+
+    def count(_module: nn.Module, _pixels: object, logits: torch.Tensor) -> None:
+        if on_batch is not None:
+            on_batch(len(logits))
+
+    hook = network.register_forward_hook(count)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return outputs(network, pixels, wanted, size, batch_size=batch_size, precision=precision)
+    finally:
+        hook.remove()
 
 
 def answers(logits: NDArray[np.float32], header: Header, labels: Sequence[str], name: str) -> Answers:

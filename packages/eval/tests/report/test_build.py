@@ -73,6 +73,8 @@ def test_figures_of_the_document_are_on_the_page(make_document):
     assert signed(document["differences"]["resnet18"]["overall"]["f1"]["value"]) in html
     assert 'title="no positive image"' in html
     assert "A note." in html
+    assert "Split by us." in html
+    assert "2 unreadable files" in html
 
 
 def test_operating_points_of_the_script_are_those_of_the_metrics(make_document):
@@ -93,6 +95,13 @@ def test_one_model_without_timing_needs_no_comparison(make_document):
     Page(html)
     assert "Differences to" not in html
     assert "Latency" not in html
+
+
+def test_a_cohort_without_any_positive_still_makes_a_page(make_document):
+    html = render(*make_document("multilabel", ["Hernia"], MODELS))
+    Page(html)
+    assert "AUROC –" in html
+    assert "undefined for one of the two" in html
 
 
 def test_names_from_files_cannot_inject(make_document):

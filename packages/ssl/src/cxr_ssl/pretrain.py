@@ -286,7 +286,11 @@ def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> 
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, fused=True)
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, fused=True)
+        sgd = torch.optim.SGD(parameters, lr=lr, momentum=0.9, fused=True)
+        # Fused SGD fails when a first gradient comes late, as that of frozen prototypes does: momentum 0 is the same.
+        for parameter in swav.parameters():
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     from lightly.utils.lars import LARS
 
     return LARS(parameters, lr=lr, momentum=0.9)

@@ -1,0 +1,57 @@
+import io
+import sys
+
+from cxr_eval.terminal import best_of, counting, number, summary
+
+
+def document(**models):
+    keys = ("auroc", "auprc", "f1", "accuracy", "recall", "specificity", "ece")
+    return {
+        "cohort": {"name": "a [cohort]"},
+        "images": 9,
+        "split": "test",
+        "headline": "SICK",
+        "models": {
+            name: {
+                "overall": {key: {"value": value, "low": None, "high": None} for key in keys},
+                "size": {"parameters": 4_700_000},
+                "speed": None,
+            }
+            for name, value in models.items()
+        },
+    }
+
+
+def test_best_is_the_largest_but_the_smallest_error():
+    found = document(a=0.5, b=0.7, c=None)
+    assert best_of(found, "auroc") == {"b"}
+    assert best_of(found, "ece") == {"a"}
+    assert best_of(document(a=0.5), "auroc") == set()
+    assert best_of(document(a=0.5, b=0.5), "f1") == {"a", "b"}
+
+
+def test_piped_table_is_plain_and_takes_names_literally(capsys):
+    summary(document(**{"[red]x": 0.5, "y": None}))
+    heading, columns, first, second = capsys.readouterr().out.splitlines()
+    assert heading == "a [cohort], 9 test images: SICK"
+    assert columns.split()[:2] == ["model", "AUROC"]
+    assert first.split() == ["[red]x", *["0.500"] * 7, "4.70", "M", "-"]
+    assert second.split()[1] == number(None) == "-"
+
+
+def test_progress_is_one_line_when_piped_and_a_bar_on_a_terminal(capsys, monkeypatch):
+    with counting("judging", 4) as advance:
+        advance(4)
+    assert capsys.readouterr().out == "judging\n"
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with counting("judging", 4) as advance:
+        advance(3)
+    written = sys.stdout.getvalue()  # type: ignore[attr-defined]
+    assert "3/4" in written
+    assert "images/s" in written
