@@ -1,6 +1,11 @@
 """Fixtures for every package's tests."""
 
 import os
+
+# One thread a process, before torch is imported: the networks of the tests are tiny, and threads that wait for
+# each other on a busy machine are many times slower than none. Commands started by tests inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest

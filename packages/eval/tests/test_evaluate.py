@@ -164,7 +164,10 @@ def test_a_failed_write_leaves_the_earlier_report(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
-@pytest.mark.parametrize("setting", [{"split": "tset"}, {"precision": "fp16"}, {"batch_size": 0}, {"resamples": -1}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"split": "tset"}, {"precision": "fp16"}, {"batch_size": 0}, {"resamples": -1}, {"name": "../x"}, {"run": ""}],
+)
 def test_settings_are_checked(setting):
     with pytest.raises(BadInput):
         EvaluateConfig(**setting)

@@ -1,7 +1,10 @@
-"""Run by test_processes.py in one or two processes: steps of SwAV on one and the same global batch."""
+"""Run by test_processes.py in each of two processes: steps of SwAV, shared with the other process and alone."""
 
+import contextlib
 import sys
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,20 +28,33 @@ class Pooled(nn.Module):
         return self.convolution(pixels.float() / 255).relu().mean((2, 3))
 
 
-def main(target: str) -> None:
-    torch.set_num_threads(1)
-    accelerator = start("fp32", seed=0)
-    rank, processes = accelerator.process_index, accelerator.num_processes
+class Alone:
+    """What `train_step` needs of an accelerator, for one process that knows of no other."""
+
+    process_index, num_processes = 0, 1
+    autocast = staticmethod(contextlib.nullcontext)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def prepare(self, *parts: Any) -> tuple[Any, ...]:
+        return parts
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def reduce(self, tensor: Tensor, _how: str) -> Tensor:
+        return tensor
+
+
+def steps(accelerator: Any) -> dict[str, Tensor]:
+    """Codes, gradients, weights and health of five steps with batches of 12 images over all processes."""
+    own = torch.from_numpy(share(np.arange(12), accelerator.process_index, accelerator.num_processes))
     random = torch.Generator().manual_seed(1)
-    own = torch.from_numpy(share(torch.arange(12).numpy(), rank, processes))
-
     scores = torch.rand(12, 20, generator=random) * 4 - 2
-    result = {"codes": accelerator.gather(sinkhorn(scores[own])), "uneven": torch.zeros(0)}
-    if processes == 2:  # 5 images here, 7 there
-        uneven = sinkhorn(scores[:5] if rank == 0 else scores[5:])
-        padded = torch.cat([uneven, torch.zeros(7 - len(uneven), 20)])
-        result["uneven"] = torch.cat(list(accelerator.gather(padded[None])))[[*range(5), *range(7, 14)]]
+    result = {"codes": accelerator.gather(sinkhorn(scores[own]))}
 
+    torch.manual_seed(0)
     swav = SwAV(Pooled(), 12, embedding_dim=8, num_prototypes=20).eval()  # eval: fixed batch statistics
     optimizer = torch.optim.SGD(swav.parameters(), lr=0.5, momentum=0.9)
     model, optimizer = accelerator.prepare(swav, optimizer)
@@ -48,25 +64,33 @@ def main(target: str) -> None:
             torch.randint(0, 256, (count, 12, 1, size, size), generator=random, dtype=torch.uint8)[:, own]
             for count, size in ((2, 16), (3, 8))
         ]
-        train_step(
-            model,
-            views,
-            optimizer,
-            accelerator,
-            queue,
-            monitor,
-            temperature=0.1,
-            epsilon=0.05,
-            frozen=step < 2,
-        )
-        gradients = {f"{step} {name}": p.grad.clone() for name, p in swav.named_parameters() if p.grad is not None}
-        result |= gradients
-    result |= {name: p.detach().clone() for name, p in swav.named_parameters()}
-    numbers = monitor.numbers(lambda value: accelerator.reduce(value, "sum"))  # type: ignore[arg-type, return-value]
+        settings = {"temperature": 0.1, "epsilon": 0.05, "frozen": step < 2}
+        train_step(model, views, optimizer, accelerator, queue, monitor, **settings)
+        for name, parameter in swav.named_parameters():
+            if parameter.grad is not None:
+                result[f"{step} {name}"] = parameter.grad.clone()
+    result |= {name: parameter.detach().clone() for name, parameter in swav.named_parameters()}
+    numbers = monitor.numbers(lambda value: accelerator.reduce(value, "sum"))
     result["numbers"] = torch.tensor(list(numbers.values()))
+    return result
+
+
+def main(target: str) -> None:
+    torch.set_num_threads(1)
+    alone = steps(Alone())
+    accelerator = start("fp32", seed=0)
+    together = steps(accelerator)
+
+    scores = torch.rand(12, 20, generator=torch.Generator().manual_seed(2))
+    uneven = sinkhorn(scores[:5] if accelerator.process_index == 0 else scores[5:])  # 5 images here, 7 there
+    padded: Any = accelerator.gather(torch.cat([uneven, torch.zeros(7 - len(uneven), 20)]))
+    together["uneven"] = padded[[*range(5), *range(7, 14)]]
+    empty: Any = accelerator.gather(FeatureQueue(2, 0, 6, 8).embeddings[None])
+    assert empty.shape == (2, 2, 0, 6, 8)  # the queue of a run without one can be saved too
+    accelerator.end_training()
+    alone["uneven"] = sinkhorn(scores)
     if accelerator.is_main_process:
-        torch.save(result, target)
-    accelerator.wait_for_everyone()
+        torch.save([alone, together], target)
 
 
 main(sys.argv[1])

@@ -13,7 +13,7 @@ NUMBER = {name: k for k, name in enumerate(FINDINGS)}
 
 @pytest.fixture(scope="module")
 def cohort() -> dict:
-    return phantom(400, size=64, seed=1)
+    return phantom(300, size=64, seed=1)
 
 
 def radiograph(number: int, *names: str, size: int = 96, bedside: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +73,7 @@ def test_prevalence(cohort: dict) -> None:
 
 
 def test_one_class_each_in_multiclass() -> None:
-    made = phantom(200, size=24, seed=1, task="multiclass")
+    made = phantom(150, size=24, seed=1, task="multiclass")
     assert made["labels"] == ("normal", *FINDINGS)
     np.testing.assert_array_equal(made["targets"].sum(1), 1)
     share = made["targets"].mean(0)
@@ -110,9 +110,9 @@ def test_patients_keep_their_anatomy(cohort: dict) -> None:
     assert np.median(own) > np.quantile(other, 0.9)
 
 
-@pytest.mark.parametrize("size", [16, 32, 64])
+@pytest.mark.parametrize("size", [16, 64])
 def test_masks_are_empty_exactly_where_the_target_is_0(size: int) -> None:
-    made = phantom(150, size=size, seed=8)
+    made = phantom(100, size=size, seed=8)
     np.testing.assert_array_equal(made["masks"].any((2, 3)), made["targets"] == 1)
 
 
@@ -160,7 +160,7 @@ def test_cardiomegaly_is_a_ratio_of_widths() -> None:
 @pytest.mark.parametrize("name", FINDINGS)
 def test_findings_change_the_picture_where_their_mask_is(name: str) -> None:
     inside, outside, signed = [], [], []
-    for number in range(12):
+    for number in range(8):
         healthy, none = radiograph(number)
         ill, masks = radiograph(number, name)
         assert not none.any()

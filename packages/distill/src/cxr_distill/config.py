@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from cxr_common.errors import BadInput
+from cxr_common.errors import BadInput, unknown_name
+
+STAGES = ("stage1", "stage2", "stage3", "stage4", "pooled")
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class DistillConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.temperature >= 0, "a temperature of 0 (usual) or more", self.temperature, "--temperature")
+        if self.stage not in STAGES:
+            raise unknown_name("stage", self.stage, STAGES)
         for name, weight in self.loss.items():
             _require(weight >= 0, "a weight of 0 or more", weight, f"--loss {name}")
 

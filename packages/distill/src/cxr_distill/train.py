@@ -21,7 +21,7 @@ from cxr_common.training.accelerator import arithmetic, peak_memory
 from cxr_common.training.loader import epoch_order
 from cxr_common.training.parameters import average_buffers, groups, set_lr
 from cxr_common.training.progress import Progress
-from cxr_common.training.resume import StopSignal, load_state, rng_state, save_state, set_rng_state
+from cxr_common.training.resume import StopSignal, anyone, load_state, rng_state, save_state, set_rng_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_common.training.schedules import warmup_cosine
 from cxr_common.views import ViewSpec
@@ -115,6 +115,8 @@ def train(
     torch.manual_seed(config.seed)
     network = new_network(architecture, len(cohort.labels), config.size, *cohort.mean_std(), start)
     student = Student(network, *_adapters(network, config.size, guidance))
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(student)  # in place, as the student itself is no BatchNorm
     global_batch = min(config.batch_size, max(2, len(rows)))
     global_batch -= global_batch % accelerator.num_processes
     steps = len(epoch_order(len(rows), config.seed, 0, global_batch))
@@ -162,7 +164,7 @@ def train(
                 progress.step(global_batch, **({"loss": float(parts["loss"])} if at["step"] % 10 == 0 else {}))
                 at["step"] += 1
                 at["images"] += global_batch
-                if stop.requested:
+                if anyone(stop.requested, at["step"], accelerator):
                     at["seconds"] = time.perf_counter() - began
                     _save(run, student, optimizer, at)
                     raise SystemExit(143)

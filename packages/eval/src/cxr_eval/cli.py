@@ -13,8 +13,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         EvaluateConfig,
         prog="evaluate",
         description=(
-            "Compare classifiers on one cohort: metrics with intervals, calibration, size, speed, "
-            "paired differences, and one HTML report."
+            "Compare classifiers on one cohort: metrics with intervals, calibration, size, speed, paired differences, "
+            "and one HTML report. MODELS are model.safetensors files or their folders, the reference first; without "
+            "any, all models of the run, the teacher first."
         ),
         argv=argv,
         positional="models",

@@ -14,8 +14,7 @@ class EvaluateConfig:
 
     Attributes:
         models: model.safetensors files or the folders they lie in; the first is the reference of all
-            differences. None
-            given: every model of the run, the teacher first.
+            differences. None given: every model of the run, the teacher first.
         data: Cohort: a prepared or raw folder, or a phantom name. Default: the cohort the first model was
             trained on.
         split: Part of the cohort: test, val or train.
@@ -26,7 +25,7 @@ class EvaluateConfig:
         precision: Arithmetic of the predictions: fp32, bf16, or auto (bf16 where the device computes in
             it).
         speed: Whether to time the models.
-        threads: CPU threads of the timing; 0 takes every core.
+        threads: CPU threads of the timing; 0 takes every core. One is the steadiest.
         resamples: Bootstrap resamples of every interval; 0 gives none.
         seed: Seed of the bootstrap.
     """
@@ -40,7 +39,7 @@ class EvaluateConfig:
     batch_size: int = 64
     precision: str = "fp32"
     speed: bool = True
-    threads: int = 0
+    threads: int = 1
     resamples: int = 1000
     seed: int = 0
 
@@ -49,6 +48,10 @@ class EvaluateConfig:
             raise unknown_name("split", self.split, SPLITS)
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+        for option in ("run", "name"):
+            value = getattr(self, option)
+            if not value or {"", ".", ".."} & set(value.split("/")):
+                raise BadInput("a plain folder name", repr(value), where=f"--{option}")
         for option, least in (("batch_size", 1), ("threads", 0), ("resamples", 0), ("seed", 0)):
             value = getattr(self, option)
             if value < least:

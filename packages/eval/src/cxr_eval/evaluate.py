@@ -2,19 +2,18 @@
 
 ``metrics.json`` (schema 1) holds
 
-- ``cohort`` (``Cohort.describe()``, its notes and the number of broken images), ``split``, ``task``, ``labels`` (order of every list), ``images``,
-``patients``; - ``headline``: what the "overall" figures are (the label of a two-class task, else a macro
-average); - ``intervals``: ``{"level", "resamples", "unit", "seed"}``;
-- ``models``: name -> ``file`` (what the weights file says of itself), ``size`` (parameters, macs, bytes),
-``speed`` (see
-  ``cxr_eval.speed.measure``; null when not timed), ``thresholds`` by label, and the metrics of
-  ``cxr_eval.results.measure``: ``overall``, ``macro``, ``micro``, ``weighted``, ``labels``,
-  ``confusion_matrix``;
+- ``task``, ``split``, ``images``, ``patients``, and ``labels``, the order of every list;
+- ``headline``: what the "overall" figures are (the label of a two-class task, else a macro average);
+- ``cohort``: ``Cohort.describe()``, its notes, and the number of broken images;
+- ``intervals``: ``{"level", "resamples", "unit", "seed"}``;
+- ``models``: name -> ``file`` (what the weights file says of itself), ``size`` and ``speed`` (see
+  ``cxr_eval.speed``; speed is null when not timed), ``thresholds`` by label (null where the most probable
+  class decides), and the metrics of ``cxr_eval.results.measure``: ``overall``, ``macro``, ``micro``,
+  ``weighted``, ``labels``, ``confusion_matrix``;
 - ``differences``: model -> paired differences to the first model;
-- ``notes``: sentences a reader must know; ``provenance``: versions, git revision, command, time.
+- ``notes``: sentences a reader must know; ``provenance``: versions, git revision, config, time, device.
 
-A metric is ``{"value", "low", "high"}``; what does not exist is null, with a ``reason`` or
-``interval_reason``.
+A metric is ``{"value", "low", "high"}``; what does not exist is null, with a ``reason`` or ``interval_reason``.
 """
 
 import csv
@@ -39,7 +38,6 @@ from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
 from cxr_common.files import not_writable, sha256, write_json, write_text
-from cxr_common.models import cost
 from cxr_common.training.accelerator import has_bf16
 from cxr_eval import models as found
 from cxr_eval import results, speed
@@ -131,11 +129,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         "models": {
             name: {
                 "file": _file(path, headers[name]),
-                "size": {
-                    "parameters": cost.parameters(networks[name][0]),
-                    "macs": cost.macs(*networks[name]),
-                    "bytes": path.stat().st_size,
-                },
+                "size": speed.size(*networks[name], path),
                 "speed": timed.get(name),
                 "thresholds": _thresholds(headers[name], match),
                 **measured["models"][name],
@@ -143,7 +137,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             for name, path in files.items()
         },
         "differences": measured["differences"],
-        "notes": [*match.notes, *_notes(config, headers, cohorts, match)],
+        "notes": [*match.notes, *_notes(config, headers, cohorts, match), *filter(None, [speed.disturbed(timed)])],
         "provenance": {
             **provenance(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

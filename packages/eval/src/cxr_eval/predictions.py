@@ -102,9 +102,8 @@ def table(
 ) -> pl.DataFrame:
     """The table of ``predictions.parquet``: one row an image.
 
-    Columns: image, patient, split; ``target:LABEL`` (1, 0, or null where unknown);
-        ``probability:MODEL:LABEL`` and
-    ``decision:MODEL:LABEL`` for every model.
+    Columns: image, patient, split; ``target:LABEL`` (1, 0, or null where unknown); and for every model
+    ``probability:MODEL:LABEL`` and ``decision:MODEL:LABEL``.
 
     Args:
         rows: The cohort's rows with image, patient and split.

@@ -55,13 +55,12 @@ def measure(
         seed: Seed of the bootstrap.
 
     Returns:
-        ``{"models": {name: {"overall", "macro", "micro", "weighted": {metric: value}, "labels": {label:
-        {counts and
-        metric: value}}, "confusion_matrix": (K, K) lists or None}}, "differences": {name: {"reference",
-            "overall":
-        {metric: {"value", "low", "high", "p"}}, "labels": {label: {metric: the same; AUROC also
-        "delong_p"}}}}}``. "overall" is the single label of a two-class task, else the macro average, where
-        the accuracy of a multi-class task is that of the decided class.
+        "models": name -> "overall", "macro", "micro" and "weighted" (each metric -> value), "labels" (label ->
+        counts, and metric -> value) and "confusion_matrix" ((K, K) lists, or None);
+        "differences": name -> "reference" (the first model's name), "overall" (metric -> value, low, high, p)
+        and "labels" (label -> the same; the AUROC also with "delong_p").
+        "overall" is the single label of a two-class task, else the macro average, where the accuracy of a
+        multi-class task is that of the decided class.
     """
     number = bootstrap.patient_numbers(patients)
     weights = bootstrap.draw_weights(int(number.max()) + 1, resamples, seed) if resamples else None

@@ -150,7 +150,7 @@ def test_in_a_browser_sliders_update_the_counts_and_nothing_complains(make_docum
     page.write_text(render(document, targets, answers).replace("</body>", probe), "utf-8")
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--window-size=500,900", "--enable-logging=stderr", "--v=0", "--dump-dom", page.as_uri()]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert ran.returncode == 0
     assert "CONSOLE" not in ran.stderr, [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
     found = re.search(r"<pre>(.*?)</pre>", ran.stdout, re.S)

@@ -21,7 +21,7 @@ from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_engine
 from cxr_common.training.parameters import average_buffers, groups, set_lr
 from cxr_common.training.progress import Progress
-from cxr_common.training.resume import StopSignal, load_state, rng_state, save_state, set_rng_state
+from cxr_common.training.resume import StopSignal, anyone, load_state, rng_state, save_state, set_rng_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_common.training.schedules import warmup_cosine
 from cxr_ssl.config import PretrainConfig
@@ -128,6 +128,8 @@ def pretrain(config: PretrainConfig) -> Path:
                 figures = probe()
                 run.log({"epoch": 0, **figures})
                 progress.say(f"{config.name}: before the first epoch  {_sentence(figures)}")
+            else:
+                progress.say(f"{config.name}: goes on with epoch {at['epoch'] + 1}, step {at['step'] + 1}")
             for epoch in range(at["epoch"], plan.epochs):
                 model.train()
                 batches = view_batches(
@@ -157,7 +159,7 @@ def pretrain(config: PretrainConfig) -> Path:
                     )
                     at["images"] += plan.global_batch
                     progress.step(plan.global_batch, **({"loss": float(loss)} if step % 10 == 0 else {}))
-                    if _anyone(stop.requested, step, accelerator):
+                    if anyone(stop.requested, step, accelerator):
                         at |= {"epoch": epoch, "step": step + 1, "seconds": time.perf_counter() - began}
                         save(monitor, at)
                         raise SystemExit(143)
@@ -370,15 +372,6 @@ def _save(
 def _total(value: Tensor, *, accelerator: "Accelerator") -> Tensor:
     total: Any = accelerator.reduce(value, "sum")
     return total
-
-
-def _anyone(requested: bool, step: int, accelerator: "Accelerator") -> bool:
-    """Whether any process was asked to stop; all must leave after the same step."""
-    if accelerator.num_processes == 1:
-        return requested
-    return step % 10 == 0 and bool(
-        _total(torch.tensor(float(requested), device=accelerator.device), accelerator=accelerator)
-    )
 
 
 def _weights(backbone: GrayNetwork) -> dict[str, Tensor]:

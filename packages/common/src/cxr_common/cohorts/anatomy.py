@@ -54,14 +54,16 @@ class Patient:
     bubble: float  # radius of the stomach bubble, 0 without
     cartilage: float  # calcification of the rib ends, cm
     skin_fold: bool
-    fat_pad: float  # beside the heart on the diaphragm, cm
+    fat_pad: float  # share of air missing beside the heart, on the diaphragm
     vessels: tuple[tuple[np.ndarray, float], ...]  # polylines (P, 4, 2) and their diameter in units of half_width
     bend: np.ndarray  # (RIBS, 2) irregularity of each rib
 
 
 @dataclass
 class Layers:
-    """Thickness maps of one image, each float32 (edge, edge); findings alter `fill`, `gas`, `soft` and `bone`.
+    """Thickness maps of one image, float32 (edge, edge) but for the heart.
+
+    Findings alter `fill`, `gas`, `vessels` and `soft`.
 
     Attributes:
         trunk: soft tissue of the whole silhouette, cm.
@@ -72,7 +74,7 @@ class Layers:
         vessels: blood in the lungs, cm.
         soft: further soft tissue less further gas, cm.
         bone: mineral, in cm of water that attenuate as much.
-        heart: coverage of the heart in [0, 1].
+        heart: coverage of the heart, uint8, 0 to 255.
         centre: coverage of heart and mediastinum in [0, 1].
     """
 
@@ -189,22 +191,22 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         girth=girth,
         taper=float(np.clip(rng.normal(0.02, 0.07), -0.13, 0.17)),
         depth=18.5 + 22 * girth + rng.normal(0, 0.8),
-        heart_ratio=float(np.clip(rng.normal(0.448 + 0.02 * old, 0.024), 0.40, 0.48)),
+        heart_ratio=float(np.clip(rng.normal(0.45 + 0.025 * old, 0.022), 0.40, 0.48)),
         heart_right=rng.uniform(0.29, 0.37),
         knob=0.085 + 0.05 * old + rng.uniform(-0.015, 0.02),
         hilum=float(rng.gamma(6.0, 1 / 6)),
         dome=rng.uniform(0.015, 0.045),
-        recess=rng.uniform(-0.065, 0.04),
+        recess=rng.uniform(-0.075, 0.04),
         rib_pitch=rng.uniform(0.088, 0.106),
         rib_slope=rng.uniform(0.75, 1.35),
         rib_width=rng.uniform(0.026, 0.034),
         bone=(1.1 - 0.3 * old) * rng.uniform(0.8, 1.2),
         breast=rng.uniform(0.34, 0.5) if female else 0.0,
-        nipples=rng.uniform(0.5, 1.3) if rng.random() < 0.2 else 0.0,
+        nipples=rng.uniform(0.5, 1.1) if rng.random() < 0.12 else 0.0,
         bubble=rng.uniform(0.1, 0.24) if rng.random() < 0.55 else 0.0,
-        cartilage=max(0.0, old * rng.normal(0.9, 0.6)) if old > 0.35 else 0.0,
-        skin_fold=bool(rng.random() < 0.12),
-        fat_pad=rng.uniform(2.0, 6.0) if rng.random() < 0.2 + 2 * girth else 0.0,
+        cartilage=max(0.0, old * rng.normal(0.7, 0.5)) if old > 0.35 else 0.0,
+        skin_fold=bool(rng.random() < 0.2),
+        fat_pad=rng.uniform(0.3, 0.8) if rng.random() < 0.25 + 2 * girth else 0.0,
         vessels=tuple(tree),
         bend=rng.normal(0, 0.5, (RIBS, 2)),
     )
@@ -224,7 +226,7 @@ def _ribs(patient: Patient, frame: Frame) -> np.ndarray:
         paint(canvas, band(lines, half * broad), 255)
         paint(canvas, band(lines, half * 0.55), 145)
         total += canvas * np.float32(weight / 255)
-    return blur(total, 0.0022)
+    return total
 
 
 def _shoulder_girdle(patient: Patient, frame: Frame, bedside: bool) -> np.ndarray:
@@ -244,7 +246,7 @@ def _shoulder_girdle(patient: Patient, frame: Frame, bedside: bool) -> np.ndarra
     width = unit * np.interp(np.linspace(0, 1, line.shape[1]), [0, 0.12, 0.5, 1], [0.065, 0.042, 0.036, 0.05])
     paint(canvas, band(line, width), 215)
     paint(canvas, band(line, width * 0.5), 150)
-    return blur(canvas, 0.0025) * np.float32(1 / 255)
+    return canvas * np.float32(1 / 255)
 
 
 @cache
@@ -265,7 +267,7 @@ def _spine(frame: Frame) -> np.ndarray:
     canvas = np.zeros((frame.edge, frame.edge), np.uint8)
     for outlines, value in zip(_vertebrae(), (150, 220, 205), strict=True):
         paint(canvas, frame.place(outlines), value)
-    return blur(canvas, 0.004) * np.float32(1 / 255)
+    return canvas * np.float32(1 / 255)
 
 
 def _vessels(patient: Patient, frame: Frame) -> np.ndarray:
@@ -281,36 +283,33 @@ def _vessels(patient: Patient, frame: Frame) -> np.ndarray:
 
 
 def _soft_parts(patient: Patient, frame: Frame) -> np.ndarray:
-    """Breasts, nipples, fat pads, a skin fold and calcified cartilage, less the gas of windpipe and stomach; cm."""
+    """Breasts, nipples, a skin fold and calcified cartilage, less the gas of windpipe and stomach; cm."""
     unit, shape = patient.half_width, (frame.edge, frame.edge)
     airway = np.zeros(shape, np.uint8)
     trachea = curve([(0.0, -0.9), (0.0, 0.0), (-0.03, 0.2), (-0.035, 0.34)])
     paint(airway, band(frame.place(trachea), 0.06 * unit * frame.edge), 255)
     for bronchus in ([(-0.04, 0.32), (-0.14, 0.39), (-0.22, 0.46)], [(-0.02, 0.32), (0.12, 0.38), (0.24, 0.42)]):
         paint(airway, band(frame.place(curve(bronchus)), 0.042 * unit * frame.edge), 150)
-    soft = blur(airway, 0.004) * np.float32(-2.7 / 255)
-    if patient.breast:
-        outline = fill(frame, *pair(ellipse(0.56, 0.74, patient.breast, patient.breast * 0.6)))
-        lower = smoothstep(frame.grid[1], 0.45, 0.95)
-        soft += blur(rounded(outline, patient.breast * unit * 0.7), 0.006) * lower * np.float32(7.5 * patient.breast)
+    soft = airway * np.float32(-2.7 / 255)
     if patient.nipples:
-        soft += blur(fill(frame, pair(ellipse(0.6, 0.79, 0.032, 0.018))), 0.004) * np.float32(patient.nipples / 255)
+        soft += fill(frame, pair(ellipse(0.6, 0.79, 0.032, 0.018))) * np.float32(patient.nipples / 255)
     if patient.bubble:
         gas = ellipse(0.45, 0.985 + patient.bubble * 0.3, patient.bubble, patient.bubble * 0.36)
         gas[:, 1] = np.minimum(gas[:, 1], 0.985 + patient.bubble * 0.45)
-        soft -= blur(fill(frame, gas), 0.004) * np.float32(3.8 / 255)
+        soft -= fill(frame, gas) * np.float32(3.8 / 255)
     if patient.cartilage:
         ends = ribs(patient)[1][1:7, -1]
         spots = np.concatenate([pair(ellipse(x, y, 0.045, 0.012, 12)) for x, y in ends])
-        soft += blur(fill(frame, spots), 0.005) * np.float32(patient.cartilage / 255)
-    if patient.fat_pad:
-        pads = fill(frame, ellipse(0.62, 0.9, 0.2, 0.09), ellipse(-0.34, 0.9, 0.12, 0.07))
-        soft += blur(pads, 0.012) * np.float32(patient.fat_pad / 255)
+        soft += fill(frame, spots) * np.float32(patient.cartilage / 255)
     if patient.skin_fold:
         fold = curve([(0.62, 0.05), (0.7, 0.3), (0.76, 0.6), (0.74, 0.8)])
         edge = fill(frame, np.concatenate([fold, np.add(fold[::-1], (0.14, 0))]))
-        soft += blur(edge, 0.003) * smoothstep(-frame.grid[0], -0.9, -0.7) * np.float32(1.2 / 255)
-    return soft
+        soft += edge * smoothstep(-frame.grid[0], -0.9, -0.7) * np.float32(1.2 / 255)
+    if patient.breast:
+        outline = fill(frame, *pair(ellipse(0.56, 0.74, patient.breast, patient.breast * 0.6)))
+        lower = smoothstep(frame.grid[1], 0.45, 0.95) * np.float32(7.5 * patient.breast)
+        soft += rounded(outline, patient.breast * unit * 0.7) * lower
+    return blur(soft, 0.004)
 
 
 def layers(patient: Patient, frame: Frame, ratio: float, bedside: bool, rng: np.random.Generator) -> Layers:
@@ -340,6 +339,9 @@ def layers(patient: Patient, frame: Frame, ratio: float, bedside: bool, rng: np.
     muscle = rounded(heart_map, 0.35 * unit) * 0.35 + heart_map * np.float32(0.6 / 255)
     centre = np.maximum(muscle, blur(middle, 0.006) * np.float32(0.95 / 255))
     air *= 1 - blur(np.minimum(centre, 1), 0.003)
+    if patient.fat_pad:
+        pads = fill(frame, ellipse(0.62, 0.9, 0.2, 0.09), ellipse(-0.34, 0.9, 0.12, 0.07))
+        air *= 1 - blur(pads, 0.012) * np.float32(patient.fat_pad / 255)
 
     hila = fill(frame, ellipse(-0.27, 0.45, 0.085, 0.085), ellipse(0.29, 0.41, 0.08, 0.07))
     hila = blur(hila, 0.018) * np.float32(3.0 * patient.hilum / 255)
@@ -348,4 +350,5 @@ def layers(patient: Patient, frame: Frame, ratio: float, bedside: bool, rng: np.
 
     soft = (0.25 + 0.35 * smoothstep(y, 0.8, 1.1)) * clouds(rng, frame.edge, 4, 10) + _soft_parts(patient, frame)
     bone = _ribs(patient, frame) * 1.45 + _shoulder_girdle(patient, frame, bedside) * 3.6 + _spine(frame) * 2.6
-    return Layers(thick, lungs, air, zero, zero.copy(), vessels, soft, bone * patient.bone, heart_map, centre)
+    bone = blur(bone * patient.bone, 0.0025)
+    return Layers(thick, lungs, air, zero, zero.copy(), vessels, soft, bone, heart_map, centre)

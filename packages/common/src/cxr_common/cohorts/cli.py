@@ -30,11 +30,19 @@ class PrepareConfig:
         size: Edge of the network input it is for, pixels; images are stored a little larger, with room
             for crops.
         out: Folder to write; new or empty.
-        reader: How to read the folder: auto, kermany, chestxray14, folder (a subfolder a class), unlabelled.
+        reader: How to read the folder: auto, kermany, chestxray14, chexpert, padchest, mimic_cxr_jpg, vindr_cxr,
+            rsna, covid_radiography, covidx, medmnist, manifest (a table with a file column), folder (a subfolder a
+            class), unlabelled.
         aspect: How images that are not square become square.
         window: Which gray values become black and white.
         max_bad: Share of broken images that is put up with; any share above 0 allows at least one.
         seed: Fixes the split where the data set brings none.
+        labels: Labels to use, with commas between them; none means those the data set is known for.
+        uncertain: What an uncertain label counts as: ones, zeros, ignore (unknown), or by label as in
+            "Edema=ones,Cardiomegaly=zeros".
+        unmentioned: What a label counts as that the report is silent on.
+        votes: What several readers of an image amount to.
+        view: Which views are used; auto is frontal where the data set says which images are.
     """
 
     source: list[str] = field(default_factory=list)
@@ -45,6 +53,11 @@ class PrepareConfig:
     window: Literal["voi", "full", "percentile"] = "voi"
     max_bad: float = 0.01
     seed: int = 0
+    labels: list[str] | str = ""
+    uncertain: dict[str, str] | str = "ignore"
+    unmentioned: Literal["zeros", "ignore"] = "zeros"
+    votes: Literal["majority", "union"] = "majority"
+    view: Literal["auto", "frontal", "lateral", "all"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -111,10 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _prepare(config: PrepareConfig) -> None:
     from cxr_common.cohorts.opening import is_phantom, pixel_size_for
     from cxr_common.cohorts.prepare import prepare
+    from cxr_common.cohorts.selection import parse_selection
 
+    selection = parse_selection(config.labels, config.uncertain, config.unmentioned, config.votes, config.view)
     source = _only(config.source)
     pixel_size = pixel_size_for(config.size)
     if is_phantom(source):
+        if chosen := selection.options():
+            raise BadInput("labels, views and policies for a data set", f"{', '.join(chosen)} for a phantom")
         cohort = _prepare_phantom(source, config, pixel_size)
     else:
         cohort = prepare(
@@ -126,6 +143,7 @@ def _prepare(config: PrepareConfig) -> None:
             window=config.window,
             max_bad=config.max_bad,
             seed=config.seed,
+            selection=selection,
         )
     _print_counts(cohort)
     print(f"wrote {config.out}: {len(cohort)} images of {pixel_size} x {pixel_size} pixels")

@@ -39,7 +39,26 @@ def read_image(path: str | Path, pixel_size: int, *, aspect: str = "squash", win
     Raises:
         BrokenImage: The file is no usable image; the message says why.
     """
-    image = _decode_file(path, window, least=2 * pixel_size)
+    return fit_image(_decode_file(path, window, least=2 * pixel_size), pixel_size, aspect=aspect, window=window)
+
+
+def fit_image(
+    image: NDArray[Any], pixel_size: int, *, aspect: str = "squash", window: str = "voi"
+) -> NDArray[np.uint8]:
+    """A gray image as one square: what :func:`read_image` does once a file is decoded.
+
+    Args:
+        image: (H, W) gray values, uint8 or uint16, or float32 in [0, 1].
+        pixel_size: Edge of the result, pixels.
+        aspect: See :func:`read_image`.
+        window: Likewise.
+
+    Returns:
+        (pixel_size, pixel_size) gray values.
+
+    Raises:
+        BrokenImage: Every pixel has the same value.
+    """
     if image.min() == image.max():
         raise BrokenImage("blank: every pixel has the same value")
     return _square(image, pixel_size, aspect, window)
@@ -51,7 +70,11 @@ def full_digest(path: str | Path) -> bytes:
     Raises:
         BrokenImage: The file is no usable image.
     """
-    image = _decode_file(path, "full", least=None)
+    return array_digest(_decode_file(path, "full", least=None))
+
+
+def array_digest(image: NDArray[Any]) -> bytes:
+    """:func:`full_digest` of an image that is an array already."""
     return hashlib.sha256(f"{image.dtype} {image.shape} ".encode() + image.tobytes()).digest()
 
 

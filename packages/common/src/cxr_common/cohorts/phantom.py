@@ -27,7 +27,7 @@ NORMAL_SHARE, STAYS = 0.34, 0.8  # multiclass: share of healthy patients, images
 
 WATER = 0.2  # attenuation of water at diagnostic energies, 1/cm
 AERATED = 0.76  # what a centimetre of healthy lung lacks in attenuation, in cm of water
-DRAWN_EDGE = 200  # pictures smaller than this are drawn larger and averaged
+DRAWN_EDGE = 160  # pictures smaller than this are drawn larger and averaged
 
 
 def phantom(n: int, *, size: int, seed: int = 0, task: str = "multilabel") -> dict:
@@ -177,7 +177,7 @@ def _radiograph(
         masks[1] = findings.effusion(chest, frame, patient, disease, extent[1])
     if shown[2]:
         masks[2] = chest.heart > 127
-    if (usual.random() < 0.6) & bedside:
+    if (usual.random() < 0.45) & bedside:
         chest.bone = chest.bone + _leads(frame, rng)
     grain = np.random.default_rng(int(rng.integers(2**32)))  # its own, so that nothing else depends on the size
     density = _expose(chest, size, 0.2 if bedside else 0.12, grain)

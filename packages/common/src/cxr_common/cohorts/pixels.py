@@ -3,16 +3,17 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.cohorts.image_header import BrokenImage
-from cxr_common.cohorts.images import read_image
+from cxr_common.cohorts.images import fit_image, read_image
 from cxr_common.errors import BadInput
 from cxr_common.files import not_writable
 from cxr_common.training.progress import Progress
@@ -35,6 +36,7 @@ def decode_once(
     window: str,
     max_broken: int,
     show: bool = True,
+    images: Callable[[str], NDArray[Any]] | None = None,
 ) -> dict[int, str]:
     """Decode every file into ``folder/pixels.npy``, going on where a killed call of this identity stopped.
 
@@ -52,6 +54,7 @@ def decode_once(
         window: Likewise.
         max_broken: Broken images that are still put up with.
         show: Whether to show progress.
+        images: Gives the image of a path that is no file; see :class:`cxr_common.cohorts.readers.Listing`.
 
     Returns:
         Row → reason of the broken images; their pixels are 0 until :func:`keep_rows` drops them.
@@ -77,7 +80,10 @@ def decode_once(
         reasons = {}
         for row in range(start, stop):
             try:
-                pixels[row] = read_image(root / paths[row], pixel_size, aspect=aspect, window=window)
+                if images is None:
+                    pixels[row] = read_image(root / paths[row], pixel_size, aspect=aspect, window=window)
+                else:
+                    pixels[row] = fit_image(images(paths[row]), pixel_size, aspect=aspect, window=window)
             except BrokenImage as error:
                 reasons[row] = str(error)
         return reasons
@@ -95,9 +101,9 @@ def decode_once(
                 for first in range(start, stop, TASK)
             ]
             found: dict[int, str] = {}
-            for images, task in tasks:
+            for count, task in tasks:
                 found |= task.result()
-                bar.step(images=images)
+                bar.step(images=count)
             pixels.flush()
             _log(folder, {"rows": stop, "broken": found})
             broken |= found

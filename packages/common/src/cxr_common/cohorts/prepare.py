@@ -23,9 +23,10 @@ from cxr_common.cohorts.cohort import (
     write_tables,
 )
 from cxr_common.cohorts.folders import existing_folder, locked, refuse_full, take_name
-from cxr_common.cohorts.images import check_mapping, check_pixel_size, full_digest
+from cxr_common.cohorts.images import array_digest, check_mapping, check_pixel_size, full_digest
 from cxr_common.cohorts.pixels import decode_once, forget_journal, keep_rows, usable_cores
 from cxr_common.cohorts.readers import Listing, read, recognise
+from cxr_common.cohorts.selection import Selection, select
 from cxr_common.errors import BadInput
 
 
@@ -40,6 +41,7 @@ def prepare(
     max_bad: float = 0.01,
     seed: int = 0,
     show: bool = True,
+    selection: Selection | None = None,
 ) -> Cohort:
     """Read a data set once: list, decode, check, split by patient, write as a cohort folder.
 
@@ -56,6 +58,7 @@ def prepare(
         max_bad: Share of broken images that is put up with, in [0, 1]; any share above 0 allows one.
         seed: Fixes the split where the data set has none, or no sufficient validation part.
         show: Whether to show progress.
+        selection: Which views and labels are used, and what becomes of uncertain ones; by default what is usual.
 
     Returns:
         The cohort, its pixels as a memory map.
@@ -70,7 +73,11 @@ def prepare(
     root = existing_folder(source)
     reader = recognise(root) if reader == "auto" else reader
     mapping = {"aspect": aspect, "window": window}
-    identity = content_key(root, {**mapping, "pixel_size": pixel_size, "reader": reader, "seed": seed})
+    selection = Selection() if selection is None else selection
+    options = {**mapping, "pixel_size": pixel_size, "reader": reader, "seed": seed}
+    if chosen := selection.options():
+        options["selection"] = chosen
+    identity = content_key(root, options)
     cached = cache_folder() / "cohorts" / f"{root.name}-{identity[:20]}"
     out = cached if out is None else Path(out).expanduser().absolute()
     if out.resolve().is_relative_to(root):
@@ -84,7 +91,8 @@ def prepare(
         try:
             if not _finished(out, identity):
                 refuse_full(out)
-                listing = read(root, reader)
+                listing, selected = select(read(root, reader), selection, root)
+                extra = {"identity": identity, "reader": reader, **({"selection": selected} if selected else {})}
                 broken = decode_once(
                     root,
                     listing.table["path"].to_list(),
@@ -93,9 +101,10 @@ def prepare(
                     pixel_size=pixel_size,
                     max_broken=max(1, int(max_bad * listing.table.height)) if max_bad else 0,
                     show=show,
+                    images=listing.images,
                     **mapping,
                 )
-                _finish(root, listing, beside, broken, mapping, seed, identity=identity, reader=reader)
+                _finish(root, listing, beside, broken, mapping, seed, **extra)
                 take_name(beside, out)
         except BadInput:
             shutil.rmtree(beside, ignore_errors=True)
@@ -140,7 +149,7 @@ def _finish(
 
     pixels = np.load(beside / "pixels.npy", mmap_mode="r", allow_pickle=False)
     digests = pixel_digests(pixels)
-    identical = _exact_duplicates(root, listed["path"].to_list(), digests)
+    identical = _exact_duplicates(root, listing, listed["path"].to_list(), digests)
     groups = splits.join_groups(listed["patient"].to_list(), identical)
     split, split_notes = splits.assign(listed["split"].to_list(), groups, targets, seed)
     notes = [
@@ -195,7 +204,7 @@ def _refuse_empty_class(
             raise BadInput(f"usable images of every class, also of {label}", f"none ({named})", where=root)
 
 
-def _exact_duplicates(root: Path, paths: list[str], stored: list[bytes]) -> list[bytes | None]:
+def _exact_duplicates(root: Path, listing: Listing, paths: list[str], stored: list[bytes]) -> list[bytes | None]:
     """(N,) digest at full size of the images whose stored pixels occur more than once, else None.
 
     Full size decides, so that the same data set is split alike at every pixel size: detail that tells two
@@ -204,8 +213,13 @@ def _exact_duplicates(root: Path, paths: list[str], stored: list[bytes]) -> list
     counts = Counter(stored)
     candidates = [row for row, digest in enumerate(stored) if counts[digest] > 1]
     found: list[bytes | None] = [None] * len(stored)
+    images = listing.images
+
+    def digest_of(row: int) -> bytes:
+        return full_digest(root / paths[row]) if images is None else array_digest(images(paths[row]))
+
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for row, digest in zip(candidates, pool.map(full_digest, [root / paths[r] for r in candidates]), strict=True):
+        for row, digest in zip(candidates, pool.map(digest_of, candidates), strict=True):
             found[row] = digest
     return found
 

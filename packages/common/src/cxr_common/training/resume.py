@@ -3,12 +3,15 @@
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from cxr_common.errors import BadInput
 from cxr_common.files import whole_file
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
@@ -75,3 +78,19 @@ class StopSignal:
 
     def _note(self, _signum: int, _frame: FrameType | None) -> None:
         self.requested = True
+
+
+def anyone(requested: bool, step: int, accelerator: "Accelerator") -> bool:
+    """Whether any process was asked to stop; all must leave after the same step.
+
+    Args:
+        requested: Whether this one was.
+        step: The step just done; several processes ask each other after every tenth.
+        accelerator: The engine.
+    """
+    if accelerator.num_processes == 1:
+        return requested
+    if step % 10:
+        return False
+    asked: Any = accelerator.reduce(torch.tensor(float(requested), device=accelerator.device), "sum")
+    return bool(asked)

@@ -6,8 +6,6 @@ any folder whose table has the official columns and a ``file`` column of paths. 
 are left out and counted.
 """
 
-import gzip
-import io
 import os
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import polars as pl
 from cxr_common.cohorts.dicom import age_in_years
 from cxr_common.cohorts.folders import inside
 from cxr_common.cohorts.readers.listing import SPLIT_FOLDERS, Listing, image_files
+from cxr_common.cohorts.readers.tables import header
 from cxr_common.errors import BadInput
 
 LABELS = (
@@ -104,13 +103,13 @@ def read_table(path: Path) -> pl.DataFrame:
         ``file`` that are there.
     """
     wanted = [*_COLUMNS, *_EXTRAS, "file"]
-    header = _header(path)
+    names = header(path)
     try:
         table = pl.read_csv(
             path,
             infer_schema=False,
             truncate_ragged_lines=True,
-            columns=[header.index(name) for name in wanted if name in header],
+            columns=[names.index(name) for name in wanted if name in names],
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise BadInput("a readable CSV table", str(error).splitlines()[0], where=path) from error
@@ -121,17 +120,8 @@ def _tables(path: Path) -> list[Path]:
     """CSV files with the official columns; one that names files by path first."""
     with os.scandir(path) as entries:
         names = sorted(e.name for e in entries if e.name.lower().endswith((".csv", ".csv.gz")) and e.is_file())
-    found = [path / name for name in names if set(_COLUMNS) <= set(_header(path / name))]
-    return sorted(found, key=lambda table: ("file" not in _header(table), table.name))
-
-
-def _header(path: Path) -> list[str]:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            line = io.BytesIO(file.read(4096)).readline()
-    except (OSError, EOFError):
-        return []
-    return [name.strip().strip('"') for name in line.decode("utf-8-sig", "replace").split(",")]
+    found = [path / name for name in names if set(_COLUMNS) <= set(header(path / name))]
+    return sorted(found, key=lambda table: ("file" not in header(table), table.name))
 
 
 def _labels(matched: pl.DataFrame, table_path: Path) -> list[pl.Series]:

@@ -3,11 +3,13 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+from numpy.typing import NDArray
 
 from cxr_common.cohorts.cohort import Task
 from cxr_common.cohorts.folders import File, scan
@@ -23,6 +25,8 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
+UNCERTAIN, UNMENTIONED = -1.0, -2.0
+"""Label values a reader may give beside 0, 1 and NaN: a doubtful finding, and one the report is silent on."""
 _HEALTHY = {"normal", "healthy", "negative", "nofinding", "nofindings", "control", "controls", "clear"}
 
 
@@ -34,10 +38,15 @@ class Listing:
         name: What the data set is called.
         table: One row an image: ``path`` (below the folder, forward slashes), ``patient``, ``split``
             ("train", "val", "test"; null everywhere when the data set has no usable split), ``label:NAME``
-            columns, extras.
+            columns, extras. A label is 0, 1 or NaN; where a data set has them also UNCERTAIN, UNMENTIONED, or
+            the share of readers who said yes, in (0, 1): :func:`cxr_common.cohorts.selection.select` settles
+            these. The table may offer more ``label:`` columns than ``labels`` names.
         labels: Label names in order.
         task: "multilabel", "multiclass", or None without labels.
         notes: What was found, for the user.
+        view: Views taken unless the user chooses: "frontal" where the data set says which images are, or "all".
+        images: From ``path`` to the gray image (H, W), uint8 or uint16, for a data set whose images are arrays;
+            None where ``path`` is a file.
     """
 
     name: str
@@ -45,6 +54,8 @@ class Listing:
     labels: tuple[str, ...]
     task: Task | None
     notes: tuple[str, ...] = ()
+    view: str = "all"
+    images: Callable[[str], NDArray[Any]] | None = None
 
 
 def image_files(root: Path) -> list[str]:

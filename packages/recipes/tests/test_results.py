@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from cxr_recipes.results import _difference, _figures, _gains, by_seed, interval
+from scipy.stats import t, ttest_1samp
+
+
+def model(auroc: float | None) -> dict:
+    entry = {"value": 0.5, "low": 0.4, "high": 0.6}
+    names = ("auprc", "accuracy", "recall", "specificity", "precision", "f1")
+    return {"overall": {"auroc": {"value": auroc, "low": None, "high": None}, **dict.fromkeys(names, entry)}}
+
+
+def test_seeds_are_one_group() -> None:
+    assert by_seed(["teacher", "r18-kd-seed0", "r18-kd-seed1", "r18-seed0"]) == {
+        "teacher": ["teacher"],
+        "r18-kd": ["r18-kd-seed0", "r18-kd-seed1"],
+        "r18": ["r18-seed0"],
+    }
+
+
+def test_interval_is_students() -> None:
+    values = [0.91, 0.93, 0.95]
+    mean, half = interval(values)
+    expected = t.interval(0.95, 2, loc=np.mean(values), scale=np.std(values, ddof=1) / np.sqrt(3))
+    assert (mean - half, mean + half) == pytest.approx(expected)
+    assert (mean - half > 0) == (ttest_1samp(values, 0).pvalue < 0.05)
+
+
+def test_figures_and_gains_pair_the_seeds() -> None:
+    models = {f"a-seed{i}": model(0.90 + i / 100) for i in range(3)} | {f"b-seed{i}": model(0.88) for i in range(3)}
+    groups = by_seed(models)
+    assert "| a | 3 | 0.9100 ± 0.0248 |" in _figures(groups, models)
+
+    class Recipe:
+        gains = {"a thing": ("a", "b")}
+
+    table = _gains(Recipe, groups, models)  # type: ignore[arg-type]
+    assert "| a thing | 3 | +3.00 [+0.52, +5.48] |" in table
+    assert table.rstrip().endswith("3 of 3 |")
+
+
+def test_the_undefined_stays_undefined() -> None:
+    models = {"a": model(None), "b": model(0.9)}
+    assert _difference(models["a"], models["b"], "auroc") is None
+    assert "| a | 1 | undefined |" in _figures(by_seed(models), models)

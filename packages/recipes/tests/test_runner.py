@@ -1,0 +1,68 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cxr_common.errors import BadInput
+from cxr_recipes import runner
+from cxr_recipes.config import ReproduceConfig
+
+
+def reproduce(*arguments: object) -> subprocess.CompletedProcess[str]:
+    script = Path(sys.executable).with_name("reproduce")
+    return subprocess.run([str(script), *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_quickstart_runs_the_whole_road_and_does_nothing_twice(tmp_path) -> None:
+    done = reproduce("quickstart", "--scale", "tiny", "--runs_dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "quickstart"
+    assert done.stdout.rstrip().endswith(f"open  {run / 'report' / 'index.html'}")
+    assert done.stdout.count("$ uv run ") == 4
+    page = (run / "results.md").read_text()
+    metrics = json.loads((run / "report" / "metrics.json").read_text())
+    assert list(metrics["models"]) == ["teacher", "resnet18", "resnet18-control"]
+    value = metrics["models"]["resnet18"]["overall"]["auroc"]["value"]
+    assert f"{value:.4f}" in page
+    for line in done.stdout.splitlines():
+        if "$ " in line:
+            assert line.split("$ ")[1] in page
+
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    assert len(before) == 5
+    again = reproduce("quickstart", "--scale", "tiny", "--runs_dir", tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done before") == 4
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
+
+
+def test_a_stage_that_refuses_its_input_ends_the_recipe_with_its_code(tmp_path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("title: t\nscales: {a: {}}\nstages: [finetune --architecture resnet81 --size 32, evaluate]")
+    done = reproduce(recipe, "--data", "phantom:40", "--runs_dir", tmp_path / "runs")
+    assert done.returncode == 2
+    assert "did you mean" in done.stderr
+    assert "ended with code 2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_dry_run_prints_what_a_person_would_type(capsys) -> None:
+    runner.reproduce(ReproduceConfig(["quickstart"], dry_run=True))
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in printed] == ["ssl-pretrain", "finetune", "distill", "evaluate"]
+
+
+def test_no_recipe_and_too_few_jobs() -> None:
+    with pytest.raises(BadInput, match="quickstart"):
+        runner.reproduce(ReproduceConfig())
+    with pytest.raises(BadInput, match="--jobs"):
+        ReproduceConfig(jobs=0)
+    with pytest.raises(BadInput, match="--run"):
+        ReproduceConfig(["a", "b"], run="x")
+
+
+def test_side_by_side_commands_share_the_cores(monkeypatch) -> None:
+    monkeypatch.setattr(runner.os, "cpu_count", lambda: 8)
+    assert runner._environment(3)["OMP_NUM_THREADS"] == "2"
+    assert runner._environment(16)["OMP_NUM_THREADS"] == "1"

@@ -1,0 +1,77 @@
+"""Each member builds to a wheel on its own and works where only what it declares is installed."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MEMBERS = {
+    "common": {"cxr_common.checkpoint", "cxr_common.cohorts", "cxr_common.models.zoo", "cxr_common.training.resume"},
+    "ssl": {"cxr_ssl.pretrain"},
+    "distill": {"cxr_distill.train", "cxr_distill.losses"},
+    "eval": {"cxr_eval.evaluate"},
+    "recipes": {"cxr_recipes.runner"},
+}
+
+
+def declared(member: str) -> set[str]:
+    """Members of the workspace that a member declares, itself included."""
+    project = tomllib.loads((ROOT / "packages" / member / "pyproject.toml").read_text())["project"]
+    names = {line.split(">")[0].split("[")[0].removeprefix("cxr-") for line in project["dependencies"]}
+    return {member} | {name for other in names & set(MEMBERS) for name in declared(other)}
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory) -> dict[str, Path]:
+    if shutil.which("uv") is None:
+        pytest.skip("uv is not on the path")
+    out = tmp_path_factory.mktemp("wheels")
+    built = {}
+    for member in MEMBERS:
+        # Built from a copy, so that nothing outside the member's folder can be leant on.
+        copy = shutil.copytree(ROOT / "packages" / member, tmp_path_factory.mktemp(member) / member)
+        command = ["uv", "build", "--wheel", "--offline", "--out-dir", str(out / member), str(copy)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        built[member] = next((out / member).glob("*.whl"))
+    return built
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_member_works_with_what_it_declares_alone(member, wheels, tmp_path) -> None:
+    environment = tmp_path / "env"
+    python = environment / "bin" / "python"
+    uv = {"check": True, "capture_output": True, "text": True}
+    subprocess.run(["uv", "venv", "--offline", "--python", sys.executable, str(environment)], **uv)
+    needed = [str(wheels[name]) for name in sorted(declared(member))]
+    subprocess.run(["uv", "pip", "install", "--offline", "--no-deps", "--python", str(python), *needed], **uv)
+    # Third parties as this environment has them: a folder on the path, without our own packages.
+    ours = [f"cxr_{name}" for name in MEMBERS if name not in declared(member)]
+    site = next(path for path in map(Path, sys.path) if path.name == "site-packages")
+    code = (
+        f"import sys, importlib; sys.path.append({str(site)!r})\n"
+        f"for module in {sorted(MEMBERS[member])}: importlib.import_module(module)\n"
+        "import importlib.util as u\n"
+        f"print([m for m in {ours} if m in sys.modules], sys.modules[{f'cxr_{member}'!r}].__file__)\n"
+    )
+    # -I: neither this folder nor PYTHONPATH; the editable members of the workspace are .pth files, which a folder
+    # appended to the path does not run.
+    done = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    leaked, place = done.stdout.strip().split("] ")
+    assert leaked == "["
+    assert place.startswith(str(environment))
+
+
+def test_wheels_hold_types_and_recipes_and_no_tests(wheels) -> None:
+    import zipfile
+
+    names = {member: zipfile.ZipFile(path).namelist() for member, path in wheels.items()}
+    for member, files in names.items():
+        assert f"cxr_{member}/py.typed" in files
+        assert not [name for name in files if "test" in name]
+    assert "cxr_recipes/recipes/quickstart.yaml" in names["recipes"]
+    assert [name for name in names["eval"] if name.endswith("template.html")]
