@@ -60,7 +60,8 @@ def test_bad_input_is_one_message_and_exit_code_2(command, says, tmp_path) -> No
 def readme_commands() -> list[str]:
     """Every command of the README, without comments."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines() if "#subdirectory" not in line]
+    typed = [line for block in blocks for line in block.splitlines() if "#subdirectory" not in line]
+    lines = [line.split("#")[0].strip() for line in typed]
     return [part.strip() for line in lines if line for part in line.split("&&")]
 
 
@@ -78,7 +79,7 @@ def test_every_command_of_the_readme_is_known() -> None:
 
 def test_the_three_commands_bare_one_after_the_other(tmp_path) -> None:
     """Bare but for sizes that a test can wait for."""
-    small = "--data phantom:120 --size 32".split()
+    small = ["--data", "phantom:120", "--size", "32"]
     first = run("ssl-pretrain", *small, "--epochs", "1", "--architecture", "resnet18", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "next:  uv run distill" in first.stdout

@@ -10,9 +10,14 @@ from cxr_common.files import sha256, whole_file, write_json
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(RuntimeError, match="half-way"), whole_file(target, "w") as file:
-        file.write("new")
-        raise RuntimeError("half-way")
+
+    def write_half() -> None:
+        with whole_file(target, "w") as file:
+            file.write("new")
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        write_half()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

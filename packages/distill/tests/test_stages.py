@@ -45,6 +45,7 @@ def test_a_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_pat
     ("arguments", "says"),
     [
         (["--teacher", "missing.safetensors"], "nothing there"),
+        (["--start", "missing.pth"], "missing.pth"),
         (["--student", "resnet81"], "did you mean"),
         (["--loss", "kdd=1"], "did you mean kd"),
         (["--loss", "multilabel_kd=1"], "use kd"),

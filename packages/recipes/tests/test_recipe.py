@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from cxr_common.errors import BadInput
 from cxr_recipes.recipe import names, read
 
@@ -46,7 +47,8 @@ stages:
         "--seed 1 --start runs/x/ssl/b --name s1",
     ]
     stages = recipe.commands("b", Path("/tmp/elsewhere/x"))
-    assert stages[0][0] == "ssl-pretrain --size 64 --data phantom:50 --run x --runs_dir /tmp/elsewhere".split()
+    typed = "ssl-pretrain --size 64 --data phantom:50 --run x --runs_dir /tmp/elsewhere"
+    assert " ".join(stages[0][0]) == typed
     assert recipe.commands("b", RUN, "given")[0][0][-3] == "given"
 
 

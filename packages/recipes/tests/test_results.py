@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
-from cxr_recipes.results import _difference, _figures, _gains, by_seed, interval
 from scipy.stats import t, ttest_1samp
+
+from cxr_recipes.recipe import Recipe
+from cxr_recipes.results import _difference, _figures, _gains, by_seed, interval
 
 
 def model(auroc: float | None) -> dict:
@@ -30,11 +32,8 @@ def test_figures_and_gains_pair_the_seeds() -> None:
     models = {f"a-seed{i}": model(0.90 + i / 100) for i in range(3)} | {f"b-seed{i}": model(0.88) for i in range(3)}
     groups = by_seed(models)
     assert "| a | 3 | 0.9100 ± 0.0248 |" in _figures(groups, models)
-
-    class Recipe:
-        gains = {"a thing": ("a", "b")}
-
-    table = _gains(Recipe, groups, models)  # type: ignore[arg-type]
+    recipe = Recipe("x", "X", "", "phantom", {}, (), gains={"a thing": ("a", "b")}, published={})
+    table = _gains(recipe, groups, models)
     assert "| a thing | 3 | +3.00 [+0.52, +5.48] |" in table
     assert table.rstrip().endswith("3 of 3 |")
 

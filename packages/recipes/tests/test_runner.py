@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from cxr_common.errors import BadInput
 from cxr_recipes import runner
 from cxr_recipes.config import ReproduceConfig

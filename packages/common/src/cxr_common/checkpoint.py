@@ -83,8 +83,15 @@ class Header:
 
 
 def parent(role: str, path: str | Path) -> dict[str, str]:
-    """Provenance entry of a file this one is made from."""
-    return {"role": role, "path": str(path), "sha256": sha256(path)}
+    """Provenance entry of a file this one is made from.
+
+    Raises:
+        BadInput: It is not there, or cannot be read.
+    """
+    try:
+        return {"role": role, "path": str(path), "sha256": sha256(path)}
+    except OSError as error:
+        raise BadInput("a file to begin with", error.strerror or str(error), where=path) from error
 
 
 @functools.cache

@@ -1,5 +1,8 @@
 """Small folders of images for the cohort tests."""
 
+import gzip
+import io
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+OfficialTables = Callable[..., bytes]
 WriteImages = Callable[[Path, Iterable[str]], Path]
 
 
@@ -36,3 +40,25 @@ def two_classes(tmp_path: Path, write_images: WriteImages) -> Path:
 
 def _numbers(label: str) -> range:
     return range(15) if label == "NORMAL" else range(15, 30)
+
+
+@pytest.fixture
+def official_tables() -> OfficialTables:
+    """Bytes of an official label table as the torchxrayvision wheel carries it; skips where it is not installed."""
+    from importlib.util import find_spec
+
+    found = find_spec("torchxrayvision")
+    if found is None or found.origin is None:
+        pytest.skip("torchxrayvision, which carries the official tables, is not installed")
+    folder = Path(found.origin).parent / "data"
+
+    def table(name: str, unpack: bool = True) -> bytes:
+        data = (folder / name).read_bytes()
+        if unpack and name.endswith(".gz"):
+            return gzip.decompress(data)
+        if unpack and name.endswith(".zip"):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                return archive.read(archive.namelist()[0])
+        return data
+
+    return table

@@ -36,6 +36,13 @@ def test_restart_sets_another_run_aside_and_keeps_it(tmp_path) -> None:
     assert not (tmp_path / "a.2").exists()
 
 
+def test_a_start_that_came_to_nothing_is_in_nobodys_way(tmp_path) -> None:
+    open_run(tmp_path / "a", {"lr": 1}, {"lr": 1}).close()
+    run = open_run(tmp_path / "a", {"lr": 2}, {"lr": 2})
+    assert (tmp_path / "a" / "config.yaml").read_text() == "lr: 2\n"
+    run.close()
+
+
 def test_one_process_at_a_time(tmp_path) -> None:
     held = open_run(tmp_path / "a", {}, {})
     with pytest.raises(BadInput, match="in use"):

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -12,4 +13,4 @@ def test_values_of_the_formula() -> None:
     assert values[10] == pytest.approx(0.6)
     assert values[60] == pytest.approx(0.0006 + (0.6 - 0.0006) * (1 + math.cos(math.pi / 2)) / 2)
     assert values[110] == values[111] == pytest.approx(0.0006)
-    assert all(a >= b for a, b in zip(values[10:], values[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(values[10:]))

@@ -91,15 +91,6 @@ def train(
     Raises:
         BadInput: Labels, start or folder that cannot work.
     """
-    main = accelerator.is_main_process
-    identity = _identity(config, architecture, cohort, parents, guided=guidance is not None)
-    run = open_run(folder, identity, config_dict(config), restart=config.restart, main=main)
-    if run.finished:
-        if main:
-            print(f"{folder}: done before, nothing to do")
-        run.close()
-        return folder / "model.safetensors"
-
     # What is learnt from, and what it is judged by.
     task = labelled_task(cohort)
     loss_on_labels = task_loss(task, config.task_loss)
@@ -125,6 +116,17 @@ def train(
     rate = functools.partial(
         warmup_cosine, steps=epochs * steps, warmup_steps=max(steps // 2, 1), peak=peak, start=peak / 20
     )
+
+    # Where it is written.
+    main = accelerator.is_main_process
+    identity = _identity(config, architecture, cohort, parents, guided=guidance is not None)
+    run = open_run(folder, identity, config_dict(config), restart=config.restart, main=main)
+    if run.finished:
+        if main:
+            print(f"{folder}: done before, nothing to do")
+        run.close()
+        return folder / "model.safetensors"
+
     optimizer = torch.optim.AdamW(groups(student, config.weight_decay), lr=peak, fused=True)
     model, optimizer = accelerator.prepare(student, optimizer)
 

@@ -17,6 +17,7 @@ class ReproduceConfig:
         runs_dir: Folder of all experiments.
         jobs: Commands of one stage that run side by side, each with its share of the cores; worth it on a CPU,
             where one thread a network computes more images than all threads on one network.
+        note: What a reader must know of this run beyond what the machine can tell; said on the results page.
         dry_run: Print the commands and leave.
     """
 
@@ -26,6 +27,7 @@ class ReproduceConfig:
     run: str = ""
     runs_dir: str = "runs"
     jobs: int = 1
+    note: str = ""
     dry_run: bool = False
 
     def __post_init__(self) -> None:

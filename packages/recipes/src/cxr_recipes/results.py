@@ -33,7 +33,7 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
         recipe: What was run.
         run: The run's folder, with a finished report.
         commands: The commands as typed.
-        record: The runner's ledger: machine, and seconds of each command.
+        record: The runner's ledger: machine, jobs, scale, note.
     """
     report = json.loads((run / "report" / "metrics.json").read_text("utf-8"))
     done = {f.parent.name: json.loads(f.read_text("utf-8")) for f in sorted(run.glob("*/done.json"))}
@@ -42,7 +42,7 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
     sections = [
         f"# {recipe.title}",
         recipe.about.strip(),
-        f"Written by `reproduce {recipe.name}` (scale {record['scale']}), not by hand.",
+        f"Written by `reproduce {recipe.name}` (scale {record['scale']}), not by hand. {record['note']}".rstrip(),
         _cohort(report),
         "## Results on the test images\n\n"
         f"{report['headline']}. Over several seeds: mean ± half-width of the 95 % t interval; over one: value and "
@@ -204,8 +204,6 @@ def _training(done: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _commands(commands: Sequence[str], record: Mapping[str, Any]) -> str:
-    lines = [f"{record['machine']}.", "", "| command | time |", "|---|---|"]
-    seconds = record["commands"]
-    lines += [f"| `{command}` | {seconds.get(command, 0):.0f} s |" for command in commands]
-    lines.append(f"| all | {sum(seconds.get(command, 0) for command in commands):.0f} s |")
-    return "\n".join(lines)
+    side_by_side = record["jobs"]
+    how = "one after the other" if side_by_side == 1 else f"up to {side_by_side} of a kind side by side"
+    return "\n".join([f"On {record['machine']}; {how}.", "", "```sh", *commands, "```"])

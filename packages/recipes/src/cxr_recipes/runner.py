@@ -1,12 +1,10 @@
 """Runs a recipe's commands one after the other and goes on where an earlier run stopped."""
 
-import json
 import os
 import shlex
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,10 +33,10 @@ def reproduce(config: ReproduceConfig) -> None:
         if config.dry_run:
             print("\n".join(shell(command) for stage in stages for command in stage))
             continue
-        run_recipe(recipe, scale, run, stages, config.jobs)
+        run_recipe(recipe, scale, run, stages, config.jobs, config.note)
 
 
-def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str]]], jobs: int) -> None:
+def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str]]], jobs: int, note: str) -> None:
     """Run every command, then write the results page.
 
     A command that is done and whose inputs have not changed finds that out itself and returns at once; one
@@ -50,25 +48,23 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
         run: The run's folder.
         stages: Commands by stage.
         jobs: Commands of a stage that run side by side.
+        note: Goes on the results page.
     """
     commands = [command for stage in stages for command in stage]
     print(f"{recipe.title}  ({recipe.name}, scale {scale}, {len(commands)} commands)", flush=True)
     ledger = run / "recipe.json"
-    record: dict[str, Any] = json.loads(ledger.read_text("utf-8")) if ledger.exists() else {"commands": {}}
-    record |= {"recipe": recipe.name, "scale": scale, "jobs": jobs, "machine": results.machine()}
+    record: dict[str, Any] = {"recipe": recipe.name, "scale": scale, "jobs": jobs, "note": note}
+    record |= {"machine": results.machine(), "done": []}
     lock = threading.Lock()
 
     def do(command: list[str], side_by_side: int) -> int:
         typed = shell(command)
         with lock:
             print(f"\n[{commands.index(command) + 1}/{len(commands)}] $ {typed}", flush=True)
-        began = time.perf_counter()
         code = subprocess.run(_arguments(command), env=_environment(side_by_side), check=False).returncode
-        seconds = time.perf_counter() - began
         if code == 0:
             with lock:
-                # A command that was done before keeps the time it once took.
-                record["commands"][typed] = round(max(record["commands"].get(typed, 0.0), seconds), 1)
+                record["done"].append(typed)
                 write_json(ledger, record)
         return code
 

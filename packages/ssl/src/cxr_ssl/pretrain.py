@@ -178,7 +178,9 @@ def pretrain(config: PretrainConfig) -> Path:
                     at["best"] = {"score": score, "epoch": epoch + 1, "figures": figures, "weights": weights}
                 at |= {"epoch": epoch + 1, "step": 0, "seconds": time.perf_counter() - began}
                 # Saving stays below a tenth of the time, however short the epochs.
-                if time.perf_counter() - saved >= 10 * cost_of_saving and epoch + 1 < plan.epochs:
+                # The clock of one process decides for all, since all must come along.
+                due = main and time.perf_counter() - saved >= 10 * cost_of_saving
+                if epoch + 1 < plan.epochs and anyone(due, 0, accelerator):
                     started = time.perf_counter()
                     save(monitor, at)
                     saved = time.perf_counter()

@@ -329,7 +329,7 @@ def layers(patient: Patient, frame: Frame, ratio: float, bedside: bool, rng: np.
     thick *= 1 - 0.35 * smoothstep(-y, -0.05, 0.25) - 0.5 * smoothstep(np.abs(x), 1.1, 1.5)
 
     lungs = fill(frame, lung(-1, patient), lung(1, patient))
-    air = rounded(lungs, 0.5 * unit) ** 0.9 * (lungs * np.float32(0.78 * patient.depth / 255))
+    air = rounded(lungs, 0.5 * unit) * (lungs * np.float32(0.78 * patient.depth / 255))
     air = np.minimum(air, 0.85 * thick)
     lungs = lungs * np.float32(1 / 255)
 

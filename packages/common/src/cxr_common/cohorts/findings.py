@@ -42,7 +42,7 @@ def draw_disease(rng: np.random.Generator) -> Disease:
     consolidation = (side * x, y, rng.uniform(0.18, 0.4), rng.uniform(0.25, 0.65), int(rng.integers(2**31)))
 
     first = 1 if rng.random() < 0.5 else -1
-    heights = 0.075 + rng.beta(1.0, 2.8, 2) * 0.42
+    heights = 0.07 + rng.beta(1.0, 3.0, 2) * 0.42
     effusions = ((first, float(heights.max())), (-first, float(heights.min())))
     effusions = effusions[: 2 if rng.random() < 0.25 else 1]
 
@@ -53,7 +53,7 @@ def draw_disease(rng: np.random.Generator) -> Disease:
     y = rng.uniform(0.16, 0.78)
     inner = 0.44 if side < 0 or y < 0.45 else 0.66
     x = inner + rng.uniform(0, 1) * (float(cage(y)) - 0.14 - inner)
-    nodule = (side * x, float(y), 0.06 - 0.02 * rng.random() ** 1.5, rng.uniform(1.8, 2.8))
+    nodule = (side * x, float(y), 0.06 - 0.016 * rng.random() ** 1.5, rng.uniform(2.2, 3.2))
     return Disease(0.5 + 0.1 * float(rng.beta(1.0, 3.8)), consolidation, effusions, pneumothorax, nodule)
 
 

@@ -118,14 +118,17 @@ def select(listing: Listing, selection: Selection, where: Path) -> tuple[Listing
     for name in listing.labels:
         column = table[f"label:{name}"].cast(pl.Float32).fill_null(float("nan"))
         values = column.to_numpy().copy()
-        policy = selection.uncertain if isinstance(selection.uncertain, str) else selection.uncertain.get(name, "ignore")
+        policy = (
+            selection.uncertain if isinstance(selection.uncertain, str) else selection.uncertain.get(name, "ignore")
+        )
         if count := int((values == UNCERTAIN).sum()):
             doubtful[name] = (policy, count)
         silent += int((values == UNMENTIONED).sum())
         shared = (values > 0) & (values < 1)
         if shared.any():
             voted += int(shared.sum())
-            table = table.with_columns(pl.Series(f"votes:{name}", values))
+            shares = np.where(values < 0, np.float32("nan"), values)
+            table = table.with_columns(pl.Series(f"votes:{name}", shares))
         table = table.with_columns(pl.Series(f"label:{name}", _settled(values, policy, selection)))
     for policy in get_args(Policy):
         if counts := {name: count for name, (used, count) in doubtful.items() if used == policy}:

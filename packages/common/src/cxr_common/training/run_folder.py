@@ -103,6 +103,9 @@ def open_run(
     record = folder / "run.json"
     wanted = json.loads(json.dumps(identity, sort_keys=True))
     differing = _differences(json.loads(record.read_text("utf-8")), wanted) if record.exists() else []
+    if differing and not any((folder / name).exists() for name in ("done.json", "state.pt", "metrics.jsonl")):
+        record.unlink()  # a start that ended before it had anything to lose
+        differing = []
     if differing:
         os.close(lock)
     if differing and not restart:

@@ -6,7 +6,21 @@
 from pathlib import Path
 from typing import Protocol
 
-from cxr_common.cohorts.readers import chestxray14, folder, kermany, unlabelled
+from cxr_common.cohorts.readers import (
+    chestxray14,
+    chexpert,
+    covid_radiography,
+    covidx,
+    folder,
+    kermany,
+    manifest,
+    medmnist,
+    mimic_cxr_jpg,
+    padchest,
+    rsna,
+    unlabelled,
+    vindr_cxr,
+)
 from cxr_common.cohorts.readers.listing import Listing
 from cxr_common.errors import unknown_name
 
@@ -30,6 +44,15 @@ class Reader(Protocol):
 READERS: dict[str, Reader] = {
     "kermany": kermany,
     "chestxray14": chestxray14,
+    "chexpert": chexpert,
+    "padchest": padchest,
+    "mimic_cxr_jpg": mimic_cxr_jpg,
+    "vindr_cxr": vindr_cxr,
+    "rsna": rsna,
+    "covid_radiography": covid_radiography,
+    "covidx": covidx,
+    "medmnist": medmnist,
+    "manifest": manifest,
     "unlabelled": unlabelled,
     "folder": folder,
 }

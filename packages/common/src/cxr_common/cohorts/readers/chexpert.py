@@ -102,7 +102,9 @@ def observations(table: pl.DataFrame, table_path: Path) -> list[pl.Series]:
     labelled = table.select(pl.any_horizontal(pl.col(LABELS).is_not_null())).to_series()
     values = pl.DataFrame(columns).with_columns(labelled.alias("labelled"))
     silence = pl.when("labelled").then(UNMENTIONED).otherwise(float("nan"))
-    return values.select(pl.col(name).fill_null(silence).cast(pl.Float32).alias(f"label:{name}") for name in LABELS).get_columns()
+    return values.select(
+        pl.col(name).fill_null(silence).cast(pl.Float32).alias(f"label:{name}") for name in LABELS
+    ).get_columns()
 
 
 def _tables(path: Path) -> dict[Path, str]:
@@ -122,17 +124,9 @@ def _move_valid(tables: dict[Path, str]) -> list[str]:
 
 
 def _extras(matched: pl.DataFrame) -> list[pl.Series]:
-    side = pl.Series(
-        "view",
-        [
-            ap_pa if view == "Frontal" and ap_pa in ("AP", "PA") else view
-            for view, ap_pa in zip(matched["Frontal/Lateral"], _column(matched, "AP/PA"), strict=True)
-        ],
-        pl.String,
-    )
-    sex = words(_column(matched, "Sex"), {"female": "F", "male": "M"}).alias("sex")
-    return [side, sex, pl.Series("age", [age_in_years(text) for text in _column(matched, "Age")], pl.Float32)]
-
-
-def _column(table: pl.DataFrame, name: str) -> pl.Series:
-    return table[name] if name in table.columns else pl.Series(name, [None] * table.height, pl.String)
+    whole = matched.with_columns(pl.lit(None, pl.String).alias(name) for name in _WORN if name not in matched.columns)
+    frontal = (pl.col("Frontal/Lateral") == "Frontal") & pl.col("AP/PA").is_in(["AP", "PA"])
+    view = whole.select(pl.when(frontal).then("AP/PA").otherwise("Frontal/Lateral").alias("view")).to_series()
+    years = {text: age_in_years(text) for text in whole["Age"].unique()}
+    age = pl.Series("age", [years[text] for text in whole["Age"]], pl.Float32)
+    return [view, words(whole["Sex"], {"female": "F", "male": "M"}).alias("sex"), age]

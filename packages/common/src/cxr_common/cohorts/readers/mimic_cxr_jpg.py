@@ -38,9 +38,7 @@ def read(path: Path) -> Listing:
     Raises:
         BadInput: A table is missing or damaged, or they match no image.
     """
-    metadata = find_table(
-        path, (*_IMAGE, "ViewPosition"), "mimic-cxr-2.0.0-metadata.csv.gz", prefix=_PREFIX
-    )
+    metadata = find_table(path, (*_IMAGE, "ViewPosition"), "mimic-cxr-2.0.0-metadata.csv.gz", prefix=_PREFIX)
     label_tables = _label_tables(path)
     if not label_tables:
         raise BadInput("a table of labels (mimic-cxr-2.0.0-chexpert.csv.gz)", "none", where=path)

@@ -45,7 +45,9 @@ def read(path: Path) -> Listing:
         raise BadInput("one Target an image, 0 or 1", f"several or none for {torn[0]}", where=table_path)
     if details := find_tables(path, _DETAILS):
         detail = read_columns(details[0], _DETAILS).unique("patientId", keep="first", maintain_order=True)
-        images = images.join(detail.select(pl.col("patientId").alias("key"), pl.col("class").alias("detail")), "key", "left")
+        images = images.join(
+            detail.select(pl.col("patientId").alias("key"), pl.col("class").alias("detail")), "key", "left"
+        )
     matched, notes = match_images(path, images.with_columns(pl.col("key").alias("patient")), table_path, stem=True)
     classes = [LABELS[int(target)] for target in matched["Target"]]
     table = matched.with_columns(pl.lit(None, pl.String).alias("split"), *one_hot(classes, LABELS))

@@ -145,7 +145,7 @@ def numbers(column: pl.Series, allowed: Sequence[float], table_path: Path) -> pl
         BadInput: Anything else, with the first of them.
     """
     values = column.cast(pl.Float32, strict=False)
-    strange = column.filter(column.is_not_null() & ~values.is_in(list(allowed)).fill_null(False))
+    strange = column.filter(column.is_not_null() & ~values.is_in([float(value) for value in allowed]).fill_null(False))
     if len(strange):
         raise BadInput(
             f"{', '.join(f'{value:g}' for value in allowed)} or nothing in the column {column.name}",

@@ -1,0 +1,169 @@
+"""Any folder with a table of its images: CSV or Parquet with a ``file`` column.
+
+``manifest.csv``, ``manifest.parquet``, ``labels.csv`` or ``labels.parquet`` is recognised when it also has labels:
+columns ``label:NAME``, or one column ``class``. With ``--reader manifest`` any name will do, and then every column
+of 0, 1 and blanks is a label. ``patient``, ``split``, ``view``, ``sex`` and ``age`` are used where they are there.
+"""
+
+import os
+from pathlib import Path
+
+import polars as pl
+
+from cxr_common.cohorts.cohort import Task
+from cxr_common.cohorts.dicom import age_in_years
+from cxr_common.cohorts.folders import inside
+from cxr_common.cohorts.readers.listing import SPLIT_FOLDERS, UNCERTAIN, Listing, image_files, one_hot, order_classes
+from cxr_common.cohorts.readers.tables import header, numbers
+from cxr_common.errors import BadInput
+
+NAMES = ("manifest.csv", "manifest.parquet", "labels.csv", "labels.parquet")
+_KNOWN = ("file", "patient", "split", "class", "view", "sex", "age")
+_CLASS = "class"
+
+
+def looks_like(path: Path) -> bool:
+    """Whether one of the usual tables names files and their labels."""
+    return any("file" in columns and _labelled(columns) for columns in (_columns(path / name) for name in NAMES))
+
+
+def read(path: Path) -> Listing:
+    """List the images that the table names.
+
+    Args:
+        path: Folder with the table; ``file`` is relative to it.
+
+    Returns:
+        Labels side by side (0, 1, -1 for uncertain, blank or NaN for unknown) in the table's order, or exclusive
+        classes, healthy-sounding ones first (blank: unknown); the table's patients and split, else one patient an image
+        and no split. Without labels: for pretraining.
+
+    Raises:
+        BadInput: No such table or several, paths that leave the folder, a file named twice or with two splits,
+            labels that are not 0 and 1, or none of the files is there.
+    """
+    table_path = _table(path)
+    entries = _text(table_path)
+    files = [inside(path, name or "", table_path) for name in entries["file"]]
+    entries = entries.with_columns(pl.Series("path", files, pl.String))
+    if twice := entries.filter(pl.col("path").is_duplicated())["path"].to_list():
+        raise BadInput("each file once", f"{twice[0]} twice", where=table_path)
+    images = image_files(path)
+    matched = entries.filter(pl.col("path").is_in(images)).sort("path")
+    if matched.is_empty():
+        raise BadInput("images that the table names", f"none of them ({files[0]}, …)", where=table_path)
+    notes = []
+    if missing := entries.height - matched.height:
+        notes.append(f"{missing} images of {table_path.name} are not there and were left out")
+    if unlisted := len(images) - matched.height:
+        notes.append(f"{unlisted} images are not in {table_path.name} and were left out")
+
+    labels, task, columns = _labels(matched, table_path)
+    patient = pl.col("path").alias("patient")
+    if "patient" in matched.columns:
+        patient = pl.coalesce("patient", "path").alias("patient")
+    else:
+        notes.append(f"{table_path.name} has no column patient: each image counts as one patient of its own")
+    extras = [pl.col(name) for name in ("view", "sex") if name in matched.columns]
+    ages = [age_in_years(text) for text in matched["age"]] if "age" in matched.columns else []
+    table = matched.select("path", patient, _split(matched, table_path), *columns, *extras)
+    if ages:
+        table = table.with_columns(pl.Series("age", ages, pl.Float32))
+    used = {*_KNOWN, "path", *labels, *(f"label:{label}" for label in labels)}
+    if unused := [name for name in matched.columns if name not in used]:
+        notes.append(f"columns that are no labels were not used: {', '.join(unused)}")
+    return Listing(path.name, table, labels, task, tuple(notes))
+
+
+def _table(path: Path) -> Path:
+    """The table: one of the usual names first, else the only one with a ``file`` column."""
+    for name in NAMES:
+        if "file" in _columns(path / name):
+            return path / name
+    with os.scandir(path) as entries:
+        names = sorted(e.name for e in entries if e.is_file())
+    found = [path / name for name in names if "file" in _columns(path / name)]
+    if len(found) != 1:
+        named = ", ".join(table.name for table in found) or "none"
+        raise BadInput("one CSV or Parquet table with a column file", named, where=path, do=f"call it {NAMES[0]}")
+    return found[0]
+
+
+def _columns(table_path: Path) -> list[str]:
+    if not table_path.is_file():
+        return []
+    if table_path.suffix.lower() == ".parquet":
+        try:
+            return pl.scan_parquet(table_path).collect_schema().names()
+        except (pl.exceptions.PolarsError, OSError):
+            return []
+    return header(table_path) if table_path.name.lower().endswith((".csv", ".csv.gz")) else []
+
+
+def _labelled(columns: list[str]) -> bool:
+    return _CLASS in columns or any(name.startswith("label:") for name in columns)
+
+
+def _text(table_path: Path) -> pl.DataFrame:
+    """The whole table as stripped text, blanks and NaN as null."""
+    try:
+        if table_path.suffix.lower() == ".parquet":
+            table = pl.read_parquet(table_path)
+        else:
+            table = pl.read_csv(table_path, infer_schema=False)
+        plain = [name for name, kind in table.schema.items() if not kind.is_nested() and kind != pl.Binary]
+        table = table.select(
+            pl.col(name).cast(pl.Int8) if kind == pl.Boolean else pl.col(name)
+            for name, kind in table.select(plain).schema.items()
+        )
+        table = table.cast(pl.String).rename(lambda name: name.strip())
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BadInput("a readable table", str(error).splitlines()[0], where=table_path) from error
+    if table.is_empty() or "file" not in table.columns:
+        raise BadInput("a table with rows and a column file", "none", where=table_path)
+    text = pl.all().str.strip_chars()
+    return table.select(text).select(pl.when(~pl.all().is_in(["", "NaN", "nan", "NA"])).then(pl.all()))
+
+
+def _labels(matched: pl.DataFrame, table_path: Path) -> tuple[tuple[str, ...], Task | None, list[pl.Series]]:
+    """Label names, the task, and ``label:NAME`` columns."""
+    marked = [name for name in matched.columns if name.startswith("label:")]
+    if not marked and _CLASS in matched.columns:
+        classes = matched[_CLASS]
+        labels = order_classes(classes.drop_nulls().unique())
+        if len(labels) < 2:
+            raise BadInput("at least two classes", ", ".join(labels) or "none", where=table_path)
+        known = classes.is_not_null()
+        hot = [_where(known, column) for column in one_hot(classes.fill_null("").to_list(), labels)]
+        return labels, "multiclass", hot
+    chosen = marked or [n for n in matched.columns if n not in {*_KNOWN, "path"} and _binary(matched[n])]
+    columns = [
+        numbers(matched[name], (0, 1, UNCERTAIN), table_path)
+        .fill_null(float("nan"))
+        .alias(f"label:{name.removeprefix('label:')}")
+        for name in chosen
+    ]
+    labels = tuple(column.name.removeprefix("label:") for column in columns)
+    return labels, "multilabel" if labels else None, columns
+
+
+def _where(known: pl.Series, column: pl.Series) -> pl.Series:
+    """A column where it is known, else NaN."""
+    values = pl.when(known).then(column).otherwise(float("nan")).cast(pl.Float32)
+    return pl.select(values.alias(column.name)).to_series()
+
+
+def _binary(column: pl.Series) -> bool:
+    """Whether a column holds 0, 1, -1 and blanks only, and at least one 1."""
+    values = column.drop_nulls().cast(pl.Float32, strict=False)
+    return bool(values.is_in([0.0, 1.0, UNCERTAIN]).fill_null(False).all()) and bool((values == 1).any())
+
+
+def _split(matched: pl.DataFrame, table_path: Path) -> pl.Series:
+    if "split" not in matched.columns or matched["split"].is_null().all():
+        return pl.Series("split", [None] * matched.height, pl.String)
+    split = [SPLIT_FOLDERS.get((name or "").lower()) for name in matched["split"]]
+    if None in split:
+        strange = matched["split"][split.index(None)]
+        raise BadInput("train, val or test in every row of the column split", repr(strange), where=table_path)
+    return pl.Series("split", split, pl.String)
