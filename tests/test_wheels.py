@@ -18,6 +18,11 @@ MEMBERS = {
 }
 
 
+def uv(*arguments: str) -> None:
+    done = subprocess.run(["uv", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def declared(member: str) -> set[str]:
     """Members of the workspace that a member declares, itself included."""
     project = tomllib.loads((ROOT / "packages" / member / "pyproject.toml").read_text())["project"]
@@ -34,8 +39,7 @@ def wheels(tmp_path_factory) -> dict[str, Path]:
     for member in MEMBERS:
         # Built from a copy, so that nothing outside the member's folder can be leant on.
         copy = shutil.copytree(ROOT / "packages" / member, tmp_path_factory.mktemp(member) / member)
-        command = ["uv", "build", "--wheel", "--offline", "--out-dir", str(out / member), str(copy)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        uv("build", "--wheel", "--offline", "--out-dir", str(out / member), str(copy))
         built[member] = next((out / member).glob("*.whl"))
     return built
 
@@ -44,10 +48,9 @@ def wheels(tmp_path_factory) -> dict[str, Path]:
 def test_a_member_works_with_what_it_declares_alone(member, wheels, tmp_path) -> None:
     environment = tmp_path / "env"
     python = environment / "bin" / "python"
-    uv = {"check": True, "capture_output": True, "text": True}
-    subprocess.run(["uv", "venv", "--offline", "--python", sys.executable, str(environment)], **uv)
+    uv("venv", "--offline", "--python", sys.executable, str(environment))
     needed = [str(wheels[name]) for name in sorted(declared(member))]
-    subprocess.run(["uv", "pip", "install", "--offline", "--no-deps", "--python", str(python), *needed], **uv)
+    uv("pip", "install", "--offline", "--no-deps", "--python", str(python), *needed)
     # Third parties as this environment has them: a folder on the path, without our own packages.
     ours = [f"cxr_{name}" for name in MEMBERS if name not in declared(member)]
     site = next(path for path in map(Path, sys.path) if path.name == "site-packages")

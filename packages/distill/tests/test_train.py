@@ -18,7 +18,7 @@ from cxr_common.files import sha256
 from cxr_common.training.accelerator import start as start_engine
 from cxr_distill.config import DistillConfig, FinetuneConfig
 from cxr_distill.losses import build_adapters
-from cxr_distill.teacher import load_teacher
+from cxr_distill.teacher import classifier_weight, load_teacher
 from cxr_distill.train import Guidance, automatic_epochs, train, validation
 
 SMALL = {"size": 32, "batch_size": 16, "epochs": 3, "precision": "fp32", "lr": 3e-3}
@@ -105,7 +105,9 @@ def test_starts_with_given_weights_and_a_new_head(tmp_path, toy_cohort) -> None:
     assert all(
         torch.equal(v, weights[k]) for k, v in network.network.state_dict().items() if v.shape == weights[k].shape
     )
-    assert network.network.get_classifier().weight.shape[0] == 5
+    weight = classifier_weight(network)
+    assert weight is not None
+    assert weight.shape[0] == 5
     with pytest.raises(BadInput, match="change the architecture to test_resnet"):
         new_network("resnet18", 2, 32, 0.5, 0.2, path)
 

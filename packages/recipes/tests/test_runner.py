@@ -64,6 +64,6 @@ def test_no_recipe_and_too_few_jobs() -> None:
 
 
 def test_side_by_side_commands_share_the_cores(monkeypatch) -> None:
-    monkeypatch.setattr(runner.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert runner._environment(3)["OMP_NUM_THREADS"] == "2"
     assert runner._environment(16)["OMP_NUM_THREADS"] == "1"

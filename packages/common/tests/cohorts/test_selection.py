@@ -42,7 +42,7 @@ def listing():
 def test_policies(listing, tmp_path, selection, a, b):
     selected, _ = select(listing, selection, tmp_path)
     np.testing.assert_array_equal(label_matrix(selected.table, ("a", "b")).T, [a, b])
-    np.testing.assert_array_equal(selected.table["votes:b"], np.float32([NAN, 0.25, 0.5, 0.75, NAN]))
+    np.testing.assert_array_equal(selected.table["votes:b"], np.array([NAN, 0.25, 0.5, 0.75, NAN], np.float32))
 
 
 def test_what_was_done_is_told(listing, tmp_path):

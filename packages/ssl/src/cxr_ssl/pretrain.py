@@ -343,8 +343,10 @@ def _resume(
         return {"epoch": 0, "step": 0, "best": {}, "seconds": 0.0, "images": 0}
     swav.load_state_dict(state["swav"])
     optimizer.load_state_dict(state["optimizer"])
-    own = state["queue"]["embeddings"][accelerator.process_index]  # each process keeps its own images
-    queue.restore({**state["queue"], "embeddings": own})
+    rank = accelerator.process_index  # queue and batch statistics are each process's own
+    queue.restore({**state["queue"], "embeddings": state["queue"]["embeddings"][rank]})
+    for name, buffer in swav.named_buffers():
+        buffer.copy_(state["buffers"][name][rank])
     if run.main:  # the sums of all processes, which must not count more than once
         monitor.restore(state["monitor"])
     set_rng_state(state["rng"])
@@ -364,10 +366,11 @@ def _save(
 ) -> None:
     """Keep everything that going on exactly here takes; all processes must come here together."""
     stored = {**queue.state(), "embeddings": accelerator.gather(queue.embeddings[None])}
+    buffers = {name: accelerator.gather(buffer[None]) for name, buffer in swav.named_buffers()}
     sums = {name: _total(value, accelerator=accelerator) for name, value in monitor.state().items()}
     if run.main:
         state = {"swav": swav.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng_state()}
-        state |= {"queue": stored, "monitor": sums, "at": at, "lines": len(run.lines())}
+        state |= {"queue": stored, "buffers": buffers, "monitor": sums, "at": at, "lines": len(run.lines())}
         save_state(run.state, state)
 
 
