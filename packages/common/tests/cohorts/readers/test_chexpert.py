@@ -109,6 +109,7 @@ def test_bad_tables(tmp_path, write_images):
         chexpert.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_official_table(official_tables, tmp_path, monkeypatch):
     (tmp_path / "train.csv").write_bytes(official_tables("chexpert_train.csv.gz"))
     paths = [line.split(",")[0] for line in (tmp_path / "train.csv").read_text().splitlines()[1:]]

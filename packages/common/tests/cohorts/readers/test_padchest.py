@@ -89,6 +89,7 @@ def test_anything_else_in_labels_is_refused(release):
         padchest.read(release)
 
 
+@pytest.mark.slow
 def test_the_official_table(official_tables, tmp_path, monkeypatch):
     (tmp_path / f"{TABLE}.gz").write_bytes(official_tables(f"{TABLE}.gz", unpack=False))
     images = tables.read_columns(tmp_path / f"{TABLE}.gz", ["ImageID", "PatientID"])

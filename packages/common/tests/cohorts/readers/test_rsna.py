@@ -43,6 +43,7 @@ def test_an_image_with_two_targets_is_refused(release):
         rsna.read(release)
 
 
+@pytest.mark.slow
 def test_the_official_table(official_tables, tmp_path, monkeypatch):
     table = tmp_path / "stage_2_train_labels.csv"
     table.write_bytes(official_tables("kaggle_stage_2_train_labels.csv.zip"))

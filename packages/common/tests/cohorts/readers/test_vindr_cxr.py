@@ -62,6 +62,7 @@ def test_rows_without_a_reader_are_refused(kaggle):
         vindr_cxr.read(kaggle)
 
 
+@pytest.mark.slow
 def test_the_official_table(official_tables, tmp_path, monkeypatch):
     table = tmp_path / "train.csv"
     table.write_bytes(official_tables("vinbigdata-train.csv.gz"))
