@@ -2,10 +2,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cxr_common.cohorts.cohort import Cohort, fingerprint, pixel_digests, save
+from cxr_common.cohorts.cohort import Cohort, Task, fingerprint, pixel_digests, save
 
 
-def toy(n: int = 96, *, task: str = "multiclass", edge: int = 48, seed: int = 0) -> Cohort:
+def toy(n: int = 96, *, task: Task = "multiclass", edge: int = 48, seed: int = 0) -> Cohort:
     """Noise with a bright square (label 1) or without; two images a patient."""
     rng = np.random.default_rng(seed)
     positive = np.arange(n) // 2 % 2
