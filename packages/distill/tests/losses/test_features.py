@@ -182,7 +182,7 @@ def test_order_of_the_batch_does_not_matter(name):
     torch.testing.assert_close(loss(s[order], t[order]), loss(s, t))
 
 
-@pytest.mark.parametrize("name", set(CASES) - {"crd"})
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"crd"}))
 def test_only_the_student_learns(name):
     loss, shape_s, shape_t = CASES[name]
     s, t = torch.randn(shape_s, requires_grad=True), torch.randn(shape_t, requires_grad=True)
