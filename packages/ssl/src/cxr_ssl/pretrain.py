@@ -180,7 +180,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 # Saving stays below a tenth of the time, however short the epochs.
                 # The clock of one process decides for all, since all must come along.
                 due = main and time.perf_counter() - saved >= 10 * cost_of_saving
-                if epoch + 1 < plan.epochs and anyone(due, 0, accelerator):
+                if anyone(due, 0, accelerator):
                     started = time.perf_counter()
                     save(monitor, at)
                     saved = time.perf_counter()
