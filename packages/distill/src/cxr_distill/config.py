@@ -53,7 +53,8 @@ class TrainConfig:
     restart: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.size >= 16, "a size of at least 16 pixels", self.size, "--size")
+        # Below, the last maps of a ResNet are one pixel, where bf16 convolutions on a CPU lose gradients.
+        _require(self.size >= 32, "a size of at least 32 pixels", self.size, "--size")
         _require(
             self.batch_size >= 2,
             "a batch size of at least 2 (BatchNorm needs two)",
