@@ -8,13 +8,11 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from cxr_common.errors import BadInput
+from cxr_common.models.anatomy import STAGES
 from cxr_distill.losses import features as feature_losses
 from cxr_distill.losses.adapters import EmbeddingPair, ReviewFusion, regress
 from cxr_distill.losses.relations import label_embeddings
 from cxr_distill.losses.task import known_labels
-
-STAGES = ("stage1", "stage2", "stage3", "stage4")
-"""Feature maps of a network, shallow to deep."""
 
 FEATURES = (*STAGES, "pooled")
 """Every feature of a network that a loss may read; "pooled" is what the classifier reads."""
