@@ -78,7 +78,7 @@ def parse(
     parser = ArgumentParser(prog=prog, description=description, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
     if positional is not None:
-        parser.add_argument(positional, type=str, nargs="*", help="any number of them")
+        parser.add_argument(positional, type=str, nargs="*", default=[], help="any number of them")
     skip: set[str | int] = {positional} if positional else set()
     parser.add_class_arguments(config_class, fail_untyped=True, skip=skip)
     try:
@@ -89,7 +89,16 @@ def parse(
             " ".join(str(error.message).split()),
             do=f"see {prog} --help",
         ) from error
-    return config_class(**{name: found[name] for name in _fields(config_class)})
+    return _build(config_class, found)
+
+
+def _build(config_class: type[C], found: Any) -> C:
+    """The config and, within it, those of its fields that are configs themselves."""
+    values = {name: found[name] for name in _fields(config_class)}
+    for name, kind in _fields(config_class).items():
+        if dataclasses.is_dataclass(kind):
+            values[name] = _build(kind, values[name])  # type: ignore[arg-type]
+    return config_class(**values)
 
 
 def _familiar(arguments: list[str], config_class: type) -> list[str]:

@@ -1,6 +1,5 @@
 """What the command ``ssl-pretrain`` can be told; no torch in here."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cxr_common.errors import BadInput, unknown_name
@@ -105,9 +104,6 @@ class PretrainConfig:
     restart: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.crops, Crops):  # as a command line or a YAML file hands it over
-            crops = self.crops if isinstance(self.crops, Mapping) else vars(self.crops)
-            object.__setattr__(self, "crops", Crops(**crops))
         _require(self.size >= 16, "a size of at least 16 pixels", self.size, "--size")
         _require(self.batch_size >= 2, "a batch of at least 2 images", self.batch_size, "--batch_size")
         _require(self.epochs >= 0, "0 (automatic) or more epochs", self.epochs, "--epochs")
