@@ -65,23 +65,25 @@ class Recipe:
             raise unknown_name(f"scale of the recipe {self.name}", scale, self.scales)
         values = {**self.scales[scale], "run": str(run)}
         data = values["data"] = data or values.get("data", self.data)
-        shared = ["--data", data, "--run", run.name]
+        place = ["--run", run.name]
         if str(run.parent) != "runs":
-            shared += ["--runs_dir", str(run.parent)]
+            place += ["--runs_dir", str(run.parent)]
         stages = []
         for stage in self.stages:
             commands = []
             loops = [_loop(names, of, values) for names, of in stage.get("for", {}).items()]
             for combination in itertools.product(*loops):
-                filled = {**values, **{k: v for one in combination for k, v in one.items()}}
+                chosen = {k: v for one in combination for k, v in one.items()}
                 try:
-                    words = [_fill(word, filled) for word in stage["command"].split()]
+                    words = [_fill(word, {**values, **chosen}) for word in _spread(stage["command"], chosen).split()]
                 except KeyError as error:
                     raise BadInput(
                         f"a value for {{{error.args[0]}}}", f"none in scale {scale}", where=self.name
                     ) from error
-                own = words[0] == "cxr-data", "--data" in words
-                commands.append([*words, *(() if own[0] else shared[2:] if own[1] else shared)])
+                if words[0] == "cxr-data":
+                    commands.append(words)
+                else:
+                    commands.append([*words, *(place if "--data" in words else ["--data", data, *place])])
             stages.append(commands)
         return stages
 
@@ -140,6 +142,14 @@ def _loop(names: str, of: Any, values: dict[str, Any]) -> list[dict[str, Any]]:
     rounds = values.get(of, of) if isinstance(of, str) else of
     keys = [name.strip() for name in names.split(",")]
     return [dict(zip(keys, one if len(keys) > 1 else [one], strict=True)) for one in rounds]
+
+
+def _spread(command: str, chosen: dict[str, Any]) -> str:
+    """The command with those values of its loops put in that are several words."""
+    for name, value in chosen.items():
+        if isinstance(value, str) and " " in value:
+            command = command.replace(f"{{{name}}}", value)
+    return command
 
 
 def _fill(word: str, values: dict[str, Any]) -> str:

@@ -35,7 +35,10 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
         commands: The commands as typed.
         record: The runner's ledger: machine, jobs, scale, note.
     """
-    done = {f.parent.name: json.loads(f.read_text("utf-8")) for f in sorted(run.glob("*/done.json"))}
+    done = {
+        str(file.parent.relative_to(run)): json.loads(file.read_text("utf-8"))
+        for file in sorted(run.rglob("done.json"))
+    }
     sections = [
         f"# {recipe.title}",
         recipe.about.strip(),

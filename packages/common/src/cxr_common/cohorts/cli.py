@@ -43,6 +43,9 @@ class PrepareConfig:
         unmentioned: What a label counts as that the report is silent on.
         votes: What several readers of an image amount to.
         view: Which views are used; auto is frontal where the data set says which images are.
+        split: "official" keeps the data set's own split where it has one; "patients" draws a new one by patient,
+            "images" one by image, which leaks patients and is there to show what that does to figures.
+        test_share: Share of the images for testing where the split is drawn anew.
     """
 
     source: list[str] = field(default_factory=list)
@@ -58,6 +61,8 @@ class PrepareConfig:
     unmentioned: Literal["zeros", "ignore"] = "zeros"
     votes: Literal["majority", "union"] = "majority"
     view: Literal["auto", "frontal", "lateral", "all"] = "auto"
+    split: Literal["official", "patients", "images"] = "official"
+    test_share: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ def _prepare(config: PrepareConfig) -> None:
             max_bad=config.max_bad,
             seed=config.seed,
             selection=selection,
+            resplit=None if config.split == "official" else (config.split, config.test_share),
         )
     _print_counts(cohort)
     print(f"wrote {config.out}: {len(cohort)} images of {pixel_size} x {pixel_size} pixels")

@@ -42,6 +42,7 @@ def prepare(
     seed: int = 0,
     show: bool = True,
     selection: Selection | None = None,
+    resplit: tuple[str, float] | None = None,
 ) -> Cohort:
     """Read a data set once: list, decode, check, split by patient, write as a cohort folder.
 
@@ -59,6 +60,7 @@ def prepare(
         seed: Fixes the split where the data set has none, or no sufficient validation part.
         show: Whether to show progress.
         selection: Which views and labels are used, and what becomes of uncertain ones; by default what is usual.
+        resplit: Ignore the data set's own split: (by, test_share) of :func:`cxr_common.cohorts.splits.redraw`.
 
     Returns:
         The cohort, its pixels as a memory map.
@@ -77,6 +79,8 @@ def prepare(
     options = {**mapping, "pixel_size": pixel_size, "reader": reader, "seed": seed}
     if chosen := selection.options():
         options["selection"] = chosen
+    if resplit:
+        options["resplit"] = list(resplit)
     identity = content_key(root, options)
     cached = cache_folder() / "cohorts" / f"{root.name}-{identity[:20]}"
     out = cached if out is None else Path(out).expanduser().absolute()
@@ -104,7 +108,7 @@ def prepare(
                     images=listing.images,
                     **mapping,
                 )
-                _finish(root, listing, beside, broken, mapping, seed, **extra)
+                _finish(root, listing, beside, broken, mapping, seed, resplit, **extra)
                 take_name(beside, out)
         except BadInput:
             shutil.rmtree(beside, ignore_errors=True)
@@ -136,6 +140,7 @@ def _finish(
     broken: dict[int, str],
     mapping: dict[str, Any],
     seed: int,
+    resplit: tuple[str, float] | None,
     **extra: Any,
 ) -> None:
     """Check what was decoded, split it, and write the tables beside the pixels."""
@@ -151,7 +156,10 @@ def _finish(
     digests = pixel_digests(pixels)
     identical = _exact_duplicates(root, listing, listed["path"].to_list(), digests)
     groups = splits.join_groups(listed["patient"].to_list(), identical)
-    split, split_notes = splits.assign(listed["split"].to_list(), groups, targets, seed)
+    if resplit:
+        split, split_notes = splits.redraw(groups, targets, by=resplit[0], test_share=resplit[1], seed=seed)
+    else:
+        split, split_notes = splits.assign(listed["split"].to_list(), groups, targets, seed)
     notes = [
         *listing.notes,
         *split_notes,
