@@ -1,6 +1,7 @@
 """From a frozen dataclass to a command line, and from an error to an exit code."""
 
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -25,8 +26,9 @@ def run_command(
 ) -> int:
     """Parse the command line into ``config_class``, run ``main``, and turn what happens into an exit code.
 
-    Every field is a flag (``--batch_size 32``); ``--config FILE.yaml`` sets many at once, later flags win,
-    ``--print_config`` prints what would run. Help texts come from the class's "Attributes:" docstring.
+    Every field is a flag (``--batch_size 32``), a field of a dataclass within it a dotted one (``--optim.ema
+    0.99``); ``--config FILE.yaml`` sets many at once, later flags win, ``--print_config`` prints what would
+    run. Help texts come from the class's "Attributes:" docstring.
 
     Args:
         main: Called with the finished config.
@@ -89,11 +91,22 @@ def parse(
             " ".join(str(error.message).split()),
             do=f"see {prog} --help",
         ) from error
-    return config_class(**{name: found[name] for name in _fields(config_class)})
+    return _made(config_class, found)
+
+
+def _made(config_class: type[C], found: Any) -> C:
+    """The dataclass of what was parsed, with the dataclasses within it."""
+    values = {}
+    for name, kind in _fields(config_class).items():
+        values[name] = _made(kind, found[name]) if dataclasses.is_dataclass(kind) else found[name]
+    return config_class(**values)
 
 
 def _familiar(arguments: list[str], config_class: type) -> list[str]:
-    """Let people type what they would expect: ``--restart`` for true and ``--loss kd=0.9`` for one entry."""
+    """Let people type what they would expect.
+
+    ``--restart`` for true, ``--loss kd=0.9`` for one entry of a dict, ``--teacher A B`` for a list.
+    """
     fields = _fields(config_class)
     translated: list[str] = []
     position = 0
@@ -109,13 +122,24 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
             if name.replace("-", "_") in fields:
                 raise BadInput("options written with underscores", flag, do=f"--{name.replace('-', '_')}")
             raise unknown_name("option", name, fields)
+        kind, inner = fields[name], flag[2:].partition(".")[2]
+        if dataclasses.is_dataclass(kind) and inner:
+            known = {f"{name}.{field}": found for field, found in _fields(kind).items()}
+            if flag[2:] not in known:
+                raise unknown_name("option", flag[2:], known)
+            kind = known[flag[2:]]
         following = arguments[position] if position < len(arguments) else None
         is_value = following is not None and not following.startswith("--")
-        if fields[name] is bool and not value and not (is_value and following in ("true", "false")):
+        origin = getattr(kind, "__origin__", None)
+        if kind is bool and not value and not (is_value and following in ("true", "false")):
             translated.append(f"{flag}=true")
-        elif (
-            getattr(fields[name], "__origin__", None) is dict and "." not in flag and "=" in (value or following or "")
-        ):
+        elif origin is list and (value or is_value):
+            listed = [value] if value else []
+            while not value and position < len(arguments) and not arguments[position].startswith("--"):
+                listed.append(arguments[position])
+                position += 1
+            translated.append(f"{flag}={listed[0] if listed[0].startswith('[') else json.dumps(listed)}")
+        elif origin is dict and "." not in flag and "=" in (value or following or ""):
             key, _, number = (value or str(following)).partition("=")
             position += 0 if value else 1
             translated.append(f"{flag}.{key}={number}")
