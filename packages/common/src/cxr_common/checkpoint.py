@@ -54,7 +54,8 @@ class Header:
         task: "multilabel", "multiclass", or None for a backbone.
         labels: Label names in the order of the logits.
         thresholds: Decision threshold of each label, fitted on validation data.
-        calibration: ``{"temperature": T}``, fitted on validation data.
+        calibration: What `cxr_common.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
+            "shift": [...]}`` of each label, or nothing; fitted on validation data.
         config: The config of the run that wrote the file.
         parents: Files it came from: ``{"role", "path", "sha256"}``.
         cohort: ``Cohort.describe()`` of the training data.
