@@ -18,6 +18,7 @@ class Config:
         loss: Weights.
         restart: Start anew.
         models: Files.
+        columns: Names.
     """
 
     size: int = 64
@@ -25,6 +26,7 @@ class Config:
     loss: dict[str, float] = field(default_factory=dict)
     restart: bool = False
     models: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -47,11 +49,18 @@ def test_what_people_type_is_understood() -> None:
     assert given("--loss", "kd=0.9", "--loss=at=1000").loss == {"kd": 0.9, "at": 1000.0}
 
 
+def test_a_list_takes_the_words_that_follow() -> None:
+    assert given("a", "--columns", "sex", "age", "--size", "8") == Config(size=8, models=["a"], columns=["sex", "age"])
+    assert given("--columns", "12").columns == ["12"]
+    assert given("--columns", "[sex, age]").columns == ["sex", "age"]
+    assert given("--columns=[sex]").columns == ["sex"]
+
+
 def test_file_then_flags(tmp_path) -> None:
     (tmp_path / "c.yaml").write_text("size: 32\nlr: 0.5\nloss: {kd: 1}\n")
     config = given("--config", str(tmp_path / "c.yaml"), "--size", "48")
     assert config == Config(size=48, lr=0.5, loss={"kd": 1.0})
-    assert config_dict(config) == {"size": 48, "lr": 0.5, "loss": {"kd": 1.0}, "restart": False, "models": []}
+    assert config_dict(config) == {"size": 48, "lr": 0.5, "loss": {"kd": 1.0}, "restart": False, "models": [], "columns": []}
 
 
 @pytest.mark.parametrize(

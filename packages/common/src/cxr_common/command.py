@@ -1,6 +1,7 @@
 """From a frozen dataclass to a command line, and from an error to an exit code."""
 
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -93,7 +94,10 @@ def parse(
 
 
 def _familiar(arguments: list[str], config_class: type) -> list[str]:
-    """Let people type what they would expect: ``--restart`` for true and ``--loss kd=0.9`` for one entry."""
+    """Let people type what they would expect.
+
+    ``--restart`` for true, ``--loss kd=0.9`` for one entry of a dict, ``--subgroups sex age`` for a list.
+    """
     fields = _fields(config_class)
     translated: list[str] = []
     position = 0
@@ -119,6 +123,13 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
             key, _, number = (value or str(following)).partition("=")
             position += 0 if value else 1
             translated.append(f"{flag}.{key}={number}")
+        elif getattr(fields[name], "__origin__", None) is list and not value:
+            words = []
+            while position < len(arguments) and not arguments[position].startswith("--"):
+                words.append(arguments[position])
+                position += 1
+            one = words[0] if len(words) == 1 and words[0].startswith("[") else json.dumps(words)
+            translated.append(f"{flag}={one}")
         else:
             translated.append(token)
     return translated
