@@ -30,21 +30,15 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
         found.append(f"These are {split} images, not test images: the figures may flatter the models.")
     if split == "all" and "external" not in relations.values():
         found.append("These are all images of the cohort, training images among them: the figures flatter the models.")
+    trained = {name: (header.cohort or {}).get("name") for name, header in headers.items()}
+    for kind, sentence in _RELATIONS.items():
+        for origin in dict.fromkeys(trained[name] for name in headers if relations[name] == kind):
+            names = [name for name in headers if relations[name] == kind and trained[name] == origin]
+            first = _cohort(headers[names[0]], cohorts)
+            verb = "was" if len(names) == 1 else "were"
+            found.append(sentence.format(models=", ".join(names), verb=verb, origin=origin, cohort=first.name))
     for name, header in headers.items():
         cohort = _cohort(header, cohorts)
-        trained = (header.cohort or {}).get("name")
-        if relations[name] == "unknown":
-            found.append(f"{name}: its file does not say what it was trained on.")
-        if relations[name] == "other state":
-            found.append(
-                f"{name} was trained on another state of {trained}: images, labels or splits differ, so some of these "
-                "images may have been among its training images."
-            )
-        if relations[name] == "external":
-            found.append(
-                f"External cohort: {name} was trained on {trained}, not on {cohort.name}. Its thresholds and "
-                "temperature come from there; that no patient is in both is for you to know."
-            )
         if header.input.pixels and header.input.pixels != cohort.pixel_mapping:
             found.append(
                 f"{name} was trained on pixels mapped as {_plain(header.input.pixels)}, the cohort's are "
@@ -53,6 +47,19 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
         if not header.thresholds and not (match.task == "multiclass" and len(match.labels) > 2):
             found.append(f"{name}: no threshold was fitted; 0.5 decides.")
     return found
+
+
+_RELATIONS = {
+    "external": (
+        "External cohort: {models} {verb} trained on {origin}, not on {cohort}. Thresholds and temperatures come from "
+        "there. That no patient is in both is for you to know."
+    ),
+    "other state": (
+        "{models} {verb} trained on another state of {origin}: images, labels or splits differ, so some of these "
+        "images may have been among the training images."
+    ),
+    "unknown": "What {models} {verb} trained on is not said by the file: these images may have been among it.",
+}
 
 
 def _cohort(header: Header, cohorts: Mapping[int, Cohort]) -> Cohort:

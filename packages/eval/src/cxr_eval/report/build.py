@@ -74,7 +74,8 @@ def render(
             titles=TITLES,
             summary=SUMMARY,
             metrics=METRICS,
-            compared=COMPARED,
+            compared=[key for key in COMPARED if key in SUMMARY],
+            compared_too=[key for key in COMPARED if key not in SUMMARY],
             calibration=CALIBRATION,
             best={key: best_of(document, key) for key in SUMMARY},
             shown=shown,
@@ -100,7 +101,6 @@ def render(
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "template"),
-        trim_blocks=True,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
@@ -118,8 +118,8 @@ def _environment() -> jinja2.Environment:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A number in fixed decimals, an en dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    """A number in fixed decimals with a real minus, an en dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:
@@ -157,7 +157,8 @@ def cell(entry: Entry) -> Markup:
     text = Markup("<b>{}</b>").format(figure(entry["value"]))
     if entry["low"] is None:
         return text
-    return text + Markup("<small>{}–{}</small>").format(figure(entry["low"]), figure(entry["high"]))
+    between = " to " if entry["low"] < 0 else "–"
+    return text + Markup("<small>{}{}{}</small>").format(figure(entry["low"]), between, figure(entry["high"]))
 
 
 def _lead(document: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -88,7 +88,7 @@ def _precision_recall(name: str, style: int, key: str, curve: Curves, at: int, m
 def _calibration(document: Mapping[str, Any], label: str) -> dict[str, Chart]:
     """Reliability curves after the stored temperatures and, where any model has one, before."""
     charts = {}
-    kinds = {"after": "Calibration, as the model answers", "before": "Calibration before the temperature"}
+    kinds = {"before": "Calibration before the temperature", "after": "Calibration, as the models answer"}
     of_models = {name: model["labels"][label] for name, model in document["models"].items()}
     for kind, title in kinds.items():
         series = []
