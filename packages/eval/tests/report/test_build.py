@@ -229,6 +229,10 @@ def test_in_a_browser_a_phone_needs_no_sideways_scrolling_and_keys_reach_everyth
 
 def test_in_a_browser_it_prints_every_label(browser, page):
     browser.open(page[0])
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    looks = """[...document.querySelectorAll("table, .panel, .pick, nav")].map((x) => getComputedStyle(x).display)"""
+    assert set(browser.run(looks)) == {"table", "block", "none"}
+    browser.call("Emulation.setEmulatedMedia", media="")
     pdf = browser.pdf()
     assert pdf.startswith(b"%PDF")
     # Hidden panels and closed details are opened for paper.

@@ -119,7 +119,7 @@ def _environment() -> jinja2.Environment:
 
 def figure(value: float | None, digits: int = 3) -> str:
     """A number in fixed decimals with a real minus, an en dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    return "–" if value is None else f"{value:z.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:

@@ -47,7 +47,7 @@ def card(document: Mapping[str, Any], name: str) -> str:
         _calibration(model),
         _comparison(document, name),
         _limits(document, model),
-        _how_to_use(model),
+        _how_to_use(),
         _provenance(document, model),
     ]
     return _front_matter(document, name, model) + "\n" + "\n\n".join(filter(None, sections)) + "\n"
@@ -213,11 +213,11 @@ def _limits(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)])
 
 
-def _how_to_use(model: Mapping[str, Any]) -> str:
+def _how_to_use() -> str:
     return (
         "## How to use\n\n"
         "```python\nfrom cxr_common import checkpoint\n\n"
-        f"network, header = checkpoint.load({model['file']['path']!r})\n```\n\n"
+        'network, header = checkpoint.load("model.safetensors")\n```\n\n'
         "The network takes (B, 1, size, size) uint8 and gives logits in the order of `header.labels`; "
         "`header.calibration` holds the temperature, `header.thresholds` the decision thresholds."
     )
