@@ -9,7 +9,8 @@ from cxr_eval import entries
 from cxr_eval.metrics import calibration as metrics
 from cxr_eval.metrics.classification import COUNTS, confusion_counts, macro
 from cxr_eval.predictions import Answers
-from cxr_eval.statistics import bootstrap, calibration
+from cxr_eval.statistics import calibration
+from cxr_eval.statistics.ranking import Weights
 
 FIGURES = calibration.NAMES
 
@@ -19,7 +20,7 @@ def summarise(
     targets: NDArray,
     columns: list[int],
     patient: NDArray[np.int64],
-    weights: bootstrap.Weights | None,
+    weights: Weights | None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What the four calibration metrics do not say by themselves.
 

@@ -15,6 +15,7 @@ from cxr_eval.metrics import classification as metrics
 from cxr_eval.metrics.classification import COUNTS, METRICS
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics import bootstrap, delong
+from cxr_eval.statistics.ranking import Weights
 
 Samples = dict[str, dict[str, NDArray[np.float64]]]
 
@@ -32,7 +33,7 @@ def headline(task: str, labels: Sequence[str]) -> str:
 
 def resamples_of(
     task: str, labels: Sequence[str], targets: NDArray[np.float32], patients: NDArray, resamples: int, seed: int
-) -> tuple[NDArray[np.int64], bootstrap.Weights | None]:
+) -> tuple[NDArray[np.int64], Weights | None]:
     """Number the patients and draw them.
 
     Args:
@@ -59,7 +60,7 @@ def measure(
     targets: NDArray[np.float32],
     answers: Mapping[str, Answers],
     patient: NDArray[np.int64],
-    weights: bootstrap.Weights | None,
+    weights: Weights | None,
     *,
     margin: float = 0.02,
     teachers: Mapping[str, str] | None = None,
@@ -113,7 +114,7 @@ def _one_model(
     targets: NDArray[np.float32],
     answer: Answers,
     patient: NDArray[np.int64],
-    weights: bootstrap.Weights | None,
+    weights: Weights | None,
 ) -> tuple[dict[str, Any], Samples]:
     """The numbers of one model, and its resamples: scope -> metric -> (R, L) for labels, (R,) else."""
     truth, p, called = targets[:, columns], answer.probabilities[:, columns], answer.decisions[:, columns]
@@ -158,9 +159,7 @@ def _one_model(
     return result, samples
 
 
-def _resample(
-    truth: NDArray, p: NDArray, called: NDArray, patient: NDArray[np.int64], weights: bootstrap.Weights
-) -> Samples:
+def _resample(truth: NDArray, p: NDArray, called: NDArray, patient: NDArray[np.int64], weights: Weights) -> Samples:
     samples: Samples = {"labels": bootstrap.resample(truth, p, called, patient, weights)}
     samples["macro"], samples["weighted"] = bootstrap.averages(samples["labels"])
     pooled = samples["labels"]
@@ -172,7 +171,7 @@ def _resample(
 
 
 def _resample_classes(
-    targets: NDArray, decisions: NDArray, patient: NDArray[np.int64], weights: bootstrap.Weights
+    targets: NDArray, decisions: NDArray, patient: NDArray[np.int64], weights: Weights
 ) -> dict[str, NDArray[np.float64]]:
     classes = targets.shape[1]
     cells = ((targets == 1)[:, :, None] & decisions[:, None, :]).reshape(len(targets), -1)

@@ -20,6 +20,7 @@ from cxr_eval.metrics import classification as metrics
 from cxr_eval.metrics.classification import COUNTS, DECISION
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics import bootstrap
+from cxr_eval.statistics.ranking import Weights
 
 USUAL = ("sex", "age", "view")
 AGE_BANDS = (0, 18, 40, 60, 80)
@@ -107,13 +108,13 @@ def _grouping(column: pl.Series, name: str) -> Grouping:
     return Grouping(name, names, np.array([numbers.get(word, -1) for word in words], np.int64))
 
 
-def _bands(column: str, values: NDArray, lows: Sequence[float] | NDArray, names: Sequence[str]) -> Grouping:
+def _bands(column: str, values: NDArray, lows: Sequence[float] | NDArray, names: list[str]) -> Grouping:
     """Only bands with an image make a group."""
     band = np.searchsorted(np.asarray(lows, np.float64), values, side="right") - 1
     band = np.where(np.isnan(values) | (band < 0), -1, band)
     present = np.unique(band[band >= 0])
     number = np.where(band >= 0, np.searchsorted(present, band), -1)
-    return Grouping(column, tuple(names[i] for i in present), number.astype(np.int64))
+    return Grouping(column, tuple(names[int(i)] for i in present), number.astype(np.int64))
 
 
 def _pairs(values: Sequence[float] | NDArray) -> list[tuple[float, float]]:
@@ -127,7 +128,7 @@ def measure(
     targets: NDArray[np.float32],
     answers: Mapping[str, Answers],
     patient: NDArray[np.int64],
-    weights: bootstrap.Weights | None,
+    weights: Weights | None,
 ) -> dict[str, Any]:
     """Figures of every model in every group, and the gaps between groups.
 
@@ -163,7 +164,7 @@ def measure(
             inside, number = np.unique(patient[rows], return_inverse=True)
             draws = (number, weights[inside]) if weights is not None and entry["reason"] is None else None
             for name, answer in answers.items():
-                here = [array[np.ix_(rows, list(columns))] for array in (answer.probabilities, answer.decisions)]
+                here = [array[rows][:, list(columns)] for array in (answer.probabilities, answer.decisions)]
                 figures, drawn[name][entry["name"]] = _one_group(
                     entry["reason"], labels, truth[rows], here[0], here[1], draws, enough[group], _shared(enough)
                 )
@@ -199,7 +200,7 @@ def _sizes(
 
 def _shared(enough: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(L,) labels that every group with any label has patients enough for."""
-    return enough[enough.any(axis=1)].all(axis=0) & enough.any(axis=0)
+    return np.logical_and(enough[enough.any(axis=1)].all(axis=0), enough.any(axis=0))
 
 
 def _one_group(
@@ -208,7 +209,7 @@ def _one_group(
     truth: NDArray,
     p: NDArray,
     called: NDArray,
-    draws: tuple[NDArray[np.int64], bootstrap.Weights] | None,
+    draws: tuple[NDArray[np.int64], Weights] | None,
     enough: NDArray[np.bool_],
     shared: NDArray[np.bool_],
 ) -> tuple[dict[str, Any], dict[Any, Any]]:

@@ -54,7 +54,7 @@ MODELS = {"teacher": 2.5, "resnet18": 2.0, "resnet18-control": 1.5}
 @pytest.mark.parametrize("case", CASES)
 def test_page_is_whole_and_asks_for_nothing(make_document, case):
     task, labels = CASES[case]
-    html, plots = render(*make_document(task, labels, MODELS), EXPLANATIONS)
+    html, plots = render(*make_document(task, labels, MODELS), explanations=EXPLANATIONS)
     page = Page(html)
     assert page.open == []
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
@@ -140,7 +140,7 @@ def test_an_external_cohort_is_called_that(make_document):
 
 def test_explanations_are_shown_where_there_are_any(make_document):
     document = make_document("multilabel", ["Mass", "Edema", "Hernia"], MODELS)
-    html, _ = render(*document, EXPLANATIONS)
+    html, _ = render(*document, explanations=EXPLANATIONS)
     assert html.count('<img src="data:image/png;base64,iVBORw0KGgo') == 1
     assert "p &lt;b&gt;0.9&lt;/b&gt;" in html
     assert "pointing game" in html
