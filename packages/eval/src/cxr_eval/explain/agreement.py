@@ -29,7 +29,7 @@ def spearman(first: Tensor, second: Tensor) -> Floats:
     Returns:
         (B,) in [-1, 1]; NaN where a map is the same everywhere (an empty one is).
     """
-    a, b = (_mean_ranks(maps.cpu().numpy().reshape(len(maps), -1)) for maps in (first, second))
+    a, b = (_mean_ranks(maps.flatten(1).cpu().numpy()) for maps in (first, second))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return np.where(scale > 0, (a * b).sum(axis=1) / np.where(scale > 0, scale, 1), np.nan)
@@ -82,10 +82,8 @@ def cascade(network: GrayNetwork, fresh: nn.Module) -> Iterator[tuple[str, GrayN
     lost = deepcopy(network)
     place = stage_of_weights(lost.network)
     replacement = fresh.state_dict()
-    for stage in (HEAD, *reversed(feature_levels(lost.network))):
+    for stage in (HEAD, *sorted({*place.values()} - {HEAD}, reverse=True)):
         names = [name for name, of in place.items() if of == stage]
-        if not names:
-            continue
         state = lost.network.state_dict()
         with torch.no_grad():
             for name in names:

@@ -72,7 +72,7 @@ def strip(radiograph: NDArray[np.uint8], maps: Sequence[NDArray[np.floating]], l
     tiles = [_outlined(_overlay(gray, one), lesion) for one in (np.zeros((1, 1)), *maps)]
     gap = np.full((TILE, _GAP, 3), 255, np.uint8)
     parts = [part for tile in tiles for part in (gap, tile)][1:]
-    done, png = cv2.imencode(".png", np.concatenate(parts, axis=1), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    done, png = cv2.imencode(".png", np.concatenate(parts, axis=1))
     if not done:
         raise RuntimeError("OpenCV could not write a PNG")
     return png.tobytes()

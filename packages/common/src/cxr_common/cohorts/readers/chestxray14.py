@@ -150,8 +150,8 @@ def boxes(path: Path) -> pl.DataFrame:
             infer_schema=False,
             truncate_ragged_lines=True,
             columns=list(range(len(names))),
-            new_columns=names,
         )
+        table.columns = names
     except (pl.exceptions.PolarsError, OSError) as error:
         raise BadInput("a readable list of boxes", str(error).splitlines()[0], where=path) from error
     shares = pl.col(names[2:]).str.strip_chars().cast(pl.Float64, strict=False) / _EDGE
