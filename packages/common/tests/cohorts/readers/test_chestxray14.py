@@ -121,3 +121,56 @@ def test_bad_tables(release, tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(BadInput, match="a table with the columns"):
         chestxray14.read(tmp_path / "bare")
+
+
+BOXES = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+
+
+def test_boxes_are_shares_of_the_image(tmp_path):
+    (tmp_path / "BBox_List_2017.csv").write_text(
+        BOXES + "00000001_000.png,Infiltrate,256,512,128,64,,,\n00000001_000.png, Mass ,0,0,1024,1024,,,\n"
+    )
+    table = chestxray14.box_table(tmp_path)
+    assert table == tmp_path / "BBox_List_2017.csv"
+    found = chestxray14.boxes(table)
+    assert found.columns == ["image", "label", "x", "y", "width", "height"]
+    assert found.row(0) == ("00000001_000.png", "Infiltration", 0.25, 0.5, 0.125, 0.0625)
+    assert found.row(1) == ("00000001_000.png", "Mass", 0, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("00000001_000.png,Scoliosis,1,1,9,9", "Scoliosis"),
+        ("00000001_000.png,Mass,1000,1,900,9", "1024"),
+        ("00000001_000.png,Mass,a,1,9,9", "1024"),
+        ("00000001_000.png,Mass,1,1", "1024"),
+    ],
+)
+def test_a_broken_box_is_refused(tmp_path, line, said):
+    (tmp_path / "BBox_List_2017.csv").write_text(BOXES + "00000001_000.png,Mass,1,1,9,9\n" + line + "\n")
+    with pytest.raises(BadInput, match=said):
+        chestxray14.boxes(tmp_path / "BBox_List_2017.csv")
+
+
+def test_a_folder_without_boxes_has_no_box_table(release):
+    assert chestxray14.box_table(release) is None
+
+
+def test_the_official_boxes(shared_data):
+    table = chestxray14.box_table(shared_data / "nih_1000_64")
+    assert table is not None
+    found = chestxray14.boxes(table)
+    assert found.height == 984
+    assert found["image"].n_unique() == 880
+    counts = dict(found["label"].value_counts().iter_rows())
+    assert counts == {
+        "Atelectasis": 180,
+        "Cardiomegaly": 146,
+        "Effusion": 153,
+        "Infiltration": 123,
+        "Mass": 85,
+        "Nodule": 79,
+        "Pneumonia": 120,
+        "Pneumothorax": 98,
+    }

@@ -14,7 +14,7 @@ import polars as pl
 from cxr_common.cohorts.dicom import age_in_years
 from cxr_common.cohorts.folders import inside
 from cxr_common.cohorts.readers.listing import SPLIT_FOLDERS, Listing, image_files
-from cxr_common.cohorts.readers.tables import header
+from cxr_common.cohorts.readers.tables import find_tables, header
 from cxr_common.errors import BadInput
 
 LABELS = (
@@ -34,6 +34,8 @@ LABELS = (
     "Hernia",
 )
 _COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
+_BOX_COLUMNS = ("Image Index", "Finding Label", "Bbox [x")
+_EDGE, _SLACK = 1024, 0.01
 _EXTRAS = {"Patient Age": "age", "Patient Gender": "sex", "View Position": "view"}
 
 
@@ -114,6 +116,59 @@ def read_table(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise BadInput("a readable CSV table", str(error).splitlines()[0], where=path) from error
     return table.select(pl.all().str.strip_chars())
+
+
+def box_table(folder: Path) -> Path | None:
+    """The list of lesion boxes in a folder (``BBox_List_2017.csv``, plain or gzipped), or None."""
+    found = find_tables(folder, _BOX_COLUMNS)
+    return found[0] if found else None
+
+
+def boxes(path: Path) -> pl.DataFrame:
+    """Lesion boxes that radiologists drew, 984 in 880 images of the official list.
+
+    The header is broken as that of the labels is: ``Bbox [x,y,w,h]`` stands over four columns. The list says
+    Infiltrate for Infiltration. Coordinates are pixels of the published 1024 x 1024 images, which are square:
+    shares of the edge hold whatever the images are resized to.
+
+    Args:
+        path: CSV file, plain or gzipped.
+
+    Returns:
+        ``image`` (Image Index), ``label``, and ``x``, ``y`` (upper left corner), ``width``, ``height`` as shares
+        of the image's edge, Float64.
+
+    Raises:
+        BadInput: Not such a list, a finding without a label here, or a box without four numbers in the image.
+    """
+    names = ["image", "label", "x", "y", "width", "height"]
+    try:
+        table = pl.read_csv(
+            path,
+            has_header=False,
+            skip_rows=1,
+            infer_schema=False,
+            truncate_ragged_lines=True,
+            columns=list(range(len(names))),
+        )
+        table.columns = names
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BadInput("a readable list of boxes", str(error).splitlines()[0], where=path) from error
+    shares = pl.col(names[2:]).str.strip_chars().cast(pl.Float64, strict=False) / _EDGE
+    table = table.with_columns(pl.col("image", "label").str.strip_chars(), shares)
+    table = table.with_columns(pl.col("label").replace({"Infiltrate": "Infiltration"}))
+    if strange := sorted(set(table["label"].unique().to_list()) - set(LABELS), key=str):
+        raise BadInput(f"the findings {', '.join(LABELS)}", str(strange[0]), where=path)
+    lies_inside = pl.all_horizontal(
+        pl.col("x", "y") >= 0,
+        pl.col("width", "height") > 0,
+        pl.col("x") + pl.col("width") <= 1 + _SLACK,
+        pl.col("y") + pl.col("height") <= 1 + _SLACK,
+    )
+    outside = table.filter(~lies_inside.fill_null(False))
+    if outside.height:
+        raise BadInput(f"boxes inside images of {_EDGE} pixels", str(outside.row(0)), where=path)
+    return table
 
 
 def _tables(path: Path) -> list[Path]:

@@ -1,0 +1,196 @@
+"""Activations of a stage, and the gradients of a logit with respect to them, for networks of every family."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cxr_common.errors import BadInput, unknown_name
+from cxr_common.models.anatomy import dry_run, feature_levels
+from cxr_common.models.concatenated import Concatenated
+from cxr_common.models.zoo import GrayNetwork
+
+GRID = 7
+"""Cells on the edge of the map that most networks end with at their usual input, 224 / 32."""
+
+
+def default_stage(network: GrayNetwork, size: int) -> str:
+    """The deepest stage with at least GRID cells on an edge; where there is none, the finest.
+
+    Deeper stages know more about the label, but at small inputs their maps have too few cells to point.
+
+    Args:
+        network: The network.
+        size: Edge of the square input, pixels.
+
+    Returns:
+        "stage1" to "stage4".
+    """
+    grids = {stage: grid(network, size, stage) for stage in feature_levels(network.network)}
+    fine = [stage for stage, cells in grids.items() if cells >= GRID]
+    return fine[-1] if fine else max(reversed(grids), key=lambda stage: grids[stage])
+
+
+def grid(network: GrayNetwork, size: int, stage: str) -> int:
+    """Cells on an edge of a stage's map for inputs of size x size pixels, found without arithmetic."""
+    pixels = torch.empty(1, 1, size, size, dtype=torch.uint8, device="meta")
+    with _kept(network, stage, leaves=False) as kept:
+        dry_run(network, pixels)
+    return kept.joined()[0].shape[-1]
+
+
+def activations(network: GrayNetwork, pixels: Tensor, stage: str) -> Tensor:
+    """What a stage shows, as a map.
+
+    Args:
+        network: The network; its mode and weights stay as they are.
+        pixels: (B, 1, S, S) uint8.
+        stage: "stage1" to "stage4", as in :mod:`cxr_common.models.taps`; :func:`_places` says where exactly.
+
+    Returns:
+        (B, C, h, w), in eval mode, without gradients.
+
+    Raises:
+        BadInput: The network has no such stage, or one that is no map.
+    """
+    with torch.no_grad(), evaluating(network), _kept(network, stage, leaves=False) as kept:
+        network(pixels.to(device_of(network)))
+        return kept.joined()[0]
+
+
+def activations_and_gradients(
+    network: GrayNetwork, pixels: Tensor, label: Tensor | int, stage: str
+) -> tuple[Tensor, Tensor]:
+    """What a stage shows, and the gradient of one logit of each image with respect to it.
+
+    Args:
+        network: The network; its mode, weights and gradients stay as they are.
+        pixels: (B, 1, S, S) uint8.
+        label: Index of the logit, one for all images or (B,).
+        stage: "stage1" to "stage4".
+
+    Returns:
+        Activations and gradients, each (B, C, h, w), in eval mode.
+
+    Raises:
+        BadInput: The network has no such stage, or one that is no map.
+    """
+    device = device_of(network)
+    # Detached weights: the graph that is kept begins at the stage.
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    with torch.enable_grad(), evaluating(network), _kept(network, stage, leaves=True) as kept:
+        logits = torch.func.functional_call(network, weights, (pixels.to(device),))
+        index = torch.as_tensor(label, device=device).expand(len(logits))
+        score = logits.gather(1, index[:, None]).sum()  # images do not mix in eval mode
+        gradients = torch.autograd.grad(score, kept.tensors(), materialize_grads=True)
+    return kept.joined(gradients)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode for the duration."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network computes."""
+    return next(network.parameters()).device
+
+
+def _places(network: Any, stage: str) -> list[tuple[nn.Module, Any]]:
+    """The module whose output is the map of a stage, and the network it is part of; one for each part.
+
+    Mostly the module that timm names for the stage. Two exceptions, where a LayerNorm reads that module's
+    output x: what follows does not depend on the scale of x, so that <x, gradient> = 0 at every position
+    (Euler's theorem) and the products that class activation maps are made of cancel. There the normalised
+    output is taken. In a plain transformer that is the first norm of the stage's last block: behind it the
+    classifier may read the class token alone, and image tokens have no gradient at all.
+    """
+    if isinstance(network, Concatenated):
+        return [place for part in network.parts for place in _places(part, stage)]
+    levels = feature_levels(network)
+    if stage not in levels:
+        raise unknown_name("stage", stage, levels)
+    module = network.get_submodule(network.feature_info[levels[stage]]["module"])
+    reductions = {level["reduction"] for level in network.feature_info}
+    if len(reductions) == 1 and isinstance(getattr(module, "norm1", None), nn.LayerNorm):
+        module = module.norm1
+    elif stage == max(levels) and isinstance(getattr(network, "norm", None), nn.LayerNorm):
+        module = network.norm
+    return [(module, network)]
+
+
+class _Kept:
+    """Outputs of the places of a stage, as the modules gave them."""
+
+    def __init__(self, places: list[tuple[nn.Module, Any]], stage: str):
+        self.places, self.stage = places, stage
+        self.found: dict[int, Tensor] = {}
+
+    def tensors(self) -> list[Tensor]:
+        return [self.found[place] for place in range(len(self.places))]
+
+    def joined(self, *others: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The outputs, and tensors of the same shapes, each as one (B, C, h, w): parts side by side."""
+        joined = []
+        for tensors in (self.tensors(), *others):
+            maps = [
+                _as_map(tensor.detach(), network, self.stage)
+                for tensor, (_, network) in zip(tensors, self.places, strict=True)
+            ]
+            size = maps[0].shape[-2:]
+            same = [one if one.shape[-2:] == size else nn.functional.adaptive_avg_pool2d(one, size) for one in maps]
+            joined.append(torch.cat(same, dim=1))
+        return tuple(joined)
+
+
+@contextmanager
+def _kept(network: GrayNetwork, stage: str, *, leaves: bool) -> Iterator[_Kept]:
+    """Keep a stage's output during a forward; as leaves, it is where the graph begins."""
+    inner: Any = network.network
+    if not hasattr(inner, "feature_info"):
+        raise BadInput(
+            "a network that shows its inner features",
+            f"{type(inner).__name__}, which does not",
+            do="leave explanations out, or choose another architecture",
+        )
+    kept = _Kept(_places(inner, stage), stage)
+
+    def keep(place: int, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise BadInput("a stage with one map", type(output).__name__, where=f"{stage} of {type(inner).__name__}")
+        kept.found[place] = output.detach().requires_grad_() if leaves else output
+        return kept.found[place].clone()  # the next layer may work in place
+
+    handles = [
+        module.register_forward_hook(lambda _m, _i, output, place=place: keep(place, output))
+        for place, (module, _) in enumerate(kept.places)
+    ]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _as_map(tensor: Tensor, network: Any, stage: str) -> Tensor:
+    """(B, C, h, w), (B, h, w, C) or tokens (B, N, C), by the network's family, to (B, C, h, w)."""
+    if tensor.ndim == 4:
+        return tensor.permute(0, 3, 1, 2) if getattr(network, "output_fmt", "NCHW") == "NHWC" else tensor
+    if tensor.ndim == 3:
+        tokens = tensor[:, getattr(network, "num_prefix_tokens", 0) :]
+        edge = math.isqrt(tokens.shape[1])
+        if edge * edge == tokens.shape[1]:
+            return tokens.transpose(1, 2).unflatten(2, (edge, edge))
+    raise BadInput(
+        "a stage that is a map", f"shape {tuple(tensor.shape)}", where=f"{stage} of {type(network).__name__}"
+    )

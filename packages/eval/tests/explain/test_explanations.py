@@ -1,0 +1,139 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from cxr_common.checkpoint import load
+from cxr_common.cohorts import open_cohort
+from cxr_common.errors import BadInput
+from cxr_eval.explain import explanations
+from cxr_eval.explain.cams import METHODS
+from cxr_eval.models import Match
+from cxr_eval.predictions import answers, predict
+from cxr_eval.statistics.bootstrap import draw_weights
+
+
+@pytest.fixture
+def compared(make_model):
+    """What the evaluation has at hand when two models have answered: the arguments of ``explain``."""
+
+    def make(data="phantom:60", task="multilabel", sizes=(64, 32)):
+        cohorts = {64: open_cohort(data, pixel_size=64, show=False), 96: open_cohort(data, pixel_size=96, show=False)}
+        cohort = cohorts[64]
+        networks, headers, given = {}, {}, {}
+        labels = tuple(reversed(cohort.labels))
+        rows = cohort.rows("test")
+        for seed, (name, size) in enumerate(zip(("teacher", "student"), sizes, strict=True)):
+            path = make_model(name, labels, task, seed=seed, architecture="test_resnet", size=size)
+            network, headers[name] = load(path)
+            networks[name] = (network, size)
+            logits = predict(network, cohorts[96 if size == 64 else 64].pixels, size, rows=rows)
+            given[name] = answers(logits, headers[name], cohort.labels, name)
+        match = Match(task, cohort.labels, ())
+        return (networks, headers, cohorts, given, match, cohort.targets[rows].copy(), rows)
+
+    return make
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
+    monkeypatch.setattr(explanations, "TESTED", 2)
+    monkeypatch.setattr(explanations, "STEPS", 4)
+    data = "phantom:60" if task == "multilabel" else "phantom-multiclass:60"
+    given = compared(data, task)
+    before = torch.random.get_rng_state()
+    found = explanations.explain("layercam", *given, cases=1, resamples=50)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert found["method"] == "LayerCAM"
+    assert found["stages"] == {"teacher": "stage2", "student": "stage1"}
+
+    labels = given[4].labels
+    assert [page["label"] for page in found["labels"]] == list(labels)
+    cases = [case for page in found["labels"] for case in page["cases"]]
+    assert {case["kind"] for case in cases} == {"right", "wrong"}
+    for case in cases:
+        assert cv2.imdecode(np.frombuffer(case["png"], np.uint8), cv2.IMREAD_COLOR).shape == (192, 3 * 192 + 8, 3)
+        assert "student" in case["caption"]
+        assert ("outlined" in case["caption"]) <= case["caption"].startswith("Present")
+
+    scores = found["scores"]
+    json.dumps(scores, allow_nan=False)
+    overall = {(s["model"], s["name"]): s for s in scores if s["label"] is None}
+    for model in ("teacher", "student"):
+        for name in (
+            "Pointing game",
+            "Pointing game of the image centre",
+            "Pointing game of a random point",
+            "IoU of map and lesion",
+            "Energy in the lesion",
+            "Deletion area",
+            "Insertion area, random order",
+            "Empty maps",
+            "Likeness after random weights, head",
+            "Likeness after random weights, head to stage1",
+        ):
+            entry = overall[model, name]
+            assert entry["images"] > 0
+            assert -1 <= entry["value"] <= 1
+            assert entry["low"] is None or entry["low"] <= entry["value"] <= entry["high"]
+        above = overall[model, "Pointing game above the image centre"]["value"]
+        centre = overall[model, "Pointing game of the image centre"]["value"]
+        assert above == pytest.approx(overall[model, "Pointing game"]["value"] - centre)
+    assert overall["student", "Agreement with teacher, Spearman"]["low"] is not None
+    assert ("teacher", "Agreement with teacher, Spearman") not in overall
+    one = [s for s in scores if s["label"] is not None and s["name"] == "Pointing game" and s["model"] == "teacher"]
+    total = sum(s["value"] * s["images"] for s in one) / sum(s["images"] for s in one)
+    assert total == pytest.approx(overall["teacher", "Pointing game"]["value"])
+    curve = found["curves"]["student"]["deletion"]
+    assert len(curve) == 5
+    assert np.mean(curve[1:] + curve[:-1]) == pytest.approx(overall["student", "Deletion area"]["value"], abs=0.2)
+
+
+def test_unknown_labels_are_left_out_and_labels_without_cases_stay(compared, monkeypatch):
+    monkeypatch.setattr(explanations, "TESTED", 1)
+    monkeypatch.setattr(explanations, "STEPS", 1)
+    given = compared()
+    given[5][:, 0] = np.nan
+    given[5][:, 1] = 0
+    found = explanations.explain("gradcam", *given, resamples=0)
+    named = {score["label"] for score in found["scores"] if score["label"]}
+    assert named == set(given[4].labels[2:])
+    assert found["labels"][0]["cases"] == []
+    assert all(score["low"] is None for score in found["scores"])
+    given[5][:] = np.nan
+    nothing = explanations.explain("gradcam", *given, resamples=10)
+    assert all(score["value"] is None and score["reason"] for score in nothing["scores"])
+
+
+def test_what_is_drawn_depends_on_the_seed_alone():
+    wanted = np.ones((100, 2), bool)
+    rows, match = np.arange(100) + 7, Match("multilabel", ("a", "b"), ())
+    one, same, other = (explanations._draw(wanted, rows, match, 5, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.row, same.row)
+    assert not np.array_equal(one.row, other.row)
+    np.testing.assert_array_equal(one.row, one.image + 7)
+    assert one.label == ("a",) * 5 + ("b",) * 5
+    assert len(explanations._draw(~wanted, rows, match, 5, 1)) == 0
+
+
+def test_a_mean_is_resampled_by_patient():
+    """Against drawing patients one after the other."""
+    rng = np.random.default_rng(0)
+    patient = np.repeat(np.arange(10), 3)
+    values = rng.random(30)
+    values[4] = np.nan
+    weights = draw_weights(10, 200, seed=0)
+    pairs = explanations.Pairs(np.arange(30), np.arange(30), ("a",) * 30)
+    entry = explanations.Mean(patient, weights).score("m", "n", values, pairs)
+    drawn = [np.nanmean(np.repeat(values, weights[patient, r].astype(int))) for r in range(200)]
+    np.testing.assert_allclose([entry["low"], entry["high"]], np.quantile(drawn, [0.025, 0.975]), rtol=1e-5)
+    assert entry["value"] == pytest.approx(np.nanmean(values))
+    assert entry["images"] == 29
+
+
+def test_an_unknown_method_is_refused(compared):
+    with pytest.raises(BadInput, match="gradcam"):
+        explanations.explain("grad-cam", {}, {}, {}, {}, Match("multilabel", (), ()), np.zeros((0, 0)), np.zeros(0))
+    assert set(METHODS) == {"gradcam", "gradcam++", "layercam", "eigencam", "scorecam"}
