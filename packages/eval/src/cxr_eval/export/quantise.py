@@ -168,6 +168,7 @@ def build(model: onnx.ModelProto, histograms: ranges.Histograms, variant: Varian
         {"ActivationSymmetric": False, "WeightSymmetric": True},
     )
     quantizer.quantize_model()
+    quantizer.model.topological_sort()
     made: onnx.ModelProto = quantizer.model.model
     del made.metadata_props[:]
     made.metadata_props.extend(model.metadata_props)
