@@ -6,9 +6,9 @@ from torch import nn
 from cxr_common.checkpoint import Header, Input
 from cxr_common.errors import BadInput
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_eval import runtimes
-from cxr_eval.export import onnx_file
+from cxr_eval import runtimes, torch_runtime
 from cxr_eval.export.answer import Answering
+from cxr_eval.export.convert import convert
 
 
 @pytest.fixture(scope="module", params=["resnet18", "mobilenetv2_100"])
@@ -30,22 +30,22 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (3, 1, 32, 32), np.uint8)
 
 def test_folding_leaves_no_normalisation_and_the_same_answers(network):
     plain, header = network
-    folded = runtimes.folded(plain, 32)
+    folded = torch_runtime.folded(plain, 32)
     assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
     assert [m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.inference_mode():
         pixels = torch.from_numpy(PIXELS)
         torch.testing.assert_close(folded(pixels), plain(pixels), rtol=1e-4, atol=1e-4)
-    expected = runtimes.in_torch(plain, header)(PIXELS)
-    found = runtimes.in_torch(plain, header, fold=True)(PIXELS)
+    expected = torch_runtime.in_torch(plain, header)(PIXELS)
+    found = torch_runtime.in_torch(plain, header, fold=True)(PIXELS)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
 
 
 def test_bf16_is_near_and_answers_in_float32(network):
     plain, header = network
-    expected = runtimes.in_torch(plain, header)(PIXELS)
-    found = runtimes.in_torch(plain, header, fold=True, bf16=True)(PIXELS)
+    expected = torch_runtime.in_torch(plain, header)(PIXELS)
+    found = torch_runtime.in_torch(plain, header, fold=True, bf16=True)(PIXELS)
     assert found["probabilities"].dtype == np.float32
     np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=0.03)
 
@@ -53,8 +53,8 @@ def test_bf16_is_near_and_answers_in_float32(network):
 def test_openvino_gives_the_same_answers(network):
     pytest.importorskip("openvino")
     plain, header = network
-    model = onnx_file.convert(Answering(plain, header), header).SerializeToString()
-    expected = runtimes.in_torch(plain, header)(PIXELS)
+    model = convert(Answering(plain, header), header).SerializeToString()
+    expected = torch_runtime.in_torch(plain, header)(PIXELS)
     run = runtimes.in_openvino(model, threads=1)
     found, kept = run(PIXELS), run(PIXELS[:1])
     run(255 - PIXELS)  # a later call must not change earlier answers

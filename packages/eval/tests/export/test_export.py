@@ -11,6 +11,7 @@ from cxr_eval import runtimes
 from cxr_eval.export import export as stage
 from cxr_eval.export import onnx_file
 from cxr_eval.export.cli import main
+from cxr_eval.export.convert import convert
 from cxr_eval.export.export import check
 
 
@@ -61,7 +62,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(model_file, monkeypatch, caps
 
 def test_a_graph_that_is_tied_to_one_batch_is_refused(lively):
     network, header = lively()
-    model = onnx_file.convert(stage.Answering(network, header), header)
+    model = convert(stage.Answering(network, header), header)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 2
     images = np.zeros((3, 1, 64, 64), np.uint8)

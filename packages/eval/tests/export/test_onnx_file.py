@@ -7,15 +7,16 @@ from onnx import TensorProto, helper
 
 from cxr_common import checkpoint
 from cxr_common.errors import BadInput
-from cxr_eval import runtimes
+from cxr_eval import runtimes, torch_runtime
 from cxr_eval.export import onnx_file
 from cxr_eval.export.answer import Answering
+from cxr_eval.export.convert import convert
 
 
 @pytest.fixture(scope="module")
 def exported(lively, tmp_path_factory):
     network, header = lively()
-    model = onnx_file.convert(Answering(network, header), header)
+    model = convert(Answering(network, header), header)
     onnx_file.describe(model, header, {"schema": 1, "precision": "fp32"})
     path = tmp_path_factory.mktemp("export") / "model.onnx"
     onnx_file.save(model, path)
@@ -27,7 +28,7 @@ def test_the_file_answers_as_pytorch_does(exported, radiographs, batch):
     path, network, header = exported
     images = radiographs(batch, 64)
     ours = runtimes.in_onnxruntime(path, threads=1)(images)
-    expected = runtimes.in_torch(network, header)(images)
+    expected = torch_runtime.in_torch(network, header)(images)
     assert list(ours) == ["probabilities", "logits", "maps"]
     for name, values in expected.items():
         assert ours[name].shape == values.shape
@@ -86,5 +87,5 @@ def test_a_header_that_is_no_header_is_refused(exported, tmp_path):
 def test_what_onnx_cannot_say_is_bad_input_without_a_flood(lively, capfd):
     network, header = lively("vgg19_bn", labels=("A",), size=32)
     with pytest.raises(BadInput, match="adaptive_avg_pool2d"):
-        onnx_file.convert(Answering(network, header), header)
+        convert(Answering(network, header), header)
     assert len(capfd.readouterr().out) < 200

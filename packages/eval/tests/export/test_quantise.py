@@ -7,13 +7,14 @@ from cxr_common.metrics import auroc, macro
 from cxr_eval import runtimes
 from cxr_eval.export import onnx_file, quantise, ranges
 from cxr_eval.export.answer import Answering
+from cxr_eval.export.convert import OPSET, convert
 from cxr_eval.export.quantise import Variant
 
 
 @pytest.fixture(scope="module")
 def graph(lively, radiographs):
     network, header = lively(size=64)
-    model = onnx_file.convert(Answering(network, header), header)
+    model = convert(Answering(network, header), header)
     onnx_file.describe(model, header, {"schema": 1, "precision": "fp32"})
     images = radiographs(24, 64)
     histograms = quantise._observe(model, images[:12], threads=1)
@@ -42,7 +43,7 @@ def test_a_variant_answers_nearly_as_the_float_graph(graph, variant):
 def test_opset_metadata_and_the_answer_survive(graph):
     model, header, _, histograms = graph
     made = quantise.build(model, histograms, Variant("minmax", True, "first and last"))
-    assert [(o.domain, o.version) for o in made.opset_import if o.domain in ("", "ai.onnx")] == [("", onnx_file.OPSET)]
+    assert [(o.domain, o.version) for o in made.opset_import if o.domain in ("", "ai.onnx")] == [("", OPSET)]
     texts = {entry.key: entry.value for entry in made.metadata_props}
     assert texts == {entry.key: entry.value for entry in model.metadata_props}
     assert checkpoint.parse_header(texts[checkpoint.KEY], "graph") == header

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_eval.export import onnx_file, ranges
+from cxr_eval.export import ranges
 from cxr_eval.export.answer import Answering
+from cxr_eval.export.convert import convert
 from cxr_eval.export.quantise import _inferred
 
 
@@ -56,7 +57,7 @@ def test_heavy_tails_are_clipped_and_uniform_values_are_not():
 
 def test_observed_histograms_hold_every_value(lively, radiographs):
     network, header = lively(size=32)
-    model = onnx_file.convert(Answering(network, header), header)
+    model = convert(Answering(network, header), header)
     images = radiographs(6, 32)
     found = ranges.observe(_inferred(model), lambda: [images[:4], images[4:]], threads=1)
     counts, edges = found["logits"]

@@ -11,6 +11,7 @@ from cxr_common.checkpoint import Header, Input
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_eval.export import onnx_file
 from cxr_eval.export.answer import Answering
+from cxr_eval.export.convert import convert
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +39,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
         checkpoint.save(files[kind], network, header)
         if kind == "torch":
             gray = GrayNetwork(network, header.input.mean, header.input.std).eval()
-            graph = onnx_file.convert(Answering(gray, header), header)
+            graph = convert(Answering(gray, header), header)
             onnx_file.describe(graph, header, {"schema": 1, "precision": "fp32"})
             files["onnx"] = folder / "onnx" / "model.onnx"
             onnx_file.save(graph, files["onnx"])

@@ -9,10 +9,6 @@ from torch.nn import functional as F
 from cxr_common.checkpoint import Header
 from cxr_common.models.zoo import GrayNetwork
 
-INPUT = "pixels"
-OUTPUTS = ("probabilities", "logits", "maps")
-"""Names of what :class:`Answering` gives, in order; "maps" only where :func:`has_maps`."""
-
 
 class Answering(nn.Module):
     """Everything between a gray image and what a person reads.

@@ -21,12 +21,15 @@ from cxr_common.errors import BadInput
 from cxr_common.files import sha256, write_json
 from cxr_common.models.zoo import GrayNetwork
 from cxr_eval import models as found
-from cxr_eval import runtimes
+from cxr_eval import runtimes, torch_runtime
 from cxr_eval.export import cohort as images_of
 from cxr_eval.export import onnx_file, quantise
-from cxr_eval.export.answer import OUTPUTS, Answering
+from cxr_eval.export.answer import Answering
 from cxr_eval.export.config import ExportConfig
+from cxr_eval.export.convert import convert
+from cxr_eval.runtimes import OUTPUTS
 from cxr_eval.terminal import say
+from cxr_eval.web.build import build, check_folder
 
 SCHEMA = 1
 FLOAT, INT8, ABOUT = "model.onnx", "model.int8.onnx", "export.json"
@@ -53,6 +56,8 @@ def export(config: ExportConfig) -> list[Path]:
 
 
 def _export_one(config: ExportConfig, file: Path) -> Path:
+    if config.web:
+        check_folder(Path(config.web))
     network, header = load(file, kind="model")
     folder = Path(config.out) if config.out else file.parent / "export"
     if folder.is_file():
@@ -63,7 +68,7 @@ def _export_one(config: ExportConfig, file: Path) -> Path:
     about = {"schema": SCHEMA, "precision": "fp32", "source": source, "outputs": _outputs(answering)}
 
     say(f"export-model: {header.architecture}, {header.input.size} px, {len(header.labels)} labels, from {file}")
-    model = onnx_file.convert(answering, header)
+    model = convert(answering, header)
     images = images_of.pixels(cohort, checked_rows(cohort), header.input.size)
     difference = check(model.SerializeToString(), network, header, images)
     about["check"] = {
@@ -95,6 +100,10 @@ def _export_one(config: ExportConfig, file: Path) -> Path:
     document["files"] = {name: _file(folder / name) for name in (FLOAT, INT8) if (folder / name).exists()}
     write_json(folder / ABOUT, document)
     say(f"wrote {folder}")
+    if config.web:
+        exported = folder / (INT8 if (folder / INT8).exists() else FLOAT)
+        build(Path(config.web), exported, config.ort_web)
+        say(f"wrote {config.web} with {exported.name}; look at it with: python -m http.server -d {config.web}")
     say(f"next:  uv run predict {folder / FLOAT} IMAGES")
     return folder
 
@@ -173,7 +182,7 @@ def check(model: bytes, network: GrayNetwork, header: Header, images: NDArray[np
     Raises:
         BadInput: It is above :data:`onnx_file.TOLERANCE`, or the file cannot take both batch sizes.
     """
-    expected = runtimes.in_torch(network, header)(images)
+    expected = torch_runtime.in_torch(network, header)(images)
     run = runtimes.in_onnxruntime(model)
     do = "use the safetensors file; an architecture whose answer depends on the batch cannot be exported by tracing"
     try:

@@ -178,7 +178,7 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> Classi
     if file.suffix == ".onnx":
         return _load_onnx(file, runtime, threads)
     from cxr_common.checkpoint import load as load_weights
-    from cxr_eval import runtimes
+    from cxr_eval import torch_runtime
 
     if runtime not in ("auto", "torch"):
         raise BadInput(f"an .onnx file for {runtime}", file.name, where=file, do="make one: export-model")
@@ -187,7 +187,7 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> Classi
         import torch
 
         torch.set_num_threads(threads)
-    return Classifier(header, runtimes.in_torch(network, header), file, "fp32")
+    return Classifier(header, torch_runtime.in_torch(network, header), file, "fp32")
 
 
 def _load_onnx(file: Path, runtime: str, threads: int) -> Classifier:
