@@ -3,6 +3,10 @@
 ``export.json`` (schema 1) holds ``source`` (path and SHA-256 of the weights), ``files`` (name -> bytes, SHA-256 and
 precision), ``check`` (images, batches, largest difference of a probability to PyTorch), ``quantisation`` (what was
 tried, what was kept or why nothing was; null when not asked for) and ``provenance``.
+
+There is no bf16 or fp16 file. Processors compute float16 by way of float32, which is slower than float32 alone;
+bfloat16 pays in OpenVINO and PyTorch, which round the float32 file's numbers themselves: ``benchmark-model`` times
+both.
 """
 
 import datetime

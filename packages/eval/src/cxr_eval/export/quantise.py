@@ -97,11 +97,14 @@ def search(
     variants = list(variants)
     histograms = _observe(model, calibration, threads)
     graphs = {variant.name: build(model, histograms, variant) for variant in variants}
-    reference = runtimes.in_onnxruntime(model.SerializeToString(), threads=threads)
-    runs = {name: runtimes.in_onnxruntime(graph.SerializeToString(), threads=threads) for name, graph in graphs.items()}
-    scores = {name: _scores(run, validation) for name, run in {"": reference, **runs}.items()}
-    drops = {name: drop(targets, scores[""], scores[name], patients, header) for name in runs}
-    latency = _latencies({"": reference, **runs}, {variant.name: variant.structure for variant in variants}, validation)
+
+    def run(name: str) -> runtimes.Run:
+        graph = graphs[name] if name else model
+        return runtimes.in_onnxruntime(graph.SerializeToString(), threads=threads)
+
+    scores = {name: _scores(run(name), validation) for name in ("", *graphs)}
+    drops = {name: drop(targets, scores[""], scores[name], patients, header) for name in graphs}
+    latency = _latencies(run, {variant.name: variant.structure for variant in variants}, validation)
     tried = [
         {
             "name": name,
@@ -235,17 +238,16 @@ def _scores(run: runtimes.Run, images: NDArray[np.uint8]) -> NDArray[np.float32]
 
 
 def _latencies(
-    runs: Mapping[str, runtimes.Run], structures: Mapping[str, str], images: NDArray[np.uint8]
+    run: Callable[[str], runtimes.Run], structures: Mapping[str, str], images: NDArray[np.uint8]
 ) -> dict[str, float]:
     """Milliseconds for one image, equal for variants of one structure; "" is the float file.
 
     The tenth percentile of the calls: what a machine does besides only ever adds time.
     """
-    timed = {structure: name for name, structure in structures.items()}
-    one = images[:1]
-    calls = {key: functools.partial(runs[name], one) for key, name in {"": "", **timed}.items()}
+    timed = {"": "", **{structure: name for name, structure in structures.items()}}
+    calls = {structure: functools.partial(run(name), images[:1]) for structure, name in timed.items()}
     quick = {key: float(np.percentile(times, 10)) * 1000 for key, times in speed.alternate(calls, 1.0).items()}
-    return {name: quick[structures.get(name, "")] for name in runs}
+    return {name: quick[structure] for name, structure in {"": "", **structures}.items()}
 
 
 def _observe(model: onnx.ModelProto, images: NDArray[np.uint8], threads: int) -> ranges.Histograms:
