@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from cxr_common.checkpoint import Header, Input
+from cxr_common.cohorts.phantom import phantom
 from cxr_common.errors import BadInput
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_eval.export import onnx_file
@@ -35,7 +36,8 @@ def exported(tmp_path_factory) -> Path:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.8, 1.2)
             nn.init.normal_(module.running_mean, 0, 0.1)
-    nn.init.normal_(network.get_classifier().weight, std=0.5)
+    gray = GrayNetwork(network, 0.45, 0.25).eval()
+    _balance(gray, torch.from_numpy(phantom(12, size=96, seed=0, task="multiclass")["pixels"]).unsqueeze(1))
     header = Header(
         "model",
         "resnet18",
@@ -47,11 +49,20 @@ def exported(tmp_path_factory) -> Path:
         config={"data": "/home/somebody/secret"},
         cohort={"pixel_size": 128},
     )
-    graph = convert(Answering(GrayNetwork(network, 0.45, 0.25).eval(), header), header)
+    graph = convert(Answering(gray, header), header)
     onnx_file.describe(graph, header, {"schema": 1, "precision": "fp32", "source": {"sha256": "ab" * 32}})
     path = tmp_path_factory.mktemp("web") / "model.onnx"
     onnx_file.save(graph, path)
     return path
+
+
+@torch.no_grad()
+def _balance(gray: GrayNetwork, images: torch.Tensor) -> None:
+    """Let the logits of radiographs spread around 0 by about 1, as a trained classifier's do."""
+    classifier: Any = gray.network.get_classifier()
+    logits = gray(images)
+    classifier.weight /= logits.std(0)[:, None]
+    classifier.bias.copy_((classifier.bias - logits.mean(0)) / logits.std(0))
 
 
 @pytest.fixture(scope="session")

@@ -39,12 +39,12 @@ def convert(answering: Answering, header: Header) -> onnx.ModelProto:
         # what the check against PyTorch at two batch sizes would find.
         warnings.filterwarnings("ignore", "You are using the legacy TorchScript", DeprecationWarning)
         warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage]
         try:
             torch.onnx.export(
                 answering.eval(),
                 (pixels,),
-                buffer,
+                buffer,  # pyright: ignore[reportArgumentType] - the exporter by tracing takes a buffer
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=[INPUT],
