@@ -18,6 +18,7 @@ _DESCRIPTIONS = {
     "prepare": "Read a data set once: check it, split it by patient, store its pixels as a memory map.",
     "preview": "Draw a contact sheet of a cohort, class by class.",
     "show": "Count a cohort's images, patients and labels by split.",
+    "audit": "Look for leaks, duplicates, broken or odd images, shifts and shortcuts; write a page with thumbnails.",
 }
 
 
@@ -96,6 +97,23 @@ class ShowConfig:
     size: int = 224
 
 
+@dataclass(frozen=True)
+class AuditConfig:
+    """What to audit. Without --strict the exit code is 0 whatever is found.
+
+    Attributes:
+        cohort: Prepared cohorts or data set folders (several are audited as one), or phantom.
+        out: Folder for audit.json and audit.html.
+        strict: Whether errors found (not warnings) end in exit code 1.
+        size: Edge of the network input that data not yet prepared is prepared for, pixels.
+    """
+
+    cohort: list[str] = field(default_factory=list)
+    out: Path = Path("audit")
+    strict: bool = False
+    size: int = 224
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cxr-data`` and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -112,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if name == "show":
         return run_command(_show, ShowConfig, prog=prog, description=description, argv=arguments, positional="cohort")
+    if name == "audit":
+        return run_command(_audit, AuditConfig, prog=prog, description=description, argv=arguments, positional="cohort")
     if name in ("-h", "--help"):
         print("usage: cxr-data COMMAND ...\n")
         print("\n".join(f"  {command:<10}{text}" for command, text in _DESCRIPTIONS.items()))
@@ -181,6 +201,28 @@ def _show(config: ShowConfig) -> None:
     from cxr_common.cohorts.opening import open_cohort, pixel_size_for
 
     _print_counts(open_cohort(_only(config.cohort), pixel_size=pixel_size_for(config.size)))
+
+
+def _audit(config: AuditConfig) -> None:
+    from rich.console import Console
+
+    from cxr_common.cohorts.audit import audit, count_table, file_facts, html
+    from cxr_common.cohorts.cohort import is_prepared
+    from cxr_common.cohorts.opening import open_cohort, pixel_size_for
+    from cxr_common.files import write_json, write_text
+
+    source = _only(config.cohort)
+    cohort = open_cohort(source, pixel_size=pixel_size_for(config.size))
+    root = Path(cohort.source)
+    facts = file_facts(root, cohort.table["image"].to_list()) if root.is_dir() else None
+    found = audit(cohort, facts=facts, as_downloaded=not is_prepared(source))
+    write_json(config.out / "audit.json", found)
+    write_text(config.out / "audit.html", html(found, cohort))
+    Console(highlight=False).print(count_table(found))
+    print(f"{found['errors']} errors, {found['warnings']} warnings")
+    print(f"wrote {config.out / 'audit.html'} and audit.json")
+    if config.strict and found["errors"]:
+        raise SystemExit(1)
 
 
 def _only(names: list[str]) -> str:

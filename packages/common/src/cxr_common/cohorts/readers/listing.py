@@ -87,10 +87,11 @@ def _is_image(root: Path, file: File) -> bool:
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:
     """Class names in label order: healthy-sounding first, so that of two ``labels[1]`` is the positive."""
-    return tuple(sorted(names, key=lambda name: (not _sounds_healthy(name), name)))
+    return tuple(sorted(names, key=lambda name: (not sounds_healthy(name), name)))
 
 
-def _sounds_healthy(name: str) -> bool:
+def sounds_healthy(name: str) -> bool:
+    """Whether a class or folder name means that nothing was found ("NORMAL", "0_normal", "No Finding")."""
     return re.sub(r"[^a-z]", "", name.lower()) in _HEALTHY
 
 
