@@ -18,6 +18,7 @@ _DESCRIPTIONS = {
     "prepare": "Read a data set once: check it, split it by patient, store its pixels as a memory map.",
     "preview": "Draw a contact sheet of a cohort, class by class.",
     "show": "Count a cohort's images, patients and labels by split.",
+    "folds": "Deal the training and validation patients into folds, and write them down in the cohort.",
     "audit": "Look for leaks, duplicates, broken or odd images, shifts and shortcuts; write a page with thumbnails.",
 }
 
@@ -89,12 +90,27 @@ class ShowConfig:
     """What to count.
 
     Attributes:
-        cohort: Prepared cohort, data set folder, or phantom.
+        cohort: Prepared cohorts or data set folders (several are counted as one), or phantom.
         size: Edge of the network input that data not yet prepared is prepared for, pixels.
     """
 
     cohort: list[str] = field(default_factory=list)
     size: int = 224
+
+
+@dataclass(frozen=True)
+class FoldsConfig:
+    """Which folds to write into a prepared cohort's folder.
+
+    Attributes:
+        cohort: Prepared cohort.
+        folds: How many.
+        seed: Fixes them; the same seed deals the same folds.
+    """
+
+    cohort: list[str] = field(default_factory=list)
+    folds: int = 5
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if name == "show":
         return run_command(_show, ShowConfig, prog=prog, description=description, argv=arguments, positional="cohort")
+    if name == "folds":
+        return run_command(_folds, FoldsConfig, prog=prog, description=description, argv=arguments, positional="cohort")
     if name == "audit":
         return run_command(_audit, AuditConfig, prog=prog, description=description, argv=arguments, positional="cohort")
     if name in ("-h", "--help"):
@@ -200,22 +218,46 @@ def _preview(config: PreviewConfig) -> None:
 def _show(config: ShowConfig) -> None:
     from cxr_common.cohorts.opening import open_cohort, pixel_size_for
 
-    _print_counts(open_cohort(_only(config.cohort), pixel_size=pixel_size_for(config.size)))
+    _print_counts(open_cohort(config.cohort or "phantom", pixel_size=pixel_size_for(config.size)))
+
+
+def _folds(config: FoldsConfig) -> None:
+    from cxr_common.cohorts.cohort import load
+    from cxr_common.cohorts.folds import save_folds, with_fold
+
+    folder = _only(config.cohort)
+    cohort = load(folder)
+    path = save_folds(cohort, folder, config.folds, seed=config.seed)
+    for fold in range(1, config.folds + 1):
+        one = with_fold(cohort, fold, config.folds, folder=folder)
+        rows = one.rows("val")
+        positive = ", ".join(f"{n} {int((one.targets[rows, i] == 1).sum()):,}" for i, n in enumerate(one.labels))
+        patients = one.table["patient"].gather(rows).n_unique()
+        print(f"fold {fold}: {len(rows):,} images of {patients:,} patients; {positive}")
+    print(f"wrote {path}")
+    print(f"next:  finetune --data {folder}@1/{config.folds}")
 
 
 def _audit(config: AuditConfig) -> None:
+    import polars as pl
     from rich.console import Console
 
     from cxr_common.cohorts.audit import audit, count_table, file_facts, html
     from cxr_common.cohorts.cohort import is_prepared
+    from cxr_common.cohorts.joined import join
     from cxr_common.cohorts.opening import open_cohort, pixel_size_for
     from cxr_common.files import write_json, write_text
 
-    source = _only(config.cohort)
-    cohort = open_cohort(source, pixel_size=pixel_size_for(config.size))
-    root = Path(cohort.source)
-    facts = file_facts(root, cohort.table["image"].to_list()) if root.is_dir() else None
-    found = audit(cohort, facts=facts, as_downloaded=not is_prepared(source))
+    sources = config.cohort or ["phantom"]
+    parts = [open_cohort(source, pixel_size=pixel_size_for(config.size)) for source in sources]
+    cohort = join(parts)
+    facts = [file_facts(Path(part.source), part.table["image"].to_list()) for part in parts]
+    known = [fact for fact in facts if fact is not None]
+    found = audit(
+        cohort,
+        facts=pl.concat(known) if len(known) == len(parts) else None,
+        as_downloaded=not any(map(is_prepared, sources)),
+    )
     write_json(config.out / "audit.json", found)
     write_text(config.out / "audit.html", html(found, cohort))
     Console(highlight=False).print(count_table(found))

@@ -71,7 +71,8 @@ def _check(
 def _patients(cohort: Cohort, images: list[str], as_downloaded: bool) -> list[dict[str, Any]]:
     """Patients in two splits: of the split in use, and of the one that folders suggest."""
     patients, split = cohort.table["patient"].to_list(), cohort.table["split"].to_list()
-    careful = getattr(READERS.get(cohort.name), "CAREFUL_PATIENTS", "")
+    readers = (READERS.get(name) for name in cohort.name.split(" + "))
+    careful = "; ".join(filter(None, (getattr(reader, "CAREFUL_PATIENTS", "") for reader in readers)))
     found = []
     for name, parts, level in (
         ("patients in two splits", split, "error"),
