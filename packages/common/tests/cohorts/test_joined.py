@@ -5,13 +5,13 @@ import polars as pl
 import pytest
 
 from cxr_common.cohorts import join, load, open_cohort, save
-from cxr_common.cohorts.cohort import Cohort
+from cxr_common.cohorts.cohort import Cohort, Task
 from cxr_common.cohorts.opening import pixel_size_for
 from cxr_common.cohorts.pixel_rows import PixelRows
 from cxr_common.errors import BadInput
 
 
-def made(name: str, labels, n: int, task="multilabel", seed=0, **extras) -> Cohort:
+def made(name: str, labels, n: int, task: Task | None = "multilabel", seed=0, **extras) -> Cohort:
     rng = np.random.default_rng([seed, n])
     targets = rng.integers(0, 2, (n, len(labels))).astype(np.float32)
     if task == "multiclass":
@@ -115,6 +115,7 @@ def test_open_joins_what_is_named_and_reads_each_from_its_own_file(tmp_path, mon
     for name, n in (("one", 40), ("two", 24)):
         save(made(name, ("Mass",), n), tmp_path / name)
     both = open_cohort([tmp_path / "one", str(tmp_path / "two")], pixel_size=16)
+    assert isinstance(both.pixels, PixelRows)
     assert [type(part) for part in both.pixels.parts] == [np.memmap, np.memmap]
     assert len(both) == 64
     mean, std = both.mean_std()

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cxr_common.command import run_command
 from cxr_common.errors import BadInput, unknown_name
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTIONS = {
     "prepare": "Read a data set once: check it, split it by patient, store its pixels as a memory map.",
+    "merge": "Put together what `cxr-data prepare --shard I/N` prepared in parts.",
     "preview": "Draw a contact sheet of a cohort, class by class.",
     "show": "Count a cohort's images, patients and labels by split.",
     "folds": "Deal the training and validation patients into folds, and write them down in the cohort.",
@@ -45,6 +46,8 @@ class PrepareConfig:
         unmentioned: What a label counts as that the report is silent on.
         votes: What several readers of an image amount to.
         view: Which views are used; auto is frontal where the data set says which images are.
+        bits: Bits a stored pixel: 8, or 16 to keep what deeper files hold (twice the size; networks are fed 8).
+        shard: I/N decodes one of N parts only, for N machines with one disk; `cxr-data merge` puts them together.
     """
 
     source: list[str] = field(default_factory=list)
@@ -60,6 +63,21 @@ class PrepareConfig:
     unmentioned: Literal["zeros", "ignore"] = "zeros"
     votes: Literal["majority", "union"] = "majority"
     view: Literal["auto", "frontal", "lateral", "all"] = "auto"
+    bits: Literal[8, 16] = 8
+    shard: str = ""
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Which shards to put together.
+
+    Attributes:
+        shards: Their folders; none means those beside --out that are called as its shards are.
+        out: Folder to write; new or empty.
+    """
+
+    shards: list[str] = field(default_factory=list)
+    out: Path = Path("cohort")
 
 
 @dataclass(frozen=True)
@@ -140,6 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_command(
             _prepare, PrepareConfig, prog=prog, description=description, argv=arguments, positional="source"
         )
+    if name == "merge":
+        return run_command(_merge, MergeConfig, prog=prog, description=description, argv=arguments, positional="shards")
     if name == "preview":
         return run_command(
             _preview, PreviewConfig, prog=prog, description=description, argv=arguments, positional="cohort"
@@ -163,30 +183,57 @@ def _prepare(config: PrepareConfig) -> None:
     from cxr_common.cohorts.opening import is_phantom, pixel_size_for
     from cxr_common.cohorts.prepare import prepare
     from cxr_common.cohorts.selection import parse_selection
+    from cxr_common.cohorts.shards import parse_shard
 
     selection = parse_selection(config.labels, config.uncertain, config.unmentioned, config.votes, config.view)
     source = _only(config.source)
     pixel_size = pixel_size_for(config.size)
     if is_phantom(source):
-        if chosen := selection.options():
-            raise BadInput("labels, views and policies for a data set", f"{', '.join(chosen)} for a phantom")
-        cohort = _prepare_phantom(source, config, pixel_size)
-    else:
-        cohort = prepare(
-            source,
-            config.out,
-            pixel_size=pixel_size,
-            reader=config.reader,
-            aspect=config.aspect,
-            window=config.window,
-            max_bad=config.max_bad,
-            seed=config.seed,
-            selection=selection,
-        )
+        if chosen := [
+            *selection.options(),
+            *(["shard"] if config.shard else []),
+            *(["bits"] if config.bits > 8 else []),
+        ]:
+            raise BadInput("labels, views, depth and shards for a data set", f"{', '.join(chosen)} for a phantom")
+        return _say_prepared(_prepare_phantom(source, config, pixel_size), config.out)
+    options: dict[str, Any] = {
+        "pixel_size": pixel_size,
+        "reader": config.reader,
+        "aspect": config.aspect,
+        "window": config.window,
+        "max_bad": config.max_bad,
+        "seed": config.seed,
+        "bits": config.bits,
+        "selection": selection,
+    }
+    if config.shard:
+        return _prepare_shard(source, config.out, *parse_shard(config.shard), options)
+    _say_prepared(prepare(source, config.out, **options), config.out)
+
+
+def _prepare_shard(source: str, out: Path, number: int, count: int, options: dict[str, Any]) -> None:
+    from cxr_common.cohorts.prepare import plan
+    from cxr_common.cohorts.shards import prepare_shard
+
+    folder = prepare_shard(plan(source, **options), out, number, count)
+    print(f"wrote {folder}")
+    print(f"next, when all {count} are there:  cxr-data merge --out {out}")
+
+
+def _merge(config: MergeConfig) -> None:
+    from cxr_common.cohorts.shards import merge, shards_beside
+
+    shards = config.shards or shards_beside(config.out)
+    _say_prepared(merge(shards, config.out), config.out)
+    print("the shards are no longer needed")
+
+
+def _say_prepared(cohort: "Cohort", out: Path) -> None:
     _print_counts(cohort)
-    print(f"wrote {config.out}: {len(cohort)} images of {pixel_size} x {pixel_size} pixels")
-    print(f"look at it:  cxr-data preview {config.out}")
-    print(f"next:        ssl-pretrain --data {config.out}")
+    print(f"wrote {out}: {len(cohort)} images of {cohort.pixel_size} x {cohort.pixel_size} pixels")
+    print(f"look at it:  cxr-data preview {out}")
+    print(f"check it:    cxr-data audit {out}")
+    print(f"next:        ssl-pretrain --data {out}")
 
 
 def _prepare_phantom(source: str, config: PrepareConfig, pixel_size: int) -> "Cohort":

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_common.cohorts.cohort import Cohort
+from cxr_common.cohorts.cohort import Cohort, Task
 from cxr_common.cohorts.pixel_rows import PixelRows
 from cxr_common.errors import BadInput
 
@@ -38,7 +38,7 @@ def join(cohorts: Sequence[Cohort]) -> Cohort:
     names = _names(cohorts)
     _refuse_unlike(cohorts, names)
     labels = _union(cohorts, names)
-    task = next((cohort.task for cohort in cohorts if cohort.task), None)
+    task: Task | None = next((cohort.task for cohort in cohorts if cohort.task), None)
     tables, start = [], 0
     for name, cohort in zip(names, cohorts, strict=True):
         tables.append(_table(name, cohort, labels, start))

@@ -1,6 +1,6 @@
 """Images of one or several memory maps read as one array of uint8, row by row, never held in memory whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,10 @@ class PixelRows:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """Image by image."""
+        return (self[row] for row in range(len(self)))
 
     def __getitem__(self, index: Any) -> NDArray[np.uint8]:
         """(P, P) image of one row, or (n, P, P) images of a slice, of row numbers, or of a mask."""
