@@ -22,7 +22,8 @@ from cxr_common.errors import BadInput
 from cxr_common.files import sha256
 from cxr_ssl import pretrain as stage
 from cxr_ssl.config import Crops, PretrainConfig
-from cxr_ssl.pretrain import new_backbone, pretrain
+from cxr_ssl.learner import new_backbone
+from cxr_ssl.pretrain import pretrain
 
 TRAIN, VAL, TEST = 44, 10, 10
 STEPS = 2
@@ -67,7 +68,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny(data: Path, runs: Path, **changes: Any) -> PretrainConfig:
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 22, "prototypes": 40, "embedding": 8, "queue": 1}
-    settings |= {"freeze": 1.5, "architecture": "test_resnet", "size": 32, "crops": Crops(local_count=2)}
+    settings |= {"freeze": 3, "architecture": "test_resnet", "size": 32, "crops": Crops(local_count=2)}
     return PretrainConfig(data=str(data), runs_dir=str(runs), **(settings | changes))
 
 
