@@ -64,8 +64,14 @@ def test_the_published_setting_is_met_where_it_was_measured():
 
 def test_the_quick_start_is_quick():
     found = plan(1400, batch_size=32, optimizer="adamw")
-    assert (found.epochs, found.steps, found.prototypes, found.embedding, found.queue) == (2, 43, 300, 64, 0)
-    assert found.freeze_steps == 43
+    assert (found.epochs, found.steps, found.prototypes, found.embedding, found.queue) == (14, 43, 300, 64, 0)
+    assert found.freeze_steps == 301
+
+
+@pytest.mark.parametrize(("images", "epochs", "steps"), [(40, 100, 100), (800, 24, 600), (100_000, 5, 15_625)])
+def test_small_cohorts_get_steps_and_large_ones_epochs(images, epochs, steps):
+    found = plan(images, batch_size=32, optimizer="adamw")
+    assert (found.epochs, found.all_steps) == (epochs, steps)
 
 
 IMAGENET = 1_281_167

@@ -141,13 +141,16 @@ def plan(
 
 
 def epochs_for(steps: int) -> int:
-    """Epochs for epochs of ``steps`` steps: about 80 steps in all, but from 2 to 100 epochs.
+    """Epochs for epochs of ``steps`` steps: about 600 steps in all, but from 5 to 100 epochs.
 
-    80 steps are where the linear probe first clearly leaves random features behind: a first look that a
-    laptop finishes in minutes. It keeps improving for hundreds of epochs; whoever has the machine says how
-    many.
+    Steps, not epochs, are what small cohorts lack. On 3,650 paediatric radiographs (ResNet-18, batch 64) the linear
+    probe had clearly left random features behind after 170 steps, with the prototypes fixed for most of them, and
+    had gained as much again after 690; 80 steps, the first half of them with fixed prototypes, are hardly a start.
+    800 images in batches of 32 get 24 epochs, some minutes of a laptop. On large cohorts it is images that count:
+    100,000 get 5 epochs, which already show a network four million views. It keeps improving for hundreds of epochs;
+    whoever has the machine says how many.
     """
-    return min(max(round(80 / steps), 2), 100)
+    return min(max(round(600 / steps), 5), 100)
 
 
 def embedding_for(images: int) -> int:
