@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,6 +127,10 @@ def test_a_run_leaves_a_backbone_that_describes_itself(resnet):
     assert header.metrics["probe_auroc"] == best["probe_auroc"]
     assert 0 < best["code_entropy"] < 1
     assert not (resnet / "state.pt").exists()
+    pictures = (resnet / "pictures.html").read_text()
+    assert "gratings, 44 training images" in pictures
+    assert "principal components of 10 val images" in pictures
+    assert not re.search(r"image-\d", pictures)  # no name of an image or patient
     assert json.loads((resnet / "done.json").read_text())["probe_auroc_before"] == lines[0]["probe_auroc"]
 
 

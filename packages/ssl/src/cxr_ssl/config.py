@@ -95,15 +95,21 @@ class Schedule:
 
     Attributes:
         warmup: Epochs in which the learning rate rises to its peak; null is a tenth of the run.
-        queue_start: Epoch after which the queue starts to fill; it is used once it is full.
+        queue_start: Epochs after which the queue starts to fill, to be used once it is full; null is 15, as
+            published, but at most half of the run.
     """
 
     warmup: float | None = None
-    queue_start: float = 0.0
+    queue_start: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.warmup is None or self.warmup >= 0, "0 or more epochs", self.warmup, "--schedule.warmup")
-        _require(self.queue_start >= 0, "0 or more epochs", self.queue_start, "--schedule.queue_start")
+        _require(
+            self.queue_start is None or self.queue_start >= 0,
+            "0 or more epochs",
+            self.queue_start,
+            "--schedule.queue_start",
+        )
 
 
 @dataclass(frozen=True)

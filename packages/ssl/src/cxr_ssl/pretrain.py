@@ -28,7 +28,7 @@ from cxr_ssl.crops import view_batches, view_specs
 from cxr_ssl.health import defined, diagnose
 from cxr_ssl.learner import Learner, make_optimizer, new_backbone, new_learner, set_weight_decay, total
 from cxr_ssl.messages import SHOWN, farewell, introduction, probe_sentence
-from cxr_ssl.outcome import before, header, summary, write_backbone
+from cxr_ssl.outcome import before, header, summary, write_backbone, write_pictures
 from cxr_ssl.probe import probe_backbone
 from cxr_ssl.remedies import answer
 from cxr_ssl.rules import Plan, misgivings, refuse_hopeless
@@ -201,6 +201,7 @@ def pretrain(config: PretrainConfig) -> Path:
             best = at["best"]
             about = header(config, cohort, parents, {"epoch": best["epoch"], **best["figures"]})
             written = write_backbone(folder, best["weights"], about)
+            written.append(write_pictures(folder, config, cohort, swav, best, run, arithmetic(accelerator)))
             seconds, images = time.perf_counter() - began, at["images"]
             run.finish(summary(run, best, images=images, seconds=seconds, accelerator=accelerator))
             print(farewell(config, before(run), best, written))

@@ -86,7 +86,7 @@ def plan(
     embedding: int = 0,
     prototypes: int = 0,
     queue: int | None = None,
-    queue_start: float = 0.0,
+    queue_start: float | None = None,
     epsilon: float = 0.05,
     freeze: int | None = None,
     warmup: float | None = None,
@@ -106,7 +106,7 @@ def plan(
         embedding: D, or 0.
         prototypes: K, or 0.
         queue: Length in global batches, or None.
-        queue_start: Epoch after which the queue is filled.
+        queue_start: Epochs after which the queue is filled, or None.
         epsilon: Smoothness of the codes.
         freeze: Steps with fixed prototypes, or None.
         warmup: Epochs of rising learning rate, or None.
@@ -130,7 +130,7 @@ def plan(
         embedding=embedding,
         prototypes=prototypes,
         queue=queue_for(global_batch, prototypes, steps, epochs) if queue is None else queue,
-        queue_from=round(queue_start * steps),
+        queue_from=min(15 * steps, epochs * steps // 2) if queue_start is None else round(queue_start * steps),
         epsilon=epsilon,
         freeze_steps=freeze_steps_for(steps, epochs) if freeze is None else freeze,
         warmup_steps=epochs * steps // 10 if warmup is None else round(warmup * steps),
