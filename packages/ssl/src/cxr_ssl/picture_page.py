@@ -18,7 +18,7 @@ COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#b83280", "#6b46c1", "#975a16", "#0
 
 CURVES: tuple[tuple[str, dict[str, str]], ...] = (
     (
-        "Codes and prototypes, all between 0 and 1 (loss / ln K may pass 1 in a healthy run)",
+        "Codes and prototypes (shares, 0 to 1)",
         {
             "loss_ratio": "loss / ln K",
             "code_entropy": "code entropy / ln K",
