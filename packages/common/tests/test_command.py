@@ -94,6 +94,54 @@ def test_file_then_flags(tmp_path) -> None:
     }
 
 
+@dataclass(frozen=True)
+class Inner:
+    """Within.
+
+    Attributes:
+        depth: Of it.
+    """
+
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A config with presets.
+
+    Attributes:
+        preset: Name of one.
+        size: Edge.
+        inner: Within.
+    """
+
+    preset: str = ""
+    size: int = 64
+    inner: Inner = Inner()
+
+
+def test_a_preset_changes_defaults_alone(tmp_path, capsys) -> None:
+    presets = {"large": {"size": 224, "inner.depth": 5}}
+
+    def chosen(*argv: str) -> Preset:
+        return parse(Preset, prog="x", description="d", argv=argv, presets=presets)
+
+    assert chosen() == Preset()
+    assert chosen("--preset", "large") == Preset("large", 224, Inner(5))
+    assert chosen("--size", "32", "--preset=large", "--inner.depth", "2") == Preset("large", 32, Inner(2))
+    file = tmp_path / "c.yaml"
+    file.write_text("preset: large\nsize: 48\n")
+    assert chosen("--config", str(file)) == Preset("large", 48, Inner(5))
+    assert chosen("--config", str(file), "--preset", "") == Preset("", 48)
+    assert chosen("--preset", "unknown") == Preset("unknown")  # the config's own checks refuse it
+    with pytest.raises(SystemExit):
+        chosen("--preset", "large", "--print_config")
+    assert "size: 224" in capsys.readouterr().out
+    file.write_text("[")
+    with pytest.raises(BadInput):
+        chosen("--config", str(file))
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [

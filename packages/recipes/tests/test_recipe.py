@@ -15,7 +15,7 @@ def write(tmp_path, text: str) -> str:
 
 
 def test_every_recipe_of_the_package_can_be_read_and_filled() -> None:
-    assert {"quickstart", "kermany"} <= set(names())
+    assert {"quickstart", "kermany", "label-efficiency"} <= set(names())
     for name in names():
         recipe = read(name)
         for scale in recipe.scales:

@@ -1,12 +1,13 @@
 """From a frozen dataclass to a command line, and from an error to an exit code."""
 
+import argparse
 import dataclasses
 import json
 import os
 import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ def run_command(
     description: str,
     argv: Sequence[str] | None = None,
     positional: str | None = None,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> int:
     """Parse the command line into ``config_class``, run ``main``, and turn what happens into an exit code.
 
@@ -37,6 +39,7 @@ def run_command(
         description: One or two sentences for ``--help``.
         argv: Arguments; those of the process when None.
         positional: A ``list[str]`` field that positional arguments fill.
+        presets: Defaults by the name that the field ``preset`` may take, dots leading into nested configs.
 
     Returns:
         0 when ``main`` returned, 2 for bad input, 130 or 143 when interrupted or terminated. A fault of
@@ -44,7 +47,9 @@ def run_command(
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        config = parse(config_class, prog=prog, description=description, argv=argv, positional=positional)
+        config = parse(
+            config_class, prog=prog, description=description, argv=argv, positional=positional, presets=presets
+        )
         main(config)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
@@ -66,6 +71,7 @@ def parse(
     description: str,
     argv: Sequence[str] | None = None,
     positional: str | None = None,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> C:
     """Build the config from a command line.
 
@@ -83,6 +89,8 @@ def parse(
         parser.add_argument(positional, type=str, nargs="*", default=[], help="any number of them")
     skip: set[str | int] = {positional} if positional else set()
     parser.add_class_arguments(config_class, fail_untyped=True, skip=skip)
+    if presets:
+        parser.set_defaults(dict(presets.get(_preset(arguments), {})))
     try:
         found = parser.parse_args(arguments)
     except ArgumentError as error:
@@ -92,6 +100,26 @@ def parse(
             do=f"see {prog} --help",
         ) from error
     return _made(config_class, found)
+
+
+def _preset(arguments: Sequence[str]) -> str:
+    """The preset that the arguments or their YAML file name; empty where none, as for a file that cannot be read."""
+    looking = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    looking.add_argument("--preset")
+    looking.add_argument("--config")
+    try:
+        found, _ = looking.parse_known_args(arguments)
+    except ArgumentError:  # a flag without its value: the parser proper says so
+        return ""
+    if found.preset is not None or found.config is None or not Path(found.config).is_file():
+        return found.preset or ""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(found.config).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return ""
+    return str(values.get("preset") or "") if isinstance(values, dict) else ""
 
 
 def _made(config_class: type[C], found: Any) -> C:
