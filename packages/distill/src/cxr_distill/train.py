@@ -152,6 +152,7 @@ def train(
                 accelerator=accelerator,
                 first_step=at["step"],
                 sizes=lessons.sizes if lessons else (),
+                finer=guidance.finer if guidance else {},
                 replay=lessons.replay(epoch) if lessons else None,
                 workers=config.workers,
             ):
