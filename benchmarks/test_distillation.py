@@ -70,7 +70,11 @@ def our_step(size: int, images: torch.Tensor, targets: torch.Tensor, *, recorded
     answers = {"logits": torch.zeros(1, len(images), LABELS, dtype=torch.float16, device=images.device)}
     batch = Batch(images, targets, {} if recorded else {size: images}, answers if recorded else {})
     loss = label_loss("multilabel", "auto", targets.cpu().numpy())
-    return lambda: train_step(model, batch, optimizer, accelerator, loss, lessons) and None
+
+    def step() -> None:
+        train_step(model, batch, optimizer, accelerator, loss, lessons)
+
+    return step
 
 
 def medians(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.run_folder import RunFolder
-from cxr_distill.config import TrainConfig
+from cxr_distill.config import DistillConfig, TrainConfig
 from cxr_distill.data import labelled_task
 
 MODEL = "model.safetensors"
@@ -22,16 +22,21 @@ INCIDENTAL = {"run", "runs_dir", "name", "workers", "restart", "control", "data"
 # What a run without a teacher does not depend on either.
 GUIDING = {"loss", "task_weight", "temperature", "stage", "student", "teachers", "teacher_views"}
 
+# Options that came later: at these values they count as if not there, and older run folders stay what they were.
+LATER = {name: config_dict(DistillConfig())[name] for name in ("mode", "imbalance", "optim", "decision")}
+LATER |= {"teachers": "mean", "teacher_views": 0}
+
 
 def identity(
     config: TrainConfig, architecture: str, cohort: Cohort, parents: tuple[dict[str, str], ...], guided: bool
 ) -> dict[str, Any]:
     """What the result depends on; a control is the same whatever its teacher would have been told."""
     skipped = INCIDENTAL if guided else INCIDENTAL | GUIDING
+    values = config_dict(config)
     return {
         "stage": "distill" if guided else "finetune",
         "architecture": architecture,
-        "config": {k: v for k, v in config_dict(config).items() if k not in skipped},
+        "config": {k: v for k, v in values.items() if k not in skipped and not (k in LATER and v == LATER[k])},
         "parents": {p["role"]: p["sha256"] for p in parents},
         "cohort": cohort.fingerprint,
     }

@@ -120,8 +120,9 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
         network, header = checkpoint.load(file, kind="model")
         logits = outputs(network, cohort.pixels, rows, header.input.size)
         scores.append(probabilities(logits, str(header.task)))  # as the epochs were judged, before calibration
-    gain = auroc_gain(cohort.targets[rows], *scores, cohort.groups[rows])
-    alone, taught = (macro(auroc(cohort.targets[rows], one)) for one in reversed(scores))
+    with_teacher, without = scores
+    gain = auroc_gain(cohort.targets[rows], with_teacher, without, cohort.groups[rows])
+    taught, alone = (macro(auroc(cohort.targets[rows], one)) for one in scores)
     figures = {"val_auroc": taught, "control_val_auroc": alone, "gain": gain.difference, "low": gain.low}
     figures = {name: None if math.isnan(value) else value for name, value in {**figures, "high": gain.high}.items()}
     write_json(path, {**figures, "level": 0.95, "images": len(rows)})
