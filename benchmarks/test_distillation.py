@@ -41,7 +41,8 @@ def naive_step(size: int, images: torch.Tensor, targets: torch.Tensor) -> Callab
     teacher, student = network("resnet50", size).eval(), network("resnet18", size).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     device = images.device
-    teacher.to(device), student.to(device)
+    teacher.to(device)
+    student.to(device)
 
     def step() -> None:
         with torch.no_grad():

@@ -345,16 +345,17 @@ def _warn(line: dict[str, Any], at: dict[str, Any], progress: Progress, name: st
 def _resume(run: RunFolder, kept: dict[str, Any]) -> dict[str, Any]:
     """Where to begin: at the start, or where the run's resume state says, which is then loaded into ``kept``."""
     state = load_state(run.state)
+    nothing = {"epoch": 0, "step": 0, "sums": {}, "best": {}, "stopped": False, "drowning": []}
+    nothing |= {"seconds": 0.0, "images": 0}
     if state is None:
         run.truncate_log(0)
-        nothing = {"epoch": 0, "step": 0, "sums": {}, "best": {}, "stopped": False, "drowning": []}
-        return {**nothing, "seconds": 0.0, "images": 0}
+        return nothing
     for name, part in kept.items():
         if part is not None:
             part.load_state_dict(state[name])
     set_rng_state(state["rng"])
     run.truncate_log(state["lines"])
-    return state["at"]
+    return nothing | state["at"]
 
 
 def _save(run: RunFolder, kept: dict[str, Any], at: dict[str, Any]) -> None:
