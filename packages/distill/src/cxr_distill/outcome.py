@@ -22,8 +22,10 @@ INCIDENTAL = {"run", "runs_dir", "name", "workers", "restart", "control", "data"
 # What a run without a teacher does not depend on either.
 GUIDING = {"loss", "task_weight", "temperature", "stage", "student", "teachers", "teacher_views"}
 
-# Options that came later: at these values they count as if not there, and older run folders stay what they were.
-LATER = {name: config_dict(DistillConfig())[name] for name in ("mode", "imbalance", "optim", "decision")}
+# Options that records of older run folders lack, and what these runs did.
+LATER: dict[str, Any] = {
+    name: config_dict(DistillConfig())[name] for name in ("mode", "imbalance", "optim", "decision")
+}
 LATER |= {"teachers": "mean", "teacher_views": 0}
 
 
@@ -32,11 +34,10 @@ def identity(
 ) -> dict[str, Any]:
     """What the result depends on; a control is the same whatever its teacher would have been told."""
     skipped = INCIDENTAL if guided else INCIDENTAL | GUIDING
-    values = config_dict(config)
     return {
         "stage": "distill" if guided else "finetune",
         "architecture": architecture,
-        "config": {k: v for k, v in values.items() if k not in skipped and not (k in LATER and v == LATER[k])},
+        "config": {k: v for k, v in config_dict(config).items() if k not in skipped},
         "parents": {p["role"]: p["sha256"] for p in parents},
         "cohort": cohort.fingerprint,
     }

@@ -32,7 +32,7 @@ from cxr_distill.guidance import Guidance, Lessons, epoch_views, prepare
 from cxr_distill.imbalance import label_loss, sampling_weights
 from cxr_distill.layerwise import slower_below
 from cxr_distill.losses import Outputs, build_adapters, each_loss
-from cxr_distill.outcome import MODEL, conclude, identity
+from cxr_distill.outcome import LATER, MODEL, conclude, identity
 from cxr_distill.student import Student, new_network
 from cxr_distill.teacher import linear_layer
 from cxr_distill.watching import EVERY, drowning, gradient_shares, validation
@@ -105,7 +105,7 @@ def train(
     # Where it is written.
     main = accelerator.is_main_process
     wanted = identity(config, architecture, cohort, parents, guided=guidance is not None)
-    run = open_run(folder, wanted, config_dict(config), restart=config.restart, main=main)
+    run = open_run(folder, wanted, config_dict(config), restart=config.restart, main=main, later=LATER)
     if run.finished:
         if main:
             print(f"{folder}: done before, nothing to do")
