@@ -41,7 +41,8 @@ def naive_step(size: int, images: torch.Tensor, targets: torch.Tensor) -> Callab
     teacher, student = network("resnet50", size).eval(), network("resnet18", size).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     device = images.device
-    teacher.to(device), student.to(device)
+    teacher.to(device)
+    student.to(device)
 
     def step() -> None:
         with torch.no_grad():
@@ -70,7 +71,11 @@ def our_step(size: int, images: torch.Tensor, targets: torch.Tensor, *, recorded
     answers = {"logits": torch.zeros(1, len(images), LABELS, dtype=torch.float16, device=images.device)}
     batch = Batch(images, targets, {} if recorded else {size: images}, answers if recorded else {})
     loss = label_loss("multilabel", "auto", targets.cpu().numpy())
-    return lambda: train_step(model, batch, optimizer, accelerator, loss, lessons) and None
+
+    def step() -> None:
+        train_step(model, batch, optimizer, accelerator, loss, lessons)
+
+    return step
 
 
 def medians(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:

@@ -49,11 +49,13 @@ def test_how_weights_move_has_its_ranges(wrong) -> None:
 
 
 def test_names_are_checked() -> None:
-    for name, wrong in {"mode": "linaer", "imbalance": "pos_weights"}.items():
-        with pytest.raises(BadInput, match="did you mean"):
-            FinetuneConfig(**{name: wrong})
-    for wrong in ({"calibration": "plat"}, {"thresholds": "yuoden"}):
-        with pytest.raises(BadInput, match="did you mean"):
-            Decision(**wrong)
+    with pytest.raises(BadInput, match="did you mean linear"):
+        FinetuneConfig(mode="linaer")
+    with pytest.raises(BadInput, match="did you mean pos_weight"):
+        FinetuneConfig(imbalance="pos_weights")
+    with pytest.raises(BadInput, match="did you mean platt"):
+        Decision(calibration="plat")
+    with pytest.raises(BadInput, match="did you mean youden"):
+        Decision(thresholds="yuoden")
     with pytest.raises(BadInput, match=r"--decision\.sensitivity"):
         Decision(sensitivity=0.0)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,11 +42,12 @@ def test_weights_change_the_mix_over_epochs() -> None:
 
 def test_batches_show_student_and_teachers_the_same_views(toy_cohort) -> None:
     rows, spec = toy_cohort.rows("train"), ViewSpec(32)
+    finer = replace(toy_cohort, pixels=toy_cohort.pixels.repeat(2, axis=1).repeat(2, axis=2))
     views, order = draw(spec, len(rows), 0, 0), order_of(len(rows), 0, 0, 8)
     found = list(
         batches(
-            toy_cohort, rows, toy_cohort.targets, spec, order, views, accelerator=start_engine("fp32"), sizes=(32, 48),
-            first_step=1, replay=lambda positions: {"positions": torch.from_numpy(positions)},
+            toy_cohort, rows, toy_cohort.targets, spec, order, views, accelerator=start_engine("fp32"), first_step=1,
+            sizes=(32, 48, 80), finer={80: finer}, replay=lambda positions: {"positions": torch.from_numpy(positions)},
         )
     )  # fmt: skip
     assert len(found) == len(order.images) - 1
@@ -52,8 +55,8 @@ def test_batches_show_student_and_teachers_the_same_views(toy_cohort) -> None:
     chosen = np.sort(order.images[1])
     assert batch.recorded["positions"].tolist() == chosen.tolist()
     assert batch.shown[32] is batch.images
-    for size in (32, 48):
-        expected = render(toy_cohort.pixels[rows[chosen]], {k: v[chosen] for k, v in views.items()}, ViewSpec(size))
+    for size, cohort in ((32, toy_cohort), (48, toy_cohort), (80, finer)):
+        expected = render(cohort.pixels[rows[chosen]], {k: v[chosen] for k, v in views.items()}, ViewSpec(size))
         assert np.array_equal(batch.shown[size][:, 0].numpy(), expected[0])
     assert np.array_equal(batch.targets.numpy(), toy_cohort.targets[rows[chosen]])
 

@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import pytest
 from torch import nn
@@ -15,7 +16,7 @@ def scales(network: nn.Module, lowest: float, module: nn.Module | None = None) -
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "eeea_net_c2", "baseline_cnn"])
 def test_from_the_first_layer_to_the_classifier(name) -> None:
-    network = build(name, 2, size=32)
+    network: Any = build(name, 2, size=32)
     found = scales(network, 0.1)
     assert found.keys() == {id(p) for p in network.parameters()}
     last = list(network.get_classifier().parameters())

@@ -8,10 +8,12 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 
 from cxr_common.checkpoint import Header, Input, load, save
+from cxr_common.decisions import decide, probabilities
 from cxr_common.errors import BadInput
+from cxr_common.inference import outputs
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
-from cxr_distill.config import DistillConfig, FinetuneConfig, Optim
+from cxr_distill.config import Decision, DistillConfig, FinetuneConfig, Optim
 from cxr_distill.imbalance import label_loss
 from cxr_distill.linear import PENALTIES, fit_heads, pooled_features
 from cxr_distill.train import train
@@ -42,7 +44,8 @@ def test_only_the_classifier_changes(tmp_path, toy_cohort) -> None:
     start = tmp_path / "backbone.safetensors"
     torch.manual_seed(3)
     save(start, build("test_resnet", 0, size=32), Header("backbone", "test_resnet", Input(32, 0.5, 0.2)))
-    config = FinetuneConfig(size=32, precision="fp32", mode="linear", architecture="test_resnet")
+    wanted = Decision("platt", "sensitivity", 0.9)
+    config = FinetuneConfig(size=32, precision="fp32", mode="linear", architecture="test_resnet", decision=wanted)
     path = train(config, "test_resnet", tmp_path / "linear", toy_cohort, start_engine("fp32"), start=start)
     before, after = load_file(start), load_file(path)
     assert {k for k in after if k not in before or not torch.equal(after[k], before[k])} == {"fc.weight", "fc.bias"}
@@ -51,6 +54,11 @@ def test_only_the_classifier_changes(tmp_path, toy_cohort) -> None:
     network, header = load(path)
     assert header.metrics["val_auroc"] == max(line["val_auroc"] for line in lines)
     rows = toy_cohort.rows("val")
+    assert header.calibration is not None
+    assert header.calibration.keys() == {"scale", "shift"}
+    p = probabilities(outputs(network, toy_cohort.pixels, rows, 32), "multiclass", header.calibration)
+    positive = toy_cohort.targets[rows, 1] == 1
+    assert decide(p, header.thresholds, "multiclass")[positive, 1].mean() >= 0.9
     pooled = pooled_features(network, toy_cohort, rows, 32, torch.float32)
     assert torch.equal(
         pooled, pooled_features(network.train(), toy_cohort, rows, 32, torch.float32)

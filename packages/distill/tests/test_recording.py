@@ -51,8 +51,9 @@ def test_it_holds_what_the_teacher_says_to_these_views(path, toy_cohort, capsys)
     found = recorded(one, toy_cohort)
     rows = toy_cohort.rows("train")
     said = capsys.readouterr().out
-    assert f"2 view sets x {len(rows)} images x 2 logits and {one.network.network.num_features} pooled" in said
-    assert f"{2 * len(rows) * (2 + one.network.network.num_features) * 2 / 1000:.1f} kB in " in said
+    width = int(getattr(one.network.network, "num_features"))  # noqa: B009
+    assert f"2 view sets x {len(rows)} images x 2 logits and {width} pooled" in said
+    assert f"{2 * len(rows) * (2 + width) * 2 / 1000:.1f} kB in " in said
     positions = np.array([40, 3, 3])
     for k in (0, 1):
         drawn = {name: values[positions] for name, values in view_set(SPEC, len(rows), k).items()}
@@ -118,7 +119,7 @@ def test_what_is_there_is_not_asked_again(path, toy_cohort, monkeypatch) -> None
         genuine(target, values)
 
     monkeypatch.setattr(room, "_write", fails_at_the_third)
-    monkeypatch.setattr(room.os, "getpid", lambda: 0)
+    monkeypatch.setattr("os.getpid", lambda: 0)
     with pytest.raises(KeyboardInterrupt):
         recorded(one, toy_cohort, 4)
     assert written == ["validation.npy", "logits-0000.npy", "logits-0001.npy"]
@@ -181,7 +182,7 @@ def test_a_damaged_recording_and_a_full_disk_are_said(path, toy_cohort, monkeypa
     (found.folder / "logits-0000.npy").write_bytes(b"no array")
     with pytest.raises(BadInput, match="damaged"):
         recorded(one, toy_cohort, 1)
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(BadInput, match="--teacher_views"):
         recorded(one, toy_cohort, 3)
 

@@ -12,6 +12,8 @@ from cxr_common.checkpoint import Header, Input, save
 from cxr_common.files import sha256
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
+from cxr_common.training.progress import Progress
+from cxr_common.training.resume import anyone
 from cxr_common.training.run_folder import open_run
 from cxr_distill import train as loop
 from cxr_distill.config import DistillConfig, Optim
@@ -49,11 +51,11 @@ def test_stopped_between_two_steps_it_goes_on_to_the_same_bits(tmp_path, toy_coh
         return where
 
     whole = run("whole")
-    genuine, asked = loop.anyone, []
+    asked = []
 
     def stops_at_the_fifth(*arguments) -> bool:
         asked.append(None)
-        return len(asked) == 5 or genuine(*arguments)
+        return len(asked) == 5 or anyone(*arguments)
 
     monkeypatch.setattr(loop, "anyone", stops_at_the_fifth)
     with pytest.raises(SystemExit):
@@ -66,6 +68,17 @@ def test_stopped_between_two_steps_it_goes_on_to_the_same_bits(tmp_path, toy_coh
     assert (cut / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     line = json.loads((cut / "metrics.jsonl").read_text().splitlines()[0])
     assert line["task_share"] + sum(line[f"{name}_share"] for name in losses) == pytest.approx(1)
+
+
+def test_a_loss_that_drowns_the_others_is_named_once(capsys) -> None:
+    at: dict = {"drowning": []}
+    progress = Progress("s", 2, 1)
+    for share in (0.5, 0.97, 0.99):
+        loop._warn({"kd_share": share, "task_share": 1 - share}, at, progress, "s")
+    said = capsys.readouterr().out
+    assert said.count("warning") == 1
+    assert "kd makes up 97.0 % of the gradient; lower --loss kd=..." in said
+    assert at["drowning"] == ["kd"]
 
 
 def test_the_scale_of_half_precision_comes_back(tmp_path) -> None:
@@ -84,8 +97,9 @@ def test_the_scale_of_half_precision_comes_back(tmp_path) -> None:
     run = open_run(tmp_path / "run", {"a": 1}, {"a": 1})
     loop._save(run, first, {"epoch": 1, "step": 3})
     second = parts()
-    assert loop._resume(run, second) == {"epoch": 1, "step": 3}
+    at = loop._resume(run, second)
     run.close()
+    assert (at["epoch"], at["step"], at["sums"]) == (1, 3, {})
     assert second["scaler"].state_dict() == first["scaler"].state_dict()
     assert second["scaler"].get_scale() == 16.0
     assert torch.equal(second["student"].weight, first["student"].weight)

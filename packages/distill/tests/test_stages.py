@@ -3,10 +3,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cxr_common.checkpoint import Header, Input, describe, save
 from cxr_common.models.zoo import build
+from cxr_common.views import whole
+from cxr_distill import stages
+from cxr_distill.config import DistillConfig
 
 FAST = ["--size", "32", "--batch_size", "16", "--epochs", "1", "--precision", "fp32"]
 
@@ -93,6 +97,19 @@ def test_two_teachers_of_their_own_sizes_asked_once(tmp_path, toy_folder) -> Non
     student = describe(runs / "quickstart" / "test_resnet" / "model.safetensors")
     assert [p["role"] for p in student.parents] == ["teacher", "teacher-2"]
     assert student.config["teacher"] == [str(path) for path in teachers]
+
+
+def test_larger_teachers_see_the_same_images_stored_more_finely() -> None:
+    config = DistillConfig(data="phantom:40", size=32)
+    cohort = stages._open(config)
+    finer = stages._finer(config, cohort, {32, 64})
+    assert finer.keys() == {64}
+    assert (cohort.pixel_size, finer[64].pixel_size) == (64, 96)
+    assert finer[64].table["image"].equals(cohort.table["image"])
+    # The same content: each image is most like itself, brought to the same size.
+    small = whole(finer[64].pixels, 64).reshape(40, -1).astype(np.float32)
+    likeness = np.corrcoef(small, cohort.pixels.reshape(40, -1))[:40, 40:]
+    assert (likeness.argmax(axis=1) == np.arange(40)).all()
 
 
 def test_other_classes_than_the_teacher_knows(tmp_path, toy_folder) -> None:

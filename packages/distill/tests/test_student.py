@@ -21,7 +21,7 @@ PIXELS = torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8, generator=torc
 def reusing(architecture: str = "test_resnet") -> Student:
     torch.manual_seed(0)
     network = GrayNetwork(build(architecture, 3, size=32), 0.5, 0.2)
-    channels = {"pooled": int(network.network.num_features)}
+    channels = {"pooled": int(getattr(network.network, "num_features"))}  # noqa: B009
     adapters = build_adapters({"simkd": 1.0}, channels, {"pooled": 7}, "pooled")
     return Student(network, adapters, ("pooled",), (torch.randn(3, 7), torch.randn(3)))
 
@@ -31,6 +31,8 @@ def test_it_answers_by_the_teachers_classifier_and_so_does_the_network_once_sett
     with torch.no_grad():
         out = student(PIXELS)
         projected = student.adapters["simkd"](out.features["pooled"]).double()
+        assert student.reused_weight is not None
+        assert student.reused_bias is not None
         expected = projected @ student.reused_weight.double().T + student.reused_bias.double()
         torch.testing.assert_close(out.logits.double(), expected, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(student.network(PIXELS), out.logits, atol=1e-2)

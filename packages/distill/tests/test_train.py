@@ -166,11 +166,18 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         time.sleep(0.02)
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path, toy_folder) -> None:
+@pytest.mark.parametrize("taught", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, taught) -> None:
     """Without BatchNorm two processes must give the weights of one (same global batches, averaged gradients)."""
-    flags = f"--architecture test_vit --size 32 --batch_size 8 --epochs 1 --precision fp32 --data {toy_folder}".split()
-    flags += ["--start", "random", "--runs_dir", str(tmp_path)]
-    script = str(Path(sys.executable).with_name("finetune"))
+    flags = f"--size 32 --batch_size 8 --epochs 1 --precision fp32 --data {toy_folder}".split()
+    flags += ["--start", "random", "--runs_dir", str(tmp_path), "--name", "model"]
+    if taught:
+        teacher = finetuned(tmp_path / "t", toy_cohort)
+        flags += ["--teacher", str(teacher), "--student", "test_vit", "--teacher_views", "2", "--optim.ema", "0.5"]
+        flags += ["--loss", "kd=0.9", "--loss", "fitnets=1", "--stage", "pooled", "--optim.clip", "1"]
+    else:
+        flags += ["--architecture", "test_vit"]
+    script = str(Path(sys.executable).with_name("distill" if taught else "finetune"))
     subprocess.run([script, *flags, "--run", "one"], check=True, capture_output=True)
     launch = [
         sys.executable,
@@ -189,7 +196,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, toy_folder) -> None:
         [*launch, script, *flags, "--run", "two"], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (load_file(tmp_path / run / "teacher" / "model.safetensors") for run in ("one", "two"))
+    one, two = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "two"))
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], atol=1e-4), name
 

@@ -126,7 +126,8 @@ def _made(config_class: type[C], found: Any) -> C:
     """The dataclass of what was parsed, with the dataclasses within it."""
     values = {}
     for name, kind in _fields(config_class).items():
-        values[name] = _made(kind, found[name]) if dataclasses.is_dataclass(kind) else found[name]
+        inner = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        values[name] = _made(kind, found[name]) if inner else found[name]
     return config_class(**values)
 
 
@@ -151,7 +152,7 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
                 raise BadInput("options written with underscores", flag, do=f"--{name.replace('-', '_')}")
             raise unknown_name("option", name, fields)
         kind, inner = fields[name], flag[2:].partition(".")[2]
-        if dataclasses.is_dataclass(kind) and inner:
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and inner:
             known = {f"{name}.{field}": found for field, found in _fields(kind).items()}
             if flag[2:] not in known:
                 raise unknown_name("option", flag[2:], known)

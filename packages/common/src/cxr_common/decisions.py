@@ -151,7 +151,8 @@ def _fit_softmax(z: Array, target: Array) -> tuple[float, Array]:
         return -float(np.sum(wanted * log_p)) / len(x), gradient / len(x), hessian / len(x)
 
     slope, *shift = _minimise_with_slope(derivatives, classes)
-    return float(slope), np.asarray(shift) - np.mean(shift)
+    centred = np.asarray(shift, np.float64) - float(np.mean(shift))
+    return float(slope), centred
 
 
 def _minimise_with_slope(derivatives: Callable[[Array], tuple[float, Array, Array]], shifts: int) -> Array:

@@ -30,7 +30,8 @@ class Average:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         current = _floats(module)
-        torch._foreach_lerp_(list(self.values.values()), [current[name] for name in self.values], 1 - decay)
+        for name, value in self.values.items():
+            value.lerp_(current[name], 1 - decay)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:

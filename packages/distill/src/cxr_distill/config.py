@@ -81,7 +81,7 @@ class TrainConfig:
         weight_decay: Decoupled weight decay, on matrices and kernels only.
         patience: Epochs without a better validation AUROC before training stops; 0 never stops early.
         mode: "full" trains all layers alike, "layerwise" the lower ones more slowly, "linear" none but the
-            classifier, on features computed once.
+            classifier, on features computed once, with the ridge penalty that is best on validation images.
         task_loss: Loss on the labels; "auto" is cross-entropy for classes, binary cross-entropy for labels.
         imbalance: What is done for rare labels: "none", "pos_weight" (they weigh more in the loss), "balanced" (they
             are drawn more often) or "logit_adjust" (their prior is taken out of the loss).

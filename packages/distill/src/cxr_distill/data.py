@@ -1,7 +1,8 @@
 """What the loop is fed: rows, targets and views."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -130,6 +131,7 @@ def batches(
     accelerator: "Accelerator",
     first_step: int = 0,
     sizes: Sequence[int] = (),
+    finer: Mapping[int, Cohort] = MappingProxyType({}),
     replay: Callable[[NDArray[np.int64]], dict[str, Tensor]] | None = None,
     workers: int = 0,
 ) -> Iterator[Batch]:
@@ -145,6 +147,7 @@ def batches(
         accelerator: Tells device and share of this process.
         first_step: Step to begin with.
         sizes: Edges of the teachers' inputs.
+        finer: The same images in finer storage, for views of these sizes.
         replay: Gives what was recorded of images at positions among the rows, instead of ``sizes``.
         workers: Threads; 0 chooses.
 
@@ -158,11 +161,12 @@ def batches(
         drawn = {name: values[slots] for name, values in views.items()}
         pixels = cohort.pixels[rows[chosen]]
 
-        def rendered(size: int) -> Tensor:
+        def rendered(size: int, pixels: NDArray[np.uint8] = pixels) -> Tensor:
             return torch.from_numpy(render(pixels, drawn, replace(spec, size=size))[0]).unsqueeze(1)
 
         images = rendered(spec.size)
-        shown = {size: images if size == spec.size else rendered(size) for size in sizes}
+        shown = {size: images if size == spec.size else rendered(size) for size in sizes if size not in finer}
+        shown |= {size: rendered(size, finer[size].pixels[rows[chosen]]) for size in sizes if size in finer}
         wanted = torch.from_numpy(targets[rows[chosen]])
         return Batch(images, wanted, shown, replay(chosen) if replay else {})
 

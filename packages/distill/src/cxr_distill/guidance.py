@@ -1,7 +1,7 @@
 """What a student is to learn from its teachers, and how their answers reach the loop."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +37,7 @@ class Guidance:
         combination: How several teachers answer as one: "mean", "weighted" or "best_label".
         view_sets: Number of view sets the epochs take in turn; 0 draws fresh views for every epoch.
         replay: With view sets: whether the teachers are asked once and replayed, or in every step.
+        finer: The same images in finer storage, by the size of the teachers they are for.
     """
 
     teachers: tuple[Teacher, ...]
@@ -47,6 +48,7 @@ class Guidance:
     combination: str = "mean"
     view_sets: int = 0
     replay: bool = True
+    finer: Mapping[int, Cohort] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -175,10 +177,16 @@ def prepare(
     if guidance.view_sets and guidance.replay:
         show = accelerator.is_main_process
         kept = {"precision": precision, "workers": workers, "show": show}
-        recordings = tuple(record(t, cohort, rows, spec, guidance.view_sets, **kept) for t in guidance.teachers)
+        recordings = tuple(
+            record(teacher, guidance.finer.get(teacher.size, cohort), rows, spec, guidance.view_sets, **kept)
+            for teacher in guidance.teachers
+        )
         answers = [recording.validation() for recording in recordings]
     else:
-        answers = [validation_answers(teacher, cohort, precision) for teacher in guidance.teachers]
+        answers = [
+            validation_answers(teacher, guidance.finer.get(teacher.size, cohort), precision)
+            for teacher in guidance.teachers
+        ]
     weights = label_weights(answers, cohort.targets[cohort.rows("val")], str(cohort.task), guidance.combination)
     joint = joint_logits(torch.from_numpy(np.stack(answers)), torch.from_numpy(weights)).numpy()
     return Lessons(guidance, torch.from_numpy(weights), joint, recordings)

@@ -11,7 +11,7 @@ from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.run_folder import RunFolder
-from cxr_distill.config import TrainConfig
+from cxr_distill.config import DistillConfig, TrainConfig
 from cxr_distill.data import labelled_task
 
 MODEL = "model.safetensors"
@@ -21,6 +21,12 @@ MODEL = "model.safetensors"
 INCIDENTAL = {"run", "runs_dir", "name", "workers", "restart", "control", "data", "teacher", "start"}
 # What a run without a teacher does not depend on either.
 GUIDING = {"loss", "task_weight", "temperature", "stage", "student", "teachers", "teacher_views"}
+
+# Options that records of older run folders lack, and what these runs did.
+LATER: dict[str, Any] = {
+    name: config_dict(DistillConfig())[name] for name in ("mode", "imbalance", "optim", "decision")
+}
+LATER |= {"teachers": "mean", "teacher_views": 0}
 
 
 def identity(

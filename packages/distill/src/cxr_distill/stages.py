@@ -4,6 +4,7 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cxr_common import checkpoint
@@ -64,7 +65,9 @@ def distill(config: DistillConfig) -> Path:
         BadInput: Data, teacher, losses or run folder that cannot work.
     """
     run = Path(config.runs_dir, config.run)
-    cohort = _open(config, *_teacher_sizes(config, run))
+    cohort = _open(config)
+    for given in config.teacher:  # a missing file must not cost the fitting of anything
+        checkpoint.describe(given)
     task = labelled_task(cohort)
     losses = dict(config.loss) or recommended(task)
     check_parts(losses, task)
@@ -80,14 +83,16 @@ def distill(config: DistillConfig) -> Path:
         build(config.student, len(cohort.labels), size=config.size)
     accelerator = start_engine(config.precision, config.seed)
     paths = [_teacher_file(config, run, given) for given in config.teacher or [""]]
+    teachers = tuple(load_teacher(path, cohort.labels, task, sorted(needed)) for path in paths)
     guidance = Guidance(
-        tuple(load_teacher(path, cohort.labels, task, sorted(needed)) for path in paths),
+        teachers,
         losses,
         task_weight,
         config.temperature or None,
         config.stage,
         config.teachers,
         config.teacher_views,
+        finer=_finer(config, cohort, {teacher.size for teacher in teachers}),
     )
     start = None if config.start in ("auto", "random") else Path(config.start)
     parents = (checkpoint.parent("start", start),) if start else ()
@@ -115,8 +120,9 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
         network, header = checkpoint.load(file, kind="model")
         logits = outputs(network, cohort.pixels, rows, header.input.size)
         scores.append(probabilities(logits, str(header.task)))  # as the epochs were judged, before calibration
-    gain = auroc_gain(cohort.targets[rows], *scores, cohort.groups[rows])
-    alone, taught = (macro(auroc(cohort.targets[rows], one)) for one in reversed(scores))
+    with_teacher, without = scores
+    gain = auroc_gain(cohort.targets[rows], with_teacher, without, cohort.groups[rows])
+    taught, alone = (macro(auroc(cohort.targets[rows], one)) for one in scores)
     figures = {"val_auroc": taught, "control_val_auroc": alone, "gain": gain.difference, "low": gain.low}
     figures = {name: None if math.isnan(value) else value for name, value in {**figures, "high": gain.high}.items()}
     write_json(path, {**figures, "level": 0.95, "images": len(rows)})
@@ -127,9 +133,26 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
     return f"{said} ({interval}, paired, by patient; on the images that chose the epochs)"
 
 
-def _open(config: TrainConfig, *sizes: int) -> Cohort:
-    """The cohort, its images stored finely enough for the network and for others of these input sizes."""
-    return open_cohort(config.data, pixel_size=pixel_size_for(max(config.size, *sizes, 0)), seed=0)
+def _open(config: TrainConfig, size: int = 0) -> Cohort:
+    return open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0)
+
+
+def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Cohort]:
+    """The same images stored finely enough for teachers of larger inputs, where they are to be had.
+
+    The student keeps the images it would have without them, so that the teacher is all that a control lacks.
+    """
+    finer = {}
+    for size in sorted(sizes):
+        if pixel_size_for(size) <= cohort.pixel_size:
+            continue
+        found = _open(config, size)
+        same = found.table.select("image", "split").equals(cohort.table.select("image", "split"))
+        if same and np.array_equal(found.targets, cohort.targets, equal_nan=True):
+            finer[size] = found
+        else:
+            print(f"note: stored for {size} pixels the images are split otherwise; the teacher sees them enlarged")
+    return finer
 
 
 def _data(config: TrainConfig) -> str:
@@ -145,13 +168,6 @@ def _teacher_start(config: FinetuneConfig, run: Path) -> Path | None:
     backbone = run / "ssl" / "backbone.safetensors"
     fits = backbone.exists() and checkpoint.describe(backbone).architecture == config.architecture
     return backbone if fits else None
-
-
-def _teacher_sizes(config: DistillConfig, run: Path) -> list[int]:
-    """Input sizes of the teachers there are already; one still to be fitted has the student's."""
-    given = [Path(path) for path in config.teacher] or [run / TEACHER / MODEL]
-    headers = [checkpoint.describe(path) for path in given if path.exists() or config.teacher]
-    return [header.input.size for header in headers if header.kind == "model"]
 
 
 def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:

@@ -32,7 +32,7 @@ from cxr_distill.guidance import Guidance, Lessons, epoch_views, prepare
 from cxr_distill.imbalance import label_loss, sampling_weights
 from cxr_distill.layerwise import slower_below
 from cxr_distill.losses import Outputs, build_adapters, each_loss
-from cxr_distill.outcome import MODEL, conclude, identity
+from cxr_distill.outcome import LATER, MODEL, conclude, identity
 from cxr_distill.student import Student, new_network
 from cxr_distill.teacher import linear_layer
 from cxr_distill.watching import EVERY, drowning, gradient_shares, validation
@@ -105,7 +105,7 @@ def train(
     # Where it is written.
     main = accelerator.is_main_process
     wanted = identity(config, architecture, cohort, parents, guided=guidance is not None)
-    run = open_run(folder, wanted, config_dict(config), restart=config.restart, main=main)
+    run = open_run(folder, wanted, config_dict(config), restart=config.restart, main=main, later=LATER)
     if run.finished:
         if main:
             print(f"{folder}: done before, nothing to do")
@@ -152,6 +152,7 @@ def train(
                 accelerator=accelerator,
                 first_step=at["step"],
                 sizes=lessons.sizes if lessons else (),
+                finer=guidance.finer if guidance else {},
                 replay=lessons.replay(epoch) if lessons else None,
                 workers=config.workers,
             ):
@@ -344,16 +345,17 @@ def _warn(line: dict[str, Any], at: dict[str, Any], progress: Progress, name: st
 def _resume(run: RunFolder, kept: dict[str, Any]) -> dict[str, Any]:
     """Where to begin: at the start, or where the run's resume state says, which is then loaded into ``kept``."""
     state = load_state(run.state)
+    nothing = {"epoch": 0, "step": 0, "sums": {}, "best": {}, "stopped": False, "drowning": []}
+    nothing |= {"seconds": 0.0, "images": 0}
     if state is None:
         run.truncate_log(0)
-        nothing = {"epoch": 0, "step": 0, "sums": {}, "best": {}, "stopped": False, "drowning": []}
-        return {**nothing, "seconds": 0.0, "images": 0}
+        return nothing
     for name, part in kept.items():
         if part is not None:
             part.load_state_dict(state[name])
     set_rng_state(state["rng"])
     run.truncate_log(state["lines"])
-    return state["at"]
+    return nothing | state["at"]
 
 
 def _save(run: RunFolder, kept: dict[str, Any], at: dict[str, Any]) -> None:
