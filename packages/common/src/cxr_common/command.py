@@ -4,12 +4,14 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import sys
+import types
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from cxr_common.errors import BadInput, unknown_name
 
@@ -134,7 +136,8 @@ def _made(config_class: type[C], found: Any) -> C:
 def _familiar(arguments: list[str], config_class: type) -> list[str]:
     """Let people type what they would expect.
 
-    ``--restart`` for true, ``--loss kd=0.9`` for one entry of a dict, ``--teacher A B`` for a list.
+    ``--restart`` for true, ``--loss kd=0.9`` for one entry of a dict, ``--teacher A B`` for a list, which is a plain
+    word where one will do (``list[str] | str``).
     """
     fields = _fields(config_class)
     translated: list[str] = []
@@ -159,7 +162,8 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
             kind = known[flag[2:]]
         following = arguments[position] if position < len(arguments) else None
         is_value = following is not None and not following.startswith("--")
-        origin = getattr(kind, "__origin__", None)
+        one_or_many = isinstance(kind, types.UnionType) and any(get_origin(part) is list for part in kind.__args__)
+        origin = list if one_or_many else get_origin(kind)
         if kind is bool and not value and not (is_value and following in ("true", "false")):
             translated.append(f"{flag}=true")
         elif origin is list and (value or is_value):
@@ -167,7 +171,8 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
             while not value and position < len(arguments) and not arguments[position].startswith("--"):
                 listed.append(arguments[position])
                 position += 1
-            translated.append(f"{flag}={listed[0] if listed[0].startswith('[') else json.dumps(listed)}")
+            alone = listed[0].startswith("[") or (one_or_many and len(listed) == 1)
+            translated.append(f"{flag}={listed[0] if alone else json.dumps(listed)}")
         elif origin is dict and "." not in flag and "=" in (value or following or ""):
             key, _, number = (value or str(following)).partition("=")
             position += 0 if value else 1
@@ -179,6 +184,13 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
 
 def _fields(config_class: type) -> dict[str, Any]:
     return {f.name: f.type for f in dataclasses.fields(config_class)}
+
+
+def option(name: str, value: Any, default: Any) -> str:
+    """`` --name value`` as a person would type it after a command; empty where it is the default."""
+    if value == default:
+        return ""
+    return f" --{name} {shlex.join([value] if isinstance(value, str) else map(str, value))}"
 
 
 def config_dict(config: Any) -> dict[str, Any]:

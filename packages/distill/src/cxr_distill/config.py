@@ -68,7 +68,7 @@ class TrainConfig:
     """What fine-tuning and distillation share.
 
     Attributes:
-        data: "phantom", a folder of images, or a cohort prepared by cxr-data.
+        data: "phantom", a folder of images, or a cohort prepared by cxr-data; several are read as one.
         run: Name of the experiment; its stages lie in RUNS_DIR/RUN.
         runs_dir: Folder of all experiments.
         name: Folder of this stage within the run; chosen from the architecture when empty.
@@ -95,7 +95,7 @@ class TrainConfig:
         decision: How logits become probabilities and decisions.
     """
 
-    data: str = "phantom"
+    data: list[str] | str = "phantom"
     run: str = "quickstart"
     runs_dir: str = "runs"
     name: str = ""

@@ -10,6 +10,7 @@ import torch
 from cxr_common import checkpoint
 from cxr_common.cohorts import open_cohort, pixel_size_for
 from cxr_common.cohorts.cohort import Cohort
+from cxr_common.command import option
 from cxr_common.decisions import probabilities
 from cxr_common.errors import BadInput
 from cxr_common.files import write_json
@@ -156,7 +157,7 @@ def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Co
 
 
 def _data(config: TrainConfig) -> str:
-    return "" if config.data == "phantom" else f" --data {config.data}"
+    return option("data", config.data, "phantom")
 
 
 def _teacher_start(config: FinetuneConfig, run: Path) -> Path | None:

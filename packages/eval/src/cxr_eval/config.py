@@ -15,8 +15,8 @@ class EvaluateConfig:
     Attributes:
         models: model.safetensors files or the folders they lie in; the first is the reference of all
             differences. None given: every model of the run, the teacher first.
-        data: Cohort: a prepared or raw folder, or a phantom name. Default: the cohort the first model was
-            trained on.
+        data: Cohort: a prepared or raw folder, or a phantom name; several are read as one. Default: the cohort the
+            first model was trained on.
         split: Part of the cohort: test, val or train; all takes every image, for a cohort that no model was
             trained on.
         run: Name of the run whose models are evaluated and which keeps the report.
@@ -32,10 +32,11 @@ class EvaluateConfig:
         margin: Loss of AUROC to the teacher (else to the first model) that counts as non-inferior.
         subgroups: Columns of the cohort to report by, such as sex age view; by default these three, where the
             cohort has them.
+        explain: Show where the models look, by gradcam, gradcam++, layercam, eigencam or scorecam; none when empty.
     """
 
     models: list[str] = field(default_factory=list)
-    data: str | None = None
+    data: list[str] | str = ""
     split: str = "test"
     run: str = "quickstart"
     runs_dir: str = "runs"
@@ -48,6 +49,7 @@ class EvaluateConfig:
     seed: int = 0
     margin: float = 0.02
     subgroups: list[str] = field(default_factory=list)
+    explain: str = ""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:

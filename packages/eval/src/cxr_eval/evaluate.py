@@ -32,6 +32,7 @@ from cxr_common.training.accelerator import has_bf16
 from cxr_eval import entries, results, speed, subgroups
 from cxr_eval import models as found
 from cxr_eval.config import EvaluateConfig
+from cxr_eval.explain.explanations import explain
 from cxr_eval.notes import notes
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
@@ -119,9 +120,14 @@ def evaluate(config: EvaluateConfig) -> Path:
             "precision": "bf16" if low else "fp32",
         },
     }
+    explained = None
+    if config.explain:
+        drawn = {"resamples": config.resamples, "seed": config.seed}
+        explained = explain(config.explain, networks, headers, cohorts, given, match, targets, rows, **drawn)
+        document["explanations"] = {key: explained[key] for key in ("method", "stages", "scores", "curves")}
     with whole_folder(folder) as beside:
         predictions = table(cohort.table[rows], match.labels, targets, given)
-        write_report(beside, document, targets, given, predictions)
+        write_report(beside, document, targets, given, predictions, explained)
     summary(document)
     say(f"wrote {folder / 'index.html'}")
     return folder / "index.html"
@@ -296,7 +302,7 @@ def _open(config: EvaluateConfig, headers: Mapping[str, Header], files: Mapping[
             "a cohort to evaluate on", "none named in the model's file", where=files[first], do="give --data"
         )
     sizes = dict.fromkeys(pixel_size_for(header.input.size) for header in headers.values())
-    return {size: open_cohort(str(data), pixel_size=size) for size in sizes}
+    return {size: open_cohort(data, pixel_size=size) for size in sizes}
 
 
 def _rows(cohorts: Mapping[int, Cohort], split: str) -> NDArray[np.int64]:

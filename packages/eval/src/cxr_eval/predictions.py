@@ -20,10 +20,10 @@ class Answers:
     """One model's answers, labels in the order of the comparison.
 
     Attributes:
-        probabilities: (N, L) in [0, 1], calibrated with the temperature of the model's file.
+        probabilities: (N, L) in [0, 1], calibrated as the model's file says.
         decisions: (N, L) bool, with the thresholds of the model's file.
-        uncalibrated: (N, L) probabilities without the temperature; None for a file that stores none.
-        temperature: The temperature of the model's file, or None.
+        uncalibrated: (N, L) probabilities without that; None for a file that stores no calibration.
+        temperature: The temperature of the model's file; None where it stores none, or a slope for each label.
     """
 
     probabilities: NDArray[np.float64]
@@ -99,10 +99,14 @@ def answers(logits: NDArray[np.float32], header: Header, labels: Sequence[str], 
     columns = [header.labels.index(label) for label in labels]
     p = probabilities(logits, task, header.calibration)
     decisions = decide(p, header.thresholds, task)[:, columns]
-    temperature = (header.calibration or {}).get("temperature")
-    if temperature is None:
+    if not header.calibration:
         return Answers(p[:, columns], decisions)
-    return Answers(p[:, columns], decisions, probabilities(logits, task)[:, columns], float(temperature))
+    return Answers(
+        p[:, columns],
+        decisions,
+        probabilities(logits, task)[:, columns],
+        header.calibration.get("temperature"),
+    )
 
 
 def table(

@@ -160,7 +160,7 @@ class PretrainConfig:
     """
 
     preset: str = ""
-    data: str = "phantom"
+    data: list[str] | str = "phantom"
     run: str = "quickstart"
     runs_dir: str = "runs"
     name: str = "ssl"

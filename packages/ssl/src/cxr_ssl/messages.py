@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_common.cohorts.cohort import Cohort
+from cxr_common.command import option
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.rules import Plan
 
@@ -39,5 +40,5 @@ def farewell(config: PretrainConfig, first: float | None, best: dict[str, Any], 
     if first is not None and best["score"] is not None:
         found = f"AUROC {first:.4f} before, {best['score']:.4f} after epoch {best['epoch']}"
         lines.insert(0, f"linear probe on validation images: {found}")
-    data = "" if config.data == "phantom" else f" --data {config.data}"
+    data = option("data", config.data, "phantom")
     return "\n".join([*lines, f"next:  uv run distill --run {config.run}{data}"])

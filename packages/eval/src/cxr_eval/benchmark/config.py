@@ -25,7 +25,7 @@ class BenchmarkConfig:
     """
 
     models: list[str] = field(default_factory=list)
-    data: str = ""
+    data: list[str] | str = ""
     split: str = "test"
     run: str = "quickstart"
     runs_dir: str = "runs"

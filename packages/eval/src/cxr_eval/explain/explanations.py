@@ -26,7 +26,7 @@ from cxr_eval.explain.activations import default_stage
 from cxr_eval.explain.cams import METHODS, TITLES, is_empty
 from cxr_eval.models import Match
 from cxr_eval.predictions import Answers
-from cxr_eval.statistics.bootstrap import draw_weights, interval, patient_numbers, weighted_sums
+from cxr_eval.statistics.bootstrap import draw_weights, interval, patient_numbers, strata, weighted_sums
 from cxr_eval.terminal import say
 
 LOCATED, TESTED = 200, 16
@@ -138,7 +138,7 @@ def explain(
     with_lesion = _draw(positive & regions.known(cohort, boxes, match.labels)[rows], rows, match, located, seed)
     pairs = _draw(positive, rows, match, tested, seed)
     patient = patient_numbers(cohort.groups[rows])
-    mean = Mean(patient, draw_weights(int(patient.max(initial=-1)) + 1, resamples, seed))
+    mean = Mean(patient, draw_weights(strata(targets, patient), resamples, seed))
 
     scores: list[dict[str, Any]] = []
     curves = {}
@@ -280,14 +280,14 @@ def _faithful(
     if not len(pairs):
         return [], {}
     entries, curves = [], {}
-    temperature = (subject.header.calibration or {}).get("temperature", 1.0)
     chance = torch.rand(maps.shape, generator=torch.Generator().manual_seed(seed))
     for kind in faithfulness.KINDS:
         for order, suffix in ((maps, ""), (chance, ", random order")):
             found = []
             for start, (pixels, label) in enumerate(_batches(subject, pairs.row, pairs.label)):
                 part = order[start * BATCH : (start + 1) * BATCH]
-                options: dict[str, Any] = {"task": task, "temperature": temperature, "steps": STEPS, "seed": seed}
+                options: dict[str, Any] = {"task": task, "steps": STEPS, "seed": seed}
+                options["calibration"] = subject.header.calibration
                 found.append(faithfulness.curve(subject.network, pixels, part, label, kind, **options))
             drawn = np.concatenate(found)
             title = f"{kind.capitalize()} area{suffix}"

@@ -13,11 +13,11 @@ from cxr_common.models.zoo import GrayNetwork
 class Answering(nn.Module):
     """Everything between a gray image and what a person reads.
 
-    ``probabilities = softmax(logits / T)`` in a multiclass task, the sigmoid of the same in a multilabel one, with
-    the temperature T fitted on validation data. Where the network ends in global average pooling and a linear layer
-    (weights W, bias b, last features A), the class activation map of label c is ``M_c = sum_k W_ck A_k`` (Zhou et
-    al. 2016, eq. 2): its mean over the positions plus b_c is the logit, and its positive part, scaled to 1, is
-    Grad-CAM on the last stage (Selvaraju et al. 2017).
+    ``probabilities = softmax(a logits / T + b)`` in a multiclass task, the sigmoid of the same in a multilabel one,
+    with the temperature T, or slopes a and shifts b by label, fitted on validation data. Where the network ends in
+    global average pooling and a linear layer (weights W, bias b, last features A), the class activation map of label
+    c is ``M_c = sum_k W_ck A_k`` (Zhou et al. 2016, eq. 2): its mean over the positions plus b_c is the logit, and its
+    positive part, scaled to 1, is Grad-CAM on the last stage (Selvaraju et al. 2017).
 
     Args:
         gray_network: The classifier, normalisation included.
@@ -28,7 +28,11 @@ class Answering(nn.Module):
         super().__init__()
         self.gray_network = gray_network.eval()
         self.softmax = header.task == "multiclass"
-        self.temperature = float((header.calibration or {}).get("temperature", 1.0))
+        calibration = header.calibration or {}
+        one, zero = [1.0] * len(header.labels), [0.0] * len(header.labels)
+        slope = torch.tensor(calibration.get("scale", one)) / calibration.get("temperature", 1.0)
+        self.register_buffer("slope", slope)
+        self.register_buffer("shift", torch.tensor(calibration.get("shift", zero)))
         self.maps = has_maps(gray_network, header.input.size)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -43,7 +47,7 @@ class Answering(nn.Module):
         return self._probabilities(logits), logits, _maps(network.get_classifier(), features)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
-        scaled = logits / self.temperature
+        scaled = logits * self.slope + self.shift
         return scaled.softmax(dim=1) if self.softmax else scaled.sigmoid()
 
 

@@ -1,5 +1,6 @@
 """The images a model is checked, calibrated and chosen on: those of the cohort it was trained on, unless told."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from cxr_common.views import whole
 SEED = 0
 
 
-def open_for(header: Header, data: str | None, where: Path) -> Cohort:
+def open_for(header: Header, data: str | Sequence[str], where: Path) -> Cohort:
     """The cohort of a model.
 
     Args:
@@ -28,7 +29,7 @@ def open_for(header: Header, data: str | None, where: Path) -> Cohort:
     named = data or header.config.get("data") or (header.cohort or {}).get("source")
     if not named:
         raise BadInput("a cohort with radiographs", "none named in the model's file", where=where, do="give --data")
-    cohort = open_cohort(str(named), pixel_size=pixel_size_for(header.input.size))
+    cohort = open_cohort(named, pixel_size=pixel_size_for(header.input.size))
     if cohort.labels and (cohort.task != header.task or not set(header.labels) <= set(cohort.labels)):
         raise BadInput(
             f"a {header.task} cohort with the labels {', '.join(header.labels)}",

@@ -28,7 +28,7 @@ class ExportConfig:
 
     models: list[str] = field(default_factory=list)
     out: str = ""
-    data: str | None = None
+    data: list[str] | str = ""
     run: str = "quickstart"
     runs_dir: str = "runs"
     int8: bool = True

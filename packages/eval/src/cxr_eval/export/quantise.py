@@ -21,6 +21,7 @@ from cxr_eval import runtimes, speed
 from cxr_eval.export import ranges
 from cxr_eval.runtimes import INPUT, OUTPUTS
 from cxr_eval.statistics import bootstrap
+from cxr_eval.statistics.ranking import ranking
 
 QUANTISED = ("Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Relu", "Clip")
 """Operators computed in 8 bits; the others see float32 between them."""
@@ -205,10 +206,10 @@ def drop(
         "auroc" of the 8-bit file, "drop", "low", "high"; None where undefined.
     """
     number = bootstrap.patient_numbers(patients)
-    weights = bootstrap.draw_weights(int(number.max()) + 1, RESAMPLES, 0)
+    weights = bootstrap.draw_weights(bootstrap.strata(targets, number), RESAMPLES, 0)
     resampled = []
     for one in (reference, scores):
-        values, _ = bootstrap.ranking(targets, one.astype(np.float64), number, weights)
+        values = ranking(targets, one.astype(np.float64), number, weights, ("auroc",))["auroc"]
         resampled.append(values[:, 1] if _two_classes(header) else np.array([macro(row) for row in values]))
     low, high = bootstrap.interval(resampled[0] - resampled[1])
     before, after = _headline(targets, reference, header), _headline(targets, scores, header)

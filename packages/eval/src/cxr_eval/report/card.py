@@ -160,9 +160,10 @@ def _calibration(model: Mapping[str, Any]) -> str:
     before = model["calibration"]["before"]
     if before:
         temperature = model["calibration"]["temperature"]
-        lines += [f"Logits are divided by a temperature of {temperature:.3g}.", ""]
+        scaled = "scaled and shifted by label" if temperature is None else f"divided by {temperature:.3g}"
+        lines += [f"Logits are {scaled}, as fitted on validation images.", ""]
     lines += [
-        "| | before | with the temperature |" if before else "| | value |",
+        "| | before | as the model answers |" if before else "| | value |",
         "|---|---|---|" if before else "|---|---|",
     ]
     for key in ("ece", "brier", "calibration_slope", "calibration_intercept"):
