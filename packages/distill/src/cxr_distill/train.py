@@ -329,6 +329,9 @@ def _fit_linear(
         if not best or score > best["score"]:
             best = {"score": score, "epoch": number, "val": val, "head": head}
     linear.put(best["head"], layer)
+    if run.main:
+        area = "undefined" if best["val"]["val_auroc"] is None else f"{best['val']['val_auroc']:.4f}"
+        print(f"{run.path.name}: ridge penalty {best['head'].penalty:g} of {number}, validation AUROC {area}")
     return best, time.perf_counter() - began
 
 
