@@ -1,7 +1,5 @@
-"""What a user types: every command's help, its configuration, and the README's own commands."""
+"""What a user types: every command's help, its configuration, and the three commands of the product."""
 
-import re
-import shlex
 import subprocess
 import sys
 import time
@@ -61,26 +59,6 @@ def test_bad_input_is_one_message_and_exit_code_2(command, says, tmp_path) -> No
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.safetensors"))
-
-
-def readme_commands() -> list[str]:
-    """Every command of the README, without comments."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    typed = [line for block in blocks for line in block.splitlines() if "#subdirectory" not in line]
-    lines = [line.split("#")[0].strip() for line in typed]
-    return [part.strip() for line in lines if line for part in line.split("&&")]
-
-
-def test_every_command_of_the_readme_is_known() -> None:
-    """Those that train are run in small by the tests of their packages; here each must at least parse."""
-    ours = [shlex.split(c)[2:] for c in readme_commands() if c.startswith("uv run ") and "pytest" not in c]
-    assert {words[0] for words in ours} >= set(COMMANDS)
-    for words in ours:
-        if words[0] in ("cxr-data", "reproduce"):
-            done = run(*words, "--dry_run") if words[0] == "reproduce" else run(words[0], words[1], "--help")
-        else:
-            done = run(*words, "--print_config")
-        assert done.returncode == 0, (words, done.stderr)
 
 
 def test_the_three_commands_bare_one_after_the_other(tmp_path) -> None:

@@ -1,9 +1,11 @@
 """Every command of the README and of the manual runs, in small; every Python example too."""
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import cv2
@@ -18,6 +20,8 @@ SMALL = {
     "finetune": "--size 32 --epochs 1",
     "distill": "--size 32 --epochs 1",
     "evaluate": "--resamples 20 --speed false",
+    "export-model": "--int8 false",
+    "benchmark-model": "--seconds 0.02 --memory false",
     "reproduce": "--dry_run",
 }
 """What makes a documented command small; later options win."""
@@ -50,7 +54,8 @@ def images(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
 @pytest.mark.timeout(900)
 def test_every_command_runs(page, images, tmp_path) -> None:
-    (tmp_path / "MY_IMAGES").symlink_to(images)
+    for name in ("MY_IMAGES", "NEW_IMAGES"):
+        (tmp_path / name).symlink_to(images)
     for name, *words in commands(page):
         small = shlex.split(SMALL.get(name, ""))
         if name in ("ssl-pretrain", "finetune", "distill") and "--data" not in words:
@@ -58,6 +63,24 @@ def test_every_command_runs(page, images, tmp_path) -> None:
         script = Path(sys.executable).with_name(name)
         done = subprocess.run([script, *words, *small], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (name, words, done.stdout[-2000:], done.stderr[-2000:])
+
+
+def test_the_readme_shows_every_command() -> None:
+    scripts = [tomllib.loads(file.read_text()) for file in ROOT.glob("packages/*/pyproject.toml")]
+    ours = {name for script in scripts for name in script["project"].get("scripts", {})}
+    assert {words[0] for words in commands(ROOT / "README.md")} == ours
+
+
+def test_the_manual_builds_without_a_warning(tmp_path) -> None:
+    mkdocs = Path(sys.executable).with_name("mkdocs")
+    if not mkdocs.exists():
+        pytest.skip("mkdocs is not installed: uv sync --group docs")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = [str(mkdocs), "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(built, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    assert (tmp_path / "own-images" / "index.html").exists()
 
 
 @pytest.mark.parametrize("page", [ROOT / "docs" / "python.md"], ids=lambda page: page.stem)

@@ -322,7 +322,8 @@ def _fit_linear(
     )
     x, x_val = look(rows=rows), look(rows=cohort.rows("val"))
     best: dict[str, Any] = {}
-    for number, head in enumerate(linear.fit_heads(x, torch.from_numpy(targets[rows]), loss), start=1):
+    heads = list(linear.fit_heads(x, torch.from_numpy(targets[rows]), loss))
+    for number, head in enumerate(heads, start=1):
         val = judge((x_val @ head.weight.T + head.bias).numpy(), teacher=None)
         run.log({"epoch": number, "penalty": head.penalty, "loss": head.loss, **val})
         score = [round(val["val_auroc"] or 0.0, 6), -(val["val_loss"] or 0.0)]
@@ -331,7 +332,7 @@ def _fit_linear(
     linear.put(best["head"], layer)
     if run.main:
         area = "undefined" if best["val"]["val_auroc"] is None else f"{best['val']['val_auroc']:.4f}"
-        print(f"{run.path.name}: ridge penalty {best['head'].penalty:g} of {number}, validation AUROC {area}")
+        print(f"{run.path.name}: ridge penalty {best['head'].penalty:g} of {len(heads)}, validation AUROC {area}")
     return best, time.perf_counter() - began
 
 

@@ -162,7 +162,9 @@ def _auroc(row: Entry, run: Run, config: BenchmarkConfig) -> tuple[float | None,
     cohort = images_of.open_for(row.header, config.data, row.file)
     rows = cohort.rows(config.split)
     if not len(rows):
-        raise BadInput(f"{config.split} images", "none in this cohort", where=config.data, do="choose another --split")
+        raise BadInput(
+            f"{config.split} images", "none in this cohort", where=cohort.source, do="choose another --split"
+        )
     answers = []
     for start in range(0, len(rows), 32):
         images = images_of.pixels(cohort, rows[start : start + 32], row.header.input.size)

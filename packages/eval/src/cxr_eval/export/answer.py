@@ -24,6 +24,9 @@ class Answering(nn.Module):
         header: Its header.
     """
 
+    slope: Tensor
+    shift: Tensor
+
     def __init__(self, gray_network: GrayNetwork, header: Header):
         super().__init__()
         self.gray_network = gray_network.eval()
