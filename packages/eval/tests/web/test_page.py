@@ -49,7 +49,7 @@ def files(shared_data, tmp_path_factory):
 
 
 def answer(browser, file):
-    browser.run("document.querySelector('#status').textContent = ''")
+    browser.run("document.querySelector('#status').textContent = document.querySelector('#file').value = ''")
     browser.choose("#file", file)
     browser.until("/called\\.$|cannot be used/.test(document.querySelector('#status').textContent)")
     return browser.run(

@@ -174,6 +174,7 @@ function palette(value) {
 }
 
 $("file").addEventListener("change", () => $("file").files.length && classify($("file").files[0]));
+$("file").addEventListener("click", () => { $("file").value = ""; }); // so that the same file can be chosen again
 $("opacity").addEventListener("input", () => shown && paint());
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => {
