@@ -33,6 +33,9 @@ LABELS = (
     "Pleural_Thickening",
     "Hernia",
 )
+BOX_FRAME = (1024, 1024)
+"""Width and height of the images that boxes are drawn on."""
+_BOXES = ("BBox_List_2017.csv", "BBox_List_2017.csv.gz")
 _COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
 _EXTRAS = {"Patient Age": "age", "Patient Gender": "sex", "View Position": "view"}
 
@@ -114,6 +117,37 @@ def read_table(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise BadInput("a readable CSV table", str(error).splitlines()[0], where=path) from error
     return table.select(pl.all().str.strip_chars())
+
+
+def boxes(path: Path) -> pl.DataFrame:
+    """Boxes that a radiologist drew around findings of some images (``BBox_List_2017.csv``, plain or gzipped).
+
+    Its header says ``Bbox [x,y,w,h]`` over four columns, and it calls Infiltration Infiltrate.
+
+    Args:
+        path: The table, or the folder it lies in.
+
+    Returns:
+        A row a box: ``image`` (file name), ``label``, and ``x``, ``y`` (of the upper left corner), ``width``,
+        ``height`` in pixels of the 1024 x 1024 release (:data:`BOX_FRAME`). No row where there is no such table.
+
+    Raises:
+        BadInput: The table is damaged, or a label is not one of the 14.
+    """
+    table_path = next((path / name for name in _BOXES if (path / name).is_file()), path)
+    names = ("image", "label", "x", "y", "width", "height")
+    schema = {name: pl.String if name in names[:2] else pl.Float64 for name in names}
+    if not table_path.is_file():
+        return pl.DataFrame(schema=schema)
+    try:
+        rows = pl.read_csv(table_path, has_header=False, skip_rows=1, infer_schema=False, truncate_ragged_lines=True)
+        table = rows[:, :6].rename(dict(zip(rows.columns[:6], names, strict=True))).cast(schema)
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise BadInput("a readable table of boxes", str(error).splitlines()[0], where=table_path) from error
+    table = table.with_columns(pl.col("label").str.strip_chars().replace({"Infiltrate": "Infiltration"}))
+    if unknown := sorted(set(table["label"]) - set(LABELS)):
+        raise BadInput(f"the findings {', '.join(LABELS)}", ", ".join(map(str, unknown[:5])), where=table_path)
+    return table
 
 
 def _tables(path: Path) -> list[Path]:
