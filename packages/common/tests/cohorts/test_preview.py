@@ -3,7 +3,7 @@ import numpy as np
 import polars as pl
 
 from cxr_common.cohorts.cohort import Cohort
-from cxr_common.cohorts.preview import contact_sheet
+from cxr_common.cohorts.preview import contact_sheet, view_sheet
 
 
 def cohort(targets: np.ndarray, task, labels) -> Cohort:
@@ -47,3 +47,32 @@ def test_unlabelled_cohorts_have_one_strip():
     sheet = contact_sheet(cohort(np.zeros((3, 0), np.float32), None, ()), columns=3, tile=32)
     assert sheet.shape[0] == 26 + 32 + 16 + 4
     assert cv2.imencode(".png", sheet)[0]
+
+
+def test_outlines_are_drawn_on_the_strip_of_their_label():
+    targets = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
+    made = cohort(targets, "multilabel", ("Mass", "Hernia"))
+    box = np.array([[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]])
+    drawn = contact_sheet(
+        made, columns=3, tile=64, outlines=lambda row, label: [box] if (row, label) == (2, "Mass") else []
+    )
+    plain = contact_sheet(made, columns=3, tile=64)
+    changed = np.argwhere(drawn != plain)
+    strip = 26 + 64 + 16 + 4
+    assert changed[:, 0].min() >= strip + 26 + 13  # Mass is the second strip
+    assert changed[:, 0].max() <= strip + 26 + 51
+    assert changed[:, 1].min() >= 4 + 68 + 13  # row 2 is the second of its images
+    assert drawn[strip + 26 + 16, 4 + 68 + 32] > 200
+    assert drawn[strip + 26 + 32, 4 + 68 + 32] == plain[strip + 26 + 32, 4 + 68 + 32]
+
+
+def test_views_stand_beside_the_image_they_are_of():
+    rng = np.random.default_rng(0)
+    made = cohort(np.eye(2, dtype=np.float32)[np.arange(6) % 2], "multiclass", "ab")
+    object.__setattr__(made, "pixels", rng.integers(0, 256, (6, 48, 48)).astype(np.uint8))
+    sheet = view_sheet(made, columns=4, tile=48)
+    assert sheet.shape == (2 * (26 + 48 + 4), 4 * 52 + 4)
+    np.testing.assert_array_equal(sheet[26:74, 4:52], made.pixels[2])  # the middle one of its class
+    views = [sheet[26:74, 4 + 52 * i : 52 + 52 * i] for i in range(4)]
+    assert all((views[0] != view).mean() > 0.5 for view in views[1:])
+    np.testing.assert_array_equal(sheet, view_sheet(made, columns=4, tile=48))

@@ -94,6 +94,8 @@ class PreviewConfig:
         out: PNG file to write.
         columns: Images a label.
         tile: Edge of an image on the sheet, pixels.
+        outlines: Whether boxes and masks are drawn where the data set has them.
+        views: Whether one image of each label is shown as training augments it, instead of many as they are.
         size: Edge of the network input that data not yet prepared is prepared for, pixels.
     """
 
@@ -101,10 +103,12 @@ class PreviewConfig:
     out: Path = Path("sheet.png")
     columns: int = 8
     tile: int = 160
+    outlines: bool = True
+    views: bool = False
     size: int = 224
 
     def __post_init__(self) -> None:
-        if not (1 <= self.columns <= 64 and 32 <= self.tile <= 1024):
+        if not (1 + self.views <= self.columns <= 64 and 32 <= self.tile <= 1024):
             raise BadInput("1 to 64 columns of 32 to 1024 pixels", f"{self.columns} of {self.tile}")
 
 
@@ -257,11 +261,16 @@ def _preview(config: PreviewConfig) -> None:
     import cv2
 
     from cxr_common.cohorts.opening import open_cohort, pixel_size_for
-    from cxr_common.cohorts.preview import contact_sheet
+    from cxr_common.cohorts.outlines import outlines
+    from cxr_common.cohorts.preview import contact_sheet, view_sheet
     from cxr_common.files import whole_file
 
     cohort = open_cohort(_only(config.cohort), pixel_size=pixel_size_for(config.size))
-    sheet = contact_sheet(cohort, columns=config.columns, tile=config.tile)
+    if config.views:
+        sheet = view_sheet(cohort, columns=config.columns, tile=config.tile)
+    else:
+        found = outlines(cohort) if config.outlines else None
+        sheet = contact_sheet(cohort, columns=config.columns, tile=config.tile, outlines=found)
     _, png = cv2.imencode(".png", sheet)
     with whole_file(config.out) as file:
         file.write(png.tobytes())

@@ -1,16 +1,20 @@
-"""A contact sheet: what a cohort looks like, class by class."""
+"""A contact sheet: what a cohort looks like, class by class, or as a network is shown it."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.cohorts.cohort import Cohort
+from cxr_common.cohorts.outlines import Outlines
+from cxr_common.views import ViewSpec, draw, render
 
 _GAP, _BAR, _CAPTION = 4, 26, 16
 _BACK, _TEXT = 24, 235
 
 
-def contact_sheet(cohort: Cohort, *, columns: int = 8, tile: int = 160) -> NDArray[np.uint8]:
+def contact_sheet(
+    cohort: Cohort, *, columns: int = 8, tile: int = 160, outlines: Outlines | None = None
+) -> NDArray[np.uint8]:
     """Draw one strip of images a label, with the label burned in above and split and name below each image.
 
     Images are taken at even distances among those with the label, so the sheet is the same each time.
@@ -20,11 +24,45 @@ def contact_sheet(cohort: Cohort, *, columns: int = 8, tile: int = 160) -> NDArr
         cohort: The cohort.
         columns: Images a strip.
         tile: Edge of an image on the sheet, pixels.
+        outlines: Where findings are, from :func:`cxr_common.cohorts.outlines.outlines`: those of a strip's label are
+            drawn on its images.
 
     Returns:
         (height, width) gray sheet.
     """
-    strips = [_strip(cohort, title, rows, columns, tile) for title, rows in _titled_rows(cohort)]
+    strips = [_strip(cohort, title, rows, columns, tile, outlines) for title, rows in _titled_rows(cohort)]
+    return np.concatenate(strips)
+
+
+def view_sheet(
+    cohort: Cohort, *, columns: int = 8, tile: int = 160, seed: int = 0, spec: ViewSpec | None = None
+) -> NDArray[np.uint8]:
+    """Draw an image of each label followed by views of it, augmented as in training.
+
+    Args:
+        cohort: The cohort.
+        columns: Images a strip, the original among them; at least 2.
+        tile: Edge of an image on the sheet, pixels.
+        seed: Fixes the views.
+        spec: What a view may look like; by default what training uses by default.
+
+    Returns:
+        (height, width) gray sheet.
+    """
+    spec = ViewSpec(size=tile, count=columns - 1) if spec is None else spec
+    strips = []
+    for title, rows in _titled_rows(cohort):
+        if not len(rows):
+            continue
+        image = cohort.pixels[rows[len(rows) // 2]][None]
+        views = render(image, draw(spec, 1, seed, 0), spec)[:, 0]
+        whole = cv2.resize(np.ascontiguousarray(image[0]), (tile, tile), interpolation=cv2.INTER_AREA)
+        sheet = np.full((_BAR + tile + _GAP, columns * (tile + _GAP) + _GAP), _BACK, np.uint8)
+        _write(sheet, f"{title}: as stored, then {columns - 1} views", (_GAP, _BAR - 8), 0.6)
+        for place, shown in enumerate([whole, *views]):
+            left = _GAP + place * (tile + _GAP)
+            sheet[_BAR : _BAR + tile, left : left + tile] = shown
+        strips.append(sheet)
     return np.concatenate(strips)
 
 
@@ -38,7 +76,9 @@ def _titled_rows(cohort: Cohort) -> list[tuple[str, NDArray[np.int64]]]:
     return found
 
 
-def _strip(cohort: Cohort, title: str, rows: NDArray[np.int64], columns: int, tile: int) -> NDArray[np.uint8]:
+def _strip(
+    cohort: Cohort, title: str, rows: NDArray[np.int64], columns: int, tile: int, outlines: Outlines | None
+) -> NDArray[np.uint8]:
     width = columns * (tile + _GAP) + _GAP
     sheet = np.full((_BAR + tile + _CAPTION + _GAP, width), _BACK, np.uint8)
     _write(sheet, f"{title}: {len(rows)} images", (_GAP, _BAR - 8), 0.6)
@@ -50,7 +90,12 @@ def _strip(cohort: Cohort, title: str, rows: NDArray[np.int64], columns: int, ti
         left = _GAP + place * (tile + _GAP)
         pixels = np.ascontiguousarray(cohort.pixels[row])
         method = cv2.INTER_AREA if len(pixels) >= tile else cv2.INTER_LINEAR
-        sheet[_BAR : _BAR + tile, left : left + tile] = cv2.resize(pixels, (tile, tile), interpolation=method)
+        shown = cv2.resize(pixels, (tile, tile), interpolation=method)
+        for polygon in outlines(int(row), title) if outlines else ():
+            points = np.rint(polygon * tile * 16 - 8).astype(np.int32)[:, None]  # 4 fractional bits
+            for shade, width in ((0, 3), (255, 1)):  # white on black: seen on bone and on air
+                cv2.polylines(shown, [points], True, shade, width, cv2.LINE_AA, 4)
+        sheet[_BAR : _BAR + tile, left : left + tile] = shown
         caption = f"{split} {image.rsplit('/', 1)[-1]}"[: tile // 6]
         _write(sheet[:, : left + tile], caption, (left, _BAR + tile + 12), 0.34)
     return sheet

@@ -20,12 +20,14 @@ def boxes_of(cohort: Cohort) -> pl.DataFrame | None:
         images that the cohort lacks are left out.
     """
     folder = Path(cohort.source)
-    table = chestxray14.box_table(folder) if folder.is_dir() else None
-    if table is None:
+    found = chestxray14.boxes(folder) if folder.is_dir() else pl.DataFrame()
+    if not found.height:
         return None
+    width, height = chestxray14.BOX_FRAME
+    found = found.with_columns(pl.col("x", "width") / width, pl.col("y", "height") / height)
     names = [image.rsplit("/", 1)[-1] for image in cohort.table["image"]]
     rows = pl.DataFrame({"image": names, "row": np.arange(len(names))})
-    return chestxray14.boxes(table).join(rows, on="image").drop("image")
+    return found.join(rows, on="image").drop("image")
 
 
 def known(cohort: Cohort, boxes: pl.DataFrame | None, labels: Sequence[str]) -> NDArray[np.bool_]:

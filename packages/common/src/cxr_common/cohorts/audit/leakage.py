@@ -92,7 +92,7 @@ def folder_disagreements(cohort: Cohort) -> dict[str, Any] | None:
         return None
     names = {_letters(label): i for i, label in enumerate(cohort.labels)}
     healthy = [i for i, label in enumerate(cohort.labels) if sounds_healthy(label)]
-    known = ~np.isnan(cohort.targets).all(axis=1)
+    unknown = np.isnan(cohort.targets).all(axis=1).tolist()
     ill = (np.nansum(np.delete(cohort.targets, healthy, axis=1), axis=1) > 0).tolist()
     folders: dict[str, list[int]] = {}
     wrong: list[int] = []
@@ -104,7 +104,7 @@ def folder_disagreements(cohort: Cohort) -> dict[str, Any] | None:
             count = folders.setdefault(part, [0, 0])
             count[0] += 1
             value = cohort.targets[row, column] if column is not None else float(not ill[row])
-            if known[row] and value == 0:
+            if not unknown[row] and value == 0:
                 count[1] += 1
                 wrong.append(row)
             break

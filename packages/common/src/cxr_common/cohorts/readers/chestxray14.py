@@ -14,7 +14,7 @@ import polars as pl
 from cxr_common.cohorts.dicom import age_in_years
 from cxr_common.cohorts.folders import inside
 from cxr_common.cohorts.readers.listing import SPLIT_FOLDERS, Listing, image_files
-from cxr_common.cohorts.readers.tables import find_tables, header
+from cxr_common.cohorts.readers.tables import header
 from cxr_common.errors import BadInput
 
 LABELS = (
@@ -33,9 +33,10 @@ LABELS = (
     "Pleural_Thickening",
     "Hernia",
 )
+BOX_FRAME = (1024, 1024)
+"""Width and height of the images that boxes are drawn on."""
+_BOXES = ("BBox_List_2017.csv", "BBox_List_2017.csv.gz")
 _COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
-_BOX_COLUMNS = ("Image Index", "Finding Label", "Bbox [x")
-_EDGE, _SLACK = 1024, 0.01
 _EXTRAS = {"Patient Age": "age", "Patient Gender": "sex", "View Position": "view"}
 
 
@@ -118,56 +119,34 @@ def read_table(path: Path) -> pl.DataFrame:
     return table.select(pl.all().str.strip_chars())
 
 
-def box_table(folder: Path) -> Path | None:
-    """The list of lesion boxes in a folder (``BBox_List_2017.csv``, plain or gzipped), or None."""
-    found = find_tables(folder, _BOX_COLUMNS)
-    return found[0] if found else None
-
-
 def boxes(path: Path) -> pl.DataFrame:
-    """Lesion boxes that radiologists drew, 984 in 880 images of the official list.
+    """Boxes that a radiologist drew around findings of some images (``BBox_List_2017.csv``, plain or gzipped).
 
-    The header is broken as that of the labels is: ``Bbox [x,y,w,h]`` stands over four columns. The list says
-    Infiltrate for Infiltration. Coordinates are pixels of the published 1024 x 1024 images, which are square:
-    shares of the edge hold whatever the images are resized to.
+    Its header says ``Bbox [x,y,w,h]`` over four columns, and it calls Infiltration Infiltrate.
 
     Args:
-        path: CSV file, plain or gzipped.
+        path: The table, or the folder it lies in.
 
     Returns:
-        ``image`` (Image Index), ``label``, and ``x``, ``y`` (upper left corner), ``width``, ``height`` as shares
-        of the image's edge, Float64.
+        A row a box: ``image`` (file name), ``label``, and ``x``, ``y`` (of the upper left corner), ``width``,
+        ``height`` in pixels of the 1024 x 1024 release (:data:`BOX_FRAME`). No row where there is no such table.
 
     Raises:
-        BadInput: Not such a list, a finding without a label here, or a box without four numbers in the image.
+        BadInput: The table is damaged, or a label is not one of the 14.
     """
-    names = ["image", "label", "x", "y", "width", "height"]
+    table_path = next((path / name for name in _BOXES if (path / name).is_file()), path)
+    names = ("image", "label", "x", "y", "width", "height")
+    schema = {name: pl.String if name in names[:2] else pl.Float64 for name in names}
+    if not table_path.is_file():
+        return pl.DataFrame(schema=schema)
     try:
-        table = pl.read_csv(
-            path,
-            has_header=False,
-            skip_rows=1,
-            infer_schema=False,
-            truncate_ragged_lines=True,
-            columns=list(range(len(names))),
-        )
-        table.columns = names
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise BadInput("a readable list of boxes", str(error).splitlines()[0], where=path) from error
-    shares = pl.col(names[2:]).str.strip_chars().cast(pl.Float64, strict=False) / _EDGE
-    table = table.with_columns(pl.col("image", "label").str.strip_chars(), shares)
-    table = table.with_columns(pl.col("label").replace({"Infiltrate": "Infiltration"}))
-    if strange := sorted(set(table["label"].unique().to_list()) - set(LABELS), key=str):
-        raise BadInput(f"the findings {', '.join(LABELS)}", str(strange[0]), where=path)
-    lies_inside = pl.all_horizontal(
-        pl.col("x", "y") >= 0,
-        pl.col("width", "height") > 0,
-        pl.col("x") + pl.col("width") <= 1 + _SLACK,
-        pl.col("y") + pl.col("height") <= 1 + _SLACK,
-    )
-    outside = table.filter(~lies_inside.fill_null(False))
-    if outside.height:
-        raise BadInput(f"boxes inside images of {_EDGE} pixels", str(outside.row(0)), where=path)
+        rows = pl.read_csv(table_path, has_header=False, skip_rows=1, infer_schema=False, truncate_ragged_lines=True)
+        table = rows[:, :6].rename(dict(zip(rows.columns[:6], names, strict=True))).cast(schema)
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise BadInput("a readable table of boxes", str(error).splitlines()[0], where=table_path) from error
+    table = table.with_columns(pl.col("label").str.strip_chars().replace({"Infiltrate": "Infiltration"}))
+    if unknown := sorted(set(table["label"]) - set(LABELS)):
+        raise BadInput(f"the findings {', '.join(LABELS)}", ", ".join(map(str, unknown[:5])), where=table_path)
     return table
 
 

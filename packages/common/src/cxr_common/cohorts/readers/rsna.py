@@ -13,6 +13,8 @@ from cxr_common.cohorts.readers.tables import find_table, find_tables, match_ima
 from cxr_common.errors import BadInput
 
 LABELS = ("No Lung Opacity", "Lung Opacity")
+BOX_FRAME = (1024, 1024)
+"""Width and height of the images that boxes are drawn on."""
 _COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
 _DETAILS = ("patientId", "class")
 
@@ -55,3 +57,24 @@ def read(path: Path) -> Listing:
     notes.append("these images come from ChestX-ray14: do not train on one and test on the other")
     extras = ["detail"] if "detail" in table.columns else []
     return Listing("rsna", table.select(*columns, *extras), LABELS, "multiclass", tuple(notes))
+
+
+def boxes(path: Path) -> pl.DataFrame:
+    """The boxes around lung opacities.
+
+    Args:
+        path: Folder with the table.
+
+    Returns:
+        A row a box: ``image`` (file name without suffix), ``label`` (Lung Opacity), ``x``, ``y``, ``width``,
+        ``height`` in pixels of :data:`BOX_FRAME`.
+
+    Raises:
+        BadInput: No table.
+    """
+    table = read_columns(find_table(path, _COLUMNS, "stage_2_train_labels.csv"), _COLUMNS)
+    return table.filter(pl.col("x").is_not_null()).select(
+        pl.col("patientId").alias("image"),
+        pl.lit(LABELS[1]).alias("label"),
+        pl.col("x", "y", "width", "height").cast(pl.Float64, strict=False),
+    )
