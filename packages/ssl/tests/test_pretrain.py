@@ -145,7 +145,7 @@ def test_torchvision_takes_the_backbone(resnet):
     pixels = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
     images = ((pixels / 255 - header.input.mean) / header.input.std).expand(-1, 3, -1, -1)
     with torch.inference_mode():
-        torch.testing.assert_close(theirs.eval()(images), network(pixels), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(theirs.eval()(images), network(pixels), atol=1e-5, rtol=1e-5)
 
 
 def test_training_moves_every_weight_and_fills_the_batch_statistics(resnet):
@@ -314,6 +314,25 @@ def test_a_start_is_loaded_and_recorded(resnet, data, tmp_path):
     header = checkpoint.describe(folder / "backbone.safetensors")
     assert [(p["role"], p["sha256"]) for p in header.parents] == [("start", sha256(start))]
     assert log(folder)[0]["probe_auroc"] == checkpoint.describe(start).metrics["probe_auroc"]
+
+
+def test_a_published_swav_checkpoint_is_a_start(data, tmp_path):
+    """Weights under "module.", with the head and the prototypes of another run beside them, for 3 channels."""
+    torch.manual_seed(1)
+    theirs = torchvision.models.resnet18()
+    body = {name: one for name, one in theirs.state_dict().items() if not name.startswith("fc.")}
+    beside = {"projection_head.0.weight": torch.rand(512, 512), "prototypes.weight": torch.rand(3000, 128)}
+    torch.save({f"module.{name}": one for name, one in (body | beside).items()}, tmp_path / "swav.pth.tar")
+    start = tmp_path / "swav.pth.tar"
+    backbone = new_backbone("resnet18", 32, (0.5, 0.25), start, smallest_view=24).eval()
+    theirs.fc = torch.nn.Identity()  # type: ignore[assignment]
+    pixels = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = theirs.eval()(((pixels / 255 - 0.5) / 0.25).expand(-1, 3, -1, -1))
+        torch.testing.assert_close(backbone(pixels), expected, atol=1e-5, rtol=1e-5)
+    folder = pretrain(tiny(data, tmp_path, architecture="resnet18", start=str(start), epochs=1)).parent
+    (parent,) = checkpoint.describe(folder / "backbone.safetensors").parents
+    assert (parent["role"], parent["sha256"]) == ("start", sha256(start))
 
 
 def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(finished, data, tmp_path):

@@ -56,10 +56,10 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},  # fp16
             "rng": rng_state(),
-            # Queue and batch statistics are each process's own.
+            # Queue, batch statistics and health are each process's own.
             "queue": {**self.queue.state(), "embeddings": gather(self.queue.embeddings[None])},
             "buffers": {name: gather(buffer[None]) for name, buffer in self.swav.named_buffers()},
-            "monitor": {name: total(value, self.accelerator) for name, value in self.monitor.state().items()},
+            "monitor": {name: gather(value[None]) for name, value in self.monitor.state().items()},
         }
         return _copied(state)
 
@@ -74,8 +74,7 @@ class Learner:
         self.queue.restore({**state["queue"], "embeddings": state["queue"]["embeddings"][rank]})
         for name, buffer in self.swav.named_buffers():
             buffer.copy_(state["buffers"][name][rank])
-        if self.accelerator.is_main_process:  # sums over all processes, which must not count more than once
-            self.monitor.restore(state["monitor"])
+        self.monitor.restore({name: values[rank] for name, values in state["monitor"].items()})
         set_rng_state(state["rng"])
 
 

@@ -1,0 +1,245 @@
+"""Speed and memory of a pretraining step: ratios to the plain lightly recipe, both in one process, taken in turns.
+
+    uv run pytest benchmarks/test_ssl_step.py -m benchmark -n 0 -s
+
+Run it on an idle machine. The plain recipe is the loop of lightly's SwAV example (a forward for each view, float32,
+NCHW, Adam) with the same network for one channel, the same views, batch, head and prototypes. ``fp32`` of ours runs in
+the recipe's precision; ``auto`` in bf16 where the device has it.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from lightly.loss import SwaVLoss
+from lightly.models.modules import SwaVProjectionHead, SwaVPrototypes
+from lightly.transforms import SwaVTransform
+from PIL import Image
+from torch import nn
+
+from cxr_common.cohorts import Cohort
+from cxr_common.models.zoo import build
+from cxr_common.training.accelerator import start
+from cxr_ssl.checkpointing import recompute_activations
+from cxr_ssl.crops import view_batches, view_specs
+from cxr_ssl.learner import Learner, make_optimizer, new_backbone, new_learner
+from cxr_ssl.rules import plan
+from cxr_ssl.sinkhorn import sinkhorn
+from cxr_ssl.step import train_step
+from cxr_ssl.swav import SwAV, swapped_prediction_loss
+
+CASES = {"R18 64/32 batch 16": ("resnet18", (64, 32), 16), "R50 224/96 batch 4": ("resnet50", (224, 96), 4)}
+WANTED = {"auto": 2.5, "fp32": 1.4}
+WANTED_END_TO_END = {"png": 3.0, "jpg": 2.0}
+WANTED_MEMORY = {"bf16": 0.7, "bf16 checkpointing": 0.5}
+PROTOTYPES, EMBEDDING = 300, 64
+Views = list[torch.Tensor]
+
+
+class Plain(nn.Module):
+    """The network of the example, for images of any number of channels."""
+
+    def __init__(self, architecture: str, size: int, channels: int):
+        super().__init__()
+        self.backbone: Any = build(architecture, 0, size=size, channels=channels)
+        width = self.backbone.num_features
+        self.projection_head = SwaVProjectionHead(width, width, EMBEDDING)
+        self.prototypes = SwaVPrototypes(EMBEDDING, PROTOTYPES)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.backbone(x).flatten(start_dim=1)
+        return self.prototypes(nn.functional.normalize(self.projection_head(x), dim=1, p=2))
+
+
+def plain_step(architecture: str, size: int, channels: int = 1) -> Callable[[Views], None]:
+    model, criterion = Plain(architecture, size, channels).train(), SwaVLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+
+    def step(views: Views) -> None:
+        model.prototypes.normalize()
+        multi_crop = [model(view) for view in views]
+        loss = criterion(multi_crop[:2], multi_crop[2:])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def our_learner(architecture: str, sizes: tuple[int, int], batch: int, precision: str, **options: Any) -> Learner:
+    accelerator = start(precision)
+    backbone: Any = new_backbone(architecture, sizes[0], (0.5, 0.2), None, smallest_view=sizes[1])
+    if options.get("checkpointing"):
+        recompute_activations(backbone.network)
+    swav = SwAV(backbone, backbone.network.num_features, embedding_dim=EMBEDDING, num_prototypes=PROTOTYPES).train()
+    settings = plan(
+        batch * 10, batch_size=batch, optimizer="adamw", prototypes=PROTOTYPES, embedding=EMBEDDING, queue=0
+    )
+    optimizer = make_optimizer("adamw", swav, lr=0.001, weight_decay=1e-4)
+    return new_learner(swav, optimizer, settings, 2, accelerator)
+
+
+def our_step(learner: Learner) -> Callable[[Views], None]:
+    def step(views: Views) -> None:
+        train_step(
+            learner.model,
+            views,
+            learner.optimizer,
+            learner.accelerator,
+            learner.queue,
+            learner.monitor,
+            temperature=0.1,
+            epsilon=0.05,
+            frozen=False,
+        )
+
+    return step
+
+
+def medians(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, taken in turns after two rounds to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 2):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            if number >= 2:
+                taken[name].append(time.perf_counter() - began)
+    return {name: float(np.median(seconds)) for name, seconds in taken.items()}
+
+
+def random_views(sizes: tuple[int, int], batch: int) -> Views:
+    random = torch.Generator().manual_seed(0)
+    counts = zip((2, 6), sizes, strict=True)
+    return [torch.randint(0, 256, (n, batch, 1, s, s), generator=random, dtype=torch.uint8) for n, s in counts]
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_step(case) -> None:
+    architecture, sizes, batch = CASES[case]
+    views = random_views(sizes, batch)
+    floats = [(view.float() / 255 - 0.5) / 0.2 for stack in views for view in stack]
+    plain = plain_step(architecture, sizes[0])
+    steps = {"lightly": lambda: plain(floats)}
+    for precision in WANTED:
+        ours = our_step(our_learner(architecture, sizes, batch, precision))
+        steps[precision] = lambda ours=ours: ours(views)
+    seconds = medians(steps, rounds=8)
+    ratios = {precision: seconds["lightly"] / seconds[precision] for precision in WANTED}
+    print(f"\n{case}: " + "  ".join(f"{name} {1e3 * value:.0f} ms" for name, value in seconds.items()))
+    print("  ".join(f"{name} {ratio:.2f}x (wanted {WANTED[name]})" for name, ratio in ratios.items()))
+    for name, ratio in ratios.items():
+        assert ratio >= WANTED[name], f"{name}: {ratio:.2f}x"
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_codes_are_a_hundredth_of_a_step(case) -> None:
+    architecture, sizes, batch = CASES[case]
+    views = random_views(sizes, batch)
+    ours = our_step(our_learner(architecture, sizes, batch, "auto"))
+    scores = torch.rand(8, batch, PROTOTYPES).requires_grad_()
+
+    def loss_alone() -> None:
+        codes = torch.stack([sinkhorn(view) for view in scores[:2].detach()])
+        loss, _ = swapped_prediction_loss(scores, codes)
+        loss.backward()
+
+    seconds = medians({"step": lambda: ours(views), "loss": loss_alone}, rounds=10)
+    share = seconds["loss"] / seconds["step"]
+    print(f"\n{case}: loss and Sinkhorn {share:.2%} of a step (wanted at most 1 %)")
+    assert share <= 0.01
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("kind", WANTED_END_TO_END)
+def test_end_to_end_from_files(kind, tmp_path: Path) -> None:
+    """An epoch of R18 64/32: the recipe decodes in the loop, ours reads the prepared memory map."""
+    edge, batch, images = {"png": 1024, "jpg": 256}[kind], 16, 64
+    random = np.random.default_rng(0)
+    files, small = [], []
+    for number in range(images):
+        coarse = random.uniform(30, 220, (12, 12)).astype(np.float32)
+        image = cv2.resize(coarse, (edge, edge), interpolation=cv2.INTER_CUBIC) + random.normal(0, 3, (edge, edge))
+        files.append(tmp_path / f"{number}.{kind}")
+        cv2.imwrite(str(files[-1]), np.clip(image, 0, 255).astype(np.uint8))
+        decoded: Any = cv2.imread(str(files[-1]), cv2.IMREAD_GRAYSCALE)
+        small.append(cv2.resize(decoded, (96, 96), interpolation=cv2.INTER_AREA))
+    names = [str(i) for i in range(images)]
+    table = pl.DataFrame({"image": names, "patient": names, "split": ["train"] * images})
+    np.save(tmp_path / "pixels.npy", np.stack(small))
+    pixels = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    cohort = Cohort("bench", None, (), table, pixels, {}, "bench", "0")
+    transform = SwaVTransform(crop_sizes=(64, 32))
+
+    class Files(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return images
+
+        def __getitem__(self, place: int) -> Views:
+            return transform(Image.open(files[place]).convert("RGB"))
+
+    loader = torch.utils.data.DataLoader(Files(), batch_size=batch, shuffle=True, drop_last=True)
+    plain = plain_step("resnet18", 64, channels=3)
+    learner = our_learner("resnet18", (64, 32), batch, "auto")
+    ours = our_step(learner)
+    specs = view_specs(64, 2, (0.14, 1.0), local_size=32, local_count=6, local_scale=(0.05, 0.14))
+    rows = np.arange(images)
+
+    def plain_epoch() -> None:
+        for views in loader:
+            plain(views)
+
+    def our_epoch() -> None:
+        options: dict[str, Any] = {"seed": 0, "epoch": 0, "first_step": 0, "global_batch": batch}
+        for views in view_batches(cohort, rows, specs, accelerator=learner.accelerator, **options):
+            ours(views)
+
+    seconds = medians({"lightly": plain_epoch, "ours": our_epoch}, rounds=3)
+    ratio = seconds["lightly"] / seconds["ours"]
+    shown = "  ".join(f"{name} {images / value:.1f} images/s" for name, value in seconds.items())
+    print(f"\nend to end from {edge} px {kind}: {shown}, {ratio:.2f}x (wanted {WANTED_END_TO_END[kind]})")
+    assert ratio >= WANTED_END_TO_END[kind]
+
+
+def added_memory(way: str) -> float:
+    """GiB that two steps of R50 224/96 batch 4 add to a process of their own."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_ssl_step as t; t.tell({way!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def tell(way: str) -> None:
+    """Print the peak that two steps add, in GiB; run in a process of its own."""
+    from cxr_common.training.accelerator import peak_memory
+
+    sizes, batch = (224, 96), 4
+    views = random_views(sizes, batch)
+    if way == "lightly":
+        step: Callable[[Views], None] = plain_step("resnet50", sizes[0])
+        given = [(view.float() / 255 - 0.5) / 0.2 for stack in views for view in stack]
+    else:
+        precision, _, saving = way.partition(" ")
+        step = our_step(our_learner("resnet50", sizes, batch, precision, checkpointing=bool(saving)))
+        given = views
+    before = peak_memory()
+    step(given)
+    step(given)
+    print(peak_memory() - before)
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("way", WANTED_MEMORY)
+def test_added_peak_memory(way) -> None:
+    plain, ours = added_memory("lightly"), added_memory(way)
+    print(f"\nadded peak memory, R50 224/96 batch 4: lightly {plain:.2f} GiB, {way} {ours:.2f} GiB, {ours / plain:.2f}")
+    assert ours <= WANTED_MEMORY[way] * plain

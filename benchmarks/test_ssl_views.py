@@ -1,0 +1,128 @@
+"""Speed of what feeds pretraining: ratios to the plain lightly recipe, both in one process, taken in turns.
+
+    uv run pytest benchmarks/test_ssl_views.py -m benchmark -n 0 -s
+
+Run it on an idle machine. The plain recipe is lightly's ``SwaVTransform`` on PIL RGB images, one after the other, and
+for files a ``DataLoader`` over them as in its example.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from lightly.transforms import SwaVTransform
+from PIL import Image
+
+from cxr_common.cohorts import Cohort
+from cxr_ssl.crops import view_batches, view_specs
+
+WANTED = {(224, 96): 10.0, (64, 32): 8.0}
+"""Least ratio of views a second on one core, by edges of the global and the local views."""
+WANTED_LOADER = 25.0
+
+
+class Engine:
+    """What the loader needs of an accelerator."""
+
+    process_index, num_processes, device = 0, 1, torch.device("cpu")
+
+
+def radiographs(n: int, edge: int) -> np.ndarray:
+    """Smooth gray images with some noise, (n, edge, edge) uint8: they compress as radiographs do."""
+    random = np.random.default_rng(0)
+    coarse = random.uniform(30, 220, (n, 12, 12)).astype(np.float32)
+    smooth = np.stack([cv2.resize(image, (edge, edge), interpolation=cv2.INTER_CUBIC) for image in coarse])
+    return np.clip(smooth + random.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def cohort_of(pixels: np.ndarray) -> Cohort:
+    names = [str(i) for i in range(len(pixels))]
+    table = pl.DataFrame({"image": names, "patient": names, "split": ["train"] * len(names)})
+    return Cohort("bench", None, (), table, pixels, {}, "bench", "0")
+
+
+def our_epoch(cohort: Cohort, sizes: tuple[int, int], batch: int, epoch: int) -> None:
+    specs = view_specs(sizes[0], 2, (0.14, 1.0), local_size=sizes[1], local_count=6, local_scale=(0.05, 0.14))
+    rows = np.arange(len(cohort.pixels))
+    engine: Any = Engine()
+    options = {"seed": 0, "epoch": epoch, "first_step": 0, "global_batch": batch, "accelerator": engine, "workers": 1}
+    for views in view_batches(cohort, rows, specs, **options):
+        assert views[0].shape[:2] == (2, batch)
+
+
+def medians(ways: dict[str, Callable[[int], None]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, taken in turns after one round to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way(number)
+            if number:
+                taken[name].append(time.perf_counter() - began)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+@pytest.fixture(autouse=True)
+def _one_core() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("sizes", WANTED)
+def test_views_of_256_pixel_images_on_one_core(sizes) -> None:
+    pixels = radiographs(32, 256)
+    transform = SwaVTransform(crop_sizes=sizes)
+    pictures = [Image.fromarray(image).convert("RGB") for image in pixels]
+    cohort = cohort_of(pixels)
+
+    def plain(_round: int) -> None:
+        for picture in pictures:
+            assert len(transform(picture)) == 8
+
+    seconds = medians({"lightly": plain, "ours": lambda round: our_epoch(cohort, sizes, 16, round)}, rounds=5)
+    ratio = seconds["lightly"] / seconds["ours"]
+    shown = "  ".join(f"{name} {len(pixels) * 8 / value:.0f} views/s" for name, value in seconds.items())
+    print(f"\n2 x {sizes[0]} + 6 x {sizes[1]} px, one core: {shown}, {ratio:.1f}x (wanted {WANTED[sizes]})")
+    assert ratio >= WANTED[sizes]
+
+
+@pytest.mark.benchmark
+def test_loader_from_1024_pixel_png_once_prepared(tmp_path: Path) -> None:
+    """The recipe decodes every file in every epoch; a prepared cohort has decoded each once."""
+    files = []
+    for number, image in enumerate(radiographs(32, 1024)):
+        files.append(tmp_path / f"{number}.png")
+        cv2.imwrite(str(files[-1]), image)
+    small = [
+        cv2.resize(cv2.imread(str(f), cv2.IMREAD_GRAYSCALE), (96, 96), interpolation=cv2.INTER_AREA) for f in files
+    ]
+    np.save(tmp_path / "pixels.npy", np.stack(small))
+    cohort = cohort_of(np.load(tmp_path / "pixels.npy", mmap_mode="r"))
+    transform = SwaVTransform(crop_sizes=(64, 32))
+
+    class Files(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(files)
+
+        def __getitem__(self, place: int) -> list[torch.Tensor]:
+            return transform(Image.open(files[place]).convert("RGB"))
+
+    loader = torch.utils.data.DataLoader(Files(), batch_size=16, shuffle=True, drop_last=True)
+
+    def plain(_round: int) -> None:
+        for views in loader:
+            assert len(views) == 8
+
+    seconds = medians({"lightly": plain, "ours": lambda round: our_epoch(cohort, (64, 32), 16, round)}, rounds=3)
+    ratio = seconds["lightly"] / seconds["ours"]
+    shown = "  ".join(f"{name} {len(files) / value:.1f} images/s" for name, value in seconds.items())
+    print(f"\nloader from 1024 px PNG: {shown}, {ratio:.1f}x (wanted {WANTED_LOADER})")
+    assert ratio >= WANTED_LOADER

@@ -1,0 +1,28 @@
+"""Run by test_processes.py in each of two processes: a whole pretraining, stopped by SIGTERM where told to."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+import torch
+
+from cxr_common.command import parse
+from cxr_ssl import pretrain as stage
+from cxr_ssl.config import PretrainConfig
+
+torch.set_num_threads(1)
+config_file, stop_after = sys.argv[1], int(sys.argv[2])
+step, done = stage.train_step, []
+
+
+def asks_one_process_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
+    done.append(step(*arguments, **options))
+    if len(done) == stop_after and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return done[-1]
+
+
+if stop_after:
+    stage.train_step = asks_one_process_to_stop
+stage.pretrain(parse(PretrainConfig, prog="p", description="d", argv=["--config", config_file]))
