@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("cxr-data", "ssl-pretrain", "finetune", "distill", "evaluate", "reproduce")
+COMMANDS = (
+    *("cxr-data", "ssl-pretrain", "finetune", "distill"),
+    *("evaluate", "export-model", "predict", "benchmark-model", "reproduce"),
+)
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -43,6 +46,9 @@ def test_print_config_can_be_given_back(command, tmp_path) -> None:
         ("finetune --sise 3", "did you mean size"),
         ("evaluate missing.safetensors", "missing.safetensors"),
         ("evaluate --run nobody", "nobody"),
+        ("export-model --run nobody", "nobody"),
+        ("predict missing.onnx image.png", "missing.onnx"),
+        ("benchmark-model missing.onnx", "missing.onnx"),
         ("reproduce quickstrat", "did you mean quickstart"),
         ("cxr-data prepare no/such/folder --out x", "no/such/folder"),
         ("cxr-data prepair x", "did you mean prepare"),

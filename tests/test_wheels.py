@@ -13,7 +13,7 @@ MEMBERS = {
     "common": {"cxr_common.checkpoint", "cxr_common.cohorts", "cxr_common.models.zoo", "cxr_common.training.resume"},
     "ssl": {"cxr_ssl.pretrain"},
     "distill": {"cxr_distill.train", "cxr_distill.losses"},
-    "eval": {"cxr_eval.evaluate"},
+    "eval": {"cxr_eval.evaluate", "cxr_eval.export.export", "cxr_eval.predict.predict", "cxr_eval.benchmark.benchmark"},
     "recipes": {"cxr_recipes.runner"},
 }
 
@@ -78,3 +78,5 @@ def test_wheels_hold_types_and_recipes_and_no_tests(wheels) -> None:
         assert not [name for name in files if "test" in name]
     assert "cxr_recipes/recipes/quickstart.yaml" in names["recipes"]
     assert [name for name in names["eval"] if name.endswith("template.html")]
+    page = ("index.html", "style.css", "icon.svg", "app.js", "pixels.js", "dicom.js")
+    assert {f"cxr_eval/web/{name}" for name in page} <= set(names["eval"])

@@ -9,6 +9,23 @@ from cxr_common.errors import BadInput
 
 
 @dataclass(frozen=True)
+class Finer:
+    """What is seldom changed.
+
+    Attributes:
+        ema: Decay.
+        nesterov: Whether to look ahead.
+    """
+
+    ema: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ema >= 1:
+            raise BadInput("a decay below 1", str(self.ema), where="--finer.ema")
+
+
+@dataclass(frozen=True)
 class Config:
     """A config.
 
@@ -18,6 +35,8 @@ class Config:
         loss: Weights.
         restart: Start anew.
         models: Files.
+        teachers: More files.
+        finer: What is seldom changed.
     """
 
     size: int = 64
@@ -25,6 +44,8 @@ class Config:
     loss: dict[str, float] = field(default_factory=dict)
     restart: bool = False
     models: list[str] = field(default_factory=list)
+    teachers: list[str] = field(default_factory=list)
+    finer: Finer = field(default_factory=Finer)
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -47,11 +68,78 @@ def test_what_people_type_is_understood() -> None:
     assert given("--loss", "kd=0.9", "--loss=at=1000").loss == {"kd": 0.9, "at": 1000.0}
 
 
+def test_lists_and_dataclasses_within() -> None:
+    assert given("--teachers", "a", "b c", "--size", "8") == Config(size=8, teachers=["a", "b c"])
+    assert given("--teachers=a.safetensors").teachers == ["a.safetensors"]
+    assert given("--teachers", '["a", "b"]').teachers == ["a", "b"]
+    assert given("--finer.ema", "0.5", "--finer.nesterov") == Config(finer=Finer(0.5, True))
+    with pytest.raises(BadInput, match="below 1"):
+        given("--finer.ema", "1")
+    with pytest.raises(BadInput, match=r"did you mean finer\.ema"):
+        given("--finer.emma", "1")
+
+
 def test_file_then_flags(tmp_path) -> None:
-    (tmp_path / "c.yaml").write_text("size: 32\nlr: 0.5\nloss: {kd: 1}\n")
-    config = given("--config", str(tmp_path / "c.yaml"), "--size", "48")
-    assert config == Config(size=48, lr=0.5, loss={"kd": 1.0})
-    assert config_dict(config) == {"size": 48, "lr": 0.5, "loss": {"kd": 1.0}, "restart": False, "models": []}
+    (tmp_path / "c.yaml").write_text("size: 32\nlr: 0.5\nloss: {kd: 1}\nfiner: {ema: 0.25}\n")
+    config = given("--config", str(tmp_path / "c.yaml"), "--size", "48", "--finer.nesterov")
+    assert config == Config(size=48, lr=0.5, loss={"kd": 1.0}, finer=Finer(0.25, True))
+    assert config_dict(config) == {
+        "size": 48,
+        "lr": 0.5,
+        "loss": {"kd": 1.0},
+        "restart": False,
+        "models": [],
+        "teachers": [],
+        "finer": {"ema": 0.25, "nesterov": True},
+    }
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Within.
+
+    Attributes:
+        depth: Of it.
+    """
+
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A config with presets.
+
+    Attributes:
+        preset: Name of one.
+        size: Edge.
+        inner: Within.
+    """
+
+    preset: str = ""
+    size: int = 64
+    inner: Inner = Inner()
+
+
+def test_a_preset_changes_defaults_alone(tmp_path, capsys) -> None:
+    presets = {"large": {"size": 224, "inner.depth": 5}}
+
+    def chosen(*argv: str) -> Preset:
+        return parse(Preset, prog="x", description="d", argv=argv, presets=presets)
+
+    assert chosen() == Preset()
+    assert chosen("--preset", "large") == Preset("large", 224, Inner(5))
+    assert chosen("--size", "32", "--preset=large", "--inner.depth", "2") == Preset("large", 32, Inner(2))
+    file = tmp_path / "c.yaml"
+    file.write_text("preset: large\nsize: 48\n")
+    assert chosen("--config", str(file)) == Preset("large", 48, Inner(5))
+    assert chosen("--config", str(file), "--preset", "") == Preset("", 48)
+    assert chosen("--preset", "unknown") == Preset("unknown")  # the config's own checks refuse it
+    with pytest.raises(SystemExit):
+        chosen("--preset", "large", "--print_config")
+    assert "size: 224" in capsys.readouterr().out
+    file.write_text("[")
+    with pytest.raises(BadInput):
+        chosen("--config", str(file))
 
 
 @pytest.mark.parametrize(

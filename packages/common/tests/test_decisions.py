@@ -6,7 +6,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 from sklearn.metrics import f1_score
 
-from cxr_common.decisions import decide, fit_temperature, fit_thresholds, probabilities
+from cxr_common.decisions import decide, fit_calibration, fit_platt, fit_temperature, fit_thresholds, probabilities
 from cxr_common.errors import BadInput
 
 
@@ -80,3 +80,58 @@ def test_nothing_to_fit_on() -> None:
 def test_unknown_rule() -> None:
     with pytest.raises(BadInput, match="did you mean youden"):
         fit_thresholds(np.ones((1, 1)), np.ones((1, 1)), "multilabel", "yuden")
+
+
+def test_platt_finds_slope_and_shift_of_each_label() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(20_000, 2))
+    scale, shift = np.array([2.5, 0.5]), np.array([-1.5, 1.0])
+    y = (rng.random(z.shape) < 1 / (1 + np.exp(-(scale * z + shift)))).astype(np.float64)
+    y[::5, 0] = np.nan
+    fitted = fit_calibration(z, y, "multilabel", "platt")
+    assert fitted["scale"] == pytest.approx(scale, rel=0.06)
+    assert fitted["shift"] == pytest.approx(shift, abs=0.06)
+    assert probabilities(z, "multilabel", fitted) == pytest.approx(
+        1 / (1 + np.exp(-(np.array(fitted["scale"]) * z + fitted["shift"])))
+    )
+    # At the minimum the mean probability is the mean of Platt's targets.
+    known = ~np.isnan(y[:, 0])
+    up = y[known, 0].sum()
+    wanted = (up * (up + 1) / (up + 2) + (known.sum() - up) / (known.sum() - up + 2)) / known.sum()
+    assert probabilities(z, "multilabel", fitted)[known, 0].mean() == pytest.approx(wanted, abs=1e-8)
+
+
+def test_platt_of_classes_shifts_them_against_each_other() -> None:
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(20_000, 3))
+    p = probabilities(2 * z + [0.6, 0.0, -0.6], "multiclass")
+    y = np.eye(3)[(p.cumsum(1) < rng.random((len(z), 1))).sum(1)]
+    fitted = fit_calibration(z, y, "multiclass", "platt")
+    assert fitted["scale"] == pytest.approx([2.0] * 3, rel=0.06)
+    assert fitted["shift"] == pytest.approx([0.6, 0.0, -0.6], abs=0.06)
+    assert fit_calibration(z, y, "multiclass", "none") == {}
+    assert fit_calibration(z, y, "multiclass") == {"temperature": fit_temperature(z, y, "multiclass")}
+    with pytest.raises(BadInput, match="did you mean platt"):
+        fit_calibration(z, y, "multiclass", "plat")
+
+
+def test_platt_stays_finite_and_never_turns_a_ranking_round() -> None:
+    z = np.array([[-2.0], [-1], [1], [2]])
+    separated = fit_platt(z, z > 0, "multilabel")
+    assert 0.05 <= separated["scale"][0] <= 20
+    assert separated["shift"][0] == pytest.approx(0, abs=1e-6)
+    assert fit_platt(z, z < 0, "multilabel")["scale"] == [0.05]
+    assert fit_platt(z, np.zeros_like(z), "multilabel") == {"scale": [1.0], "shift": [0.0]}
+
+
+def test_a_threshold_of_fixed_sensitivity() -> None:
+    rng = np.random.default_rng(2)
+    y = np.repeat([1.0, 0.0], [20, 60])[:, None]
+    p = np.clip(0.3 * y + rng.random((80, 1)) * 0.6, 0, 1)
+    for wanted in (0.5, 0.95, 1.0):
+        (threshold,) = fit_thresholds(p, y, "multilabel", "sensitivity", wanted)
+        assert (p[y == 1] >= threshold).mean() >= wanted
+        higher = np.unique(p[p > threshold])[0] + 1e-9  # calling one case less would miss it
+        assert (p[y == 1] >= higher).mean() < wanted or (p[y == 0] >= higher).mean() == (p[y == 0] >= threshold).mean()
+    lowest_is_positive = fit_thresholds([[0.2], [0.6], [0.9]], [[1.0], [0], [1]], "multilabel", "sensitivity", 1.0)
+    assert lowest_is_positive == (0.1,)

@@ -7,7 +7,15 @@ import pytest
 from cxr_common.errors import BadInput
 from cxr_common.views import ViewSpec, draw, render, whole
 
-STILL: dict[str, Any] = {"aspect": 1.0, "rotation": 0.0, "flip": 0.0, "brightness": 0.0, "contrast": 0.0, "gamma": 0.0}
+STILL: dict[str, Any] = {
+    "aspect": 1.0,
+    "rotation": 0.0,
+    "flip": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "gamma": 0.0,
+    "blur": 0.0,
+}
 
 
 def images(n=3, edge=64, seed=0):

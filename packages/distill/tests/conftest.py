@@ -41,3 +41,8 @@ def toy_folder(tmp_path) -> str:
     """A prepared cohort, as commands take it."""
     save(toy(), tmp_path / "cohort")
     return str(tmp_path / "cohort")
+
+
+@pytest.fixture
+def multilabel_cohort() -> Cohort:
+    return toy(task="multilabel")

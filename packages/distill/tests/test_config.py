@@ -1,7 +1,7 @@
 import pytest
 
 from cxr_common.errors import BadInput
-from cxr_distill.config import DistillConfig, FinetuneConfig
+from cxr_distill.config import Decision, DistillConfig, FinetuneConfig, Optim
 
 
 def test_defaults_stand() -> None:
@@ -31,3 +31,31 @@ def test_distillation_has_its_own_ranges() -> None:
         DistillConfig(temperature=-1.0)
     with pytest.raises(BadInput, match="--loss kd"):
         DistillConfig(loss={"kd": -0.5})
+    with pytest.raises(BadInput, match="did you mean best_label"):
+        DistillConfig(teachers="best_labels")
+    with pytest.raises(BadInput, match="--teacher_views"):
+        DistillConfig(teacher_views=-1)
+    with pytest.raises(BadInput, match="not asked about mixed images"):
+        DistillConfig(teacher_views=2, optim=Optim(mixup=0.2))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ema": 1.0}, {"clip": -1.0}, {"drop_path": 1.0}, {"mixup": -0.1}, {"label_smoothing": 1.0}, {"lowest_lr": 0.0}],
+)
+def test_how_weights_move_has_its_ranges(wrong) -> None:
+    with pytest.raises(BadInput, match=rf"--optim\.{next(iter(wrong))}"):
+        Optim(**wrong)
+
+
+def test_names_are_checked() -> None:
+    with pytest.raises(BadInput, match="did you mean linear"):
+        FinetuneConfig(mode="linaer")
+    with pytest.raises(BadInput, match="did you mean pos_weight"):
+        FinetuneConfig(imbalance="pos_weights")
+    with pytest.raises(BadInput, match="did you mean platt"):
+        Decision(calibration="plat")
+    with pytest.raises(BadInput, match="did you mean youden"):
+        Decision(thresholds="yuoden")
+    with pytest.raises(BadInput, match=r"--decision\.sensitivity"):
+        Decision(sensitivity=0.0)

@@ -1,11 +1,16 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cxr_common.checkpoint import Header, Input, describe, save
 from cxr_common.models.zoo import build
+from cxr_common.views import whole
+from cxr_distill import stages
+from cxr_distill.config import DistillConfig
 
 FAST = ["--size", "32", "--batch_size", "16", "--epochs", "1", "--precision", "fp32"]
 
@@ -36,7 +41,12 @@ def test_a_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_pat
     assert teacher.parents[0]["role"] == "start"
     assert [p["role"] for p in student.parents] == ["teacher"]
     assert control.parents == ()
-    assert "with the teacher" in done.stdout
+    gain = json.loads((folder / "test_resnet" / "gain.json").read_text())
+    assert gain["val_auroc"] == pytest.approx(student.metrics["val_auroc"])
+    assert gain["control_val_auroc"] == pytest.approx(control.metrics["val_auroc"])
+    assert gain["gain"] == pytest.approx(gain["val_auroc"] - gain["control_val_auroc"])
+    assert gain["low"] <= gain["gain"] <= gain["high"]
+    assert f"gain {gain['gain']:+.4f} (95 % interval {gain['low']:+.4f} to {gain['high']:+.4f}, paired" in done.stdout
     assert f"wrote {folder / 'test_resnet' / 'model.safetensors'}" in done.stdout
     assert "next:  uv run evaluate" in done.stdout
 
@@ -52,6 +62,8 @@ def test_a_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_pat
         (["--stage", "stage9"], "stage"),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--task_loss", "focall"], "focal"),
+        (["--loss", "fitnets=1", "--teacher_views", "2"], "which looks at the maps of stage4"),
+        (["--loss", "kd=0", "--task_weight", "0"], "a loss with a weight above 0"),
     ],
 )
 def test_bad_input_ends_with_one_message_and_leaves_nothing(tmp_path, toy_folder, arguments, says) -> None:
@@ -67,6 +79,37 @@ def test_bad_input_ends_with_one_message_and_leaves_nothing(tmp_path, toy_folder
     assert "Traceback" not in done.stderr
     assert says in done.stderr
     assert not list(runs.rglob("*.safetensors"))
+
+
+def test_two_teachers_of_their_own_sizes_asked_once(tmp_path, toy_folder) -> None:
+    teachers = []
+    for size, labels in ((32, ("NORMAL", "PNEUMONIA")), (48, ("PNEUMONIA", "NORMAL"))):
+        teachers.append(tmp_path / f"{size}.safetensors")
+        header = Header("model", "test_resnet", Input(size, 0.5, 0.2), task="multiclass", labels=labels)
+        save(teachers[-1], build("test_resnet", 2, size=size), header)
+    runs = tmp_path / "runs"
+    done = run(
+        "distill", *FAST, "--data", toy_folder, "--student", "test_resnet", "--runs_dir", runs,
+        "--teacher", *teachers, "--teachers", "weighted", "--teacher_views", 1,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("teacher once: 1 view sets x") == 2
+    student = describe(runs / "quickstart" / "test_resnet" / "model.safetensors")
+    assert [p["role"] for p in student.parents] == ["teacher", "teacher-2"]
+    assert student.config["teacher"] == [str(path) for path in teachers]
+
+
+def test_larger_teachers_see_the_same_images_stored_more_finely() -> None:
+    config = DistillConfig(data="phantom:40", size=32)
+    cohort = stages._open(config)
+    finer = stages._finer(config, cohort, {32, 64})
+    assert finer.keys() == {64}
+    assert (cohort.pixel_size, finer[64].pixel_size) == (64, 96)
+    assert finer[64].table["image"].equals(cohort.table["image"])
+    # The same content: each image is most like itself, brought to the same size.
+    small = whole(finer[64].pixels, 64).reshape(40, -1).astype(np.float32)
+    likeness = np.corrcoef(small, cohort.pixels.reshape(40, -1))[:40, 40:]
+    assert (likeness.argmax(axis=1) == np.arange(40)).all()
 
 
 def test_other_classes_than_the_teacher_knows(tmp_path, toy_folder) -> None:

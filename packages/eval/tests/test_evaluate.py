@@ -1,13 +1,16 @@
 import csv
 import json
 import math
+import shlex
 
 import numpy as np
 import polars as pl
 import pytest
 
 from cxr_common.cohorts import open_cohort
+from cxr_common.command import parse
 from cxr_common.errors import BadInput
+from cxr_common.files import sha256
 from cxr_eval import evaluate as stage
 from cxr_eval.cli import main
 from cxr_eval.config import EvaluateConfig
@@ -31,8 +34,13 @@ def test_whole_stage_on_the_phantom(tmp_path, make_model, labels, capsys):
     assert run(tmp_path, "--threads", "1") == 0
 
     folder = tmp_path / "runs" / "quickstart" / "report"
-    names = {"metrics.json", "metrics.csv", "predictions.parquet", "config.yaml", "index.html"}
-    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == stage.OURS
+    assert sorted(path.name for path in (folder / "model_cards").iterdir()) == ["baseline", "teacher"]
+    card = (folder / "model_cards" / "teacher" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name")
+    plots = {path.name for path in (folder / "plots").iterdir()}
+    assert {f"{kind}-{labels[0]}.svg" for kind in ("roc", "precision-recall", "calibration-before")} <= plots
+    assert {"subgroups-sex.svg", "subgroups-age.svg"} <= plots
     said = capsys.readouterr().out
     assert said.splitlines()[-1] == f"wrote {folder / 'index.html'}"
     assert "teacher" in said
@@ -45,6 +53,13 @@ def test_whole_stage_on_the_phantom(tmp_path, make_model, labels, capsys):
     assert any("no threshold was fitted" in note for note in document["notes"])
     assert document["models"]["teacher"]["speed"]["threads"] == 1
     assert document["differences"]["baseline"]["reference"] == "teacher"
+    assert document["noninferiority"]["baseline"]["against"] == "teacher"
+    assert document["schema"] == stage.SCHEMA
+    assert [document["models"][name]["cohort"] for name in ("teacher", "baseline")] == ["internal", "unknown"]
+    assert document["models"]["baseline"]["calibration"]["temperature"] == 2.0
+    assert list(document["subgroups"]["columns"]) == ["sex", "age", "view"]
+    assert all(group["reason"] for group in document["subgroups"]["columns"]["sex"]["groups"])  # 6 patients in all
+    assert document["provenance"]["command"].startswith(f"uv run evaluate --data {DATA} --runs_dir ")
 
     # The figures are those of the stored answers, and the answers those of the models.
     predictions = pl.read_parquet(folder / "predictions.parquet")
@@ -84,6 +99,56 @@ def test_models_of_two_input_sizes_see_the_same_images(tmp_path, make_model, lab
     assert any("val images, not test images" in note for note in document["notes"])
     # Stored at another size the images have another fingerprint; that alone makes no other data.
     assert not any("small was trained on another" in note for note in document["notes"])
+
+
+def test_another_hospital_is_called_external_and_can_be_taken_whole(tmp_path, make_model, labels, capsys):
+    elsewhere = {"name": "another hospital", "fingerprint": "f" * 64}
+    other = {"name": "phantom", "fingerprint": "e" * 64}
+    make_model("teacher", (*labels, "Scoliosis"), "multilabel", cohort=elsewhere)
+    make_model("student", labels[:2], "multilabel", cohort=other)
+    asked = ["--split", "all", "--subgroups", "view", "--speed", "false", "--margin", "0.4"]
+    assert run(tmp_path, *asked) == 0
+    report = tmp_path / "runs" / "quickstart" / "report"
+    document = json.loads((report / "metrics.json").read_text())
+    assert document["images"] == 60
+    assert document["labels"] == list(labels[:2])
+    assert [model["cohort"] for model in document["models"].values()] == ["external", "other state"]
+    assert any(
+        note.startswith("External cohort: teacher was trained on another hospital") for note in document["notes"]
+    )
+    assert any("student was trained on another state of phantom" in note for note in document["notes"])
+    assert any("Scoliosis" in note for note in document["notes"])
+    assert list(document["subgroups"]["columns"]) == ["view"]
+    assert next(iter(document["noninferiority"].values()))["margin"] == 0.4
+    assert "external cohort</span>" in (report / "index.html").read_text()
+    assert "--subgroups view" in document["provenance"]["command"]
+
+
+def test_a_student_is_held_against_the_teacher_it_names(tmp_path, make_model, labels):
+    first = make_model("a-reference", labels, "multilabel", seed=1)
+    teacher = make_model("b-teacher", labels, "multilabel", seed=2)
+    parents = ({"role": "teacher", "path": "elsewhere", "sha256": sha256(teacher)},)
+    student = make_model("c-student", labels, "multilabel", seed=3, parents=parents)
+    assert run(tmp_path, str(first), str(teacher), str(student), "--speed", "false") == 0
+    document = json.loads((tmp_path / "runs" / "quickstart" / "report" / "metrics.json").read_text())
+    against = {name: entry["against"] for name, entry in document["noninferiority"].items()}
+    assert against == {"b-teacher": "a-reference", "c-student": "b-teacher"}
+
+
+def test_a_column_that_is_not_there_is_bad_input_before_anything_is_computed(tmp_path, make_model, labels, capsys):
+    make_model("teacher", labels, "multilabel")
+    assert run(tmp_path, "--subgroups", "sxe") == 2
+    said = capsys.readouterr()
+    assert "did you mean sex" in said.err
+    assert "evaluate: teacher" not in said.out
+
+
+def test_the_command_can_be_typed_again():
+    config = EvaluateConfig(models=["a b", "c"], subgroups=["sex", "age"], speed=False, margin=0.05)
+    words = shlex.split(stage.command(config))
+    assert words[:3] == ["uv", "run", "evaluate"]
+    parsed = parse(EvaluateConfig, prog="evaluate", description="", argv=words[3:], positional="models")
+    assert parsed == config
 
 
 def test_the_cohort_comes_from_the_first_model(tmp_path, make_model, labels):
@@ -166,7 +231,15 @@ def test_a_failed_write_leaves_the_earlier_report(tmp_path):
 
 @pytest.mark.parametrize(
     "setting",
-    [{"split": "tset"}, {"precision": "fp16"}, {"batch_size": 0}, {"resamples": -1}, {"name": "../x"}, {"run": ""}],
+    [
+        {"split": "tset"},
+        {"precision": "fp16"},
+        {"batch_size": 0},
+        {"resamples": -1},
+        {"name": "../x"},
+        {"run": ""},
+        {"margin": 0},
+    ],
 )
 def test_settings_are_checked(setting):
     with pytest.raises(BadInput):

@@ -3,11 +3,11 @@ import pytest
 
 from cxr_common.checkpoint import Header, Input
 from cxr_common.errors import BadInput
-from cxr_eval.models import aligned_targets, find, match_labels, names
+from cxr_eval.models import aligned_targets, find, match_labels, names, relation, teachers
 
 
-def header(labels, task="multilabel"):
-    return Header("model", "resnet18", Input(32, 0.5, 0.25), task=task, labels=tuple(labels))
+def header(labels, task="multilabel", **more):
+    return Header("model", "resnet18", Input(32, 0.5, 0.25), task=task, labels=tuple(labels), **more)
 
 
 def touch(folder, *paths):
@@ -85,3 +85,24 @@ def test_models_of_other_classes_or_without_a_common_label_are_refused():
         match_labels(three, "multiclass", ["A", "B"])
     with pytest.raises(BadInput, match="all models share"):
         match_labels({"a": header(["A", "B"]), "b": header(["C"])}, "multilabel", ["A", "B", "C"])
+
+
+def test_relation_to_the_training_cohort():
+    trained = header(["A"], cohort={"name": "nih", "fingerprint": "1"})
+    assert relation(trained, "nih", "1") == "internal"
+    assert relation(trained, "renamed", "1") == "internal"  # the content counts
+    assert relation(trained, "nih", "2") == "other state"
+    assert relation(trained, "padchest", "2") == "external"
+    assert relation(header(["A"]), "nih", "1") == "unknown"
+
+
+def test_teachers_are_found_by_their_files():
+    def parent(role, sha):
+        return {"role": role, "path": "x", "sha256": sha}
+
+    headers = {
+        "t": header(["A"], parents=(parent("start", "s"),)),
+        "a": header(["A"], parents=(parent("start", "t1"), parent("teacher", "t1"))),
+        "b": header(["A"], parents=(parent("teacher", "gone"),)),
+    }
+    assert teachers(headers, {"t": "t1", "a": "a1", "b": "b1"}) == {"a": "t"}

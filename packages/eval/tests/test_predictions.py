@@ -47,6 +47,10 @@ def test_temperature_and_thresholds_of_the_file_are_used():
     result = answers(logits, settings, ["NORMAL", "SICK"], "m")
     np.testing.assert_allclose(result.probabilities[:, 1], 1 / (1 + np.exp(-np.array([1, 0.5]))))
     assert result.decisions.tolist() == [[False, True], [True, False]]
+    assert result.temperature == 2.0
+    assert result.uncalibrated is not None
+    np.testing.assert_allclose(result.uncalibrated[:, 1], 1 / (1 + np.exp(-np.array([2, 1]))))
+    assert answers(logits, header(["A", "B"], "multilabel"), ["A", "B"], "m").uncalibrated is None
 
 
 def test_columns_follow_the_comparison_not_the_file():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as peer
 
-from cxr_eval import results
+from cxr_eval import entries, results
 from cxr_eval.metrics.classification import METRICS
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics import delong
@@ -28,9 +28,10 @@ def made_up(task, labels, n=200, seed=0):
     return targets, {"teacher": answer(2.0), "student": answer(1.0)}
 
 
-def measured(task, labels, targets, answers, resamples=100):
+def measured(task, labels, targets, answers, resamples=100, **more):
     patients = np.arange(len(targets)) // 2
-    return results.measure(task, labels, targets, answers, patients, resamples=resamples, seed=0)
+    patient, weights = results.resamples_of(task, labels, targets, patients, resamples, 0)
+    return results.measure(task, labels, targets, answers, patient, weights, **more)
 
 
 def test_of_two_classes_the_second_is_the_headline():
@@ -54,6 +55,9 @@ def test_of_more_classes_accuracy_is_that_of_the_chosen_class():
     assert found["macro"]["accuracy"]["value"] > accuracy["value"]  # one class against the rest is easier
     expected = peer.roc_auc_score(targets.argmax(axis=1), answers["student"].probabilities, multi_class="ovr")
     assert found["overall"]["auroc"]["value"] == pytest.approx(expected)
+    mcc = peer.matthews_corrcoef(targets.argmax(axis=1), chosen)
+    assert found["overall"]["mcc"]["value"] == pytest.approx(mcc)
+    assert found["overall"]["mcc"]["low"] < mcc < found["overall"]["mcc"]["high"]
     assert found["confusion_matrix"] == peer.confusion_matrix(targets.argmax(axis=1), chosen).tolist()
 
 
@@ -74,12 +78,8 @@ def test_every_value_lies_in_its_interval_and_every_gap_has_a_reason():
                     assert entry["interval_reason"], key
                 else:
                     assert entry["low"] <= entry["value"] <= entry["high"], key
-        assert model["labels"]["c"]["auroc"] == {
-            "value": None,
-            "low": None,
-            "high": None,
-            "reason": "no positive image",
-        }
+        nothing = {"value": None, "low": None, "high": None, "reason": "no positive image", "delong": None}
+        assert model["labels"]["c"]["auroc"] == nothing
         assert model["labels"]["a"]["unknown"] == 20
     missing = found["differences"]["student"]["labels"]["c"]["auroc"]
     assert missing["value"] is None
@@ -99,10 +99,73 @@ def test_differences_are_this_minus_the_reference_and_paired():
     assert label["delong_p"] == pytest.approx(delong.compare(targets[:, 0], ours, theirs, np.arange(200) // 2).p)
 
 
+def test_p_values_are_adjusted_within_a_metric():
+    targets, answers = made_up("multilabel", 2)
+    answers["copy"] = answers["teacher"]
+    found = measured("multilabel", ["a", "b"], targets, answers)["differences"]
+    for key in ("auroc", "f1"):
+        raw = [found[name]["overall"][key]["p"] for name in ("student", "copy")]
+        adjusted = [found[name]["overall"][key]["p_holm"] for name in ("student", "copy")]
+        assert raw[1] == adjusted[1] == 1
+        assert adjusted[0] == pytest.approx(2 * raw[0])
+    # Of the labels: two models, two labels.
+    delong_p = [found["student"]["labels"][label]["auroc"]["delong_p"] for label in "ab"]
+    adjusted = [found["student"]["labels"][label]["auroc"]["delong_p_holm"] for label in "ab"]
+    assert min(adjusted) == pytest.approx(4 * min(delong_p))
+
+
+def test_delong_interval_stands_beside_the_aurocs_of_labels():
+    targets, answers = made_up("multilabel", 2)
+    entry = measured("multilabel", ["a", "b"], targets, answers)["models"]["teacher"]["labels"]["a"]["auroc"]
+    area, cov = delong.covariance(targets[:, 0], answers["teacher"].probabilities[:, 0][None], np.arange(200) // 2)
+    assert entry["delong"]["standard_error"] == pytest.approx(cov[0, 0] ** 0.5)
+    assert entry["delong"]["low"] == pytest.approx(area[0] - 1.96 * cov[0, 0] ** 0.5, abs=1e-5)
+    # Two independent ways to the same width.
+    ratio = (entry["high"] - entry["low"]) / (entry["delong"]["high"] - entry["delong"]["low"])
+    assert 0.6 < ratio < 1.5
+
+
+def test_a_student_is_held_against_its_own_teacher():
+    targets, answers = made_up("multilabel", 2, n=600)
+    answers["close"] = Answers(answers["student"].probabilities ** 1.01, answers["student"].decisions)
+    found = measured("multilabel", ["a", "b"], targets, answers, teachers={"close": "student"})["noninferiority"]
+    assert found["student"]["against"] == "teacher"
+    assert found["student"]["noninferior"] is False
+    assert found["close"]["against"] == "student"
+    assert found["close"]["noninferior"] is True
+    assert found["close"]["margin"] == 0.02
+    assert found["close"]["p_holm"] == pytest.approx(2 * found["close"]["p"])
+    bare = measured("multilabel", ["a", "b"], targets, answers, resamples=0)["noninferiority"]
+    assert bare["student"]["noninferior"] is None
+    assert bare["student"]["reason"] == entries.NO_RESAMPLES
+
+
+def test_calibration_before_and_after_the_temperature():
+    targets, answers = made_up("multilabel", 2, n=600)
+    p = answers["teacher"].probabilities
+    logit = np.log(p / (1 - p))
+    cold = Answers(1 / (1 + np.exp(-logit / 2)), answers["teacher"].decisions, p, 2.0)
+    found = measured("multilabel", ["a", "b"], targets, {"cold": cold, "plain": answers["student"]})["models"]
+    assert found["cold"]["calibration"]["temperature"] == 2.0
+    assert found["plain"]["calibration"] == {"temperature": None, "before": None}
+    label = found["cold"]["labels"]["a"]
+    # Dividing the logits by two doubles the slope.
+    before = label["calibration"]["before"]
+    assert label["calibration_slope"]["value"] == pytest.approx(2 * before["calibration_slope"]["value"], rel=1e-6)
+    assert before["brier"]["value"] == pytest.approx(peer.brier_score_loss(targets[:, 0], p[:, 0]))
+    assert before["brier"]["low"] < before["brier"]["value"] < before["brier"]["high"]
+    parts = label["calibration"]["after"]["brier_parts"]
+    total = parts["reliability"] - parts["resolution"] + parts["uncertainty"] + parts["within"]
+    assert total == pytest.approx(label["brier"]["value"])
+    curve = label["calibration"]["after"]["curve"]
+    assert sum(bin["count"] for bin in curve) == 600
+    assert all(bin["low"] <= bin["observed"] <= bin["high"] for bin in curve)
+
+
 def test_no_resamples_no_intervals_and_the_seed_fixes_them():
     targets, answers = made_up("multilabel", 2)
     bare = measured("multilabel", ["a", "b"], targets, answers, resamples=0)
-    assert bare["models"]["teacher"]["overall"]["f1"]["interval_reason"] == results.NO_RESAMPLES
+    assert bare["models"]["teacher"]["overall"]["f1"]["interval_reason"] == entries.NO_RESAMPLES
     assert bare["differences"]["student"]["overall"]["f1"]["low"] is None
     again = [measured("multilabel", ["a", "b"], targets, answers) for _ in range(2)]
     assert again[0] == again[1]

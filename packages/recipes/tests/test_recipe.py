@@ -15,7 +15,7 @@ def write(tmp_path, text: str) -> str:
 
 
 def test_every_recipe_of_the_package_can_be_read_and_filled() -> None:
-    assert {"quickstart", "kermany"} <= set(names())
+    assert {"quickstart", "kermany", "label-efficiency"} <= set(names())
     for name in names():
         recipe = read(name)
         for scale in recipe.scales:
@@ -50,6 +50,22 @@ stages:
     typed = "ssl-pretrain --size 64 --data phantom:50 --run x --runs_dir /tmp/elsewhere"
     assert " ".join(stages[0][0]) == typed
     assert recipe.commands("b", RUN, "given")[0][0][-3] == "given"
+
+
+def test_a_value_of_several_words_and_a_command_with_its_own_data(tmp_path) -> None:
+    text = """
+title: t
+data: a folder
+scales: {a: {size: 32}}
+stages:
+  - cxr-data prepare {data} --out {run}/other
+  - command: finetune --data {cohort} {how}
+    for: {cohort: ["{data}", "{run}/other"], how: ["--mode linear --size {size}"]}
+"""
+    prepared, fitted = read(write(tmp_path, text)).commands("a", RUN)
+    assert prepared == [["cxr-data", "prepare", "a folder", "--out", "runs/x/other"]]
+    wanted = ["--mode", "linear", "--size", "32", "--run", "x"]
+    assert fitted == [["finetune", "--data", "a folder", *wanted], ["finetune", "--data", "runs/x/other", *wanted]]
 
 
 @pytest.mark.parametrize(

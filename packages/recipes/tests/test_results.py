@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import t
 
 from cxr_recipes.recipe import Recipe
-from cxr_recipes.results import _difference, _figures, _gains, by_seed, interval
+from cxr_recipes.results import _difference, _figures, _gains, _published, by_seed, interval
 
 
 def model(auroc: float | None) -> dict:
@@ -31,10 +31,20 @@ def test_figures_and_gains_pair_the_seeds() -> None:
     models = {f"a-seed{i}": model(0.90 + i / 100) for i in range(3)} | {f"b-seed{i}": model(0.88) for i in range(3)}
     groups = by_seed(models)
     assert "| a | 3 | 0.9100 ± 0.0248 |" in _figures(groups, models)
-    recipe = Recipe("x", "X", "", "phantom", {}, (), gains={"a thing": ("a", "b")}, published={})
+    recipe = Recipe(
+        "x", "X", "", "phantom", {}, (), gains={"a thing": ("a", "b")}, published_gains={"a thing": {"auroc": 0.85}}
+    )
     table = _gains(recipe, groups, models)
     assert "| a thing | 3 | +3.00 [+0.52, +5.48] |" in table
-    assert table.rstrip().endswith("3 of 3 |")
+    assert "3 of 3 |" in table
+    assert table.splitlines()[-1].startswith("| the paper's | | +0.85 |")
+
+
+def test_a_papers_values_stand_beside_ours() -> None:
+    models = {f"a-seed{i}": model(0.90 + i / 100) for i in range(3)}
+    table = _published({"a": {"auroc": 0.9}, "absent": {"auroc": 0.8}}, by_seed(models), models)
+    assert "| a | AUROC | 0.9 | 0.9100 ± 0.0248 | +0.0100 |" in table
+    assert "| absent | AUROC | 0.8 | | |" in table
 
 
 def test_the_undefined_stays_undefined() -> None:

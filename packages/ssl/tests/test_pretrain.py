@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from cxr_common.errors import BadInput
 from cxr_common.files import sha256
 from cxr_ssl import pretrain as stage
 from cxr_ssl.config import Crops, PretrainConfig
-from cxr_ssl.pretrain import new_backbone, pretrain
+from cxr_ssl.learner import new_backbone
+from cxr_ssl.pretrain import pretrain
 
 TRAIN, VAL, TEST = 44, 10, 10
 STEPS = 2
@@ -67,7 +69,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny(data: Path, runs: Path, **changes: Any) -> PretrainConfig:
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 22, "prototypes": 40, "embedding": 8, "queue": 1}
-    settings |= {"freeze": 1.5, "architecture": "test_resnet", "size": 32, "crops": Crops(local_count=2)}
+    settings |= {"freeze": 3, "architecture": "test_resnet", "size": 32, "crops": Crops(local_count=2)}
     return PretrainConfig(data=str(data), runs_dir=str(runs), **(settings | changes))
 
 
@@ -94,6 +96,20 @@ def same_result(folder: Path, other: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one) and log(folder) == log(other)
 
 
+def stops_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Let the coming run find a SIGTERM after so many steps; returns the losses of its steps."""
+    step, done = stage.train_step, []
+
+    def asks_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
+        done.append(step(*arguments, **options))
+        if len(done) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return done[-1]
+
+    monkeypatch.setattr(stage, "train_step", asks_to_stop)
+    return done
+
+
 def test_a_run_leaves_a_backbone_that_describes_itself(resnet):
     network, header = checkpoint.load(resnet / "backbone.safetensors", kind="backbone")
     assert network(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape == (2, 512)
@@ -111,6 +127,10 @@ def test_a_run_leaves_a_backbone_that_describes_itself(resnet):
     assert header.metrics["probe_auroc"] == best["probe_auroc"]
     assert 0 < best["code_entropy"] < 1
     assert not (resnet / "state.pt").exists()
+    pictures = (resnet / "pictures.html").read_text()
+    assert "gratings, 44 training images" in pictures
+    assert "principal components of 10 val images" in pictures
+    assert not re.search(r"image-\d", pictures)  # no name of an image or patient
     assert json.loads((resnet / "done.json").read_text())["probe_auroc_before"] == lines[0]["probe_auroc"]
 
 
@@ -178,15 +198,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_backbone(resnet, data, tmp_pa
 
 @pytest.mark.parametrize("steps", [1, STEPS + 1])
 def test_a_terminated_run_saves_in_the_middle_of_an_epoch_and_resumes(finished, data, tmp_path, monkeypatch, steps):
-    step, done = stage.train_step, []
-
-    def asks_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
-        done.append(step(*arguments, **options))
-        if len(done) == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return done[-1]
-
-    monkeypatch.setattr(stage, "train_step", asks_to_stop)
+    done = stops_after(steps, monkeypatch)
     config = tiny(data, tmp_path)
     with pytest.raises(SystemExit, match="143"):
         pretrain(config)
@@ -233,6 +245,65 @@ def test_a_collapsed_run_stops_with_the_remedy_or_warns(data, tmp_path, capsys):
     assert "warning: uniform codes" in capsys.readouterr().out
 
 
+def test_a_collapsed_run_mends_itself_and_a_stopped_one_goes_on_mending(data, tmp_path, monkeypatch, capsys):
+    config = tiny(data, tmp_path, epsilon=5.0, on_collapse="remedy")
+    folder = pretrain(replace(config, run="whole")).parent
+    lines = log(folder)
+    assert [line["epoch"] for line in lines] == [0, 1, 1, 2]
+    assert (lines[1]["collapse"], lines[1]["remedy"]) == ("uniform codes", "sharper codes (epsilon 5 -> 0.03)")
+    assert lines[1]["code_entropy"] > 0.98 > lines[2]["code_entropy"]
+    assert "collapse" not in lines[2] | lines[3]
+    said = capsys.readouterr().out
+    assert "back to the end of epoch 0, with sharper codes (epsilon 5 -> 0.03)" in said
+    assert checkpoint.describe(folder / "backbone.safetensors").metrics["epoch"] in (1, 2)
+    # From the first epoch on it is the run that had those codes to begin with.
+    sharp = pretrain(tiny(data, tmp_path, epsilon=0.03, run="sharp")).parent
+    weights, same = (load_file(run / "backbone.safetensors") for run in (folder, sharp))
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    for steps in (1, STEPS + 1, 2 * STEPS + 1):  # before the collapse, in the mended epoch, and in the one after
+        with monkeypatch.context() as patch:
+            stops_after(steps, patch)
+            with pytest.raises(SystemExit, match="143"):
+                pretrain(replace(config, run=f"stopped-{steps}"))
+        assert same_result(pretrain(replace(config, run=f"stopped-{steps}")).parent, folder)
+
+
+def test_a_mended_run_may_have_a_shorter_queue_and_fewer_prototypes(data, tmp_path, monkeypatch):
+    """Codes that stay uniform whatever is done: every remedy is tried, once, and then the run stops."""
+    monkeypatch.setattr("cxr_ssl.remedies.SHARP", 4.0)
+    config = tiny(data, tmp_path, epsilon=5.0, queue=2, freeze=1, prototypes=64, on_collapse="remedy")
+    with pytest.raises(BadInput, match="sharper codes, longer freeze, smaller queue, fewer prototypes"):
+        pretrain(config)
+    told = [line["remedy"] for line in log(tmp_path / "quickstart" / "ssl")[1:]]
+    assert told == [
+        "sharper codes (epsilon 5 -> 4)",
+        "longer freeze (freeze_steps 1 -> 4)",
+        "smaller queue (queue 2 -> 1)",
+        "fewer prototypes (prototypes 64 -> 32)",
+    ]
+
+
+def test_a_plan_that_must_collapse_is_refused_before_anything_is_written(data, tmp_path):
+    config = tiny(data, tmp_path, prototypes=8)
+    with pytest.raises(BadInput, match="8 prototypes and 8 dimensions"):
+        pretrain(config)
+    assert not (tmp_path / "quickstart").exists()
+
+
+def test_accumulation_and_checkpointing_go_on_exactly_too(data, tmp_path, monkeypatch):
+    config = tiny(data, tmp_path, accumulate=2, checkpointing=True, epochs=1, weight_decay_end=0.1)
+    whole = pretrain(replace(config, run="whole")).parent
+    with monkeypatch.context() as patch:
+        stops_after(1, patch)
+        with pytest.raises(SystemExit):
+            pretrain(config)
+    assert same_result(pretrain(config).parent, whole)
+    plain = pretrain(replace(config, run="plain", checkpointing=False)).parent
+    one, other = (load_file(run / "backbone.safetensors") for run in (whole, plain))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
 def test_a_start_is_loaded_and_recorded(resnet, data, tmp_path):
     start = resnet / "backbone.safetensors"
     for file in (start, resnet / "backbone_torchvision.safetensors"):
@@ -262,15 +333,7 @@ def test_views_that_vanish_in_the_network_are_refused(data, tmp_path):
 def test_the_other_optimisers_train_and_go_on_too(data, tmp_path, optimizer, monkeypatch):
     config = tiny(data, tmp_path, optimizer=optimizer, crops=Crops(local_count=0))
     reference = pretrain(replace(config, run="whole")).parent
-    step, done = stage.train_step, []
-
-    def asks_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
-        done.append(step(*arguments, **options))
-        if len(done) == STEPS + 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return done[-1]
-
-    monkeypatch.setattr(stage, "train_step", asks_to_stop)
+    stops_after(STEPS + 1, monkeypatch)
     with pytest.raises(SystemExit):
         pretrain(config)
     assert same_result(pretrain(config).parent, reference)

@@ -12,8 +12,8 @@ from cxr_common.training.accelerator import start
 from cxr_common.training.loader import share
 from cxr_ssl.feature_queue import FeatureQueue
 from cxr_ssl.health import Monitor
-from cxr_ssl.pretrain import train_step
 from cxr_ssl.sinkhorn import sinkhorn
+from cxr_ssl.step import train_step
 from cxr_ssl.swav import SwAV
 
 

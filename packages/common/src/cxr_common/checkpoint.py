@@ -54,7 +54,8 @@ class Header:
         task: "multilabel", "multiclass", or None for a backbone.
         labels: Label names in the order of the logits.
         thresholds: Decision threshold of each label, fitted on validation data.
-        calibration: ``{"temperature": T}``, fitted on validation data.
+        calibration: What `cxr_common.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
+            "shift": [...]}`` of each label, or nothing; fitted on validation data.
         config: The config of the run that wrote the file.
         parents: Files it came from: ``{"role", "path", "sha256"}``.
         cohort: ``Cohort.describe()`` of the training data.
@@ -138,10 +139,14 @@ def save(path: str | Path, weights: "nn.Module | dict[str, torch.Tensor]", heade
     state = getattr(weights, "network", weights)
     tensors = state.state_dict() if isinstance(state, nn.Module) else state
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(dataclasses.asdict(header), allow_nan=False, sort_keys=True)
     with whole_file(path) as file:
-        file.write(to_bytes(tensors, metadata={KEY: text}))
+        file.write(to_bytes(tensors, metadata={KEY: header_text(header)}))
     return sha256(path)
+
+
+def header_text(header: Header) -> str:
+    """A header as the JSON that files carry under :data:`KEY`."""
+    return json.dumps(dataclasses.asdict(header), allow_nan=False, sort_keys=True)
 
 
 def describe(path: str | Path) -> Header:
@@ -158,7 +163,25 @@ def describe(path: str | Path) -> Header:
             where=path,
             do="foreign weights enter as a start: --start FILE of ssl-pretrain or finetune",
         )
-    values = json.loads(found[KEY])
+    return parse_header(found[KEY], path)
+
+
+def parse_header(text: str, path: str | Path) -> Header:
+    """The header that :func:`header_text` wrote.
+
+    Args:
+        text: JSON found under :data:`KEY`.
+        path: File it was found in, for messages.
+
+    Raises:
+        BadInput: No header, an incomplete one, or one of a newer schema.
+    """
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("no table")
+    except ValueError as error:
+        raise BadInput("a header in JSON", f"something else ({error})", where=path) from error
     if values.get("schema", 0) > SCHEMA:
         raise BadInput(
             f"a header of schema {SCHEMA} or older",

@@ -1,11 +1,13 @@
 """From a frozen dataclass to a command line, and from an error to an exit code."""
 
+import argparse
 import dataclasses
+import json
 import os
 import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,11 +24,13 @@ def run_command(
     description: str,
     argv: Sequence[str] | None = None,
     positional: str | None = None,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> int:
     """Parse the command line into ``config_class``, run ``main``, and turn what happens into an exit code.
 
-    Every field is a flag (``--batch_size 32``); ``--config FILE.yaml`` sets many at once, later flags win,
-    ``--print_config`` prints what would run. Help texts come from the class's "Attributes:" docstring.
+    Every field is a flag (``--batch_size 32``), a field of a dataclass within it a dotted one (``--optim.ema
+    0.99``); ``--config FILE.yaml`` sets many at once, later flags win, ``--print_config`` prints what would
+    run. Help texts come from the class's "Attributes:" docstring.
 
     Args:
         main: Called with the finished config.
@@ -35,6 +39,7 @@ def run_command(
         description: One or two sentences for ``--help``.
         argv: Arguments; those of the process when None.
         positional: A ``list[str]`` field that positional arguments fill.
+        presets: Defaults by the name that the field ``preset`` may take, dots leading into nested configs.
 
     Returns:
         0 when ``main`` returned, 2 for bad input, 130 or 143 when interrupted or terminated. A fault of
@@ -42,7 +47,9 @@ def run_command(
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        config = parse(config_class, prog=prog, description=description, argv=argv, positional=positional)
+        config = parse(
+            config_class, prog=prog, description=description, argv=argv, positional=positional, presets=presets
+        )
         main(config)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
@@ -64,6 +71,7 @@ def parse(
     description: str,
     argv: Sequence[str] | None = None,
     positional: str | None = None,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> C:
     """Build the config from a command line.
 
@@ -78,9 +86,11 @@ def parse(
     parser = ArgumentParser(prog=prog, description=description, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
     if positional is not None:
-        parser.add_argument(positional, type=str, nargs="*", help="any number of them")
+        parser.add_argument(positional, type=str, nargs="*", default=[], help="any number of them")
     skip: set[str | int] = {positional} if positional else set()
     parser.add_class_arguments(config_class, fail_untyped=True, skip=skip)
+    if presets:
+        parser.set_defaults(dict(presets.get(_preset(arguments), {})))
     try:
         found = parser.parse_args(arguments)
     except ArgumentError as error:
@@ -89,11 +99,43 @@ def parse(
             " ".join(str(error.message).split()),
             do=f"see {prog} --help",
         ) from error
-    return config_class(**{name: found[name] for name in _fields(config_class)})
+    return _made(config_class, found)
+
+
+def _preset(arguments: Sequence[str]) -> str:
+    """The preset that the arguments or their YAML file name; empty where none, as for a file that cannot be read."""
+    looking = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    looking.add_argument("--preset")
+    looking.add_argument("--config")
+    try:
+        found, _ = looking.parse_known_args(arguments)
+    except ArgumentError:  # a flag without its value: the parser proper says so
+        return ""
+    if found.preset is not None or found.config is None or not Path(found.config).is_file():
+        return found.preset or ""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(found.config).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return ""
+    return str(values.get("preset") or "") if isinstance(values, dict) else ""
+
+
+def _made(config_class: type[C], found: Any) -> C:
+    """The dataclass of what was parsed, with the dataclasses within it."""
+    values = {}
+    for name, kind in _fields(config_class).items():
+        inner = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        values[name] = _made(kind, found[name]) if inner else found[name]
+    return config_class(**values)
 
 
 def _familiar(arguments: list[str], config_class: type) -> list[str]:
-    """Let people type what they would expect: ``--restart`` for true and ``--loss kd=0.9`` for one entry."""
+    """Let people type what they would expect.
+
+    ``--restart`` for true, ``--loss kd=0.9`` for one entry of a dict, ``--teacher A B`` for a list.
+    """
     fields = _fields(config_class)
     translated: list[str] = []
     position = 0
@@ -109,13 +151,24 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
             if name.replace("-", "_") in fields:
                 raise BadInput("options written with underscores", flag, do=f"--{name.replace('-', '_')}")
             raise unknown_name("option", name, fields)
+        kind, inner = fields[name], flag[2:].partition(".")[2]
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and inner:
+            known = {f"{name}.{field}": found for field, found in _fields(kind).items()}
+            if flag[2:] not in known:
+                raise unknown_name("option", flag[2:], known)
+            kind = known[flag[2:]]
         following = arguments[position] if position < len(arguments) else None
         is_value = following is not None and not following.startswith("--")
-        if fields[name] is bool and not value and not (is_value and following in ("true", "false")):
+        origin = getattr(kind, "__origin__", None)
+        if kind is bool and not value and not (is_value and following in ("true", "false")):
             translated.append(f"{flag}=true")
-        elif (
-            getattr(fields[name], "__origin__", None) is dict and "." not in flag and "=" in (value or following or "")
-        ):
+        elif origin is list and (value or is_value):
+            listed = [value] if value else []
+            while not value and position < len(arguments) and not arguments[position].startswith("--"):
+                listed.append(arguments[position])
+                position += 1
+            translated.append(f"{flag}={listed[0] if listed[0].startswith('[') else json.dumps(listed)}")
+        elif origin is dict and "." not in flag and "=" in (value or following or ""):
             key, _, number = (value or str(following)).partition("=")
             position += 0 if value else 1
             translated.append(f"{flag}.{key}={number}")

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class BadInput(Exception):
@@ -23,6 +24,14 @@ class BadInput(Exception):
         if do is not None:
             lines.append(f"  do:    {do}")
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # From a worker process too: Exception would be rebuilt from the finished message alone.
+        return _bad_input, (self.expected, self.found, self.where, self.do)
+
+
+def _bad_input(expected: str, found: str, where: str | Path | None, do: str | None) -> BadInput:
+    return BadInput(expected, found, where=where, do=do)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:

@@ -42,11 +42,11 @@ class ViewSpec:
     aspect: float = 1.15
     rotation: float = 10.0
     flip: float = 0.5
-    brightness: float = 0.1
-    contrast: float = 0.2
-    gamma: float = 0.2
-    blur: float = 0.0
-    blur_sigma: tuple[float, float] = (0.002, 0.012)
+    brightness: float = 0.15
+    contrast: float = 0.4
+    gamma: float = 0.4
+    blur: float = 0.2
+    blur_sigma: tuple[float, float] = (0.002, 0.02)
 
     def __post_init__(self) -> None:
         low, high = self.scale

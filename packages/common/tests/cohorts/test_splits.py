@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_common.cohorts.cohort import Cohort, Task
-from cxr_common.cohorts.splits import assign, join_groups, kfold, label_fraction, stratified
+from cxr_common.cohorts.splits import assign, join_groups, kfold, label_fraction, redraw, stratified
 from cxr_common.errors import BadInput
 
 
@@ -210,3 +210,17 @@ def test_folds_cover_train_and_val_once_and_leave_test_out():
         assert abs(len(val) - 18) <= 2
     with pytest.raises(BadInput, match="2 to 45 folds"):
         kfold(data, 46)
+
+
+def test_a_new_split_keeps_patients_together_or_says_that_it_does_not() -> None:
+    groups = np.repeat(np.arange(200), 3)
+    targets = (np.arange(600) % 4 == 0).astype(np.float32)[:, None]
+    split, notes = redraw(groups, targets, by="patients", test_share=0.3, seed=0)
+    assert all(len({split[i] for i in np.flatnonzero(groups == g)}) == 1 for g in range(200))
+    assert np.mean(np.array(split) == "test") == pytest.approx(0.3, abs=0.01)
+    assert len(notes) == 1
+    split, notes = redraw(groups, targets, by="images", test_share=0.3, seed=0)
+    assert np.mean(np.array(split) == "test") == pytest.approx(0.3, abs=0.01)
+    assert any("lie in both train and test of this split" in note for note in notes)
+    with pytest.raises(BadInput, match="--test_share"):
+        redraw(groups, targets, by="images", test_share=1.0, seed=0)

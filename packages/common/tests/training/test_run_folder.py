@@ -55,3 +55,14 @@ def test_no_permission(tmp_path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(BadInput, match="write"):
         open_run(tmp_path / "a", {}, {})
+
+
+def test_a_record_older_than_an_option_stands_for_what_was_done_then(tmp_path) -> None:
+    open_run(tmp_path / "s", {"config": {"lr": 1.0}}, {}).close()
+    (tmp_path / "s" / "done.json").write_text("{}")
+    now = {"config": {"lr": 1.0, "mode": "full"}}
+    run = open_run(tmp_path / "s", now, {}, later={"mode": "full", "other": 1})
+    assert run.finished
+    run.close()
+    with pytest.raises(BadInput, match=r"config\.mode was 'full', now 'linear'"):
+        open_run(tmp_path / "s", {"config": {"lr": 1.0, "mode": "linear"}}, {}, later={"mode": "full"})

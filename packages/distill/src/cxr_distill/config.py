@@ -5,6 +5,62 @@ from dataclasses import dataclass, field
 from cxr_common.errors import BadInput, unknown_name
 
 STAGES = ("stage1", "stage2", "stage3", "stage4", "pooled")
+MODES = ("full", "linear", "layerwise")
+IMBALANCE = ("none", "pos_weight", "balanced", "logit_adjust")
+COMBINATIONS = ("mean", "weighted", "best_label")
+THRESHOLDS = ("youden", "f1", "sensitivity")
+CALIBRATIONS = ("temperature", "platt", "none")
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How the weights move.
+
+    Attributes:
+        ema: Decay, in [0, 1), of a moving average of the weights, which is then what is judged and kept; 0 for
+            none.
+        clip: Largest norm of the gradient; 0 never clips.
+        drop_path: Stochastic depth rate of the last block, in [0, 1), where the network has such.
+        mixup: Both parameters of the Beta distribution two images are mixed by; 0 for none.
+        label_smoothing: Share of a target that is spread over the classes, in [0, 1).
+        lowest_lr: Mode layerwise: learning rate of the first layer as a share of that of the classifier, in (0, 1].
+    """
+
+    ema: float = 0.0
+    clip: float = 0.0
+    drop_path: float = 0.0
+    mixup: float = 0.0
+    label_smoothing: float = 0.0
+    lowest_lr: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("ema", "drop_path", "label_smoothing"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, "a number in [0, 1)", value, f"--optim.{name}")
+        _require(self.clip >= 0, "a norm of 0 (never) or more", self.clip, "--optim.clip")
+        _require(self.mixup >= 0, "a mixup of 0 (none) or more", self.mixup, "--optim.mixup")
+        _require(0 < self.lowest_lr <= 1, "a share in (0, 1]", self.lowest_lr, "--optim.lowest_lr")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How logits become probabilities and decisions; all fitted on validation images.
+
+    Attributes:
+        calibration: "temperature" (one for all labels), "platt" (a slope and a shift for each label) or "none".
+        thresholds: What a label's threshold makes best: "youden" (sensitivity + specificity), "f1", or
+            "sensitivity" (the specificity at no less than that sensitivity).
+        sensitivity: The sensitivity that is wanted, in (0, 1].
+    """
+
+    calibration: str = "temperature"
+    thresholds: str = "youden"
+    sensitivity: float = 0.95
+
+    def __post_init__(self) -> None:
+        _known("calibration", self.calibration, CALIBRATIONS)
+        _known("threshold rule", self.thresholds, THRESHOLDS)
+        _require(0 < self.sensitivity <= 1, "a number in (0, 1]", self.sensitivity, "--decision.sensitivity")
 
 
 @dataclass(frozen=True)
@@ -24,13 +80,19 @@ class TrainConfig:
         lr: Peak learning rate of AdamW; 0 chooses by the start (1e-3 from random weights, 3e-4 from others).
         weight_decay: Decoupled weight decay, on matrices and kernels only.
         patience: Epochs without a better validation AUROC before training stops; 0 never stops early.
+        mode: "full" trains all layers alike, "layerwise" the lower ones more slowly, "linear" none but the
+            classifier, on features computed once, with the ridge penalty that is best on validation images.
         task_loss: Loss on the labels; "auto" is cross-entropy for classes, binary cross-entropy for labels.
+        imbalance: What is done for rare labels: "none", "pos_weight" (they weigh more in the loss), "balanced" (they
+            are drawn more often) or "logit_adjust" (their prior is taken out of the loss).
         label_fraction: Share of the labelled training patients used, in (0, 1].
         crop: Smallest share of the image's area a training view shows, in (0, 1].
         seed: Seed of weights, order and views.
         precision: "auto" (bf16 where the device has it), "fp32", "bf16" or "fp16".
         workers: Threads that prepare batches; 0 chooses by the cores.
         restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
+        optim: How the weights move.
+        decision: How logits become probabilities and decisions.
     """
 
     data: str = "phantom"
@@ -44,13 +106,17 @@ class TrainConfig:
     lr: float = 0.0
     weight_decay: float = 0.05
     patience: int = 0
+    mode: str = "full"
     task_loss: str = "auto"
+    imbalance: str = "none"
     label_fraction: float = 1.0
     crop: float = 0.6
     seed: int = 0
     precision: str = "auto"
     workers: int = 0
     restart: bool = False
+    optim: Optim = field(default_factory=Optim)
+    decision: Decision = field(default_factory=Decision)
 
     def __post_init__(self) -> None:
         # Below, the last maps of a ResNet are one pixel, where bf16 convolutions on a CPU lose gradients.
@@ -72,6 +138,16 @@ class TrainConfig:
             "--label_fraction",
         )
         _require(0 < self.crop <= 1, "a crop in (0, 1]", self.crop, "--crop")
+        _known("mode", self.mode, MODES)
+        _known("imbalance remedy", self.imbalance, IMBALANCE)
+        if self.mode == "linear":
+            for option in ("ema", "clip", "drop_path", "mixup"):
+                _require(
+                    getattr(self.optim, option) == 0,
+                    "0 in mode linear, which fits a classifier on features computed once",
+                    getattr(self.optim, option),
+                    f"--optim.{option}",
+                )
         for option in ("run", "name"):
             value = getattr(self, option)
             _require(not {"..", "."} & set(value.split("/")), "a plain folder name", value, f"--{option}")
@@ -95,8 +171,12 @@ class DistillConfig(TrainConfig):
     The loss is task_weight x task loss + sum of weight x distillation loss.
 
     Attributes:
-        teacher: A model.safetensors, or a headless backbone (a classifier is then fitted on it first); when
-            empty, the run's own teacher, or one fitted on the run's SSL backbone.
+        teacher: One or several model.safetensors, or a headless backbone (a classifier is then fitted on it
+            first); when empty, the run's own teacher, or one fitted on the run's SSL backbone.
+        teachers: How several teachers answer as one: "mean" of their logits, mean "weighted" by validation AUROC,
+            or "best_label", for each label the best one on validation images.
+        teacher_views: Views of each image the teacher is asked about once, ahead of training; the student sees
+            them in turn, and other seeds, students and losses find the answers there. 0 asks in every step.
         student: Name of the student's network.
         loss: Distillation losses and their weights, "--loss kd=0.9 --loss fitnets=10"; when empty, kd for classes
             and multilabel_kd for labels, at their usual weights.
@@ -107,7 +187,9 @@ class DistillConfig(TrainConfig):
         control: Also train the same student, from the same start and seed, without the teacher.
     """
 
-    teacher: str = ""
+    teacher: list[str] = field(default_factory=list)
+    teachers: str = "mean"
+    teacher_views: int = 0
     student: str = "resnet18"
     loss: dict[str, float] = field(default_factory=dict)
     task_weight: float = -1.0
@@ -118,10 +200,23 @@ class DistillConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.temperature >= 0, "a temperature of 0 (usual) or more", self.temperature, "--temperature")
-        if self.stage not in STAGES:
-            raise unknown_name("stage", self.stage, STAGES)
+        _known("stage", self.stage, STAGES)
+        _known("combination of teachers", self.teachers, COMBINATIONS)
+        _require(self.teacher_views >= 0, "0 (ask in every step) or more views", self.teacher_views, "--teacher_views")
+        _require(self.mode != "linear", "mode full or layerwise (finetune has a linear one)", self.mode, "--mode")
+        _require(
+            not (self.teacher_views and self.optim.mixup),
+            "no mixup beside --teacher_views: the teacher was not asked about mixed images",
+            self.optim.mixup,
+            "--optim.mixup",
+        )
         for name, weight in self.loss.items():
             _require(weight >= 0, "a weight of 0 or more", weight, f"--loss {name}")
+
+
+def _known(kind: str, name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        raise unknown_name(kind, name, names)
 
 
 def _require(condition: bool, expected: str, found: object, option: str) -> None:

@@ -1,8 +1,9 @@
 """What the loop is fed: rows, targets and views."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from cxr_common.cohorts.cohort import Cohort
 from cxr_common.cohorts.splits import label_fraction
 from cxr_common.errors import BadInput
 from cxr_common.training.loader import epoch_order, prefetch, share
-from cxr_common.views import ViewSpec, draw, render
+from cxr_common.views import Views, ViewSpec, render
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -63,20 +64,77 @@ def training_rows(
     return (labelled if labelled_only else rows), targets
 
 
+class Batch(NamedTuple):
+    """What one step learns from, on the device.
+
+    Attributes:
+        images: The student's views, (B, 1, S, S) uint8 (float in 0..255 once mixed).
+        targets: (B, L) float32, NaN where unknown.
+        shown: The very same views at each size a teacher wants them, by that size.
+        recorded: What teachers once answered to these views, by name.
+    """
+
+    images: Tensor
+    targets: Tensor
+    shown: dict[int, Tensor]
+    recorded: dict[str, Tensor]
+
+
+class Order(NamedTuple):
+    """The images of an epoch and the views they are shown in.
+
+    Attributes:
+        images: (steps, global batch) positions among the training rows.
+        views: (steps, global batch) rows of the drawn views: the image's own, but where images are drawn several
+            times an epoch, one for each time.
+    """
+
+    images: NDArray[np.int64]
+    views: NDArray[np.int64]
+
+
+def order_of(
+    n: int, seed: int, epoch: int, global_batch: int, weights: NDArray[np.float64] | None = None, *, fixed: bool = False
+) -> Order:
+    """Shuffle the images of an epoch into global batches, each image once or as often as its weight says.
+
+    Args:
+        n: Number of training images.
+        seed: Seed of the run.
+        epoch: The epoch.
+        global_batch: Images of a step over all processes.
+        weights: (n,) how often each image is to be drawn, relative to the others; None for once each.
+        fixed: Views belong to images, however often these are drawn (recorded answers).
+
+    Returns:
+        The order; the same number of steps in every epoch, with weights or without.
+    """
+    order = epoch_order(n, seed, epoch, global_batch)
+    if weights is None:
+        return Order(order, order)
+    # One draw from each n-th of the total weight: an image of weight w of n comes floor(w) or ceil(w) times.
+    rng = np.random.default_rng([seed, epoch, 0xBA1A])
+    bounds = np.cumsum(weights) / np.sum(weights)
+    chosen = np.minimum(np.searchsorted(bounds, (np.arange(n) + rng.uniform(size=n)) / n, side="right"), n - 1)
+    drawn = chosen[order]
+    return Order(drawn, drawn if fixed else order)
+
+
 def batches(
     cohort: Cohort,
     rows: NDArray[np.int64],
     targets: NDArray[np.float32],
     spec: ViewSpec,
+    order: Order,
+    views: Views,
     *,
-    seed: int,
-    epoch: int,
-    first_step: int,
-    global_batch: int,
     accelerator: "Accelerator",
-    teacher_size: int | None,
+    first_step: int = 0,
+    sizes: Sequence[int] = (),
+    finer: Mapping[int, Cohort] = MappingProxyType({}),
+    replay: Callable[[NDArray[np.int64]], dict[str, Tensor]] | None = None,
     workers: int = 0,
-) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+) -> Iterator[Batch]:
     """The batches of an epoch.
 
     Args:
@@ -84,34 +142,68 @@ def batches(
         rows: (M,) rows to train on.
         targets: (N, L) targets of all rows.
         spec: What the student's views look like.
-        seed: Seed of order and views.
-        epoch: The epoch.
-        first_step: Step to begin with.
-        global_batch: Images of a step over all processes.
+        order: Which images come when.
+        views: Parameters of the epoch's views.
         accelerator: Tells device and share of this process.
-        teacher_size: Edge of the teacher's input; None without a teacher.
+        first_step: Step to begin with.
+        sizes: Edges of the teachers' inputs.
+        finer: The same images in finer storage, for views of these sizes.
+        replay: Gives what was recorded of images at positions among the rows, instead of ``sizes``.
         workers: Threads; 0 chooses.
 
     Yields:
-        The student's views (B, 1, S, S) uint8, the same views at the teacher's size or None, and targets
-        (B, L) float32; on the device.
+        Batches, on the device.
     """
-    order = epoch_order(len(rows), seed, epoch, global_batch)
-    views = draw(spec, len(rows), seed, epoch)
 
-    def make(step: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        chosen = np.sort(share(order[step], accelerator.process_index, accelerator.num_processes))
-        drawn = {name: values[chosen] for name, values in views.items()}
+    def make(step: int) -> Batch:
+        mine = [share(part[step], accelerator.process_index, accelerator.num_processes) for part in order]
+        chosen, slots = (part[np.argsort(mine[0], kind="stable")] for part in mine)
+        drawn = {name: values[slots] for name, values in views.items()}
         pixels = cohort.pixels[rows[chosen]]
-        images = torch.from_numpy(render(pixels, drawn, spec)[0]).unsqueeze(1)
-        shown = None if teacher_size is None else images
-        if teacher_size not in (None, spec.size):
-            shown = torch.from_numpy(render(pixels, drawn, replace(spec, size=teacher_size))[0]).unsqueeze(1)
-        return images, shown, torch.from_numpy(targets[rows[chosen]])
+
+        def rendered(size: int, pixels: NDArray[np.uint8] = pixels) -> Tensor:
+            return torch.from_numpy(render(pixels, drawn, replace(spec, size=size))[0]).unsqueeze(1)
+
+        images = rendered(spec.size)
+        shown = {size: images if size == spec.size else rendered(size) for size in sizes if size not in finer}
+        shown |= {size: rendered(size, finer[size].pixels[rows[chosen]]) for size in sizes if size in finer}
+        wanted = torch.from_numpy(targets[rows[chosen]])
+        return Batch(images, wanted, shown, replay(chosen) if replay else {})
 
     device = accelerator.device
-    for images, shown, wanted in prefetch(make, range(first_step, len(order)), workers=workers):
-        moved = images.to(device, non_blocking=True)
-        if shown is not None:
-            shown = moved if shown is images else shown.to(device, non_blocking=True)
-        yield moved, shown, wanted.to(device, non_blocking=True)
+    for batch in prefetch(make, range(first_step, len(order.images)), workers=workers):
+        images = batch.images.to(device, non_blocking=True)
+        yield Batch(
+            images,
+            batch.targets.to(device, non_blocking=True),
+            {s: images if x is batch.images else x.to(device, non_blocking=True) for s, x in batch.shown.items()},
+            {name: x.to(device, non_blocking=True) for name, x in batch.recorded.items()},
+        )
+
+
+def mixed(batch: Batch, alpha: float, seed: Sequence[int]) -> Batch:
+    """Mix every image with another of its batch, and the targets alike.
+
+        x' = λ x + (1 - λ) x_π,   y' = λ y + (1 - λ) y_π,   λ ~ Beta(α, α)
+
+    Zhang et al. 2018, "mixup: beyond empirical risk minimization", with one λ a batch. Teachers are shown the
+    same mixtures. A label unknown in either image is unknown in the mixture.
+
+    Args:
+        batch: Of B images, without recorded answers.
+        alpha: α > 0.
+        seed: Fixes λ and the permutation π.
+
+    Returns:
+        The mixed batch; images are float in 0..255.
+    """
+    rng = np.random.default_rng(list(seed))
+    share_of_own = float(rng.beta(alpha, alpha))
+    other = torch.from_numpy(rng.permutation(len(batch.images))).to(batch.images.device)
+
+    def blend(x: Tensor) -> Tensor:
+        return share_of_own * x.float() + (1 - share_of_own) * x[other].float()
+
+    images = blend(batch.images)
+    shown = {size: images if x is batch.images else blend(x) for size, x in batch.shown.items()}
+    return Batch(images, blend(batch.targets), shown, {})

@@ -1,23 +1,36 @@
 """The commands as a person thinks of them: fit a classifier; fit a teacher if need be, then distil it."""
 
 import dataclasses
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cxr_common import checkpoint
 from cxr_common.cohorts import open_cohort, pixel_size_for
 from cxr_common.cohorts.cohort import Cohort
+from cxr_common.decisions import probabilities
+from cxr_common.errors import BadInput
+from cxr_common.files import write_json
+from cxr_common.gain import auroc_gain
+from cxr_common.inference import outputs
+from cxr_common.metrics import auroc, macro
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
 from cxr_distill.data import labelled_task
+from cxr_distill.guidance import Guidance, check_sources
 from cxr_distill.losses import LOSSES, check_parts, recommended
+from cxr_distill.outcome import MODEL
 from cxr_distill.teacher import load_teacher
-from cxr_distill.train import Guidance, train
+from cxr_distill.train import train
 
 TEACHER = "teacher"
 """Folder of a run's teacher."""
+
+GAIN = "gain.json"
+"""What the teacher brought over the control on validation images."""
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -43,7 +56,7 @@ def finetune(config: FinetuneConfig) -> Path:
 
 
 def distill(config: DistillConfig) -> Path:
-    """Train a student on a teacher's answers; fit the teacher first where there is only a backbone.
+    """Train a student on its teachers' answers; fit the teacher first where there is only a backbone.
 
     Returns:
         Path of the student's model.safetensors.
@@ -53,38 +66,93 @@ def distill(config: DistillConfig) -> Path:
     """
     run = Path(config.runs_dir, config.run)
     cohort = _open(config)
+    for given in config.teacher:  # a missing file must not cost the fitting of anything
+        checkpoint.describe(given)
     task = labelled_task(cohort)
     losses = dict(config.loss) or recommended(task)
     check_parts(losses, task)
+    count = max(1, len(config.teacher))
+    source = {"teachers": count, "combination": config.teachers, "sets": config.teacher_views}
+    check_sources(list(losses), config.stage, task=task, **source)
+    usual = LOSSES[next(iter(losses))].task_weight
+    task_weight = usual if config.task_weight < 0 else config.task_weight
+    if not task_weight and not any(losses.values()):
+        raise BadInput("a loss with a weight above 0", "none", where="--loss", do="give one a weight")
     needed = {name for loss in losses for name in LOSSES[loss].stages(config.stage)}
     with torch.device("meta"):  # a misspelt student must not cost the fitting of a teacher
         build(config.student, len(cohort.labels), size=config.size)
     accelerator = start_engine(config.precision, config.seed)
-    path = _teacher_file(config, run)
-    teacher = load_teacher(path, cohort.labels, task, sorted(needed))
+    paths = [_teacher_file(config, run, given) for given in config.teacher or [""]]
+    teachers = tuple(load_teacher(path, cohort.labels, task, sorted(needed)) for path in paths)
+    guidance = Guidance(
+        teachers,
+        losses,
+        task_weight,
+        config.temperature or None,
+        config.stage,
+        config.teachers,
+        config.teacher_views,
+        finer=_finer(config, cohort, {teacher.size for teacher in teachers}),
+    )
     start = None if config.start in ("auto", "random") else Path(config.start)
     parents = (checkpoint.parent("start", start),) if start else ()
     folder = run / (config.name or config.student)
-    usual = LOSSES[next(iter(losses))].task_weight
-    task_weight = usual if config.task_weight < 0 else config.task_weight
-    guidance = Guidance(teacher, losses, task_weight, config.temperature or None, config.stage)
-    both = (*parents, checkpoint.parent("teacher", path))
+    roles = ["teacher", *(f"teacher-{number}" for number in range(2, count + 1))]
+    both = (*parents, *(checkpoint.parent(role, path) for role, path in zip(roles, paths, strict=True)))
     model = train(config, config.student, folder, cohort, accelerator, start=start, guidance=guidance, parents=both)
     written = [model]
     if config.control:
-        folder = folder.with_name(f"{folder.name}-control")
-        written.append(train(config, config.student, folder, cohort, accelerator, start=start, parents=parents))
+        beside = folder.with_name(f"{folder.name}-control")
+        written.append(train(config, config.student, beside, cohort, accelerator, start=start, parents=parents))
     if accelerator.is_main_process:
         if config.control:
-            with_teacher, without = (checkpoint.describe(p).metrics["val_auroc"] for p in written)
-            print(f"validation AUROC {with_teacher:.4f} with the teacher, {without:.4f} without")
+            print(_gain(folder / GAIN, cohort, *written))
         print("\n".join(f"wrote {path}" for path in written))
         print(f"next:  uv run evaluate --run {config.run}{_data(config)}")
     return model
 
 
-def _open(config: TrainConfig) -> Cohort:
-    return open_cohort(config.data, pixel_size=pixel_size_for(config.size), seed=0)
+def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
+    """Write what the teacher brought on validation images to ``path``, and say it in a line."""
+    rows = cohort.rows("val")
+    scores = []
+    for file in (model, control):
+        network, header = checkpoint.load(file, kind="model")
+        logits = outputs(network, cohort.pixels, rows, header.input.size)
+        scores.append(probabilities(logits, str(header.task)))  # as the epochs were judged, before calibration
+    with_teacher, without = scores
+    gain = auroc_gain(cohort.targets[rows], with_teacher, without, cohort.groups[rows])
+    taught, alone = (macro(auroc(cohort.targets[rows], one)) for one in scores)
+    figures = {"val_auroc": taught, "control_val_auroc": alone, "gain": gain.difference, "low": gain.low}
+    figures = {name: None if math.isnan(value) else value for name, value in {**figures, "high": gain.high}.items()}
+    write_json(path, {**figures, "level": 0.95, "images": len(rows)})
+    if figures["gain"] is None:
+        return "validation AUROC undefined: the validation images lack positives or negatives"
+    said = f"validation AUROC {taught:.4f} with the teacher, {alone:.4f} without: gain {gain.difference:+.4f}"
+    interval = "no interval" if figures["low"] is None else f"95 % interval {gain.low:+.4f} to {gain.high:+.4f}"
+    return f"{said} ({interval}, paired, by patient; on the images that chose the epochs)"
+
+
+def _open(config: TrainConfig, size: int = 0) -> Cohort:
+    return open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0)
+
+
+def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Cohort]:
+    """The same images stored finely enough for teachers of larger inputs, where they are to be had.
+
+    The student keeps the images it would have without them, so that the teacher is all that a control lacks.
+    """
+    finer = {}
+    for size in sorted(sizes):
+        if pixel_size_for(size) <= cohort.pixel_size:
+            continue
+        found = _open(config, size)
+        same = found.table.select("image", "split").equals(cohort.table.select("image", "split"))
+        if same and np.array_equal(found.targets, cohort.targets, equal_nan=True):
+            finer[size] = found
+        else:
+            print(f"note: stored for {size} pixels the images are split otherwise; the teacher sees them enlarged")
+    return finer
 
 
 def _data(config: TrainConfig) -> str:
@@ -102,14 +170,21 @@ def _teacher_start(config: FinetuneConfig, run: Path) -> Path | None:
     return backbone if fits else None
 
 
-def _teacher_file(config: DistillConfig, run: Path) -> Path:
-    """The teacher's file; fitted now when there is only a backbone, or nothing at all."""
-    given = Path(config.teacher) if config.teacher else run / TEACHER / "model.safetensors"
-    if given.exists() or config.teacher:
-        header = checkpoint.describe(given)
+def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
+    """A teacher's file; fitted now when there is only a backbone, or nothing at all."""
+    path = Path(given) if given else run / TEACHER / MODEL
+    if path.exists() or given:
+        header = checkpoint.describe(path)
         if header.kind == "model":
-            return given
-        start, architecture = str(given), header.architecture
+            return path
+        if len(config.teacher) > 1:
+            raise BadInput(
+                "several teachers, each a model.safetensors",
+                f"a {header.kind}",
+                where=path,
+                do="fit a classifier on it first: finetune --start FILE",
+            )
+        start, architecture = str(path), header.architecture
     else:
         backbone = run / "ssl" / "backbone.safetensors"
         start = str(backbone) if backbone.exists() else "random"

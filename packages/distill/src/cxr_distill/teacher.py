@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cxr_common import checkpoint
 from cxr_common.errors import BadInput
+from cxr_common.files import sha256
 from cxr_common.models.taps import features
 from cxr_common.models.zoo import GrayNetwork
 from cxr_distill.losses import Outputs
@@ -23,12 +24,19 @@ class Teacher:
         header: What its file says of it; ``header.input.size`` is the size it sees images at.
         order: Position of each of the cohort's labels among the teacher's logits.
         stages: Feature maps it is asked for.
+        digest: SHA-256 of its file.
     """
 
     network: GrayNetwork
     header: checkpoint.Header
     order: Tensor
     stages: tuple[str, ...] = ()
+    digest: str = ""
+
+    @property
+    def size(self) -> int:
+        """Edge of its input, pixels."""
+        return self.header.input.size
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Outputs:
@@ -62,7 +70,7 @@ def load_teacher(path: str | Path, labels: Sequence[str], task: str, stages: Seq
     network.requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     order = torch.tensor([header.labels.index(label) for label in labels])
-    return Teacher(network, header, order, tuple(stages))
+    return Teacher(network, header, order, tuple(stages), sha256(path))
 
 
 def check_labels(header: checkpoint.Header, labels: Sequence[str], task: str, path: str | Path) -> None:
@@ -82,8 +90,34 @@ def check_labels(header: checkpoint.Header, labels: Sequence[str], task: str, pa
 
 def classifier_weight(network: GrayNetwork, order: Tensor | None = None) -> Tensor | None:
     """Weight (L, C) of the last linear layer, where the network ends in one."""
-    get_classifier = getattr(network.network, "get_classifier", None)
-    weight = getattr(get_classifier(), "weight", None) if callable(get_classifier) else None
-    if not isinstance(weight, Tensor) or weight.ndim != 2:
+    layer = classifier(network)
+    if layer is None:
         return None
-    return weight if order is None else weight[order]
+    return layer.weight if order is None else layer.weight[order]
+
+
+def classifier(network: GrayNetwork) -> nn.Linear | None:
+    """The last linear layer, where the network ends in one."""
+    get_classifier = getattr(network.network, "get_classifier", None)
+    layer = get_classifier() if callable(get_classifier) else None
+    return layer if isinstance(layer, nn.Linear) else None
+
+
+def linear_layer(network: GrayNetwork, what: str) -> nn.Linear:
+    """The last linear layer.
+
+    Args:
+        network: The network.
+        what: It is wanted of, for the message.
+
+    Raises:
+        BadInput: The network ends in something else.
+    """
+    layer = classifier(network)
+    if layer is None:
+        raise BadInput(
+            f"{what} that ends in a linear layer",
+            f"{type(network.network).__name__}, which does not",
+            do="choose another architecture",
+        )
+    return layer

@@ -1,20 +1,19 @@
-"""The one loop of this stage: a classifier learns from labels and, where there is one, from a teacher."""
+"""The one loop of this stage: a classifier learns from labels and, where there are teachers, from these."""
 
+import contextlib
 import functools
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cxr_common import checkpoint, decisions, inference
+from cxr_common import inference
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
-from cxr_common.metrics import auroc, macro
 from cxr_common.models.taps import stage_channels
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic, peak_memory
@@ -25,38 +24,21 @@ from cxr_common.training.resume import StopSignal, anyone, load_state, rng_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_common.training.schedules import warmup_cosine
 from cxr_common.views import ViewSpec
+from cxr_distill import linear
+from cxr_distill.average import Average
 from cxr_distill.config import TrainConfig
-from cxr_distill.data import batches, labelled_task, training_rows
-from cxr_distill.losses import Outputs, build_adapters, task_loss, weighted_sum
+from cxr_distill.data import Batch, batches, labelled_task, mixed, order_of, training_rows
+from cxr_distill.guidance import Guidance, Lessons, epoch_views, prepare
+from cxr_distill.imbalance import label_loss, sampling_weights
+from cxr_distill.layerwise import slower_below
+from cxr_distill.losses import Outputs, build_adapters, each_loss
+from cxr_distill.outcome import LATER, MODEL, conclude, identity
 from cxr_distill.student import Student, new_network
-from cxr_distill.teacher import Teacher
+from cxr_distill.teacher import linear_layer
+from cxr_distill.watching import EVERY, drowning, gradient_shares, validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-# What a result does not depend on: names, places (hashes of what lies there do count) and conveniences.
-INCIDENTAL = {"run", "runs_dir", "name", "workers", "restart", "control", "data", "teacher", "start"}
-# What a run without a teacher does not depend on either.
-GUIDING = {"loss", "task_weight", "temperature", "stage", "student"}
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """What a student learns from its teacher.
-
-    Attributes:
-        teacher: The frozen teacher.
-        losses: Distillation losses and their weights.
-        task_weight: Weight of the loss on the labels.
-        temperature: Temperature of the logit losses; None takes each loss's usual one.
-        stage: Feature map of the feature losses.
-    """
-
-    teacher: Teacher
-    losses: dict[str, float]
-    task_weight: float
-    temperature: float | None
-    stage: str
 
 
 def train(
@@ -72,7 +54,7 @@ def train(
 ) -> Path:
     """Train one classifier and write ``model.safetensors``; go on where an earlier start was stopped.
 
-    The weights kept are those of the epoch with the best validation AUROC. Temperature and thresholds are
+    The weights kept are those of the epoch with the best validation AUROC. Calibration and thresholds are
     fitted on validation data too; test data is not touched.
 
     Args:
@@ -82,7 +64,7 @@ def train(
         cohort: Labelled cohort with splits "train" and "val".
         accelerator: The engine.
         start: File of starting weights; None draws random ones.
-        guidance: The teacher and how to learn from it; None trains on labels alone.
+        guidance: The teachers and how to learn from them; None trains on labels alone.
         parents: Provenance of the files this run is made from.
 
     Returns:
@@ -92,19 +74,22 @@ def train(
         BadInput: Labels, start or folder that cannot work.
     """
     # What is learnt from, and what it is judged by.
-    task = labelled_task(cohort)
-    loss_on_labels = task_loss(task, config.task_loss)
+    task, optim = labelled_task(cohort), config.optim
     fraction = config.label_fraction
     rows, targets = training_rows(cohort, fraction=fraction, seed=config.seed, labelled_only=guidance is None)
+    smoothing, remedy = optim.label_smoothing, config.imbalance
+    loss = label_loss(task, config.task_loss, targets[rows], imbalance=remedy, label_smoothing=smoothing)
+    weights = sampling_weights(targets[rows], task) if remedy == "balanced" else None
     val_rows = cohort.rows("val")
-    val_targets = cohort.targets[val_rows]
     on_validation = functools.partial(
-        inference.outputs, pixels=cohort.pixels, rows=val_rows, precision=arithmetic(accelerator)
+        inference.outputs, pixels=cohort.pixels, rows=val_rows, size=config.size, precision=arithmetic(accelerator)
     )
+    judge = functools.partial(validation, targets=cohort.targets[val_rows], task=task)
 
     # Who learns, and how fast.
     torch.manual_seed(config.seed)
-    network = new_network(architecture, len(cohort.labels), config.size, *cohort.mean_std(), start)
+    mean_std = cohort.mean_std()
+    network = new_network(architecture, len(cohort.labels), config.size, *mean_std, start, optim.drop_path)
     student = Student(network, *_adapters(network, config.size, guidance))
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(student)  # in place, as the student itself is no BatchNorm
@@ -119,26 +104,36 @@ def train(
 
     # Where it is written.
     main = accelerator.is_main_process
-    identity = _identity(config, architecture, cohort, parents, guided=guidance is not None)
-    run = open_run(folder, identity, config_dict(config), restart=config.restart, main=main)
+    wanted = identity(config, architecture, cohort, parents, guided=guidance is not None)
+    run = open_run(folder, wanted, config_dict(config), restart=config.restart, main=main, later=LATER)
     if run.finished:
         if main:
             print(f"{folder}: done before, nothing to do")
         run.close()
-        return folder / "model.safetensors"
-
-    optimizer = torch.optim.AdamW(groups(student, config.weight_decay), lr=peak, fused=True)
-    model, optimizer = accelerator.prepare(student, optimizer)
+        return folder / MODEL
+    finish = functools.partial(conclude, config, architecture, cohort, network, parents=parents, run=run)
+    facts = {"train_images": len(rows), "device": str(accelerator.device)}
+    if config.mode == "linear":
+        network.to(accelerator.device)
+        chosen = rows if weights is None else rows[order_of(len(rows), config.seed, 0, len(rows), weights).images[0]]
+        best, seconds = _fit_linear(config, network, cohort, chosen, targets, loss, judge, run, accelerator)
+        finish(on_validation(network), best, summary={**facts, "seconds": round(seconds, 1)})
+        accelerator.wait_for_everyone()
+        return folder / MODEL
 
     # Who teaches.
-    teacher_size, teacher_logits = None, None
-    if guidance:
-        teacher = guidance.teacher
-        teacher.network.to(accelerator.device)
-        teacher_size = teacher.header.input.size
-        teacher_logits = on_validation(teacher.network, size=teacher_size)[:, teacher.order]
+    spec = ViewSpec(config.size, (config.crop, 1.0))
+    lessons = prepare(guidance, cohort, rows, spec, accelerator, workers=config.workers) if guidance else None
 
-    at = _resume(run, student, optimizer)
+    parameters: Any = groups(student, config.weight_decay)
+    if config.mode == "layerwise":
+        parameters = slower_below(parameters, network.network, optim.lowest_lr)
+    optimizer = torch.optim.AdamW(parameters, lr=peak, fused=True)
+    model, optimizer = accelerator.prepare(student, optimizer)
+    average = Average(student, optim.ema) if optim.ema else None
+    kept = {"student": student, "optimizer": optimizer, "average": average, "scaler": accelerator.scaler}
+
+    at = _resume(run, kept)
     began = saved = time.perf_counter() - at["seconds"]
     cost_of_saving = 0.0
     shown = Progress(folder.name, epochs, steps, start_epoch=at["epoch"], start_step=at["step"], show=main)
@@ -146,40 +141,57 @@ def train(
         while at["epoch"] < epochs and not at["stopped"]:
             epoch = at["epoch"]
             model.train()
+            fixed = guidance is not None and guidance.view_sets > 0
             for batch in batches(
                 cohort,
                 rows,
                 targets,
-                ViewSpec(config.size, (config.crop, 1.0)),
-                seed=config.seed,
-                epoch=epoch,
-                first_step=at["step"],
-                global_batch=global_batch,
+                spec,
+                order_of(len(rows), config.seed, epoch, global_batch, weights, fixed=fixed),
+                epoch_views(guidance, spec, len(rows), config.seed, epoch),
                 accelerator=accelerator,
-                teacher_size=teacher_size,
+                first_step=at["step"],
+                sizes=lessons.sizes if lessons else (),
+                finer=guidance.finer if guidance else {},
+                replay=lessons.replay(epoch) if lessons else None,
                 workers=config.workers,
             ):
-                set_lr(optimizer, rate(epoch * steps + at["step"]))
-                parts = train_step(model, batch, optimizer, accelerator, loss_on_labels, task, guidance)
+                step = at["step"]
+                if optim.mixup:
+                    batch = mixed(batch, optim.mixup, (config.seed, epoch, step, accelerator.process_index))
+                set_lr(optimizer, rate(epoch * steps + step))
+                measure = step % EVERY == 0
+                parts = train_step(
+                    model, batch, optimizer, accelerator, loss, lessons, clip=optim.clip, measure=measure
+                )
+                if average:
+                    average.update(student)
                 for name, value in parts.items():
-                    at["sums"][name] = at["sums"].get(name, 0) + value.double()
-                progress.step(global_batch, **({"loss": float(parts["loss"])} if at["step"] % 10 == 0 else {}))
+                    total, count = at["sums"].get(name, (0, 0))
+                    at["sums"][name] = (total + value.double(), count + 1)
+                progress.step(global_batch, **({"loss": float(parts["loss"])} if step % 10 == 0 else {}))
                 at["step"] += 1
                 at["images"] += global_batch
                 if anyone(stop.requested, at["step"], accelerator):
                     at["seconds"] = time.perf_counter() - began
-                    _save(run, student, optimizer, at)
+                    _save(run, kept, at)
+                    run.close()
                     raise SystemExit(143)
 
             average_buffers(student)
-            val = validation(on_validation(network, size=config.size), val_targets, task, teacher_logits)
-            line = {"epoch": epoch + 1, **{k: float(v) / steps for k, v in at["sums"].items()}, **val}
-            run.log({**line, "lr": optimizer.param_groups[0]["lr"]})
+            with average.applied(student) if average else contextlib.nullcontext():
+                average_buffers(student)
+                student.settle()
+                val = judge(on_validation(network), teacher=lessons.validation if lessons else None)
+                score = [round(val["val_auroc"] or 0.0, 6), -(val["val_loss"] or 0.0)]
+                if not at["best"] or score > at["best"]["score"]:
+                    state = {k: v.detach().cpu().clone() for k, v in network.network.state_dict().items()}
+                    at["best"] = {"score": score, "epoch": epoch + 1, "weights": state, "val": val}
+            means = {name: float(total) / count for name, (total, count) in at["sums"].items()}
+            line = {"epoch": epoch + 1, **means, **val}
+            run.log({**line, "lr": rate(epoch * steps + steps - 1)})
             progress.epoch(line)
-            score = [round(val["val_auroc"] or 0.0, 6), -(val["val_loss"] or 0.0)]
-            if not at["best"] or score > at["best"]["score"]:
-                weights = {k: v.detach().cpu().clone() for k, v in network.network.state_dict().items()}
-                at["best"] = {"score": score, "epoch": epoch + 1, "weights": weights, "val": val}
+            _warn(line, at, progress, folder.name)
             if config.patience and epoch + 1 - at["best"]["epoch"] >= config.patience:
                 progress.say(f"{folder.name}: no better validation AUROC for {config.patience} epochs, stopped")
                 at["stopped"] = True
@@ -187,81 +199,84 @@ def train(
             at |= {"epoch": epoch + 1, "step": 0, "sums": {}, "seconds": now - began}
             # Saving stays below a tenth of the time, however big the network.
             if at["epoch"] < epochs and now - saved >= 10 * cost_of_saving:
-                _save(run, student, optimizer, at)
+                _save(run, kept, at)
                 saved = time.perf_counter()
                 cost_of_saving = saved - now
 
-    best = at["best"]
-    network.network.load_state_dict(best["weights"])
-    logits = on_validation(network, size=config.size)
-    header = _header(config, architecture, cohort, logits, val_targets, best, parents)
-    if main:
-        digest = checkpoint.save(folder / "model.safetensors", network, header)
-        run.finish(
-            {
-                "sha256": digest,
-                "best_epoch": best["epoch"],
-                "epochs": epochs,
-                **best["val"],
-                "train_images": len(rows),
-                "seconds": round(at["seconds"], 1),
-                "images_per_second": round(at["images"] / at["seconds"], 1),
-                "peak_memory_gib": round(peak_memory(), 2),
-                "device": str(accelerator.device),
-                "precision": accelerator.mixed_precision.replace("no", "fp32"),
-            }
-        )
+    network.network.load_state_dict(at["best"]["weights"])
+    summary = {
+        **facts,
+        "epochs": epochs,
+        "seconds": round(at["seconds"], 1),
+        "images_per_second": round(at["images"] / at["seconds"], 1),
+        "peak_memory_gib": round(peak_memory(), 2),
+        "precision": accelerator.mixed_precision.replace("no", "fp32"),
+    }
+    finish(on_validation(network), at["best"], summary=summary)
     accelerator.wait_for_everyone()
-    return folder / "model.safetensors"
+    return folder / MODEL
 
 
 def train_step(
     model: nn.Module,
-    batch: tuple[Tensor, Tensor | None, Tensor],
+    batch: Batch,
     optimizer: Any,
     accelerator: "Accelerator",
-    loss_on_labels: Any,
-    task: str,
-    guidance: Guidance | None,
+    loss_on_labels: Callable[[Tensor, Tensor], Tensor],
+    lessons: Lessons | None = None,
+    *,
+    clip: float = 0.0,
+    measure: bool = False,
 ) -> dict[str, Tensor]:
     """One step: forward, losses, backward, update.
 
     Args:
         model: The student, perhaps wrapped for several processes.
-        batch: Views (B, 1, S, S) uint8, the same views at the teacher's size or None, targets (B, L).
+        batch: What it learns from.
         optimizer: Its optimiser.
         accelerator: The engine.
         loss_on_labels: Function of logits (B, L) and targets (B, L).
-        task: "multiclass" or "multilabel".
-        guidance: The teacher and how to learn from it, or None.
+        lessons: The teachers at work, or None.
+        clip: Largest norm of the gradient; 0 never clips.
+        measure: Whether to look at each loss's share of the gradient too.
 
     Returns:
-        The loss and its named parts, detached; reading them waits for the device.
+        The loss, its named parts before their weights and, where measured, their shares ("NAME_share"), detached;
+        reading them waits for the device.
     """
-    images, teacher_images, targets = batch
+    student: Any = accelerator.unwrap_model(model)
     with accelerator.autocast():
-        out: Outputs = model(images)
-        seen = guidance.teacher(teacher_images) if guidance and teacher_images is not None else None
-    loss = loss_on_labels(out.logits, targets)
-    parts = {"task": loss}
-    if guidance and seen is not None:
-        distilled, named = weighted_sum(
+        out: Outputs = model(batch.images)
+        seen = lessons.seen(batch) if lessons else None
+    parts, weights = {"task": loss_on_labels(out.logits, batch.targets)}, {"task": 1.0}
+    if lessons and seen is not None:
+        guidance = lessons.guidance
+        parts |= each_loss(
             guidance.losses,
             out,
             seen,
-            targets,
-            task=task,
+            batch.targets,
+            task=str(guidance.teachers[0].header.task),
             temperature=guidance.temperature,
             stage=guidance.stage,
-            adapters=accelerator.unwrap_model(model).adapters,
+            adapters=student.adapters,
             use_unlabelled=True,
         )
-        loss = guidance.task_weight * loss + distilled
-        parts |= named
+        weights = {"task": guidance.task_weight, **guidance.losses}
+    terms = {name: weights[name] * value for name, value in parts.items() if weights[name] != 0}
+    loss = functools.reduce(torch.add, terms.values())
+    shares = {}
+    if measure and len(terms) > 1:
+        # Losses on logits meet there, at no cost; others meet in the weights alone.
+        trained = [p for p in student.network.parameters() if p.requires_grad]
+        scale = accelerator.scaler.get_scale() if accelerator.scaler else 1.0
+        shares = gradient_shares(terms, trained if student.stages else [out.logits], scale)
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(loss)
+    if clip and accelerator.sync_gradients:
+        accelerator.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
-    return {name: value.detach() for name, value in ({"loss": loss} | parts).items()}
+    return {name: value.detach() for name, value in ({"loss": loss} | parts | shares).items()}
 
 
 def automatic_epochs(steps: int) -> int:
@@ -269,100 +284,82 @@ def automatic_epochs(steps: int) -> int:
     return int(np.clip(round(600 / steps), 8, 30))
 
 
-def validation(
-    logits: NDArray[np.float32], targets: NDArray[np.float32], task: str, teacher: NDArray[np.float32] | None
-) -> dict[str, float | None]:
-    """Validation figures of an epoch: loss, AUROC and, beside a teacher, how often both decide alike.
-
-    Args:
-        logits: (N, L) of the network.
-        targets: (N, L).
-        task: "multiclass" or "multilabel".
-        teacher: (N, L) logits of the teacher, or None.
-
-    Returns:
-        Named figures; None where undefined.
-    """
-    loss = float(task_loss(task)(torch.from_numpy(logits), torch.from_numpy(targets)))
-    area = macro(auroc(targets, decisions.probabilities(logits, task)))
-    figures = {"val_loss": loss, "val_auroc": None if np.isnan(area) else area}
-    if teacher is not None:
-        own, its = (decisions.decide(decisions.probabilities(x, task), None, task) for x in (logits, teacher))
-        figures["agreement"] = float(((own == its).all(axis=1) if task == "multiclass" else own == its).mean())
-    return figures
-
-
-def _identity(
-    config: TrainConfig, architecture: str, cohort: Cohort, parents: tuple[dict[str, str], ...], guided: bool
-) -> dict[str, Any]:
-    """What the result depends on; a control is the same whatever its teacher would have been told."""
-    skipped = INCIDENTAL if guided else INCIDENTAL | GUIDING
-    return {
-        "stage": "distill" if guided else "finetune",
-        "architecture": architecture,
-        "config": {k: v for k, v in config_dict(config).items() if k not in skipped},
-        "parents": {p["role"]: p["sha256"] for p in parents},
-        "cohort": cohort.fingerprint,
-    }
-
-
 def _adapters(
     network: GrayNetwork, size: int, guidance: Guidance | None
-) -> tuple[nn.ModuleDict | None, tuple[str, ...]]:
-    """Adapters of the feature losses, and the features they need."""
-    if guidance is None or not guidance.teacher.stages:
-        return None, ()
-    teacher, stages = guidance.teacher, guidance.teacher.stages
+) -> tuple[nn.ModuleDict | None, tuple[str, ...], tuple[Tensor, Tensor] | None]:
+    """Adapters of the feature losses, the features they need, and the teacher's classifier where it is reused."""
+    if guidance is None or not guidance.stages:
+        return None, (), None
+    teacher, stages = guidance.teachers[0], guidance.stages
     own = stage_channels(network, stages, size)
-    its = stage_channels(teacher.network, stages, teacher.header.input.size)
-    return build_adapters(guidance.losses, own, its, guidance.stage), stages
+    its = stage_channels(teacher.network, stages, teacher.size)
+    adapters = build_adapters(guidance.losses, own, its, guidance.stage)
+    reused = None
+    if "simkd" in guidance.losses:
+        layer = linear_layer(teacher.network, "a teacher for the loss simkd")
+        bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
+        reused = (layer.weight[teacher.order].detach().clone(), bias[teacher.order].detach().clone())
+    return adapters, stages, reused
 
 
-def _resume(run: RunFolder, student: Student, optimizer: Any) -> dict[str, Any]:
-    """Where to begin: at the start, or where the run's resume state says, which is then loaded."""
+def _fit_linear(
+    config: TrainConfig,
+    network: GrayNetwork,
+    cohort: Cohort,
+    rows: Any,
+    targets: Any,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    judge: Any,
+    run: RunFolder,
+    accelerator: "Accelerator",
+) -> tuple[dict[str, Any], float]:
+    """Fit the classifier alone, for every penalty; keep the one with the best validation AUROC."""
+    began = time.perf_counter()
+    layer = linear_layer(network, "a network for --mode linear")
+    run.truncate_log(0)
+    look = functools.partial(
+        linear.pooled_features, network, cohort, size=config.size, precision=arithmetic(accelerator)
+    )
+    x, x_val = look(rows=rows), look(rows=cohort.rows("val"))
+    best: dict[str, Any] = {}
+    for number, head in enumerate(linear.fit_heads(x, torch.from_numpy(targets[rows]), loss), start=1):
+        val = judge((x_val @ head.weight.T + head.bias).numpy(), teacher=None)
+        run.log({"epoch": number, "penalty": head.penalty, "loss": head.loss, **val})
+        score = [round(val["val_auroc"] or 0.0, 6), -(val["val_loss"] or 0.0)]
+        if not best or score > best["score"]:
+            best = {"score": score, "epoch": number, "val": val, "head": head}
+    linear.put(best["head"], layer)
+    return best, time.perf_counter() - began
+
+
+def _warn(line: dict[str, Any], at: dict[str, Any], progress: Progress, name: str) -> None:
+    """Say once of each loss that it drowns the others."""
+    loud = drowning(line)
+    if loud and loud not in at["drowning"]:
+        at["drowning"].append(loud)
+        option = "--task_weight" if loud == "task" else f"--loss {loud}=..."
+        share = f"{100 * line[f'{loud}_share']:.1f} %"
+        progress.say(f"{name}: warning: {loud} makes up {share} of the gradient; lower {option} to let others count")
+
+
+def _resume(run: RunFolder, kept: dict[str, Any]) -> dict[str, Any]:
+    """Where to begin: at the start, or where the run's resume state says, which is then loaded into ``kept``."""
     state = load_state(run.state)
+    nothing = {"epoch": 0, "step": 0, "sums": {}, "best": {}, "stopped": False, "drowning": []}
+    nothing |= {"seconds": 0.0, "images": 0}
     if state is None:
         run.truncate_log(0)
-        return {"epoch": 0, "step": 0, "sums": {}, "best": {}, "stopped": False, "seconds": 0.0, "images": 0}
-    student.load_state_dict(state["student"])
-    optimizer.load_state_dict(state["optimizer"])
+        return nothing
+    for name, part in kept.items():
+        if part is not None:
+            part.load_state_dict(state[name])
     set_rng_state(state["rng"])
     run.truncate_log(state["lines"])
-    return state["at"]
+    return nothing | state["at"]
 
 
-def _save(run: RunFolder, student: Student, optimizer: Any, at: dict[str, Any]) -> None:
+def _save(run: RunFolder, kept: dict[str, Any], at: dict[str, Any]) -> None:
+    """Write what `_resume` reads."""
     if run.main:
-        state = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng_state()}
-        save_state(run.state, {**state, "at": at, "lines": len(run.lines())})
-
-
-def _header(
-    config: TrainConfig,
-    architecture: str,
-    cohort: Cohort,
-    logits: NDArray[np.float32],
-    val_targets: NDArray[np.float32],
-    best: dict[str, Any],
-    parents: tuple[dict[str, str], ...],
-) -> checkpoint.Header:
-    """Header of the best weights, with temperature and thresholds fitted on validation data."""
-    task = labelled_task(cohort)
-    calibration = {"temperature": decisions.fit_temperature(logits, val_targets, task)}
-    probabilities = decisions.probabilities(logits, task, calibration)
-    mean, std = cohort.mean_std()
-    return checkpoint.Header(
-        kind="model",
-        architecture=architecture,
-        input=checkpoint.Input(config.size, mean, std, pixels=cohort.pixel_mapping),
-        task=task,
-        labels=cohort.labels,
-        thresholds=decisions.fit_thresholds(probabilities, val_targets, task),
-        calibration=calibration,
-        config=config_dict(config),
-        parents=parents,
-        cohort=cohort.describe(),
-        seed=config.seed,
-        metrics={"epoch": best["epoch"], **best["val"]},
-        **checkpoint.provenance(),
-    )
+        state = {name: part.state_dict() for name, part in kept.items() if part is not None}
+        save_state(run.state, {**state, "rng": rng_state(), "at": at, "lines": len(run.lines())})

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from cxr_common.errors import BadInput, unknown_name
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "all")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -17,7 +17,8 @@ class EvaluateConfig:
             differences. None given: every model of the run, the teacher first.
         data: Cohort: a prepared or raw folder, or a phantom name. Default: the cohort the first model was
             trained on.
-        split: Part of the cohort: test, val or train.
+        split: Part of the cohort: test, val or train; all takes every image, for a cohort that no model was
+            trained on.
         run: Name of the run whose models are evaluated and which keeps the report.
         runs_dir: Folder of all runs.
         name: Folder of the report within the run.
@@ -28,6 +29,9 @@ class EvaluateConfig:
         threads: CPU threads of the timing; 0 takes every core. One is the steadiest.
         resamples: Bootstrap resamples of every interval; 0 gives none.
         seed: Seed of the bootstrap.
+        margin: Loss of AUROC to the teacher (else to the first model) that counts as non-inferior.
+        subgroups: Columns of the cohort to report by, such as sex age view; by default these three, where the
+            cohort has them.
     """
 
     models: list[str] = field(default_factory=list)
@@ -40,8 +44,10 @@ class EvaluateConfig:
     precision: str = "fp32"
     speed: bool = True
     threads: int = 1
-    resamples: int = 1000
+    resamples: int = 2000
     seed: int = 0
+    margin: float = 0.02
+    subgroups: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -56,3 +62,5 @@ class EvaluateConfig:
             value = getattr(self, option)
             if value < least:
                 raise BadInput(f"a number from {least} up", str(value), where=f"--{option}")
+        if not 0 < self.margin < 0.5:
+            raise BadInput("a loss of AUROC between 0 and 0.5", str(self.margin), where="--margin", do="--margin 0.02")

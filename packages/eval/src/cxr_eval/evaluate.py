@@ -1,27 +1,17 @@
 """The stage: models and a cohort in, one report out.
 
-``metrics.json`` (schema 1) holds
-
-- ``task``, ``split``, ``images``, ``patients``, and ``labels``, the order of every list;
-- ``headline``: what the "overall" figures are (the label of a two-class task, else a macro average);
-- ``cohort``: ``Cohort.describe()``, its notes, and the number of broken images;
-- ``intervals``: ``{"level", "resamples", "unit", "seed"}``;
-- ``models``: name -> ``file`` (what the weights file says of itself), ``size`` and ``speed`` (see
-  ``cxr_eval.speed``; speed is null when not timed), ``thresholds`` by label (null where the most probable
-  class decides), and the metrics of ``cxr_eval.results.measure``: ``overall``, ``macro``, ``micro``,
-  ``weighted``, ``labels``, ``confusion_matrix``;
-- ``differences``: model -> paired differences to the first model;
-- ``notes``: sentences a reader must know; ``provenance``: versions, git revision, config, time, device.
-
-A metric is ``{"value", "low", "high"}``; what does not exist is null, with a ``reason`` or ``interval_reason``.
+``metrics.json`` is described in docs/metrics.md; ``SCHEMA`` is its version. It is the document from which the page,
+the table, the plots and the model cards are made.
 """
 
 import csv
+import dataclasses
 import datetime
 import io
 import os
+import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,15 +29,20 @@ from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
 from cxr_common.files import not_writable, sha256, write_json, write_text
 from cxr_common.training.accelerator import has_bf16
+from cxr_eval import entries, results, speed, subgroups
 from cxr_eval import models as found
-from cxr_eval import results, speed
 from cxr_eval.config import EvaluateConfig
+from cxr_eval.notes import notes
 from cxr_eval.predictions import Answers, answers, predict, table
-from cxr_eval.report import build
+from cxr_eval.report import build, card
 from cxr_eval.terminal import counting, say, summary
 
-SCHEMA = 1
-OURS = frozenset({"metrics.json", "metrics.csv", "predictions.parquet", "config.yaml", "index.html"})
+SCHEMA = 2
+"""Version of metrics.json: raised when a key changes its meaning or goes, not when one is added."""
+
+OURS = frozenset(
+    {"metrics.json", "metrics.csv", "predictions.parquet", "config.yaml", "index.html", "plots", "model_cards"}
+)
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -75,6 +70,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         raise BadInput("a cohort with labels", "one without", where=cohort.source)
     match = found.match_labels(headers, cohort.task, cohort.labels)
     targets = found.aligned_targets(cohort.targets[rows], cohort.labels, match)
+    groupings = subgroups.groupings(cohort.table[rows], config.subgroups)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     low = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device == "cuda"))
@@ -98,49 +94,26 @@ def evaluate(config: EvaluateConfig) -> Path:
         given[name] = answers(logits, header, match.labels, name)
         networks[name] = (network, size)
 
-    measured = results.measure(
-        match.task,
-        match.labels,
-        targets,
-        given,
-        cohort.groups[rows],
-        resamples=config.resamples,
-        seed=config.seed,
-    )
+    say(f"evaluate: {config.resamples} resamples of {len(set(cohort.groups[rows]))} patients")
+    document = measure(config, match, targets, given, cohort.groups[rows], groupings, headers, files)
     timed = {}
     if config.speed:
         say(f"evaluate: timing {len(networks)} model{'s' if len(networks) > 1 else ''}")
         timed = speed.measure(networks, threads=config.threads)
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "task": match.task,
-        "split": config.split,
-        "labels": list(match.labels),
-        "headline": results.headline(match.task, match.labels),
+    for name, path in files.items():
+        document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": timed.get(name)}
+        fingerprint = cohorts[pixel_size_for(networks[name][1])].fingerprint
+        document["models"][name]["cohort"] = found.relation(headers[name], cohort.name, fingerprint)
+    warnings = filter(None, [speed.disturbed(timed)])
+    document |= {
         "images": len(rows),
         "patients": int(cohort.table["patient"].gather(rows).n_unique()),
-        "intervals": {
-            "level": results.LEVEL,
-            "resamples": config.resamples,
-            "unit": "patient",
-            "seed": config.seed,
-        },
         "cohort": {**cohort.describe(), "notes": list(cohort.notes), "broken": len(cohort.broken)},
-        "models": {
-            name: {
-                "file": _file(path, headers[name]),
-                "size": speed.size(*networks[name], path),
-                "speed": timed.get(name),
-                "thresholds": _thresholds(headers[name], match),
-                **measured["models"][name],
-            }
-            for name, path in files.items()
-        },
-        "differences": measured["differences"],
-        "notes": [*match.notes, *_notes(config, headers, cohorts, match), *filter(None, [speed.disturbed(timed)])],
+        "notes": [*match.notes, *notes(config.split, headers, cohorts, match), *warnings],
         "provenance": {
             **provenance(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": command(config),
             "config": config_dict(config),
             "device": torch.cuda.get_device_name() if device == "cuda" else speed.cpu_name(),
             "precision": "bf16" if low else "fp32",
@@ -154,14 +127,77 @@ def evaluate(config: EvaluateConfig) -> Path:
     return folder / "index.html"
 
 
+def measure(
+    config: EvaluateConfig,
+    match: found.Match,
+    targets: NDArray[np.float32],
+    given: Mapping[str, Answers],
+    patients: NDArray,
+    groupings: Sequence[subgroups.Grouping],
+    headers: Mapping[str, Header],
+    files: Mapping[str, Path],
+) -> dict[str, Any]:
+    """The part of metrics.json that follows from answers: figures, intervals, tests and subgroups.
+
+    Args:
+        config: Resamples, seed, margin.
+        match: Task and labels.
+        targets: (N, L) in {0, 1, NaN}.
+        given: Answers by model name.
+        patients: (N,) patient of each image.
+        groupings: Columns to report by.
+        headers: Headers by model name.
+        files: Weights files by model name.
+
+    Returns:
+        The document so far.
+    """
+    patient, weights = results.resamples_of(match.task, match.labels, targets, patients, config.resamples, config.seed)
+    described = {name: _file(path, headers[name]) for name, path in files.items()}
+    teachers = found.teachers(headers, {name: file["sha256"] for name, file in described.items()})
+    measured = results.measure(
+        match.task, match.labels, targets, given, patient, weights, margin=config.margin, teachers=teachers
+    )
+    columns = results.reported(match.task, match.labels)
+    shown = [match.labels[i] for i in columns]
+    by_group = subgroups.measure(groupings, shown, columns, targets, given, patient, weights)
+    return {
+        "schema": SCHEMA,
+        "task": match.task,
+        "split": config.split,
+        "labels": list(match.labels),
+        "headline": results.headline(match.task, match.labels),
+        "intervals": {
+            "level": entries.LEVEL,
+            "resamples": config.resamples,
+            "unit": "patient",
+            "strata": "rarest finding of the patient",
+            "seed": config.seed,
+        },
+        "models": {
+            name: {
+                "file": described[name],
+                "thresholds": _thresholds(headers[name], match),
+                **measured["models"][name],
+                "subgroups": by_group["models"][name],
+            }
+            for name in files
+        },
+        "differences": measured["differences"],
+        "noninferiority": measured["noninferiority"],
+        "subgroups": {"columns": by_group["columns"], "gaps": by_group["gaps"]},
+    }
+
+
 def write_report(
     folder: Path,
     document: Mapping[str, Any],
     targets: NDArray[np.float32],
     given: Mapping[str, Answers],
     predictions: pl.DataFrame,
+    explanations: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write metrics.json, metrics.csv, predictions.parquet, config.yaml and index.html into a folder.
+    """Write everything of a report into a folder.
 
     Args:
         folder: Existing folder.
@@ -169,6 +205,7 @@ def write_report(
         targets: (N, L) in {0, 1, NaN}.
         given: Answers by model name.
         predictions: The table of predictions.parquet.
+        explanations: What ``report.build.render`` shows of explanations, where there are any.
     """
     write_json(folder / "metrics.json", document)
     text = io.StringIO()
@@ -179,7 +216,29 @@ def write_report(
     write_text(folder / "metrics.csv", text.getvalue())
     predictions.write_parquet(folder / "predictions.parquet")
     write_text(folder / "config.yaml", yaml.safe_dump(document["provenance"]["config"], sort_keys=False))
-    write_text(folder / "index.html", build.render(document, targets, given))
+    page, plots = build.render(document, targets, given, explanations)
+    write_text(folder / "index.html", page)
+    for name, drawing in plots.items():
+        write_text(folder / "plots" / f"{name}.svg", drawing)
+    for name, text_of in card.cards(document).items():
+        write_text(folder / "model_cards" / name / "README.md", text_of)
+
+
+def command(config: EvaluateConfig) -> str:
+    """The command line that gives this config, as a person would type it."""
+    words = ["uv", "run", "evaluate", *config.models]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if field.name == "models" or value == default:
+            continue
+        words.append(f"--{field.name}")
+        words += [str(item) for item in value] if isinstance(value, list) else [_typed(value)]
+    return shlex.join(words)
+
+
+def _typed(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_folder(folder: Path) -> None:
@@ -243,12 +302,12 @@ def _open(config: EvaluateConfig, headers: Mapping[str, Header], files: Mapping[
 def _rows(cohorts: Mapping[int, Cohort], split: str) -> NDArray[np.int64]:
     """The rows of a split, which must be the same images at every pixel size."""
     first = next(iter(cohorts.values()))
-    rows = first.rows(split)
+    rows = _rows_of(first, split)
     if len(rows) == 0:
         raise BadInput(f"{split} images", "none in this cohort", where=first.source, do="choose another --split")
     images = first.table["image"].gather(rows)
     for other in cohorts.values():
-        if not other.table["image"].gather(other.rows(split)).equals(images) or len(other) != len(first):
+        if not other.table["image"].gather(_rows_of(other, split)).equals(images) or len(other) != len(first):
             raise BadInput(
                 "the same images at every input size",
                 f"others at {other.pixel_size} px",
@@ -256,6 +315,10 @@ def _rows(cohorts: Mapping[int, Cohort], split: str) -> NDArray[np.int64]:
                 do="prepare the cohort again, or compare models of one input size",
             )
     return rows
+
+
+def _rows_of(cohort: Cohort, split: str) -> NDArray[np.int64]:
+    return np.arange(len(cohort)) if split == "all" else cohort.rows(split)
 
 
 def _thresholds(header: Header, match: found.Match) -> dict[str, float] | None:
@@ -282,33 +345,3 @@ def _file(path: Path, header: Header) -> dict[str, Any]:
         "versions": header.versions,
         "git": header.git,
     }
-
-
-def _notes(
-    config: EvaluateConfig, headers: Mapping[str, Header], cohorts: Mapping[int, Cohort], match: found.Match
-) -> list[str]:
-    notes = []
-    if config.split != "test":
-        notes.append(f"These are {config.split} images, not test images: the figures may flatter the models.")
-    for name, header in headers.items():
-        cohort = cohorts[pixel_size_for(header.input.size)]
-        trained = (header.cohort or {}).get("fingerprint")
-        if trained is None:
-            notes.append(f"{name}: its file does not say what it was trained on.")
-        elif trained != cohort.fingerprint and header.cohort is not None:
-            notes.append(
-                f"{name} was trained on another state of the data ({header.cohort.get('name')}): an external "
-                "evaluation, unless the two share patients."
-            )
-        if header.input.pixels and header.input.pixels != cohort.pixel_mapping:
-            notes.append(
-                f"{name} was trained on pixels mapped as {_plain(header.input.pixels)}, the cohort's are "
-                f"{_plain(cohort.pixel_mapping)}."
-            )
-        if not header.thresholds and not (match.task == "multiclass" and len(match.labels) > 2):
-            notes.append(f"{name}: no threshold was fitted; 0.5 decides.")
-    return notes
-
-
-def _plain(mapping: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in sorted(mapping.items()))

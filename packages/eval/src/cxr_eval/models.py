@@ -161,6 +161,45 @@ def match_labels(headers: Mapping[str, Header], task: str, labels: Sequence[str]
     return Match(task, matched, tuple(notes))
 
 
+def relation(header: Header, name: str, fingerprint: str) -> str:
+    """How an evaluated cohort relates to the one a model was trained on.
+
+    Args:
+        header: The model's header.
+        name: Name of the evaluated cohort.
+        fingerprint: Its fingerprint at the model's input size.
+
+    Returns:
+        "internal" (the same cohort), "other state" (a data set of the same name, but not the same images, labels
+        or splits), "external" (another data set), or "unknown" (the file does not say).
+    """
+    trained = header.cohort or {}
+    if not trained.get("fingerprint"):
+        return "unknown"
+    if trained["fingerprint"] == fingerprint:
+        return "internal"
+    return "other state" if trained.get("name") == name else "external"
+
+
+def teachers(headers: Mapping[str, Header], hashes: Mapping[str, str]) -> dict[str, str]:
+    """Which of the compared models another one was distilled from.
+
+    Args:
+        headers: Headers by model name.
+        hashes: SHA-256 of each model's file.
+
+    Returns:
+        Student -> teacher, for the students whose (first) teacher is among the models.
+    """
+    found = {}
+    by_hash = {value: name for name, value in hashes.items()}
+    for name, header in headers.items():
+        for parent in header.parents:
+            if parent.get("role") == "teacher" and by_hash.get(parent.get("sha256", ""), name) != name:
+                found.setdefault(name, by_hash[parent["sha256"]])
+    return found
+
+
 def aligned_targets(targets: NDArray[np.float32], labels: Sequence[str], match: Match) -> NDArray[np.float32]:
     """The cohort's targets in the order of the match.
 

@@ -22,10 +22,14 @@ class Answers:
     Attributes:
         probabilities: (N, L) in [0, 1], calibrated with the temperature of the model's file.
         decisions: (N, L) bool, with the thresholds of the model's file.
+        uncalibrated: (N, L) probabilities without the temperature; None for a file that stores none.
+        temperature: The temperature of the model's file, or None.
     """
 
     probabilities: NDArray[np.float64]
     decisions: NDArray[np.bool_]
+    uncalibrated: NDArray[np.float64] | None = None
+    temperature: float | None = None
 
 
 def predict(
@@ -94,7 +98,11 @@ def answers(logits: NDArray[np.float32], header: Header, labels: Sequence[str], 
     task = header.task or "multilabel"
     columns = [header.labels.index(label) for label in labels]
     p = probabilities(logits, task, header.calibration)
-    return Answers(p[:, columns], decide(p, header.thresholds, task)[:, columns])
+    decisions = decide(p, header.thresholds, task)[:, columns]
+    temperature = (header.calibration or {}).get("temperature")
+    if temperature is None:
+        return Answers(p[:, columns], decisions)
+    return Answers(p[:, columns], decisions, probabilities(logits, task)[:, columns], float(temperature))
 
 
 def table(

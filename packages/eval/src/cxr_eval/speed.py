@@ -5,9 +5,10 @@ number of threads: what the machine does besides hits all of them alike. Ratios 
 other machines better than milliseconds do.
 """
 
+import functools
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,12 @@ def measure(networks: Networks, *, threads: int = 0, seconds: float = 2.0) -> di
             inputs[name] = torch.from_numpy(noise)
             for _ in range(WARM_UP):
                 network(inputs[name][:1])
-        single = _alternate(networks, inputs, 1, seconds / 2)
+        single = alternate(_calls(networks, inputs, 1), seconds / 2)
         rates = {name: [(1 / float(np.median(times)), 1)] for name, times in single.items()}
         for batch in BATCHES:
             # Large networks on slow machines: a batch that takes seconds says nothing a smaller one does not.
             quick = {name: networks[name] for name in networks if batch / rates[name][0][0] < LONGEST}
-            for name, times in _alternate(quick, inputs, batch, seconds / 2 / len(BATCHES)).items():
+            for name, times in alternate(_calls(quick, inputs, batch), seconds / 2 / len(BATCHES)).items():
                 rates[name].append((batch / float(np.median(times)), batch))
     finally:
         torch.set_num_threads(before)
@@ -128,24 +129,30 @@ def cpu_name() -> str:
     return lines[0].split(":", 1)[1].strip() if lines else platform.processor() or platform.machine()
 
 
-def _alternate(
-    networks: Mapping[str, tuple[nn.Module, int]],
-    inputs: Mapping[str, torch.Tensor],
-    batch: int,
-    seconds: float,
-) -> dict[str, list[float]]:
-    """Seconds of each forward; in every round each network has its turn, its first forward not counted."""
-    times: dict[str, list[float]] = {name: [] for name in networks}
+def alternate(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+    """Time functions side by side: in every round each has its turn, its first call of the turn not counted.
+
+    Args:
+        calls: Name -> function without arguments.
+        seconds: Time for each function, about, over all rounds.
+
+    Returns:
+        Name -> seconds of each call.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):
-        for name, (network, _) in networks.items():
-            images = inputs[name][:batch]
-            network(images)
+        for name, call in calls.items():
+            call()
             end = time.perf_counter() + seconds / ROUNDS
             while True:
                 start = time.perf_counter()
-                network(images)
+                call()
                 stop = time.perf_counter()
                 times[name].append(stop - start)
                 if stop >= end:
                     break
     return times
+
+
+def _calls(networks: Networks, inputs: Mapping[str, torch.Tensor], batch: int) -> dict[str, Callable[[], object]]:
+    return {name: functools.partial(network, inputs[name][:batch]) for name, (network, _) in networks.items()}

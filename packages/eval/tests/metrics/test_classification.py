@@ -31,6 +31,20 @@ def problems(draw, least=1):
     return targets, scores, scores >= draw(st.sampled_from([0.0, 0.001, 0.5]))
 
 
+def at_levels(t, p):
+    """Points of scikit-learn's ROC curve; levels compared as whole numbers of images."""
+    if not 0 < t.sum() < len(t):
+        return dict.fromkeys((n for n in ours.RANKING if "_at_" in n), np.nan)
+    fpr, tpr, _ = peer.roc_curve(t, p, drop_intermediate=False)
+    positives, negatives = t.sum(), len(t) - t.sum()
+    tp, fp = np.rint(tpr * positives), np.rint(fpr * negatives)
+    found = {}
+    for level in (90, 95):
+        found[f"sensitivity_at_specificity_{level}"] = tpr[100 * (negatives - fp) >= level * negatives].max()
+        found[f"specificity_at_sensitivity_{level}"] = 1 - fpr[100 * tp >= level * positives].min()
+    return found
+
+
 @given(problems())
 @settings(deadline=None, max_examples=60)
 def test_every_metric_equals_scikit_learn_and_is_nan_where_that_is_undefined(problem):
@@ -54,6 +68,8 @@ def test_every_metric_equals_scikit_learn_and_is_nan_where_that_is_undefined(pro
         expected = peer.matthews_corrcoef(t, d) if both and 0 < d.sum() < len(d) else np.nan
         np.testing.assert_allclose(values["mcc"][label], expected, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(values["brier"][label], np.mean((p - t) ** 2), rtol=1e-12)
+        for name, expected in at_levels(t, p).items():
+            np.testing.assert_allclose(values[name][label], expected if both else np.nan, rtol=1e-12, err_msg=name)
         counts = peer.confusion_matrix(t, d, labels=[0, 1])
         assert [[values[c][label] for c in row] for row in (("tn", "fp"), ("fn", "tp"))] == counts.tolist()
 
@@ -86,13 +102,23 @@ def test_multiclass_accuracy_and_confusion_matrix_equal_scikit_learn(classes, se
     truth, answer = rng.integers(0, classes, 50), rng.integers(0, classes, 50)
     targets, decisions = np.eye(classes, dtype=np.float32)[truth], np.eye(classes, dtype=bool)[answer]
     targets[:5] = np.nan
-    assert ours.top1_accuracy(targets, decisions) == peer.accuracy_score(truth[5:], answer[5:])
     expected = peer.confusion_matrix(truth[5:], answer[5:], labels=range(classes))
-    assert ours.confusion_matrix(targets, decisions).tolist() == expected.tolist()
+    matrix = ours.confusion_matrix(targets, decisions)
+    assert matrix.tolist() == expected.tolist()
+    figures = ours.from_confusion_matrix(matrix)
+    np.testing.assert_allclose(figures["accuracy"], peer.accuracy_score(truth[5:], answer[5:]))
+    recalls = peer.recall_score(truth[5:], answer[5:], labels=np.unique(truth[5:]), average=None, zero_division=0)
+    np.testing.assert_allclose(figures["balanced_accuracy"], np.mean(recalls))
+    np.testing.assert_allclose(figures["mcc"], peer.matthews_corrcoef(truth[5:], answer[5:]), atol=1e-12)
 
 
-def test_top1_accuracy_of_no_known_image_is_nan():
-    assert np.isnan(ours.top1_accuracy(np.full((3, 4), np.nan), np.eye(4, dtype=bool)[:3]))
+def test_multiclass_metrics_of_degenerate_matrices_are_nan():
+    nothing = ours.from_confusion_matrix(np.zeros((3, 3)))
+    assert all(np.isnan(value) for value in nothing.values())
+    # One class alone, always answered: right, but a correlation of constants does not exist.
+    alone = ours.from_confusion_matrix(np.diag([5, 0, 0]))
+    assert alone["accuracy"] == alone["balanced_accuracy"] == 1
+    assert np.isnan(alone["mcc"])
 
 
 @pytest.mark.parametrize("name", ours.METRICS)
@@ -105,7 +131,7 @@ def test_a_reason_is_known_for_every_undefined_metric(name, targets, called):
     values = ours.per_label(column, np.array([[0.2], [0.8]]), np.array(called, bool)[:, None])
     counts = {key: int(values[key][0]) for key in ours.COUNTS}
     if np.isnan(values[name][0]):
-        assert ours.why_undefined(name, **counts).startswith("no ")
+        assert ours.why_undefined(name, **counts).startswith(("no ", "the probabilities"))
 
 
 def test_reasons_name_what_is_missing():

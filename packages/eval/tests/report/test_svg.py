@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cxr_eval.report.svg import Axis, Series, chart, interval_bar, log_axis, nice_ticks
+from cxr_eval.report.svg import Axis, Chart, Series, figure, interval_bar, log_axis, nice_ticks, standalone
 
 
 def parse(markup) -> Any:
@@ -12,10 +12,8 @@ def parse(markup) -> Any:
 
 
 def test_chart_places_values_on_its_axes():
-    figure = parse(
-        chart([Series("m", 1, [0, 0.5, 1], [0, 0.5, 1], mark=(1, 0), key="k")], Axis("across"), Axis("up"), title="T")
-    )
-    svg = figure.find("svg")
+    series = [Series("m", 1, [0, 0.5, 1], [0, 0.5, 1], mark=(1, 0), key="k")]
+    svg = parse(figure(Chart("T", series, Axis("across"), Axis("up")))).find("svg")
     left, top, width, height = map(float, svg.get("data-plot").split())
     line = next(path for path in svg.iter("path") if path.get("class") == "line s1")
     points = [tuple(map(float, pair.split())) for pair in re.split("[ML]", line.get("d"))[1:]]
@@ -26,7 +24,8 @@ def test_chart_places_values_on_its_axes():
 
 
 def test_names_are_escaped():
-    markup = chart([Series("<b>&", 0, [0], [0], note='"x"')], Axis("<x>"), Axis("y"), title="a<b")
+    drawn = Chart("a<b", [Series("<b>&", 0, [0], [0], note='"x"')], Axis("<x>"), Axis("y"))
+    markup = figure(drawn)
     assert "<b>" not in str(markup)
     texts = [element.text for element in parse(markup).iter() if element.text]
     assert "<b>&" in texts
@@ -34,9 +33,20 @@ def test_names_are_escaped():
 
 
 def test_an_empty_series_draws_no_line_but_stays_in_the_legend():
-    figure = parse(chart([Series("m", 0, [], [])], Axis("x"), Axis("y"), title="t"))
-    assert not [path for path in figure.find("svg").iter("path") if "line" in path.get("class", "")]
-    assert [span.text for span in figure.iter("span")] == ["m"]
+    drawn = parse(figure(Chart("t", [Series("m", 0, [], [])], Axis("x"), Axis("y"))))
+    assert not [path for path in drawn.find("svg").iter("path") if "line" in path.get("class", "")]
+    assert [span.text for span in drawn.iter("span")] == ["m"]
+
+
+def test_a_file_of_its_own_names_its_models_and_knows_its_colours():
+    drawn = Chart("a<b", [Series("<m>", 0, [0, 1], [0, 1], note="AUROC 0.9")], Axis("x"), Axis("y"), ((0, 0), (1, 1)))
+    text = standalone(drawn)
+    root = parse(text)
+    assert root.tag.endswith("svg")
+    words = "".join(root.itertext())
+    assert "<m> AUROC 0.9" in words
+    assert "a<b" in words
+    assert ".line.s0,.bar.s0{stroke:#1762a8}" in words
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A recipe file, and the commands it stands for."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,11 @@ import yaml
 
 from cxr_common.errors import BadInput, unknown_name
 
-COMMANDS = ("ssl-pretrain", "finetune", "distill", "evaluate")
-FIELDS = {"title", "about", "data", "scales", "stages", "gains", "published"}
+COMMANDS = ("cxr-data", "ssl-pretrain", "finetune", "distill", "evaluate")
+FIELDS = {"title", "about", "data", "scales", "stages", "reports", "gains", "published", "published_gains", "differs"}
+
+ONE_REPORT = {"report": "the test images"}
+"""What `evaluate` writes unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,10 @@ class Recipe:
         scales: Sizes of the experiment: name -> values for the placeholders of the stages.
         stages: Commands with ``{placeholders}``; ``for`` repeats one over lists of values.
         gains: Comparisons of the results page: what is gained -> (with, without), models named without seed.
-        published: Values of the paper: model -> metric -> value.
+        published: Values of the paper: report -> model -> metric -> value.
+        published_gains: Gains of the paper: what is gained -> metric -> points (hundredths).
+        reports: Reports of the results page: folder within the run -> what it was evaluated on.
+        differs: Why our values may differ from the paper's.
     """
 
     name: str
@@ -36,7 +42,10 @@ class Recipe:
     scales: dict[str, dict[str, Any]]
     stages: tuple[dict[str, Any], ...]
     gains: dict[str, tuple[str, str]]
-    published: dict[str, dict[str, float]]
+    published: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    published_gains: dict[str, dict[str, float]] = field(default_factory=dict)
+    reports: dict[str, str] = field(default_factory=lambda: dict(ONE_REPORT))
+    differs: str = ""
 
     def commands(self, scale: str, run: Path, data: str = "") -> list[list[list[str]]]:
         """The commands of one scale, as a shell would split them.
@@ -55,23 +64,26 @@ class Recipe:
         if scale not in self.scales:
             raise unknown_name(f"scale of the recipe {self.name}", scale, self.scales)
         values = {**self.scales[scale], "run": str(run)}
-        data = data or values.get("data", self.data)
-        shared = ["--data", data, "--run", run.name]
+        data = values["data"] = data or values.get("data", self.data)
+        place = ["--run", run.name]
         if str(run.parent) != "runs":
-            shared += ["--runs_dir", str(run.parent)]
+            place += ["--runs_dir", str(run.parent)]
         stages = []
         for stage in self.stages:
             commands = []
             loops = [_loop(names, of, values) for names, of in stage.get("for", {}).items()]
             for combination in itertools.product(*loops):
-                filled = {**values, **{k: v for one in combination for k, v in one.items()}}
+                chosen = {k: v for one in combination for k, v in one.items()}
                 try:
-                    words = [_fill(word, filled) for word in stage["command"].split()]
+                    words = [_fill(word, {**values, **chosen}) for word in _spread(stage["command"], chosen).split()]
                 except KeyError as error:
                     raise BadInput(
                         f"a value for {{{error.args[0]}}}", f"none in scale {scale}", where=self.name
                     ) from error
-                commands.append([*words, *shared])
+                if words[0] == "cxr-data":
+                    commands.append(words)
+                else:
+                    commands.append([*words, *(place if "--data" in words else ["--data", data, *place])])
             stages.append(commands)
         return stages
 
@@ -115,6 +127,9 @@ def read(name: str) -> Recipe:
         stages=stages,
         gains={key: (pair[0], pair[1]) for key, pair in values.get("gains", {}).items()},
         published=values.get("published", {}),
+        published_gains=values.get("published_gains", {}),
+        reports=values.get("reports", ONE_REPORT),
+        differs=values.get("differs", ""),
     )
 
 
@@ -127,6 +142,14 @@ def _loop(names: str, of: Any, values: dict[str, Any]) -> list[dict[str, Any]]:
     rounds = values.get(of, of) if isinstance(of, str) else of
     keys = [name.strip() for name in names.split(",")]
     return [dict(zip(keys, one if len(keys) > 1 else [one], strict=True)) for one in rounds]
+
+
+def _spread(command: str, chosen: dict[str, Any]) -> str:
+    """The command with those values of its loops put in that are several words."""
+    for name, value in chosen.items():
+        if isinstance(value, str) and " " in value:
+            command = command.replace(f"{{{name}}}", value)
+    return command
 
 
 def _fill(word: str, values: dict[str, Any]) -> str:

@@ -35,26 +35,41 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
         commands: The commands as typed.
         record: The runner's ledger: machine, jobs, scale, note.
     """
-    report = json.loads((run / "report" / "metrics.json").read_text("utf-8"))
-    done = {f.parent.name: json.loads(f.read_text("utf-8")) for f in sorted(run.glob("*/done.json"))}
-    models = report["models"]
-    groups = by_seed(models)
+    done = {
+        str(file.parent.relative_to(run)): json.loads(file.read_text("utf-8"))
+        for file in sorted(run.rglob("done.json"))
+    }
     sections = [
         f"# {recipe.title}",
         recipe.about.strip(),
         f"Written by `reproduce {recipe.name}` (scale {record['scale']}), not by hand. {record['note']}".rstrip(),
-        _cohort(report),
-        "## Results on the test images\n\n"
-        f"{report['headline']}. Over several seeds: mean ± half-width of the 95 % t interval; over one: value and "
-        f"95 % interval of {report['intervals']['resamples']} bootstrap resamples of patients. Epoch, temperature "
-        "and threshold were chosen on validation images.\n\n" + _figures(groups, models),
-        _gains(recipe, groups, models),
-        _published(recipe, groups, models),
-        "## Size and speed\n\n" + _speed(groups, models),
+    ]
+    models: dict[str, Any] = {}
+    for folder, title in recipe.reports.items():
+        report = json.loads((run / folder / "metrics.json").read_text("utf-8"))
+        sections += _report(recipe, folder, title, report)
+        models |= report["models"]
+    sections += [
+        recipe.differs and "## Why ours may differ from the paper's\n\n" + recipe.differs.strip(),
+        "## Size and speed\n\n" + _speed(by_seed(models), models),
         "## Training\n\n" + _training(done),
         "## Commands\n\n" + _commands(commands, record),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _report(recipe: Recipe, folder: str, title: str, report: Mapping[str, Any]) -> list[str]:
+    """The sections of one report: cohort, figures, gains, the paper's values."""
+    models = report["models"]
+    groups = by_seed(models)
+    return [
+        f"## Results on {title}\n\n" + _cohort(report),
+        f"{report['headline']}. Over several seeds: mean ± half-width of the 95 % t interval; over one: value and "
+        f"95 % interval of {report['intervals']['resamples']} bootstrap resamples of patients. Epoch, temperature "
+        "and threshold were chosen on validation images.\n\n" + _figures(groups, models),
+        _gains(recipe, groups, models),
+        _published(recipe.published.get(folder, {}), groups, models),
+    ]
 
 
 def machine() -> str:
@@ -85,7 +100,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def _cohort(report: Mapping[str, Any]) -> str:
     cohort = report["cohort"]
-    lines = ["## Cohort", "", "| split | images | patients | " + " | ".join(cohort["labels"]) + " |"]
+    lines = ["| split | images | patients | " + " | ".join(cohort["labels"]) + " |"]
     lines.append("|---" * (3 + len(cohort["labels"])) + "|")
     for split, counts in cohort["splits"].items():
         positives = " | ".join(str(counts["positive"][label]) for label in cohort["labels"])
@@ -118,7 +133,7 @@ def _gains(recipe: Recipe, groups: Mapping[str, list[str]], models: Models) -> s
     if not recipe.gains:
         return ""
     lines = [
-        "## What helped",
+        "### What helped",
         "",
         "Difference of the same seed with and without, in points (hundredths). Several seeds: mean and 95 % t "
         "interval of the paired differences. An interval that holds 0 decides nothing.",
@@ -129,7 +144,6 @@ def _gains(recipe: Recipe, groups: Mapping[str, list[str]], models: Models) -> s
     for title, (with_it, without) in recipe.gains.items():
         pairs = list(zip(groups.get(with_it, []), groups.get(without, []), strict=True))
         if not pairs:
-            lines.append(f"| {title} | 0 |" + " |" * (len(METRICS) + 1))
             continue
         cells = []
         for metric in METRICS:
@@ -142,7 +156,11 @@ def _gains(recipe: Recipe, groups: Mapping[str, list[str]], models: Models) -> s
                 cells.append(f"{known[0]:+.2f}" if known else "undefined")
         better = sum((_difference(models[a], models[b], "auroc") or 0) > 0 for a, b in pairs)
         lines.append(f"| {title} | {len(pairs)} | " + " | ".join(cells) + f" | {better} of {len(pairs)} |")
-    return "\n".join(lines)
+        paper = recipe.published_gains.get(title)
+        if paper:
+            cells = [f"{paper[metric]:+.2f}" if metric in paper else "" for metric in METRICS]
+            lines.append("| the paper's | | " + " | ".join(cells) + " | |")
+    return "\n".join(lines) if len(lines) > 6 else ""
 
 
 def _difference(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> float | None:
@@ -150,21 +168,23 @@ def _difference(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> floa
     return None if one is None or other is None else 100 * (one - other)
 
 
-def _published(recipe: Recipe, groups: Mapping[str, list[str]], models: Models) -> str:
-    if not recipe.published:
+def _published(paper: Mapping[str, Mapping[str, float]], groups: Mapping[str, list[str]], models: Models) -> str:
+    if not paper:
         return ""
     lines = [
-        "## Beside the paper",
+        "### Beside the paper",
         "",
         "| model | metric | paper | here | difference |",
         "|---|---|---|---|---|",
     ]
-    for group, metrics in recipe.published.items():
+    for group, metrics in paper.items():
         for metric, value in metrics.items():
-            found = [models[name]["overall"][metric]["value"] for name in groups.get(group, [])]
-            here = float(np.mean(found)) if found else None
-            ours = ["", ""] if here is None else [f"{here:.4f}", f"{here - value:+.4f}"]
-            lines.append(f"| {group} | {METRICS[metric]} | {value} | {ours[0]} | {ours[1]} |")
+            entries = [models[name]["overall"][metric] for name in groups.get(group, [])]
+            if entries:
+                here = float(np.mean([entry["value"] for entry in entries]))
+                lines.append(f"| {group} | {METRICS[metric]} | {value} | {_cell(entries)} | {here - value:+.4f} |")
+            else:
+                lines.append(f"| {group} | {METRICS[metric]} | {value} | | |")
     return "\n".join(lines)
 
 

@@ -90,8 +90,8 @@ def shell(command: list[str]) -> str:
 
 
 def _arguments(command: list[str]) -> list[str]:
-    # A report is rewritten anyhow; what was trained with other inputs is set aside first.
-    restart = [] if command[0] == "evaluate" else ["--restart"]
+    # A report is rewritten anyhow, a cohort goes on; what was trained with other inputs is set aside first.
+    restart = [] if command[0] in ("evaluate", "cxr-data") else ["--restart"]
     return [str(_script(command[0])), *command[1:], *restart]
 
 

@@ -1,7 +1,7 @@
 """Command ``ssl-pretrain``."""
 
 from cxr_common.command import run_command
-from cxr_ssl.config import PretrainConfig
+from cxr_ssl.config import PRESETS, PretrainConfig
 
 
 def main() -> int:
@@ -13,4 +13,4 @@ def main() -> int:
         pretrain(config)
 
     description = "Pretrain a backbone on unlabelled chest radiographs with SwAV (no labels are read by the training)."
-    return run_command(pretrain, PretrainConfig, prog="ssl-pretrain", description=description)
+    return run_command(pretrain, PretrainConfig, prog="ssl-pretrain", description=description, presets=PRESETS)

@@ -1,19 +1,23 @@
-"""What a run leaves behind: the backbone, under our names and torchvision's, and a summary."""
+"""What a run leaves behind: the backbone, under our names and torchvision's, pictures, and a summary."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from cxr_common import checkpoint
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
-from cxr_common.files import whole_file
+from cxr_common.files import whole_file, write_text
 from cxr_common.models.foreign import to_torchvision
 from cxr_common.training.accelerator import peak_memory
 from cxr_common.training.run_folder import RunFolder
 from cxr_ssl.config import PretrainConfig
+from cxr_ssl.picture_page import page
+from cxr_ssl.pictures import maps, nearest_images
+from cxr_ssl.swav import SwAV
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -73,6 +77,48 @@ def write_backbone(folder: Path, weights: dict[str, Tensor], about: checkpoint.H
     return written
 
 
+def write_pictures(
+    folder: Path,
+    config: PretrainConfig,
+    cohort: Cohort,
+    swav: SwAV,
+    best: dict[str, Any],
+    run: RunFolder,
+    precision: torch.dtype,
+) -> Path:
+    """Write ``pictures.html``; the backbone takes the weights that were kept.
+
+    Args:
+        folder: The run's folder.
+        config: Config of the run.
+        cohort: What it was trained on.
+        swav: The network after its last step.
+        best: Epoch, figures and weights that were kept.
+        run: The run, for its log.
+        precision: Arithmetic of the forwards.
+
+    Returns:
+        The file.
+    """
+    options: dict[str, Any] = {"seed": config.seed, "precision": precision}
+    prototypes = nearest_images(swav, cohort, config.size, **options)  # fitted to the last weights, not to the best
+    backbone: Any = swav.backbone
+    backbone.network.load_state_dict(best["weights"])
+    facts = {
+        "cohort": f"{cohort.name}, {len(cohort.rows('train'))} training images",
+        "network": f"{config.architecture}, {config.size} px",
+        "weights kept": f"epoch {best['epoch']}",
+    }
+    score = best["figures"]["probe_auroc"]
+    if score is not None:
+        facts["linear probe on validation images"] = f"AUROC {score:.4f}"
+    path = folder / "pictures.html"
+    title = f"Pretraining: {config.run}/{config.name}"
+    drawn = maps(backbone, cohort, config.size, **options)
+    write_text(path, page(title, facts, prototypes, drawn, run.lines()))
+    return path
+
+
 def summary(
     run: RunFolder, best: dict[str, Any], *, images: int, seconds: float, accelerator: "Accelerator"
 ) -> dict[str, Any]:
@@ -87,6 +133,7 @@ def summary(
     """
     return {
         "backbone": "backbone.safetensors",
+        "pictures": "pictures.html",
         "best_epoch": best["epoch"],
         "probe_auroc_before": before(run),
         **best["figures"],

@@ -3,45 +3,41 @@
 import contextlib
 import functools
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cxr_common import checkpoint
 from cxr_common.cohorts import open_cohort, pixel_size_for
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
-from cxr_common.models.foreign import from_foreign
-from cxr_common.models.zoo import GrayNetwork, build
+from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_engine
-from cxr_common.training.parameters import average_buffers, groups, set_lr
+from cxr_common.training.parameters import average_buffers, set_lr
 from cxr_common.training.progress import Progress
-from cxr_common.training.resume import StopSignal, anyone, load_state, rng_state, save_state, set_rng_state
+from cxr_common.training.resume import StopSignal, anyone, load_state, save_state
 from cxr_common.training.run_folder import RunFolder, open_run
-from cxr_common.training.schedules import warmup_cosine
+from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.crops import view_batches, view_specs
-from cxr_ssl.feature_queue import FeatureQueue
-from cxr_ssl.health import Collapse, Monitor, defined, diagnose
-from cxr_ssl.outcome import before, header, summary, write_backbone
+from cxr_ssl.health import defined, diagnose
+from cxr_ssl.learner import Learner, make_optimizer, new_backbone, new_learner, set_weight_decay, total
+from cxr_ssl.messages import SHOWN, farewell, introduction, probe_sentence
+from cxr_ssl.outcome import before, header, summary, write_backbone, write_pictures
 from cxr_ssl.probe import probe_backbone
-from cxr_ssl.rules import Plan
+from cxr_ssl.remedies import answer
+from cxr_ssl.rules import Plan, misgivings, refuse_hopeless
 from cxr_ssl.rules import plan as make_plan
-from cxr_ssl.sinkhorn import sinkhorn
-from cxr_ssl.swav import SwAV, freeze_prototypes, normalise_prototypes, swapped_prediction_loss
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from cxr_ssl.step import train_step
+from cxr_ssl.swav import SwAV
 
 # What a result does not depend on, and so may change between a start and its resumption.
-INCIDENTAL = ("run", "runs_dir", "name", "workers", "restart", "data", "start", "on_collapse")
-SHOWN = ("loss", "code_entropy", "prototypes_in_use", "rank", "probe_auroc")
-"""Numbers of an epoch that a person is shown; metrics.jsonl has all."""
+INCIDENTAL = ("preset", "run", "runs_dir", "name", "workers", "restart", "data", "start", "on_collapse")
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -66,7 +62,9 @@ def pretrain(config: PretrainConfig) -> Path:
         raise BadInput("at least 2 training images", str(len(rows)), where=cohort.source)
     accelerator = start_engine(config.precision, config.seed)
     main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
-    plan = _plan(config, len(rows), processes)
+    first_plan = planned(config, len(rows), processes)
+    if config.on_collapse != "warn":
+        refuse_hopeless(first_plan)
     crops = config.crops
     specs = view_specs(
         config.size,
@@ -82,12 +80,18 @@ def pretrain(config: PretrainConfig) -> Path:
     start = None if config.start == "random" else Path(config.start)
     smallest = min(spec.size for spec in specs)
     backbone = new_backbone(config.architecture, config.size, cohort.mean_std(), start, smallest_view=smallest)
-    width = int(backbone.network.num_features)  # type: ignore[arg-type]
-    swav = SwAV(backbone, width, embedding_dim=plan.embedding, num_prototypes=plan.prototypes)
+    swav = SwAV(
+        backbone,
+        int(backbone.network.num_features),  # type: ignore[arg-type]
+        embedding_dim=first_plan.embedding,
+        num_prototypes=first_plan.prototypes,
+        standardise=config.standardise,
+    )
     if processes > 1 and device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(swav)  # in place, as swav itself is no BatchNorm
-    optimizer = make_optimizer(config.optimizer, swav, lr=plan.lr, weight_decay=config.weight_decay)
-    queue = FeatureQueue(crops.global_count, plan.queue, plan.global_batch // processes, plan.embedding, device)
+    if config.checkpointing:
+        recompute_activations(backbone.network)
+    optimizer = make_optimizer(config.optimizer, swav, lr=first_plan.lr, weight_decay=first_plan.weight_decay)
     probe = functools.partial(
         probe_backbone, backbone, cohort, config.size, seed=config.seed, precision=arithmetic(accelerator)
     )
@@ -95,7 +99,7 @@ def pretrain(config: PretrainConfig) -> Path:
     # Where it is written.
     parents = (checkpoint.parent("start", start),) if start else ()
     folder = Path(config.runs_dir, config.run, config.name)
-    identity = _identity(config, plan, cohort, parents)
+    identity = _identity(config, first_plan, cohort, parents)
     with accelerator.main_process_first():
         run = open_run(folder, identity, config_dict(config), restart=config.restart, main=main)
     with contextlib.closing(run):
@@ -104,34 +108,29 @@ def pretrain(config: PretrainConfig) -> Path:
                 print(f"{folder}: done before, nothing to do")
             return folder / "backbone.safetensors"
 
-        model, optimizer = accelerator.prepare(swav, optimizer)
-        new_monitor = functools.partial(Monitor, plan.prototypes, plan.embedding, device)
-        monitor = new_monitor()
-        at = _resume(run, swav, optimizer, queue, monitor, accelerator)
-        save = functools.partial(_save, run, swav, optimizer, queue, accelerator=accelerator)
+        learner = new_learner(swav, optimizer, first_plan, crops.global_count, accelerator)
+        at, healthy = _begin(run, learner, first_plan)
+        plan = replace(first_plan, **at["changes"])
+        if config.on_collapse == "remedy" and not healthy:
+            healthy = {"learner": learner.state(), "at": dict(at)}
         began = saved = time.perf_counter() - at["seconds"]
         cost_of_saving = 0.0
-        rate = functools.partial(
-            warmup_cosine,
-            steps=plan.epochs * plan.steps,
-            warmup_steps=plan.warmup_steps,
-            peak=plan.lr,
-            start=plan.lr / 20,
-            end=plan.lr / 1000,
-        )
         shown = Progress(
             config.name, plan.epochs, plan.steps, start_epoch=at["epoch"], start_step=at["step"], show=main
         )
         with StopSignal() as stop, shown as progress:
             if not at["images"]:
-                progress.say(f"{config.name}: {_introduction(config, cohort, plan, accelerator)}")
+                progress.say(f"{config.name}: {introduction(config, cohort, plan, accelerator)}")
+                for misgiving in misgivings(plan):
+                    progress.say(f"{config.name}: warning: {misgiving}")
                 figures = probe()
                 run.log({"epoch": 0, **figures})
-                progress.say(f"{config.name}: before the first epoch  {_sentence(figures)}")
+                progress.say(f"{config.name}: before the first epoch  {probe_sentence(figures)}")
             else:
                 progress.say(f"{config.name}: goes on with epoch {at['epoch'] + 1}, step {at['step'] + 1}")
-            for epoch in range(at["epoch"], plan.epochs):
-                model.train()
+            while at["epoch"] < plan.epochs:
+                epoch = at["epoch"]
+                learner.model.train()
                 batches = view_batches(
                     cohort,
                     rows,
@@ -145,44 +144,56 @@ def pretrain(config: PretrainConfig) -> Path:
                 )
                 for step, views in enumerate(batches, start=at["step"]):
                     done = epoch * plan.steps + step
-                    set_lr(optimizer, rate(done))
+                    set_lr(learner.optimizer, plan.lr_at(done))
+                    set_weight_decay(learner.optimizer, plan.weight_decay_at(done))
                     loss = train_step(
-                        model,
+                        learner.model,
                         views,
-                        optimizer,
+                        learner.optimizer,
                         accelerator,
-                        queue,
-                        monitor,
+                        learner.queue,
+                        learner.monitor,
                         temperature=config.temperature,
-                        epsilon=config.epsilon,
+                        epsilon=plan.epsilon,
                         frozen=done < plan.freeze_steps,
+                        parts=config.accumulate,
+                        fill_queue=done >= plan.queue_from,
                     )
                     at["images"] += plan.global_batch
                     progress.step(plan.global_batch, **({"loss": float(loss)} if step % 10 == 0 else {}))
                     if anyone(stop.requested, step, accelerator):
-                        at |= {"epoch": epoch, "step": step + 1, "seconds": time.perf_counter() - began}
-                        save(monitor, at)
+                        at |= {"step": step + 1, "seconds": time.perf_counter() - began}
+                        _save(run, learner, at, healthy)
                         raise SystemExit(143)
 
                 average_buffers(swav)
-                health = monitor.numbers(functools.partial(_total, accelerator=accelerator))
-                monitor = new_monitor()
+                health = learner.monitor.numbers(functools.partial(total, accelerator=accelerator))
                 figures = {**{name: defined(value) for name, value in health.items()}, **probe()}
-                run.log({"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"], **figures})
+                line = {"epoch": epoch + 1, "lr": learner.optimizer.param_groups[0]["lr"], **figures}
                 progress.epoch({name: figures[name] for name in SHOWN})
+                remedy = None
                 if collapse := diagnose(health, num_prototypes=plan.prototypes, embedding_dim=plan.embedding):
-                    _report(collapse, epoch + 1, config, folder, progress)
-                score, best = figures["probe_auroc"], at["best"]
-                if not best or score is None or best["score"] is None or score > best["score"]:
-                    weights = {name: one.detach().cpu().clone() for name, one in _weights(backbone).items()}
-                    at["best"] = {"score": score, "epoch": epoch + 1, "figures": figures, "weights": weights}
-                at |= {"epoch": epoch + 1, "step": 0, "seconds": time.perf_counter() - began}
+                    remedy, advice = answer(collapse, plan, at, healthy, config.on_collapse, folder)
+                    line |= {"collapse": collapse.kind, "remedy": remedy and remedy.told}
+                    progress.say(f"{config.name}: warning: {collapse.kind}: {collapse.found}; {advice}")
+                run.log(line)
+                if remedy:
+                    learner.restore(healthy["learner"])
+                    at = remedy.applied_to(healthy["at"]) | {"images": at["images"]}
+                    plan = replace(first_plan, **at["changes"])
+                    progress.back_to(at["epoch"])
+                else:
+                    at |= {"epoch": epoch + 1, "step": 0, "best": _better(at["best"], figures, epoch + 1, backbone)}
+                at["seconds"] = time.perf_counter() - began
+                learner.follow(plan)
+                if healthy:
+                    healthy = {"learner": learner.state(), "at": dict(at)}
                 # Saving stays below a tenth of the time, however short the epochs.
                 # The clock of one process decides for all, since all must come along.
                 due = main and time.perf_counter() - saved >= 10 * cost_of_saving
                 if anyone(due, 0, accelerator):
                     started = time.perf_counter()
-                    save(monitor, at)
+                    _save(run, learner, at, healthy)
                     saved = time.perf_counter()
                     cost_of_saving = saved - started
 
@@ -190,128 +201,33 @@ def pretrain(config: PretrainConfig) -> Path:
             best = at["best"]
             about = header(config, cohort, parents, {"epoch": best["epoch"], **best["figures"]})
             written = write_backbone(folder, best["weights"], about)
+            written.append(write_pictures(folder, config, cohort, swav, best, run, arithmetic(accelerator)))
             seconds, images = time.perf_counter() - began, at["images"]
             run.finish(summary(run, best, images=images, seconds=seconds, accelerator=accelerator))
-            print(_farewell(config, before(run), best, written))
+            print(farewell(config, before(run), best, written))
         accelerator.wait_for_everyone()
     return folder / "backbone.safetensors"
 
 
-def train_step(
-    model: nn.Module,
-    views: list[Tensor],
-    optimizer: Any,
-    accelerator: "Accelerator",
-    queue: FeatureQueue,
-    monitor: Monitor,
-    *,
-    temperature: float,
-    epsilon: float,
-    frozen: bool,
-) -> Tensor:
-    """One step: embed all views, code the global ones, predict each code from the other views, update.
-
-    Args:
-        model: A `SwAV`, perhaps wrapped for several processes.
-        views: One tensor a size, (V_s, B, 1, H_s, W_s) uint8; the views of the first get codes.
-        optimizer: Its optimiser.
-        accelerator: The engine.
-        queue: Earlier embeddings; takes in those of this step.
-        monitor: Takes in the health of this step.
-        temperature: tau of the prediction.
-        epsilon: Smoothness of the codes.
-        frozen: Leave the prototypes where they are.
-
-    Returns:
-        The loss, detached; reading it waits for the device.
-    """
-    coded, images = views[0].shape[:2]
-    with accelerator.autocast():
-        embeddings, scores = model(views)
-    swav: Any = getattr(model, "module", model)  # without the wrapper for several processes
-    balanced = scores[:coded].detach()
-    if queue.full:
-        balanced = torch.cat([balanced, queue.scores(swav.prototypes.weight)], dim=1)
-    codes = torch.stack([sinkhorn(view, epsilon=epsilon)[:images] for view in balanced])
-    loss, _ = swapped_prediction_loss(scores, codes, temperature=temperature)
-
-    optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(loss)
-    if frozen:
-        freeze_prototypes(swav.prototypes)
-    optimizer.step()
-    if not frozen:
-        normalise_prototypes(swav.prototypes)
-
-    queue.push(embeddings[:coded])
-    monitor.update(loss, embeddings[:coded], scores[:coded].detach(), codes)
-    return loss.detach()
-
-
-def new_backbone(
-    architecture: str,
-    size: int,
-    mean_std: tuple[float, float],
-    start: Path | None,
-    *,
-    smallest_view: int,
-) -> GrayNetwork:
-    """Build the network that is pretrained.
-
-    Args:
-        architecture: Name in the zoo.
-        size: Edge of the input.
-        mean_std: Mean and standard deviation of the training pixels / 255.
-        start: Weights to begin with, ours or foreign; None draws them from torch's generator.
-        smallest_view: Edge of the smallest view the network will see.
-
-    Raises:
-        BadInput: Unknown architecture, weights that do not fit it, or a view that leaves its last stage a
-            single pixel.
-    """
-    network: Any = build(architecture, 0, size=size)
-    reduction = max(level["reduction"] for level in network.feature_info)
-    # A kernel that strides over a single pixel learns in its middle only; and oneDNN's bf16 convolution (seen in
-    # torch 2.15) leaves the gradient of its other weights unwritten: whatever lay in memory, NaN at times.
-    if 2 * smallest_view <= reduction:
-        raise BadInput(
-            f"views of more than {reduction // 2} pixels for {architecture}, which shrinks them {reduction} times",
-            f"views of {smallest_view} pixels",
-            do=f"--crops.local_size {3 * reduction // 4} or more, or a larger --size",
-        )
-    if start is not None:
-        network.load_state_dict(from_foreign(start, architecture, size=size))
-    return GrayNetwork(network, *mean_std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW, or SGD or lightly's LARS with momentum .9 (LARS does not scale groups without weight decay)."""
-    parameters = groups(swav, weight_decay)
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, fused=True)
-    if name == "sgd":
-        sgd = torch.optim.SGD(parameters, lr=lr, momentum=0.9, fused=True)
-        # Fused SGD fails when a first gradient comes late, as that of frozen prototypes does: momentum 0 is the same.
-        for parameter in swav.parameters():
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return sgd
-    from lightly.utils.lars import LARS
-
-    return LARS(parameters, lr=lr, momentum=0.9)
-
-
-def _plan(config: PretrainConfig, images: int, processes: int) -> Plan:
+def planned(config: PretrainConfig, images: int, processes: int) -> Plan:
+    """Everything decided for a number of training images, before any remedy."""
     return make_plan(
         images,
         batch_size=config.batch_size,
         optimizer=config.optimizer,
         processes=processes,
+        accumulate=config.accumulate,
         epochs=config.epochs,
         embedding=config.embedding,
         prototypes=config.prototypes,
         queue=config.queue,
+        queue_start=config.schedule.queue_start,
+        epsilon=config.epsilon,
         freeze=config.freeze,
+        warmup=config.schedule.warmup,
         lr=config.lr,
+        weight_decay=config.weight_decay,
+        weight_decay_end=config.weight_decay_end,
     )
 
 
@@ -328,93 +244,34 @@ def _identity(
     }
 
 
-def _resume(
-    run: RunFolder,
-    swav: SwAV,
-    optimizer: Any,
-    queue: FeatureQueue,
-    monitor: Monitor,
-    accelerator: "Accelerator",
-) -> dict[str, Any]:
-    """Where to begin: at the start, or where the run's resume state says, which is then loaded."""
+def _begin(run: RunFolder, learner: Learner, first_plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Where to begin, and the last healthy state where one is kept: at the start, or where the run was left.
+
+    The place is a dict: epoch and step to go on with, best epoch so far, seconds and images spent, remedies
+    tried, and the fields of the plan that they changed.
+    """
     state = load_state(run.state)
     if state is None:
         run.truncate_log(0)
-        return {"epoch": 0, "step": 0, "best": {}, "seconds": 0.0, "images": 0}
-    swav.load_state_dict(state["swav"])
-    optimizer.load_state_dict(state["optimizer"])
-    rank = accelerator.process_index  # queue and batch statistics are each process's own
-    queue.restore({**state["queue"], "embeddings": state["queue"]["embeddings"][rank]})
-    for name, buffer in swav.named_buffers():
-        buffer.copy_(state["buffers"][name][rank])
-    if run.main:  # the sums of all processes, which must not count more than once
-        monitor.restore(state["monitor"])
-    set_rng_state(state["rng"])
+        at = {"epoch": 0, "step": 0, "best": {}, "seconds": 0.0, "images": 0, "remedies": [], "changes": {}}
+        return at, {}
+    learner.follow(replace(first_plan, **state["at"]["changes"]))
+    learner.restore(state["learner"])
     run.truncate_log(state["lines"])
-    return state["at"]
+    return state["at"], state["healthy"]
 
 
-def _save(
-    run: RunFolder,
-    swav: SwAV,
-    optimizer: Any,
-    queue: FeatureQueue,
-    monitor: Monitor,
-    at: dict[str, Any],
-    *,
-    accelerator: "Accelerator",
-) -> None:
+def _save(run: RunFolder, learner: Learner, at: dict[str, Any], healthy: dict[str, Any]) -> None:
     """Keep everything that going on exactly here takes; all processes must come here together."""
-    stored = {**queue.state(), "embeddings": accelerator.gather(queue.embeddings[None])}
-    buffers = {name: accelerator.gather(buffer[None]) for name, buffer in swav.named_buffers()}
-    sums = {name: _total(value, accelerator=accelerator) for name, value in monitor.state().items()}
+    state = {"learner": learner.state(), "at": at, "healthy": healthy, "lines": len(run.lines())}
     if run.main:
-        state = {"swav": swav.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng_state()}
-        state |= {"queue": stored, "buffers": buffers, "monitor": sums, "at": at, "lines": len(run.lines())}
         save_state(run.state, state)
 
 
-def _total(value: Tensor, *, accelerator: "Accelerator") -> Tensor:
-    total: Any = accelerator.reduce(value, "sum")
-    return total
-
-
-def _weights(backbone: GrayNetwork) -> dict[str, Tensor]:
-    return backbone.network.state_dict()
-
-
-def _report(collapse: Collapse, epoch: int, config: PretrainConfig, folder: Path, progress: Progress) -> None:
-    if config.on_collapse == "stop":
-        raise BadInput(
-            "a run that tells images apart",
-            f"{collapse.kind} in epoch {epoch}: {collapse.found}",
-            where=folder,
-            do=f"--restart with {collapse.remedy}; or go on all the same with --on_collapse warn",
-        )
-    progress.say(f"{config.name}: warning: {collapse.kind}: {collapse.found}; try {collapse.remedy}")
-
-
-def _introduction(config: PretrainConfig, cohort: Cohort, plan: Plan, accelerator: "Accelerator") -> str:
-    crops = config.crops
-    return (
-        f"{config.architecture} on {len(cohort.rows('train'))} training images of {cohort.name}, "
-        f"{crops.global_count} x {config.size} + {crops.local_count} x {config.local_size} px, "
-        f"K {plan.prototypes}, D {plan.embedding}, queue {plan.queue}, frozen {plan.freeze_steps} of "
-        f"{plan.epochs * plan.steps} steps of {plan.global_batch}, {config.optimizer} {plan.lr:.2g}, "
-        f"{accelerator.device} {accelerator.mixed_precision.replace('no', 'fp32')}"
-    )
-
-
-def _sentence(figures: dict[str, float | None]) -> str:
-    if figures["probe_auroc"] is None:
-        return "no linear probe: a split lacks labels or one of the classes"
-    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
-
-
-def _farewell(config: PretrainConfig, first: float | None, best: dict[str, Any], written: list[Path]) -> str:
-    lines = [f"wrote {path}" for path in written]
-    if first is not None and best["score"] is not None:
-        found = f"AUROC {first:.4f} before, {best['score']:.4f} after epoch {best['epoch']}"
-        lines.insert(0, f"linear probe on validation images: {found}")
-    data = "" if config.data == "phantom" else f" --data {config.data}"
-    return "\n".join([*lines, f"next:  uv run distill --run {config.run}{data}"])
+def _better(best: dict[str, Any], figures: dict[str, Any], epoch: int, backbone: GrayNetwork) -> dict[str, Any]:
+    """The epoch with the best probe: the best so far, or this one; without a probe the last."""
+    score = figures["probe_auroc"]
+    if best and score is not None and best["score"] is not None and score <= best["score"]:
+        return best
+    weights = {name: one.detach().cpu().clone() for name, one in backbone.network.state_dict().items()}
+    return {"score": score, "epoch": epoch, "figures": figures, "weights": weights}

@@ -23,8 +23,9 @@ class SwAV(nn.Module):
         backbone: Network from pixels (N, 1, H, W) to pooled features (N, num_features).
         head: lightly's SwAV projection head, num_features -> hidden_dim -> BatchNorm -> ReLU ->
             embedding_dim.
-        standardise: The parameter-free BatchNorm over embedding_dim.
+        standardise: The parameter-free BatchNorm over embedding_dim, or nothing.
         prototypes: Bias-free linear layer, weight (num_prototypes, embedding_dim) with rows of length 1.
+        used_prototypes: K, how many of them, from the first, are scored; fewer once a run had to be mended.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class SwAV(nn.Module):
         embedding_dim: int,
         num_prototypes: int,
         hidden_dim: int | None = None,
+        standardise: bool = True,
     ):
         """Put the head and the prototypes behind a backbone.
 
@@ -45,14 +47,16 @@ class SwAV(nn.Module):
             num_prototypes: K.
             hidden_dim: Width of the head's hidden layer; num_features when None (2048 for a ResNet-50, as
                 published).
+            standardise: Whether the parameter-free BatchNorm is there; the paper has none.
         """
         super().__init__()
         self.backbone = backbone
         self.head = SwaVProjectionHead(num_features, hidden_dim or num_features, embedding_dim)
-        self.standardise = nn.BatchNorm1d(embedding_dim, affine=False)
+        self.standardise = nn.BatchNorm1d(embedding_dim, affine=False) if standardise else nn.Identity()
         self.prototypes = nn.Linear(embedding_dim, num_prototypes, bias=False)
         nn.init.normal_(self.prototypes.weight)  # rows of equal length now, spread evenly over the sphere
         normalise_prototypes(self.prototypes)
+        self.used_prototypes = num_prototypes
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Embed all views and score them against the prototypes.
@@ -75,7 +79,7 @@ class SwAV(nn.Module):
         embedding = self.head(features)
         with torch.autocast(embedding.device.type, enabled=False):
             embedding = F.normalize(self.standardise(embedding.float()), dim=1)
-            scores = self.prototypes(embedding)
+            scores = F.linear(embedding, self.prototypes.weight[: self.used_prototypes])
         return embedding.unflatten(0, (-1, images)), scores.unflatten(0, (-1, images))
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cxr_common.command import run_command
 from cxr_common.errors import BadInput, unknown_name
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 _DESCRIPTIONS = {
     "prepare": "Read a data set once: check it, split it by patient, store its pixels as a memory map.",
+    "merge": "Put together what `cxr-data prepare --shard I/N` prepared in parts.",
     "preview": "Draw a contact sheet of a cohort, class by class.",
     "show": "Count a cohort's images, patients and labels by split.",
+    "folds": "Deal the training and validation patients into folds, and write them down in the cohort.",
+    "audit": "Look for leaks, duplicates, broken or odd images, shifts and shortcuts; write a page with thumbnails.",
 }
 
 
@@ -43,6 +46,11 @@ class PrepareConfig:
         unmentioned: What a label counts as that the report is silent on.
         votes: What several readers of an image amount to.
         view: Which views are used; auto is frontal where the data set says which images are.
+        split: "official" keeps the data set's own split where it has one; "patients" draws a new one by patient,
+            "images" one by image, which leaks patients and is there to show what that does to figures.
+        test_share: Share of the images for testing where the split is drawn anew.
+        bits: Bits a stored pixel: 8, or 16 to keep what deeper files hold (twice the size; networks are fed 8).
+        shard: I/N decodes one of N parts only, for N machines with one disk; `cxr-data merge` puts them together.
     """
 
     source: list[str] = field(default_factory=list)
@@ -58,6 +66,23 @@ class PrepareConfig:
     unmentioned: Literal["zeros", "ignore"] = "zeros"
     votes: Literal["majority", "union"] = "majority"
     view: Literal["auto", "frontal", "lateral", "all"] = "auto"
+    split: Literal["official", "patients", "images"] = "official"
+    test_share: float = 0.2
+    bits: Literal[8, 16] = 8
+    shard: str = ""
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Which shards to put together.
+
+    Attributes:
+        shards: Their folders; none means those beside --out that are called as its shards are.
+        out: Folder to write; new or empty.
+    """
+
+    shards: list[str] = field(default_factory=list)
+    out: Path = Path("cohort")
 
 
 @dataclass(frozen=True)
@@ -88,11 +113,43 @@ class ShowConfig:
     """What to count.
 
     Attributes:
-        cohort: Prepared cohort, data set folder, or phantom.
+        cohort: Prepared cohorts or data set folders (several are counted as one), or phantom.
         size: Edge of the network input that data not yet prepared is prepared for, pixels.
     """
 
     cohort: list[str] = field(default_factory=list)
+    size: int = 224
+
+
+@dataclass(frozen=True)
+class FoldsConfig:
+    """Which folds to write into a prepared cohort's folder.
+
+    Attributes:
+        cohort: Prepared cohort.
+        folds: How many.
+        seed: Fixes them; the same seed deals the same folds.
+    """
+
+    cohort: list[str] = field(default_factory=list)
+    folds: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """What to audit. Without --strict the exit code is 0 whatever is found.
+
+    Attributes:
+        cohort: Prepared cohorts or data set folders (several are audited as one), or phantom.
+        out: Folder for audit.json and audit.html.
+        strict: Whether errors found (not warnings) end in exit code 1.
+        size: Edge of the network input that data not yet prepared is prepared for, pixels.
+    """
+
+    cohort: list[str] = field(default_factory=list)
+    out: Path = Path("audit")
+    strict: bool = False
     size: int = 224
 
 
@@ -106,12 +163,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_command(
             _prepare, PrepareConfig, prog=prog, description=description, argv=arguments, positional="source"
         )
+    if name == "merge":
+        return run_command(_merge, MergeConfig, prog=prog, description=description, argv=arguments, positional="shards")
     if name == "preview":
         return run_command(
             _preview, PreviewConfig, prog=prog, description=description, argv=arguments, positional="cohort"
         )
     if name == "show":
         return run_command(_show, ShowConfig, prog=prog, description=description, argv=arguments, positional="cohort")
+    if name == "folds":
+        return run_command(_folds, FoldsConfig, prog=prog, description=description, argv=arguments, positional="cohort")
+    if name == "audit":
+        return run_command(_audit, AuditConfig, prog=prog, description=description, argv=arguments, positional="cohort")
     if name in ("-h", "--help"):
         print("usage: cxr-data COMMAND ...\n")
         print("\n".join(f"  {command:<10}{text}" for command, text in _DESCRIPTIONS.items()))
@@ -125,30 +188,58 @@ def _prepare(config: PrepareConfig) -> None:
     from cxr_common.cohorts.opening import is_phantom, pixel_size_for
     from cxr_common.cohorts.prepare import prepare
     from cxr_common.cohorts.selection import parse_selection
+    from cxr_common.cohorts.shards import parse_shard
 
     selection = parse_selection(config.labels, config.uncertain, config.unmentioned, config.votes, config.view)
     source = _only(config.source)
     pixel_size = pixel_size_for(config.size)
     if is_phantom(source):
-        if chosen := selection.options():
-            raise BadInput("labels, views and policies for a data set", f"{', '.join(chosen)} for a phantom")
-        cohort = _prepare_phantom(source, config, pixel_size)
-    else:
-        cohort = prepare(
-            source,
-            config.out,
-            pixel_size=pixel_size,
-            reader=config.reader,
-            aspect=config.aspect,
-            window=config.window,
-            max_bad=config.max_bad,
-            seed=config.seed,
-            selection=selection,
-        )
+        if chosen := [
+            *selection.options(),
+            *(["shard"] if config.shard else []),
+            *(["bits"] if config.bits > 8 else []),
+        ]:
+            raise BadInput("labels, views, depth and shards for a data set", f"{', '.join(chosen)} for a phantom")
+        return _say_prepared(_prepare_phantom(source, config, pixel_size), config.out)
+    options: dict[str, Any] = {
+        "pixel_size": pixel_size,
+        "reader": config.reader,
+        "aspect": config.aspect,
+        "window": config.window,
+        "max_bad": config.max_bad,
+        "seed": config.seed,
+        "bits": config.bits,
+        "selection": selection,
+        "resplit": None if config.split == "official" else (config.split, config.test_share),
+    }
+    if config.shard:
+        return _prepare_shard(source, config.out, *parse_shard(config.shard), options)
+    _say_prepared(prepare(source, config.out, **options), config.out)
+
+
+def _prepare_shard(source: str, out: Path, number: int, count: int, options: dict[str, Any]) -> None:
+    from cxr_common.cohorts.prepare import plan
+    from cxr_common.cohorts.shards import prepare_shard
+
+    folder = prepare_shard(plan(source, **options), out, number, count)
+    print(f"wrote {folder}")
+    print(f"next, when all {count} are there:  cxr-data merge --out {out}")
+
+
+def _merge(config: MergeConfig) -> None:
+    from cxr_common.cohorts.shards import merge, shards_beside
+
+    shards = config.shards or shards_beside(config.out)
+    _say_prepared(merge(shards, config.out), config.out)
+    print("the shards are no longer needed")
+
+
+def _say_prepared(cohort: "Cohort", out: Path) -> None:
     _print_counts(cohort)
-    print(f"wrote {config.out}: {len(cohort)} images of {pixel_size} x {pixel_size} pixels")
-    print(f"look at it:  cxr-data preview {config.out}")
-    print(f"next:        ssl-pretrain --data {config.out}")
+    print(f"wrote {out}: {len(cohort)} images of {cohort.pixel_size} x {cohort.pixel_size} pixels")
+    print(f"look at it:  cxr-data preview {out}")
+    print(f"check it:    cxr-data audit {out}")
+    print(f"next:        ssl-pretrain --data {out}")
 
 
 def _prepare_phantom(source: str, config: PrepareConfig, pixel_size: int) -> "Cohort":
@@ -180,7 +271,53 @@ def _preview(config: PreviewConfig) -> None:
 def _show(config: ShowConfig) -> None:
     from cxr_common.cohorts.opening import open_cohort, pixel_size_for
 
-    _print_counts(open_cohort(_only(config.cohort), pixel_size=pixel_size_for(config.size)))
+    _print_counts(open_cohort(config.cohort or "phantom", pixel_size=pixel_size_for(config.size)))
+
+
+def _folds(config: FoldsConfig) -> None:
+    from cxr_common.cohorts.cohort import load
+    from cxr_common.cohorts.folds import save_folds, with_fold
+
+    folder = _only(config.cohort)
+    cohort = load(folder)
+    path = save_folds(cohort, folder, config.folds, seed=config.seed)
+    for fold in range(1, config.folds + 1):
+        one = with_fold(cohort, fold, config.folds, folder=folder)
+        rows = one.rows("val")
+        positive = ", ".join(f"{n} {int((one.targets[rows, i] == 1).sum()):,}" for i, n in enumerate(one.labels))
+        patients = one.table["patient"].gather(rows).n_unique()
+        print(f"fold {fold}: {len(rows):,} images of {patients:,} patients; {positive}")
+    print(f"wrote {path}")
+    print(f"next:  finetune --data {folder}@1/{config.folds}")
+
+
+def _audit(config: AuditConfig) -> None:
+    import polars as pl
+    from rich.console import Console
+
+    from cxr_common.cohorts.audit import audit, count_table, file_facts, html
+    from cxr_common.cohorts.cohort import is_prepared
+    from cxr_common.cohorts.joined import join
+    from cxr_common.cohorts.opening import open_cohort, pixel_size_for
+    from cxr_common.files import write_json, write_text
+
+    sources = config.cohort or ["phantom"]
+    parts = [open_cohort(source, pixel_size=pixel_size_for(config.size)) for source in sources]
+    cohort = join(parts)
+    facts = [file_facts(Path(part.source), part.table["image"].to_list()) for part in parts]
+    known = [fact for fact in facts if fact is not None]
+    found = audit(
+        cohort,
+        facts=pl.concat(known) if len(known) == len(parts) else None,
+        as_downloaded=not any(map(is_prepared, sources)),
+    )
+    write_json(config.out / "audit.json", found)
+    write_text(config.out / "audit.html", html(found, cohort))
+    Console(highlight=False).print(count_table(found))
+    print(f"{found['errors']} errors, {found['warnings']} warnings")
+    print(f"wrote {config.out / 'audit.html'} and audit.json")
+    if config.strict and found["errors"]:
+        raise SystemExit(1)
 
 
 def _only(names: list[str]) -> str:

@@ -40,7 +40,8 @@ class Cohort:
             "val", "test"), ``group`` (Int64: patients joined by identical images), one Float32 column
             ``label:NAME`` a label (0, 1, or NaN where unknown), and what else is known (``view``, ``sex``,
             ``age`` in years, …).
-        pixels: (N, P, P) uint8 gray values, usually a read-only memory map.
+        pixels: (N, P, P) uint8 gray values, usually a read-only memory map; uint16 as :func:`load` returns a cohort
+            prepared with 16 bits, which :func:`cxr_common.cohorts.open_cohort` gives out as uint8.
         pixel_mapping: How files became pixels: ``aspect`` and ``window`` of
             :func:`cxr_common.cohorts.images.read_image`.
         source: Folder or generator it was made from.
@@ -206,7 +207,7 @@ def save(cohort: Cohort, folder: str | Path) -> None:
         BadInput: The folder holds something already or cannot be written.
     """
     with new_folder(folder) as beside:
-        np.save(beside / "pixels.npy", cohort.pixels, allow_pickle=False)
+        _save_pixels(cohort.pixels, beside / "pixels.npy")
         if cohort.masks is not None:
             _save_masks(cohort.masks, beside / "masks.npy")
         write_tables(cohort, beside)
@@ -280,7 +281,7 @@ def load(folder: str | Path) -> Cohort:
         missing = {"image", "patient", "split", *(f"label:{name}" for name in cohort.labels)} - set(table.columns)
         if missing:
             raise ValueError(f"cohort.parquet has no column {', '.join(sorted(missing))}")
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or len(pixels) != table.height:
+        if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or len(pixels) != table.height:
             raise ValueError(f"pixels.npy is {pixels.dtype} {pixels.shape}, cohort.parquet has {table.height} rows")
     return cohort
 
@@ -303,6 +304,14 @@ def _readable(folder: str | Path) -> Iterator[None]:
             where=folder,
             do="remove the folder and prepare the cohort again",
         ) from error
+
+
+def _save_pixels(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write pixels block by block: they may be more than memory holds."""
+    file = np.lib.format.open_memmap(path, mode="w+", dtype=pixels.dtype, shape=pixels.shape)
+    for start in range(0, len(pixels), 256):
+        file[start : start + 256] = pixels[start : start + 256]
+    file.flush()
 
 
 def _save_masks(masks: NDArray[np.uint8], path: Path) -> None:

@@ -83,6 +83,19 @@ def dicom_facts(path: Path, salt: bytes) -> dict[str, Any]:
     }
 
 
+def rows_and_columns(path: str | Path) -> tuple[int, int] | None:
+    """Rows and columns a DICOM header claims; None where it does not."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    _hush_pydicom()
+    try:
+        dataset = dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        return int(dataset.Rows), int(dataset.Columns)
+    except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError, KeyError, TypeError):
+        return None  # decoding says what is wrong
+
+
 def age_in_years(text: object) -> float | None:
     """Age from a DICOM age string ("045Y", "007M", "010D") or a plain number of years.
 

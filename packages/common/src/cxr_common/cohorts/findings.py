@@ -39,22 +39,22 @@ def draw_disease(rng: np.random.Generator) -> Disease:
     y = float(rng.choice([0.24, 0.5, 0.72], p=[0.3, 0.25, 0.45]) + rng.uniform(-0.07, 0.07))
     inner = 0.34 if side < 0 or y < 0.45 else 0.58
     x = inner + rng.uniform(0.05, 0.8) * (float(cage(y)) - 0.1 - inner)
-    consolidation = (side * x, y, rng.uniform(0.18, 0.4), rng.uniform(0.25, 0.65), int(rng.integers(2**31)))
+    consolidation = (side * x, y, rng.uniform(0.26, 0.5), rng.uniform(0.45, 0.9), int(rng.integers(2**31)))
 
     first = 1 if rng.random() < 0.5 else -1
-    heights = 0.07 + rng.beta(1.0, 3.0, 2) * 0.42
+    heights = 0.14 + rng.beta(1.0, 2.2, 2) * 0.46
     effusions = ((first, float(heights.max())), (-first, float(heights.min())))
     effusions = effusions[: 2 if rng.random() < 0.25 else 1]
 
     side = 1 if rng.random() < 0.45 else -1
-    pneumothorax = (side, 0.1 + 0.34 * float(rng.beta(1.2, 2.6)), float(rng.uniform(0, 1)))
+    pneumothorax = (side, 0.2 + 0.4 * float(rng.beta(1.2, 2.2)), float(rng.uniform(0, 1)))
 
     side = 1 if rng.random() < 0.5 else -1
     y = rng.uniform(0.16, 0.78)
     inner = 0.44 if side < 0 or y < 0.45 else 0.66
     x = inner + rng.uniform(0, 1) * (float(cage(y)) - 0.14 - inner)
-    nodule = (side * x, float(y), 0.06 - 0.016 * rng.random() ** 1.5, rng.uniform(2.2, 3.2))
-    return Disease(0.5 + 0.1 * float(rng.beta(1.0, 3.8)), consolidation, effusions, pneumothorax, nodule)
+    nodule = (side * x, float(y), 0.09 - 0.03 * rng.random() ** 1.5, rng.uniform(2.2, 3.2))
+    return Disease(0.53 + 0.14 * float(rng.beta(1.2, 3.0)), consolidation, effusions, pneumothorax, nodule)
 
 
 def visible(layers: Layers) -> np.ndarray:

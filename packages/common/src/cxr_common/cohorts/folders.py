@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from cxr_common.cohorts.image_header import BrokenImage
 from cxr_common.errors import BadInput
 from cxr_common.files import not_writable
 
@@ -49,10 +50,11 @@ def scan(root: Path) -> list[File]:
         root: Resolved folder.
 
     Returns:
-        The files. Links within the folder to files count as files, to folders they are not followed.
+        The files. Links to folders are not followed; all other links count as files, also those that lead out of
+        the folder or nowhere: reading them is refused (:func:`refuse_outside`), so that each is named as broken.
 
     Raises:
-        BadInput: A link leads out of the folder, or a folder cannot be read.
+        BadInput: A folder cannot be read.
     """
     found = []
     folders = [""]
@@ -67,14 +69,18 @@ def scan(root: Path) -> list[File]:
                 continue
             path = folder + entry.name
             if entry.is_symlink():
-                _stays_inside(root, path)
-                if entry.is_dir():
+                if os.path.isdir(entry.path):
                     continue
-            if entry.is_dir():
+                readable = _within(root, path) and os.path.isfile(entry.path)
+                state = entry.stat(follow_symlinks=readable)
+            elif entry.is_dir():
                 folders.append(path + "/")
+                continue
             elif entry.is_file():
                 state = entry.stat()
-                found.append(File(path, state.st_size, state.st_mtime_ns))
+            else:
+                continue
+            found.append(File(path, state.st_size, state.st_mtime_ns))
     return sorted(found)
 
 
@@ -98,15 +104,22 @@ def inside(root: Path, name: str, listed_in: Path) -> str:
     return path
 
 
-def _stays_inside(root: Path, path: str) -> None:
-    target = (root / path).resolve()
-    if not target.is_relative_to(root):
-        raise BadInput(
-            "files inside the folder",
-            f"a link that leads to {target}",
-            where=root / path,
-            do="copy the files there, or name the folder that really holds them",
-        )
+def refuse_outside(root: Path, path: str) -> None:
+    """Refuse to read what a link within a folder names outside of it.
+
+    Raises:
+        BrokenImage: The link leads out, or nowhere.
+    """
+    if not os.path.islink(root / path):
+        return
+    if not _within(root, path):
+        raise BrokenImage("a link that leads out of the folder")
+    if not (root / path).is_file():
+        raise BrokenImage("a link that leads to no file")
+
+
+def _within(root: Path, path: str) -> bool:
+    return not os.path.islink(root / path) or Path(os.path.realpath(root / path)).is_relative_to(root)
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded; the largest radiographs in use have about 25 million pixels."""
 MIN_EDGE = 16
+_FIRST_BYTES = 2**16
 
 _ELSE = {
     b"GIF8": "a GIF, which is not read: convert it to PNG",
@@ -93,12 +95,49 @@ def _kind(data: bytes) -> str:
     raise BrokenImage("not an image of a known kind (JPEG, PNG, TIFF, BMP, DICOM)")
 
 
+def claimed_size(path: str | Path) -> Header | None:
+    """Kind and size a file claims, from its first bytes; whether the rest is whole is not looked at.
+
+    Args:
+        path: Image file.
+
+    Returns:
+        The header, for DICOM too with its rows and columns; None where the file does not say.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_FIRST_BYTES)
+            if data[128:132] == b"DICM":
+                return _dicom_size(path)
+            try:
+                return _claimed(data)
+            except (struct.error, IndexError):  # a long preamble, or a directory at the end
+                return _claimed(data + file.read())
+    except (BrokenImage, OSError, struct.error, IndexError):
+        return None
+
+
+def _dicom_size(path: str | Path) -> Header | None:
+    from cxr_common.cohorts.dicom import rows_and_columns
+
+    found = rows_and_columns(path)
+    return found and Header("DICOM", found[1], found[0])
+
+
 def _size(data: bytes) -> Header:
+    header = _claimed(data)
+    if header.kind == "PNG" and data.rfind(b"IEND") < 0:
+        raise BrokenImage("truncated PNG")
+    # Within a scan 0xFF is always stuffed, so the end marker must follow the last start of a scan.
+    if header.kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise BrokenImage("truncated JPEG")
+    return header
+
+
+def _claimed(data: bytes) -> Header:
     kind = _kind(data)
     if kind == "PNG":
         width, height = struct.unpack(">II", data[16:24])
-        if data.rfind(b"IEND") < 0:
-            raise BrokenImage("truncated PNG")
     elif kind == "BMP":
         width, height = struct.unpack("<ii", data[18:26])
         height = abs(height)  # negative: rows run from the top
@@ -109,9 +148,6 @@ def _size(data: bytes) -> Header:
         width, height = tags[256], tags[257]
     else:
         width, height = _jpeg_size(data)
-        # Within a scan 0xFF is always stuffed, so the end marker must follow the last start of a scan.
-        if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-            raise BrokenImage("truncated JPEG")
     return Header(kind, width, height)
 
 

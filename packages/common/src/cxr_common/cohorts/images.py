@@ -18,7 +18,9 @@ Window = Literal["voi", "full", "percentile"]
 PERCENTILES = (0.5, 99.5)
 
 
-def read_image(path: str | Path, pixel_size: int, *, aspect: str = "squash", window: str = "voi") -> NDArray[np.uint8]:
+def read_image(
+    path: str | Path, pixel_size: int, *, aspect: str = "squash", window: str = "voi", bits: int = 8
+) -> NDArray[Any]:
     """Read a JPEG, PNG, TIFF, BMP or DICOM file as one gray square.
 
     Shrinking averages areas (no aliasing), enlarging is bilinear; 16-bit values are averaged before they are
@@ -32,19 +34,21 @@ def read_image(path: str | Path, pixel_size: int, *, aspect: str = "squash", win
         window: "voi" shows DICOM by its own VOI LUT or window and other files by their full range, "full"
             maps the full stored range to 0..255, "percentile" maps percentiles 0.5 and 99.5 of the image
             there. Float and 32-bit files have no full range: their minimum and maximum are used.
+        bits: 8, or 16 to keep what deeper files hold; white is 255 or 65535.
 
     Returns:
-        (pixel_size, pixel_size) gray values, air dark.
+        (pixel_size, pixel_size) gray values, uint8 or uint16, air dark.
 
     Raises:
         BrokenImage: The file is no usable image; the message says why.
     """
-    return fit_image(_decode_file(path, window, least=2 * pixel_size), pixel_size, aspect=aspect, window=window)
+    image = _decode_file(path, window, least=2 * pixel_size)
+    return fit_image(image, pixel_size, aspect=aspect, window=window, bits=bits)
 
 
 def fit_image(
-    image: NDArray[Any], pixel_size: int, *, aspect: str = "squash", window: str = "voi"
-) -> NDArray[np.uint8]:
+    image: NDArray[Any], pixel_size: int, *, aspect: str = "squash", window: str = "voi", bits: int = 8
+) -> NDArray[Any]:
     """A gray image as one square: what :func:`read_image` does once a file is decoded.
 
     Args:
@@ -52,16 +56,17 @@ def fit_image(
         pixel_size: Edge of the result, pixels.
         aspect: See :func:`read_image`.
         window: Likewise.
+        bits: Likewise.
 
     Returns:
-        (pixel_size, pixel_size) gray values.
+        (pixel_size, pixel_size) gray values, uint8 or uint16.
 
     Raises:
         BrokenImage: Every pixel has the same value.
     """
     if image.min() == image.max():
         raise BrokenImage("blank: every pixel has the same value")
-    return _square(image, pixel_size, aspect, window)
+    return _square(image, pixel_size, aspect, window, np.dtype(np.uint8 if bits == 8 else np.uint16))
 
 
 def full_digest(path: str | Path) -> bytes:
@@ -88,6 +93,16 @@ def check_mapping(aspect: str, window: str) -> None:
         raise unknown_name("aspect", aspect, get_args(Aspect))
     if window not in get_args(Window):
         raise unknown_name("window", window, get_args(Window))
+
+
+def check_bits(bits: int) -> None:
+    """Refuse depths that are not stored.
+
+    Raises:
+        BadInput: Neither 8 nor 16.
+    """
+    if bits not in (8, 16):
+        raise BadInput("8 or 16 bits a pixel", str(bits), where="--bits")
 
 
 def check_pixel_size(pixel_size: int) -> None:
@@ -141,8 +156,8 @@ def _decode(data: bytes, kind: str, reduction: int) -> NDArray[Any]:
     return (values - np.float32(low)) / np.float32(max(high - low, 1e-12))
 
 
-def _square(image: NDArray[Any], size: int, aspect: str, window: str) -> NDArray[np.uint8]:
-    """Resample, map to 8 bits, and pad, in this order: borders must not count as dark tissue."""
+def _square(image: NDArray[Any], size: int, aspect: str, window: str, depth: np.dtype[Any]) -> NDArray[Any]:
+    """Resample, map to the depth, and pad, in this order: borders must not count as dark tissue."""
     height, width = image.shape
     if aspect == "crop":
         edge = min(height, width)
@@ -157,23 +172,24 @@ def _square(image: NDArray[Any], size: int, aspect: str, window: str) -> NDArray
     if (height, width) != (rows, columns):
         method = cv2.INTER_AREA if height >= rows and width >= columns else cv2.INTER_LINEAR
         image = cv2.resize(image, (columns, rows), interpolation=method)
-    gray = _to_bytes(image, window)
+    gray = _to_depth(image, window, depth)
     if aspect != "pad":
         return gray
-    padded = np.zeros((size, size), np.uint8)
+    padded = np.zeros((size, size), depth)
     top, left = (size - rows) // 2, (size - columns) // 2
     padded[top : top + rows, left : left + columns] = gray
     return padded
 
 
-def _to_bytes(image: NDArray[Any], window: str) -> NDArray[np.uint8]:
+def _to_depth(image: NDArray[Any], window: str, depth: np.dtype[Any]) -> NDArray[Any]:
     if window == "percentile":
         low, high = (float(v) for v in np.percentile(image, PERCENTILES))
         if high <= low:  # nearly all one value: nothing to stretch by
             low, high = float(image.min()), float(image.max())
-    elif image.dtype == np.uint8:
+    elif image.dtype == depth:
         return image
     else:
-        low, high = 0.0, 65535.0 if image.dtype == np.uint16 else 1.0
-    scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(255.0 / max(high - low, 1e-12))
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+        low, high = 0.0, float(np.iinfo(image.dtype).max) if image.dtype.kind == "u" else 1.0
+    top = float(np.iinfo(depth).max)
+    scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(top / max(high - low, 1e-12))
+    return np.rint(np.clip(scaled, 0, top)).astype(depth)

@@ -3,23 +3,29 @@
 import difflib
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from cxr_common.cohorts import splits
 from cxr_common.cohorts.cache import cache_folder, option_key
 from cxr_common.cohorts.cohort import Cohort, Task, fingerprint, is_prepared, load, pixel_digests, save
 from cxr_common.cohorts.folders import existing_folder, locked
+from cxr_common.cohorts.folds import with_fold
 from cxr_common.cohorts.images import check_pixel_size
+from cxr_common.cohorts.joined import join
+from cxr_common.cohorts.pixel_rows import PixelRows
 from cxr_common.cohorts.prepare import prepare
 from cxr_common.errors import BadInput
 
 PHANTOM_IMAGES = 2000
 _PHANTOM_CODE = ("phantom.py", "anatomy.py", "drawing.py", "findings.py")
+_FOLD = re.compile(r"(.+)@(\d+)/(\d+)")
 _PHANTOM = re.compile(r"phantom(-multiclass)?(?::(\d+))?")
 
 
@@ -40,13 +46,16 @@ def is_phantom(data: str) -> bool:
     return bool(_PHANTOM.fullmatch(data))
 
 
-def open_cohort(data: str | Path, *, pixel_size: int, seed: int = 0, show: bool = True) -> Cohort:
+def open_cohort(
+    data: str | Path | Sequence[str | Path], *, pixel_size: int, seed: int = 0, show: bool = True
+) -> Cohort:
     """Open whatever ``data`` names.
 
     Args:
         data: "phantom" or "phantom-multiclass" (2,000 synthetic radiographs), "phantom:500" (500 of
             them), a folder written by ``cxr-data prepare``, or a folder as it was downloaded, which is
-            prepared into the cache on first use.
+            prepared into the cache on first use. "NAME@2/5" has fold 2 of 5 as its validation part. Several are
+            read as one, see :func:`cxr_common.cohorts.joined.join`.
         pixel_size: Edge of the stored images. A prepared folder keeps its own; where that is smaller, a
             note says so.
         seed: Fixes the phantom, and the split of data without one.
@@ -58,8 +67,15 @@ def open_cohort(data: str | Path, *, pixel_size: int, seed: int = 0, show: bool 
     Raises:
         BadInput: Nothing of that name, or what is wrong with it.
     """
-    data = str(data)
     check_pixel_size(pixel_size)
+    if not isinstance(data, str | Path):
+        if not data:
+            raise BadInput("one cohort or several", "none")
+        return join([open_cohort(one, pixel_size=pixel_size, seed=seed, show=show) for one in data])
+    data = str(data)
+    if (fold := _FOLD.fullmatch(data)) and not Path(data).expanduser().exists():
+        cohort = open_cohort(fold[1], pixel_size=pixel_size, seed=seed, show=show)
+        return with_fold(cohort, int(fold[2]), int(fold[3]), folder=Path(fold[1]).expanduser())
     if named := _PHANTOM.fullmatch(data):
         task = "multiclass" if named[1] else "multilabel"
         return _phantom(task, int(named[2] or PHANTOM_IMAGES), pixel_size, seed, show)
@@ -71,6 +87,8 @@ def open_cohort(data: str | Path, *, pixel_size: int, seed: int = 0, show: bool 
     if not is_prepared(folder):
         return prepare(folder, pixel_size=pixel_size, seed=seed, show=show)
     cohort = load(folder)
+    if cohort.pixels.dtype != np.uint8:  # everything that reads pixels for a network takes bytes
+        cohort = replace(cohort, pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels])))
     if cohort.pixel_size < pixel_size:
         note = (
             f"stored at {cohort.pixel_size} pixels where {pixel_size} were asked for: views are enlarged; "

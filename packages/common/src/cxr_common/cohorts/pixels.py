@@ -1,5 +1,6 @@
-"""Decode once: image files → one uint8 memory map, on all cores, in bounded memory, going on after a kill."""
+"""Decode once: image files → one memory map, on all cores, in bounded memory, going on after a kill."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_common.cohorts.folders import refuse_outside
 from cxr_common.cohorts.image_header import BrokenImage
 from cxr_common.cohorts.images import fit_image, read_image
 from cxr_common.errors import BadInput
@@ -37,6 +39,7 @@ def decode_once(
     max_broken: int,
     show: bool = True,
     images: Callable[[str], NDArray[Any]] | None = None,
+    bits: int = 8,
 ) -> dict[int, str]:
     """Decode every file into ``folder/pixels.npy``, going on where a killed call of this identity stopped.
 
@@ -55,6 +58,7 @@ def decode_once(
         max_broken: Broken images that are still put up with.
         show: Whether to show progress.
         images: Gives the image of a path that is no file; see :class:`cxr_common.cohorts.readers.Listing`.
+        bits: Bits a pixel, 8 or 16.
 
     Returns:
         Row → reason of the broken images; their pixels are 0 until :func:`keep_rows` drops them.
@@ -63,13 +67,13 @@ def decode_once(
         BadInput: Too many broken images, or no room or permission to write.
     """
     shape = (len(paths), pixel_size, pixel_size)
+    depth = np.dtype(np.uint8 if bits == 8 else np.uint16)
     done, broken = _journalled(folder, identity, shape)
     try:
         if done is None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            _refuse_small_disk(folder, int(np.prod(shape)))
-            _create(folder, shape)
+            create_pixels(folder, shape, depth)
             _log(folder, {"identity": identity})
             done, broken = 0, {}
         pixels = np.lib.format.open_memmap(folder / _PIXELS, mode="r+")
@@ -81,9 +85,10 @@ def decode_once(
         for row in range(start, stop):
             try:
                 if images is None:
-                    pixels[row] = read_image(root / paths[row], pixel_size, aspect=aspect, window=window)
+                    refuse_outside(root, paths[row])
+                    pixels[row] = read_image(root / paths[row], pixel_size, aspect=aspect, window=window, bits=bits)
                 else:
-                    pixels[row] = fit_image(images(paths[row]), pixel_size, aspect=aspect, window=window)
+                    pixels[row] = fit_image(images(paths[row]), pixel_size, aspect=aspect, window=window, bits=bits)
             except BrokenImage as error:
                 reasons[row] = str(error)
         return reasons
@@ -108,7 +113,7 @@ def decode_once(
             _log(folder, {"rows": stop, "broken": found})
             broken |= found
             if len(broken) > max_broken:
-                raise _too_many(root, paths, broken, stop, max_broken)
+                raise too_many(root, paths, broken, stop, max_broken)
     return broken
 
 
@@ -122,7 +127,7 @@ def keep_rows(folder: Path, rows: NDArray[np.int64]) -> None:
     pixels = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False)
     if len(rows) < len(pixels):
         kept = np.lib.format.open_memmap(
-            folder / "kept.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *pixels.shape[1:])
+            folder / "kept.npy", mode="w+", dtype=pixels.dtype, shape=(len(rows), *pixels.shape[1:])
         )
         for start in range(0, len(rows), CHUNK):
             kept[start : start + CHUNK] = pixels[rows[start : start + CHUNK]]
@@ -132,7 +137,7 @@ def keep_rows(folder: Path, rows: NDArray[np.int64]) -> None:
 
 def forget_journal(folder: Path) -> None:
     """Remove the journal once nothing is left to do in the working folder."""
-    (folder / _JOURNAL).unlink()
+    (folder / _JOURNAL).unlink(missing_ok=True)
 
 
 def usable_cores() -> int:
@@ -150,8 +155,23 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _create(folder: Path, shape: tuple[int, ...]) -> None:
-    np.lib.format.open_memmap(folder / _PIXELS, mode="w+", dtype=np.uint8, shape=shape).flush()
+def create_pixels(folder: Path, shape: tuple[int, ...], depth: np.dtype[Any]) -> None:
+    """Make ``folder/pixels.npy`` of zeros, with its room on disk taken.
+
+    Raises:
+        BadInput: Too little room.
+        OSError: It cannot be written.
+    """
+    _refuse_small_disk(folder, int(np.prod(shape)) * depth.itemsize)
+    np.lib.format.open_memmap(folder / _PIXELS, mode="w+", dtype=depth, shape=shape).flush()
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(folder / _PIXELS, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot take room ahead
+                raise
 
 
 def _refuse_small_disk(folder: Path, needed: int) -> None:
@@ -193,7 +213,8 @@ def _log(folder: Path, entry: dict[str, object]) -> None:
         os.fsync(file.fileno())
 
 
-def _too_many(root: Path, paths: Sequence[str], broken: dict[int, str], looked_at: int, allowed: int) -> BadInput:
+def too_many(root: Path, paths: Sequence[str], broken: dict[int, str], looked_at: int, allowed: int) -> BadInput:
+    """The error for more broken images than are put up with, with the first of them."""
     named = [f"{paths[row]}: {reason}" for row, reason in sorted(broken.items())[:5]]
     more = [f"and {len(broken) - 5} more"] if len(broken) > 5 else []
     return BadInput(

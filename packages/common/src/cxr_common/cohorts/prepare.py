@@ -2,7 +2,9 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from cxr_common.cohorts.cohort import (
     write_tables,
 )
 from cxr_common.cohorts.folders import existing_folder, locked, refuse_full, take_name
-from cxr_common.cohorts.images import array_digest, check_mapping, check_pixel_size, full_digest
-from cxr_common.cohorts.pixels import decode_once, forget_journal, keep_rows, usable_cores
+from cxr_common.cohorts.images import array_digest, check_bits, check_mapping, check_pixel_size, full_digest
+from cxr_common.cohorts.pixels import decode_once, forget_journal, keep_rows, too_many, usable_cores
 from cxr_common.cohorts.readers import Listing, read, recognise
 from cxr_common.cohorts.selection import Selection, select
 from cxr_common.errors import BadInput
@@ -42,6 +44,8 @@ def prepare(
     seed: int = 0,
     show: bool = True,
     selection: Selection | None = None,
+    bits: int = 8,
+    resplit: tuple[str, float] | None = None,
 ) -> Cohort:
     """Read a data set once: list, decode, check, split by patient, write as a cohort folder.
 
@@ -59,6 +63,8 @@ def prepare(
         seed: Fixes the split where the data set has none, or no sufficient validation part.
         show: Whether to show progress.
         selection: Which views and labels are used, and what becomes of uncertain ones; by default what is usual.
+        bits: Bits a stored pixel, 8 or 16.
+        resplit: Ignore the data set's own split: (by, test_share) of :func:`cxr_common.cohorts.splits.redraw`.
 
     Returns:
         The cohort, its pixels as a memory map.
@@ -66,45 +72,157 @@ def prepare(
     Raises:
         BadInput: What is wrong with the source, the options, or the place to write.
     """
+    settings = plan(
+        source,
+        pixel_size=pixel_size,
+        reader=reader,
+        aspect=aspect,
+        window=window,
+        max_bad=max_bad,
+        seed=seed,
+        bits=bits,
+        selection=selection,
+        resplit=resplit,
+    )
+    cached = cache_folder() / "cohorts" / f"{settings.root.name}-{settings.identity[:20]}"
+    out = outside(settings, cached if out is None else out)
+
+    def make(beside: Path) -> None:
+        listing, selected = listed(settings)
+        broken = decode_once(
+            settings.root,
+            listing.table["path"].to_list(),
+            beside,
+            identity=settings.identity,
+            pixel_size=pixel_size,
+            max_broken=allowed(settings, listing),
+            show=show,
+            images=listing.images,
+            bits=bits,
+            **settings.mapping,
+        )
+        finish(settings, listing, selected, beside, broken)
+
+    made_once(out, settings.identity, make)
+    return load(out)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to prepare and how, settled; the fields are those of :func:`prepare`.
+
+    Attributes:
+        identity: Key of the content of ``root`` and of all that decides the result.
+    """
+
+    root: Path
+    reader: str
+    pixel_size: int
+    aspect: str
+    window: str
+    max_bad: float
+    seed: int
+    bits: int
+    selection: Selection
+    resplit: tuple[str, float] | None
+    identity: str
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """How files become pixels."""
+        return {"aspect": self.aspect, "window": self.window}
+
+
+def plan(
+    source: str | Path,
+    *,
+    pixel_size: int,
+    reader: str = "auto",
+    aspect: str = "squash",
+    window: str = "voi",
+    max_bad: float = 0.01,
+    seed: int = 0,
+    bits: int = 8,
+    selection: Selection | None = None,
+    resplit: tuple[str, float] | None = None,
+) -> Plan:
+    """Check the options of :func:`prepare` and find the key of the result.
+
+    Raises:
+        BadInput: What is wrong with the source or the options.
+    """
     check_pixel_size(pixel_size)
     check_mapping(aspect, window)
+    check_bits(bits)
     if not 0 <= max_bad <= 1:
         raise BadInput("a share from 0 to 1", str(max_bad), where="--max_bad", do="0.01 means 1 %")
     root = existing_folder(source)
     reader = recognise(root) if reader == "auto" else reader
-    mapping = {"aspect": aspect, "window": window}
     selection = Selection() if selection is None else selection
-    options = {**mapping, "pixel_size": pixel_size, "reader": reader, "seed": seed}
+    options = {"aspect": aspect, "window": window, "pixel_size": pixel_size, "reader": reader, "seed": seed}
     if chosen := selection.options():
         options["selection"] = chosen
+    if bits != 8:
+        options["bits"] = bits
+    if resplit:
+        options["resplit"] = list(resplit)
     identity = content_key(root, options)
-    cached = cache_folder() / "cohorts" / f"{root.name}-{identity[:20]}"
-    out = cached if out is None else Path(out).expanduser().absolute()
-    if out.resolve().is_relative_to(root):
-        raise BadInput("an output folder outside the data set", str(out), where=root, do="choose another --out")
+    return Plan(root, reader, pixel_size, aspect, window, max_bad, seed, bits, selection, resplit, identity)
 
+
+def outside(settings: Plan, out: str | Path) -> Path:
+    """The folder to write, which must not lie in the data set.
+
+    Raises:
+        BadInput: It does.
+    """
+    out = Path(out).expanduser().absolute()
+    if out.resolve().is_relative_to(settings.root):
+        raise BadInput(
+            "an output folder outside the data set", str(out), where=settings.root, do="choose another --out"
+        )
+    return out
+
+
+def listed(settings: Plan) -> tuple[Listing, dict[str, Any]]:
+    """The images as they will lie in the cohort, and what the selection did; the same for the same plan."""
+    return select(read(settings.root, settings.reader), settings.selection, settings.root)
+
+
+def allowed(settings: Plan, listing: Listing) -> int:
+    """Broken images that are put up with while decoding.
+
+    Raises:
+        BadInput: What the table names but must not be read is too many already.
+    """
+    entries = [*(name for name, _ in listing.refused), *listing.table["path"]]
+    limit = max(1, int(settings.max_bad * len(entries))) if settings.max_bad else 0
+    if len(listing.refused) > limit:
+        reasons = {row: reason for row, (_, reason) in enumerate(listing.refused)}
+        raise too_many(settings.root, entries, reasons, len(entries), limit)
+    return limit - len(listing.refused)
+
+
+def made_once(out: Path, identity: str, make: Callable[[Path], None]) -> None:
+    """Make a cohort folder under a lock, unless it is there; a killed call of the same identity is gone on with.
+
+    Args:
+        out: Folder to write.
+        identity: Of what is made.
+        make: Fills the working folder it is given.
+
+    Raises:
+        BadInput: From ``make``, or a place that is taken or cannot be written.
+    """
     if _finished(out, identity):
-        return load(out)
+        return
     beside = out.parent / f".{out.name}.part"
     lock = out.parent / f".{out.name}.lock"
     with locked(lock):
         try:
             if not _finished(out, identity):
                 refuse_full(out)
-                listing, selected = select(read(root, reader), selection, root)
-                extra = {"identity": identity, "reader": reader, **({"selection": selected} if selected else {})}
-                broken = decode_once(
-                    root,
-                    listing.table["path"].to_list(),
-                    beside,
-                    identity=identity,
-                    pixel_size=pixel_size,
-                    max_broken=max(1, int(max_bad * listing.table.height)) if max_bad else 0,
-                    show=show,
-                    images=listing.images,
-                    **mapping,
-                )
-                _finish(root, listing, beside, broken, mapping, seed, **extra)
+                make(beside)
                 take_name(beside, out)
         except BadInput:
             shutil.rmtree(beside, ignore_errors=True)
@@ -112,7 +230,6 @@ def prepare(
             raise
         # Who waits on this lock finds the finished folder, so the name may go.
         lock.unlink(missing_ok=True)
-    return load(out)
 
 
 def _finished(out: Path, identity: str) -> bool:
@@ -129,29 +246,37 @@ def _finished(out: Path, identity: str) -> bool:
     )
 
 
-def _finish(
-    root: Path,
-    listing: Listing,
-    beside: Path,
-    broken: dict[int, str],
-    mapping: dict[str, Any],
-    seed: int,
-    **extra: Any,
-) -> None:
-    """Check what was decoded, split it, and write the tables beside the pixels."""
+def finish(settings: Plan, listing: Listing, selected: dict[str, Any], beside: Path, broken: dict[int, str]) -> None:
+    """Check what was decoded, split it, and write the tables beside the pixels.
+
+    Args:
+        settings: The plan.
+        listing: Its images.
+        selected: What the selection did, for ``cohort.json``.
+        beside: Working folder with the pixels of all images.
+        broken: Row -> reason.
+
+    Raises:
+        BadInput: No usable image, or none of a class.
+    """
+    root, seed = settings.root, settings.seed
     kept = np.setdiff1d(np.arange(listing.table.height), np.fromiter(broken, np.int64, len(broken)))
     paths = listing.table["path"].to_list()
-    set_aside = tuple((paths[row], broken[row]) for row in sorted(broken))
-    listed = listing.table[kept]
-    targets = label_matrix(listed, listing.labels)
+    set_aside = (*listing.refused, *((paths[row], broken[row]) for row in sorted(broken)))
+    rows = listing.table[kept]
+    targets = label_matrix(rows, listing.labels)
     _refuse_empty_class(root, listing, targets, set_aside)
     keep_rows(beside, kept)
 
     pixels = np.load(beside / "pixels.npy", mmap_mode="r", allow_pickle=False)
     digests = pixel_digests(pixels)
-    identical = _exact_duplicates(root, listing, listed["path"].to_list(), digests)
-    groups = splits.join_groups(listed["patient"].to_list(), identical)
-    split, split_notes = splits.assign(listed["split"].to_list(), groups, targets, seed)
+    identical = _exact_duplicates(root, listing, rows["path"].to_list(), digests)
+    groups = splits.join_groups(rows["patient"].to_list(), identical)
+    if settings.resplit:
+        by, test_share = settings.resplit
+        split, split_notes = splits.redraw(groups, targets, by=by, test_share=test_share, seed=seed)
+    else:
+        split, split_notes = splits.assign(rows["split"].to_list(), groups, targets, seed)
     notes = [
         *listing.notes,
         *split_notes,
@@ -162,8 +287,8 @@ def _finish(
         notes.insert(0, f"{len(set_aside)} broken images were set aside; cohort.json names them")
 
     label_columns = [f"label:{name}" for name in listing.labels]
-    extras = [name for name in listed.columns if name not in {"path", "patient", "split", *label_columns}]
-    table = listed.select(
+    extras = [name for name in rows.columns if name not in {"path", "patient", "split", *label_columns}]
+    table = rows.select(
         pl.col("path").alias("image"),
         "patient",
         pl.Series("split", split, pl.String),
@@ -177,12 +302,17 @@ def _finish(
         labels=listing.labels,
         table=table,
         pixels=pixels,
-        pixel_mapping=mapping,
+        pixel_mapping=settings.mapping,
         source=str(root),
         fingerprint=fingerprint(listing.labels, table, digests),
         notes=tuple(notes),
         broken=set_aside,
     )
+    extra: dict[str, Any] = {"identity": settings.identity, "reader": settings.reader}
+    if selected:
+        extra["selection"] = selected
+    if settings.bits != 8:
+        extra["bits"] = settings.bits
     write_tables(cohort, beside, seed=seed, **extra)
     forget_journal(beside)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.errors import BadInput
+from cxr_common.errors import BadInput, unknown_name
 
 if TYPE_CHECKING:
     from cxr_common.cohorts.cohort import Cohort
@@ -166,6 +166,39 @@ def assign(
     return split.tolist(), notes + _leaks(split, groups)
 
 
+def redraw(
+    groups: NDArray[np.int64], targets: NDArray[np.float32], *, by: str, test_share: float, seed: int
+) -> tuple[list[str], list[str]]:
+    """Split anew whatever the data set brings, with one part in eight of the rest for validation.
+
+    Args:
+        groups: (N,) group of each image.
+        targets: (N, L) labels in {0, 1, NaN}.
+        by: "patients", or "images" as papers do that report on a random split: images of one patient then lie
+            on both sides, and figures come out better than they are.
+        test_share: Share of the images for testing, in (0, 1).
+        seed: Fixes what is drawn.
+
+    Returns:
+        (N,) splits, and notes on what was done.
+
+    Raises:
+        BadInput: A share or a way that cannot be, or too few patients.
+    """
+    if by not in ("patients", "images"):
+        raise unknown_name("way to split", by, ("patients", "images"))
+    if not 0 < test_share < 1:
+        raise BadInput("a share of test images above 0 and below 1", str(test_share), where="--test_share")
+    rest = 1 - test_share
+    parts = [max(1, round(1000 * share)) for share in (rest * 7 / 8, rest / 8, test_share)]
+    drawn = groups if by == "patients" else np.arange(len(groups))
+    split = np.array(SPLITS)[stratified(drawn, targets, parts, seed)]
+    if not all((split == name).any() for name in SPLITS):
+        raise BadInput("enough patients for train, val and test", f"{len(np.unique(drawn))}")
+    counts = ", ".join(f"{(split == name).sum()} {name}" for name in SPLITS)
+    return split.tolist(), [f"split anew by {by} ({counts} images)", *_leaks(split, groups, "this")]
+
+
 def kfold(cohort: "Cohort", folds: int, *, seed: int = 0) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Cross-validation over the training and validation images; test stays out.
 
@@ -266,14 +299,14 @@ def _drawn(
     return drawn
 
 
-def _leaks(split: NDArray[np.str_], groups: NDArray[np.int64]) -> list[str]:
+def _leaks(split: NDArray[np.str_], groups: NDArray[np.int64], whose: str = "the official") -> list[str]:
     notes = []
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         both = np.intersect1d(groups[split == one], groups[split == other])
         if len(both):
             notes.append(
                 f"{len(both)} patients (or patients with an identical image) lie in both {one} and {other} "
-                "of the official split, which was left as it is"
+                f"of {whose} split, which was left as it is"
             )
     return notes
 

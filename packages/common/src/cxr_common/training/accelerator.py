@@ -1,8 +1,9 @@
 """The engine: Hugging Face Accelerate, set up the same way for every stage."""
 
 import contextlib
+import inspect
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,6 +11,7 @@ from cxr_common.errors import BadInput, unknown_name
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -28,7 +30,6 @@ def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
         BadInput: Unknown precision, or one this device cannot do sensibly.
     """
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
 
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
@@ -45,17 +46,29 @@ def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
         )
     if precision == "auto":
         precision = "bf16" if has_bf16(cuda) else "fp32"
-    accelerator = Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
-        # Buffers (batch statistics) are synchronised by SyncBN or at the end, not before every forward.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
-    )
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    accelerator.ddp_handler = _how_processes_share()
     torch.manual_seed(seed)
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     return accelerator
+
+
+def _how_processes_share() -> "DistributedDataParallelKwargs":
+    """Buffers (batch statistics) are synchronised by SyncBN or at the end, not before every forward."""
+    from accelerate.utils import DistributedDataParallelKwargs
+    from torch.nn.parallel import DistributedDataParallel
+
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.15
+
+    class Kwargs(DistributedDataParallelKwargs):
+        def to_kwargs(self) -> dict[str, Any]:  # accelerate knows the old name alone
+            return {**super().to_kwargs(), name: False}
+
+    return Kwargs(gradient_as_bucket_view=True)
 
 
 def has_bf16(cuda: bool) -> bool:

@@ -106,6 +106,12 @@ class Progress:
         if self._bars is not None:
             self._bars.update(self._now, completed=0)
 
+    def back_to(self, epoch: int) -> None:
+        """Go on with an earlier epoch, for a run that has to do some again."""
+        self.epoch_number = epoch
+        if self._bars is not None:
+            self._bars.update(self._all, completed=epoch * self.steps)
+
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         self._said = time.perf_counter()

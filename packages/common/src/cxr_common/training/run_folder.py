@@ -3,8 +3,10 @@
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cxr_common.errors import BadInput
@@ -71,6 +73,7 @@ def open_run(
     *,
     restart: bool = False,
     main: bool = True,
+    later: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunFolder:
     """Open a stage's folder: a new one, or the one an earlier start of the same stage left.
 
@@ -81,6 +84,7 @@ def open_run(
         config: The config as a person reads it, written to ``config.yaml``.
         restart: Set a run of another identity aside (as ``FOLDER.1``, ``FOLDER.2``, ...) and start anew.
         main: Whether this process is the one that writes.
+        later: Options of the identity's "config" that records of older versions lack, and what these stood for.
 
     Returns:
         The folder, with ``finished`` telling whether there is nothing left to do.
@@ -102,7 +106,7 @@ def open_run(
         raise BadInput("a run folder nobody else uses", "one in use by another process", where=folder) from error
     record = folder / "run.json"
     wanted = json.loads(json.dumps(identity, sort_keys=True))
-    differing = _differences(json.loads(record.read_text("utf-8")), wanted) if record.exists() else []
+    differing = _differences(_completed(record, wanted, later), wanted) if record.exists() else []
     if differing and not any((folder / name).exists() for name in ("done.json", "state.pt", "metrics.jsonl")):
         record.unlink()  # a start that ended before it had anything to lose
         differing = []
@@ -118,13 +122,21 @@ def open_run(
     if differing:
         number = next(i for i in range(1, 10_000) if not Path(f"{folder}.{i}").exists())
         folder.rename(f"{folder}.{number}")
-        return open_run(folder, identity, config)
+        return open_run(folder, identity, config, later=later)
     if not record.exists():
         import yaml
 
         write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         write_json(record, wanted)
     return RunFolder(folder, (folder / "done.json").exists(), lock=lock)
+
+
+def _completed(record: Path, wanted: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    found = json.loads(record.read_text("utf-8"))
+    if later:
+        stood_for = {name: value for name, value in later.items() if name in wanted["config"]}
+        found["config"] = {**stood_for, **found["config"]}
+    return found
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ binds one to what the networks give out.
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ __all__ = [
     "Outputs",
     "build_adapters",
     "check_parts",
+    "each_loss",
     "fold_classifier",
     "recommended",
     "task_loss",
@@ -239,6 +241,34 @@ def build_adapters(
 
 
 def weighted_sum(
+    parts: Mapping[str, float], student: Outputs, teacher: Outputs, targets: Tensor, *, task: str, **settings: Any
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sum distillation losses.
+
+        total = Σ over losses of  weight · loss(student, teacher)
+
+    Args:
+        parts: Weight of each loss, by its name in `LOSSES`.
+        student: Outputs for B images.
+        teacher: Outputs for the same views, labels in the same order. It gets no gradient.
+        targets: (B, L) in [0, 1], NaN where unknown.
+        task: "multiclass" or "multilabel".
+        **settings: Of `each_loss`.
+
+    Returns:
+        The total, a float32 scalar, and each loss before its weight, without gradient.
+
+    Raises:
+        BadInput: As `each_loss`.
+    """
+    values = each_loss(parts, student, teacher, targets, task=task, **settings)
+    total = student.logits.new_zeros((), dtype=torch.float32)
+    for name, value in values.items():
+        total = total + parts[name] * value
+    return total, {name: value.detach() for name, value in values.items()}
+
+
+def each_loss(
     parts: Mapping[str, float],
     student: Outputs,
     teacher: Outputs,
@@ -250,10 +280,8 @@ def weighted_sum(
     adapters: nn.ModuleDict | None = None,
     use_unlabelled: bool = False,
     options: Mapping[str, Mapping[str, float]] | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum distillation losses.
-
-        total = Σ over losses of  weight · loss(student, teacher)
+) -> dict[str, Tensor]:
+    """Compute distillation losses one by one.
 
     Args:
         parts: Weight of each loss, by its name in `LOSSES`.
@@ -269,22 +297,19 @@ def weighted_sum(
         options: Keywords of the formulas, by loss, e.g. {"dkd": {"beta": 2.0}}.
 
     Returns:
-        The total, a float32 scalar, and each loss before its weight, without gradient.
+        Each loss before its weight, a float32 scalar with its gradient, by name.
 
     Raises:
         BadInput: As `check_parts`, or features a loss needs are not there.
     """
     check_parts(parts, task, options)
-    total = student.logits.new_zeros((), dtype=torch.float32)
     values: dict[str, Tensor] = {}
-    for name, weight in parts.items():
+    for name in parts:
         loss = LOSSES[name]
         adapter = adapters[name] if adapters is not None and name in adapters else None
         if loss.make_adapter is not None and adapter is None:
             raise ValueError(f"the loss {name} wants its adapter: pass build_adapters(parts, ...) as adapters")
         own = loss.temperature if temperature is None else temperature
         setting = Setting(own if own is not None else 1.0, stage, adapter, use_unlabelled)
-        value = loss.function(student, teacher, targets, setting, **(options or {}).get(name, {}))
-        total = total + weight * value
-        values[name] = value.detach()
-    return total, values
+        values[name] = loss.function(student, teacher, targets, setting, **(options or {}).get(name, {}))
+    return values

@@ -5,26 +5,40 @@ more positive; ``decisions`` (N, L) bool. A metric that has no value (no positiv
 is NaN, never 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.metrics import auroc
-from cxr_eval.metrics.calibration import brier, expected_calibration_error
+from cxr_eval.metrics.calibration import brier, expected_calibration_error, recalibration
 
 Floats = NDArray[np.float64]
 
-RANKING = ("auroc", "auprc")
+OPERATING_LEVELS = (90, 95)
+"""Percent of specificity (sensitivity) at which the sensitivity (specificity) is read off the ROC curve."""
+
+RANKING = (
+    "auroc",
+    "auprc",
+    *(f"sensitivity_at_specificity_{level}" for level in OPERATING_LEVELS),
+    *(f"specificity_at_sensitivity_{level}" for level in OPERATING_LEVELS),
+)
+"""What the order of the scores alone decides. The last four are points of the ROC curve of the evaluated images: they
+describe the ranking, and no decision is taken with the threshold that reaches them."""
 DECISION = ("f1", "accuracy", "balanced_accuracy", "precision", "recall", "specificity", "npv", "mcc")
-CALIBRATION = ("brier", "ece")
+CALIBRATION = ("brier", "ece", "calibration_slope", "calibration_intercept")
 METRICS = (*RANKING, *DECISION, *CALIBRATION)
 COUNTS = ("tp", "fp", "fn", "tn")
-LOWER_IS_BETTER = frozenset(CALIBRATION)
+LOWER_IS_BETTER = frozenset({"brier", "ece"})
+IDEAL = {"calibration_slope": 1.0, "calibration_intercept": 0.0}
+"""Metrics that are neither better high nor better low, and the value they should have."""
 
 TITLES = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
+    **{f"sensitivity_at_specificity_{level}": f"Sensitivity at {level} % specificity" for level in OPERATING_LEVELS},
+    **{f"specificity_at_sensitivity_{level}": f"Specificity at {level} % sensitivity" for level in OPERATING_LEVELS},
     "f1": "F1",
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -35,7 +49,8 @@ TITLES = {
     "mcc": "MCC",
     "brier": "Brier",
     "ece": "ECE",
-    "top1_accuracy": "Accuracy",
+    "calibration_slope": "Calibration slope",
+    "calibration_intercept": "Calibration intercept",
 }
 
 
@@ -85,6 +100,37 @@ def operating_points(target: NDArray, score: NDArray) -> tuple[NDArray[np.int64]
     )
 
 
+def operating_levels(targets: NDArray, scores: NDArray) -> dict[str, Floats]:
+    """Sensitivity at given specificities and the reverse: the best attainable point of each label's ROC curve.
+
+    Sensitivity at specificity s is the largest sensitivity of any threshold whose specificity is at least s;
+    nothing is interpolated.
+
+    Args:
+        targets: (N, L) in {0, 1, NaN}.
+        scores: (N, L), larger is more positive.
+
+    Returns:
+        ``sensitivity_at_specificity_90`` and so on for every level of ``OPERATING_LEVELS``, each (L,); NaN for a
+        label without known positives or negatives.
+    """
+    labels = targets.shape[1]
+    found = {name: np.full(labels, np.nan) for name in RANKING if "_at_" in name}
+    for label in range(labels):
+        known = ~np.isnan(targets[:, label])
+        tp, fp, _ = operating_points(targets[known, label], scores[known, label])
+        positives, negatives = int(tp[-1]), int(fp[-1])
+        if not positives or not negatives:
+            continue
+        for level in OPERATING_LEVELS:
+            # Whole percents of whole numbers: integers, so that 90 of 100 is 90 %.
+            specific = 100 * (negatives - fp) >= level * negatives
+            sensitive = 100 * tp >= level * positives
+            found[f"sensitivity_at_specificity_{level}"][label] = tp[specific].max() / positives
+            found[f"specificity_at_sensitivity_{level}"][label] = 1 - fp[sensitive].min() / negatives
+    return found
+
+
 def confusion_counts(targets: NDArray, decisions: NDArray) -> dict[str, NDArray[np.int64]]:
     """True and false positives and negatives per label, over the rows whose target is known.
 
@@ -130,26 +176,35 @@ def from_counts(tp: NDArray, fp: NDArray, fn: NDArray, tn: NDArray) -> dict[str,
     }
 
 
-def per_label(targets: NDArray, scores: NDArray, decisions: NDArray) -> dict[str, NDArray]:
-    """Every metric for every label.
+def per_label(
+    targets: NDArray, scores: NDArray, decisions: NDArray, names: Sequence[str] = METRICS
+) -> dict[str, NDArray]:
+    """Metrics of every label.
 
     Args:
         targets: (N, L) in {0, 1, NaN}.
         scores: (N, L) probabilities in [0, 1].
         decisions: (N, L) bool.
+        names: Which of ``METRICS`` are wanted.
 
     Returns:
-        The names of ``METRICS`` as float64 (L,), NaN where undefined, and of ``COUNTS`` as int64 (L,).
+        The names as float64 (L,), NaN where undefined, and those of ``COUNTS`` as int64 (L,).
     """
     counts = confusion_counts(targets, decisions)
-    return {
-        "auroc": auroc(targets, scores),
-        "auprc": average_precision(targets, scores),
-        **from_counts(**counts),
-        "brier": brier(targets, scores),
-        "ece": expected_calibration_error(targets, scores),
-        **counts,
-    }
+    found: dict[str, NDArray] = {**counts, **from_counts(**counts)}
+    if "auroc" in names:
+        found["auroc"] = auroc(targets, scores)
+    if "auprc" in names:
+        found["auprc"] = average_precision(targets, scores)
+    if any("_at_" in name for name in names):
+        found |= operating_levels(targets, scores)
+    if "brier" in names:
+        found["brier"] = brier(targets, scores)
+    if "ece" in names:
+        found["ece"] = expected_calibration_error(targets, scores)
+    if set(IDEAL) & set(names):
+        found["calibration_slope"], found["calibration_intercept"] = recalibration(targets, scores)
+    return {name: found[name] for name in (*names, *COUNTS)}
 
 
 def micro(targets: NDArray, scores: NDArray, decisions: NDArray) -> dict[str, NDArray]:
@@ -185,21 +240,6 @@ def averages(values: Mapping[str, NDArray]) -> tuple[dict[str, float], dict[str,
     )
 
 
-def top1_accuracy(targets: NDArray, decisions: NDArray) -> float:
-    """Share of known images whose decided class is the true one.
-
-    Args:
-        targets: (N, K) one-hot; an unknown image is a row of NaN.
-        decisions: (N, K) one-hot bool.
-
-    Returns:
-        In [0, 1]; NaN without a known image.
-    """
-    known = ~np.isnan(targets).any(axis=1)
-    correct = ((targets == 1) & decisions).any(axis=1)
-    return float(_ratio(int(np.sum(correct & known)), int(np.sum(known))))
-
-
 def confusion_matrix(targets: NDArray, decisions: NDArray) -> NDArray[np.int64]:
     """Images by true class (rows) and decided class (columns); unknown images are left out.
 
@@ -213,15 +253,43 @@ def confusion_matrix(targets: NDArray, decisions: NDArray) -> NDArray[np.int64]:
     return (targets == 1).astype(np.int64).T @ decisions.astype(np.int64)
 
 
+def from_confusion_matrix(matrix: NDArray) -> dict[str, Floats]:
+    """Metrics of exclusive classes, from confusion matrices (rows the truth); weighted counts are fine.
+
+    Accuracy is the share of images whose decided class is the true one; balanced accuracy the mean recall of the
+    classes that occur; MCC the multi-class coefficient R_K (Gorodkin 2004):
+    ``(c s - sum_k t_k d_k) / sqrt((s^2 - sum_k d_k^2)(s^2 - sum_k t_k^2))`` with s images, c of them right, t_k
+    of class k and d_k decided to be.
+
+    Args:
+        matrix: (..., K, K).
+
+    Returns:
+        "accuracy", "balanced_accuracy" and "mcc", each (...,); NaN where undefined.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    right = np.diagonal(matrix, axis1=-2, axis2=-1)
+    truth, decided, images = matrix.sum(axis=-1), matrix.sum(axis=-2), matrix.sum(axis=(-2, -1))
+    scale = np.sqrt(images**2 - (decided**2).sum(axis=-1)) * np.sqrt(images**2 - (truth**2).sum(axis=-1))
+    return {
+        "accuracy": _ratio(right.sum(axis=-1), images),
+        "balanced_accuracy": macro(_ratio(right, truth)),
+        "mcc": _ratio(right.sum(axis=-1) * images - (truth * decided).sum(axis=-1), scale),
+    }
+
+
 def why_undefined(name: str, tp: int, fp: int, fn: int, tn: int) -> str:
     """The reason in words for a metric of one label that came out NaN, from the label's confusion counts."""
     positives, negatives = tp + fn, fp + tn
     if positives + negatives == 0:
         return "no image has a known label"
-    if name in ("auroc", "balanced_accuracy", "mcc", "auprc", "recall") and positives == 0:
+    both = "_at_" in name or name in ("auroc", "balanced_accuracy", "mcc", *IDEAL)
+    if (both or name in ("auprc", "recall")) and positives == 0:
         return "no positive image"
-    if name in ("auroc", "balanced_accuracy", "mcc", "specificity") and negatives == 0:
+    if (both or name == "specificity") and negatives == 0:
         return "no negative image"
+    if name == "calibration_slope":
+        return "the probabilities do not vary, or separate the classes without error"
     if name in ("precision", "mcc") and tp + fp == 0:
         return "no image was called positive"
     if name in ("npv", "mcc") and tn + fn == 0:

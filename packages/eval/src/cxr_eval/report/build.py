@@ -1,5 +1,6 @@
-"""Build the report: numbers and answers in, one self-contained HTML page out."""
+"""Build the report: numbers and answers in, one self-contained HTML page and its plots out."""
 
+import base64
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,56 +11,96 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from cxr_eval.curves import Curves, curves, index_of, thin
-from cxr_eval.metrics.calibration import reliability
-from cxr_eval.metrics.classification import METRICS, TITLES
+from cxr_eval import subgroups
+from cxr_eval.comparisons import COMPARED
+from cxr_eval.metrics.classification import CALIBRATION, METRICS, TITLES
 from cxr_eval.predictions import Answers
-from cxr_eval.report.svg import Axis, Series, chart, interval_bar, log_axis, nice_ticks, swatch
-from cxr_eval.results import COMPARED, reported
+from cxr_eval.report import forest, svg
+from cxr_eval.report.file_names import file_names
+from cxr_eval.report.panels import STYLES, panel
+from cxr_eval.report.svg import Axis, Chart, Series, interval_bar, log_axis, nice_ticks, swatch
+from cxr_eval.results import reported
 from cxr_eval.terminal import best_of
 
 SUMMARY = ("auroc", "auprc", "f1", "accuracy", "recall", "specificity", "brier", "ece")
-STYLES = 6
+GAPS_SHOWN = 10
 Entry = Mapping[str, Any]
 
 
-def render(document: Mapping[str, Any], targets: NDArray[np.float32], answers: Mapping[str, Answers]) -> str:
-    """The page.
+def render(
+    document: Mapping[str, Any],
+    targets: NDArray[np.float32],
+    answers: Mapping[str, Answers],
+    explanations: Mapping[str, Any] | None = None,
+) -> tuple[str, dict[str, str]]:
+    """The page and its plots.
 
     Args:
-        document: The content of metrics.json (see ``cxr_eval.evaluate``).
+        document: The content of metrics.json (see docs/metrics.md).
         targets: (N, L) in {0, 1, NaN}.
         answers: Answers by model name, in the document's order.
+        explanations: Where the models looked, or None to leave the section out: ``{"labels": [{"label", "cases":
+            [{"png" (bytes), "caption", "kind" ("right" or "wrong")}]}], "scores": [{"model", "name", "value", "low",
+            "high"}]}``.
 
     Returns:
-        HTML that asks for nothing from outside.
+        HTML that asks for nothing from outside, and name -> SVG file of every plot.
     """
     columns = reported(document["task"], document["labels"])
-    panels = [_panel(document, document["labels"][i], i, targets, answers) for i in columns]
-    template = _environment().get_template("template.html")
-    return template.render(
-        d=document,
-        names=list(document["models"]),
-        style={name: i % STYLES for i, name in enumerate(document["models"])},
-        titles=TITLES,
-        summary=SUMMARY,
-        metrics=METRICS,
-        compared=COMPARED,
-        best={key: best_of(document, key) for key in SUMMARY},
-        shown=[document["labels"][i] for i in columns],
-        lead=_lead(document),
-        reach=_reach(document),
-        panels=[panel["page"] for panel in panels],
-        data=[panel["data"] for panel in panels],
-        speed_chart=_speed_chart(document),
-        machine=next((model["speed"] for model in document["models"].values() if model["speed"]), None),
+    shown = [document["labels"][i] for i in columns]
+    panels = [panel(document, n, shown[n], i, targets, answers) for n, i in enumerate(columns)]
+    style = {name: i % STYLES for i, name in enumerate(document["models"])}
+    forests = _forests(document)
+    speed = _speed_chart(document)
+    legend = svg.legend([Series(name, style[name], (), ()) for name in document["models"]])
+    labels, groups = file_names(shown), file_names(forests)
+    plots = {
+        f"{name}-{labels[one['label']]}": svg.standalone(chart)
+        for one in panels
+        for name, chart in (one["charts"] | one["calibration"]).items()
+    }
+    legends = [(number, name) for name, number in style.items()]
+    plots |= {f"subgroups-{groups[column]}": forest.standalone(f, legends) for column, f in forests.items()}
+    plots |= {"auroc-latency": svg.standalone(speed)} if speed else {}
+    for one in panels:
+        one |= {key: [svg.figure(chart) for chart in one[key].values()] for key in ("charts", "calibration")}
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            d=document,
+            names=list(document["models"]),
+            style=style,
+            titles=TITLES,
+            summary=SUMMARY,
+            metrics=METRICS,
+            compared=[key for key in COMPARED if key in SUMMARY],
+            compared_too=[key for key in COMPARED if key not in SUMMARY],
+            calibration=CALIBRATION,
+            best={key: best_of(document, key) for key in SUMMARY},
+            shown=shown,
+            lead=_lead(document),
+            external="external" in [model["cohort"] for model in document["models"].values()],
+            reach=_reach(document),
+            panels=panels,
+            data=[one["data"] for one in panels],
+            forests=[forest.figure(f, legend) for f in forests.values()],
+            gaps=document["subgroups"]["gaps"][:GAPS_SHOWN],
+            group_figures=subgroups.FIGURES,
+            least_patients=subgroups.LEAST_PATIENTS,
+            least_of_class=subgroups.LEAST_OF_CLASS,
+            explanations=explanations,
+            speed_chart=svg.figure(speed) if speed else None,
+            machine=next((model["speed"] for model in document["models"].values() if model["speed"]), None),
+        )
     )
+    return page, plots
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "template"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
@@ -70,14 +111,15 @@ def _environment() -> jinja2.Environment:
         "big": big,
         "short": short,
         "pvalue": pvalue,
+        "image": image,
     }
     environment.globals |= {"swatch": swatch, "interval_bar": interval_bar}
     return environment
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A number in fixed decimals, an en dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    """A number in fixed decimals with a real minus, an en dash where there is none."""
+    return "–" if value is None else f"{value:z.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:
@@ -103,6 +145,11 @@ def big(value: float, unit: str = "") -> str:
     return f"{value:g} {unit}".strip()
 
 
+def image(png: bytes) -> str:
+    """A PNG as an address that holds the picture itself."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
 def cell(entry: Entry) -> Markup:
     """A metric for a table cell: value, and its interval below; a dash that tells why when undefined."""
     if entry["value"] is None:
@@ -110,7 +157,8 @@ def cell(entry: Entry) -> Markup:
     text = Markup("<b>{}</b>").format(figure(entry["value"]))
     if entry["low"] is None:
         return text
-    return text + Markup("<small>{}–{}</small>").format(figure(entry["low"]), figure(entry["high"]))
+    between = " to " if entry["low"] < 0 else "–"
+    return text + Markup("<small>{}{}{}</small>").format(figure(entry["low"]), between, figure(entry["high"]))
 
 
 def _lead(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -139,125 +187,23 @@ def _reach(document: Mapping[str, Any]) -> dict[str, float]:
     return reach
 
 
-def _panel(
-    document: Mapping[str, Any],
-    label: str,
-    column: int,
-    targets: NDArray[np.float32],
-    answers: Mapping[str, Answers],
-) -> dict[str, Any]:
-    """One label: its charts and cards for the page, its operating points for the page's script."""
-    points = 240 if len(document["labels"]) <= 3 else 120
-    number = reported(document["task"], document["labels"]).index(column)
-    roc, precision_recall, calibration, cards, data = [], [], [], [], []
-    for i, (name, answer) in enumerate(answers.items()):
-        target, p = targets[:, column], answer.probabilities[:, column]
-        thresholds = document["models"][name]["thresholds"]
-        own = 0.5 if thresholds is None else thresholds[label]
-        exact = curves(target, p)
-        curve = thin(exact, points, keep=own)
-        at = index_of(curve, own)
-        metrics = document["models"][name]["labels"][label]
-        key, style = f"{number}-{i}", i % STYLES
-        x, y = curve.roc
-        roc.append(
-            Series(
-                name,
-                style,
-                x,
-                y,
-                note=_note("AUROC", metrics["auroc"]),
-                mark=(x[at], y[at]) if len(x) else None,
-                key=f"roc-{key}",
-            )
-        )
-        x, y = _steps(curve)
-        mark = None
-        if curve.positives and at > 0:
-            mark = (curve.tp[at] / curve.positives, curve.tp[at] / (curve.tp[at] + curve.fp[at]))
-        precision_recall.append(
-            Series(name, style, x, y, note=_note("AUPRC", metrics["auprc"]), mark=mark, key=f"pr-{key}")
-        )
-        bins = reliability(target, p)
-        calibration.append(
-            Series(name, style, bins.predicted, bins.observed, note=_note("ECE", metrics["ece"]), dots=True)
-        )
-        entry = _operating_points(curve, own, at)
-        data.append(entry)
-        cards.append(
-            {
-                "name": name,
-                "style": style,
-                "key": key,
-                "steps": len(entry["t"]) - 1,
-                **_at(curve, at),
-                **entry,
-            }
-        )
-    first = document["models"][next(iter(answers))]["labels"][label]
-    share = first["positives"] / max(first["positives"] + first["negatives"], 1)
-    charts = [
-        chart(roc, Axis("1 − specificity"), Axis("Sensitivity"), title="ROC", reference=((0, 0), (1, 1))),
-        chart(
-            precision_recall,
-            Axis("Sensitivity (recall)"),
-            Axis("Precision"),
-            title="Precision and recall",
-            reference=((0, share), (1, share)),
-        ),
-        chart(
-            calibration,
-            Axis("Predicted probability"),
-            Axis("Observed frequency"),
-            title="Calibration",
-            reference=((0, 0), (1, 1)),
-        ),
-    ]
-    page = {
-        "label": label,
-        "positives": first["positives"],
-        "negatives": first["negatives"],
-        "unknown": first["unknown"],
-        "charts": charts,
-        "cards": cards,
-    }
-    return {
-        "page": page,
-        "data": {"positives": first["positives"], "negatives": first["negatives"], "models": data},
-    }
+def _forests(document: Mapping[str, Any]) -> dict[str, forest.Forest]:
+    """AUROC of every group and model, a plot for each column."""
+    found = {}
+    for column, about in document["subgroups"]["columns"].items():
+        rows = []
+        for group in about["groups"]:
+            marks = []
+            for i, model in enumerate(document["models"].values()):
+                entry = model["subgroups"][column][group["name"]]["overall"]["auroc"]
+                known = entry["value"] is not None
+                marks.append((i % STYLES, entry["value"], entry["low"], entry["high"]) if known else None)
+            rows.append((f"{group['name']} ({group['images']})", marks))
+        found[column] = forest.Forest(f"By {column} (images)", "AUROC", rows)
+    return found
 
 
-def _note(title: str, entry: Entry) -> str:
-    return f"{title} {figure(entry['value'])}"
-
-
-def _steps(curve: Curves) -> tuple[list[float], list[float]]:
-    """The precision-recall curve as the steps whose area is the average precision."""
-    recall, precision = curve.precision_recall
-    if not len(recall):
-        return [], []
-    x = np.concatenate([[0.0], np.repeat(recall, 2)[:-1]])
-    return x.tolist(), np.repeat(precision, 2).tolist()
-
-
-def _operating_points(curve: Curves, own: float, at: int) -> dict[str, Any]:
-    """Thresholds ascending with their counts; the model's own threshold stands at its place."""
-    thresholds = [None if np.isinf(t) else float(f"{t:.3g}") for t in curve.thresholds]
-    thresholds[at] = float(f"{own:.3g}")
-    return {
-        "t": thresholds[::-1],
-        "tp": curve.tp[::-1].tolist(),
-        "fp": curve.fp[::-1].tolist(),
-        "start": len(thresholds) - 1 - at,
-    }
-
-
-def _at(curve: Curves, at: int) -> dict[str, Any]:
-    tp, fp = int(curve.tp[at]), int(curve.fp[at])
-    return {"now": {"tp": tp, "fp": fp, "fn": curve.positives - tp, "tn": curve.negatives - fp}}
-
-
-def _speed_chart(document: Mapping[str, Any]) -> Markup | None:
+def _speed_chart(document: Mapping[str, Any]) -> Chart | None:
     """Overall AUROC against latency; None unless at least two models have both."""
     rows = [
         (i, name, model["speed"]["latency_ms_p50"], model["overall"]["auroc"])
@@ -283,10 +229,10 @@ def _speed_chart(document: Mapping[str, Any]) -> Markup | None:
         for i, name, latency, auroc in rows
     ]
     latencies = [latency for _, _, latency, _ in rows]
-    return chart(
+    return Chart(
+        "AUROC against latency",
         series,
         log_axis("Latency of one image, ms", min(latencies), max(latencies)),
         Axis("AUROC", ticks[0], ticks[-1], ticks),
-        title="AUROC against latency",
         legend=False,
     )

@@ -72,43 +72,98 @@ class Series:
     key: str = ""
 
 
-def chart(
-    series: Sequence[Series],
-    x: Axis,
-    y: Axis,
-    *,
-    title: str,
-    reference: tuple[tuple[float, float], tuple[float, float]] | None = None,
-    legend: bool = True,
-) -> Markup:
-    """Draw a chart.
+@dataclass(frozen=True)
+class Chart:
+    """What a chart shows.
 
-    Args:
+    Attributes:
+        title: Its name, also for screen readers.
         series: What to draw, one entry a model.
         x: Horizontal axis.
         y: Vertical axis.
-        title: Name of the chart, also for screen readers.
         reference: Ends of a dotted line to compare with: no information, perfect calibration.
         legend: List the series below the chart.
+    """
+
+    title: str
+    series: Sequence[Series]
+    x: Axis
+    y: Axis
+    reference: tuple[tuple[float, float], tuple[float, float]] | None = None
+    legend: bool = True
+
+
+def figure(chart: Chart) -> Markup:
+    """Draw a chart for the page, as a ``<figure>``."""
+    plot = f"{LEFT} {TOP} {WIDTH - LEFT - RIGHT} {HEIGHT - TOP - BOTTOM}"
+    parts = [
+        Markup('<figure class="chart"><figcaption>{}</figcaption>').format(chart.title),
+        Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-plot="{}">').format(
+            WIDTH, HEIGHT, _spoken(chart.title, chart.series), plot
+        ),
+        _body(chart),
+        Markup("</svg>"),
+    ]
+    if chart.legend:
+        parts.append(legend(chart.series))
+    return Markup("").join([*parts, Markup("</figure>")])
+
+
+def standalone(chart: Chart) -> str:
+    """Draw a chart as an SVG file of its own: light colours, title above, legend below."""
+    rows = list(chart.series) if chart.legend else []
+    legend = Markup("").join(
+        Markup('<path class="line s{}" d="M{} {}h22"/><text class="name" x="{}" y="{}">{} {}</text>').format(
+            one.style, LEFT, HEIGHT + 12 + 16 * i, LEFT + 28, HEIGHT + 16 + 16 * i, one.name, one.note
+        )
+        for i, one in enumerate(rows)
+    )
+    return document(chart.title, Markup("").join([_body(chart), legend]), WIDTH, HEIGHT + 16 * len(rows) + 8)
+
+
+def document(title: str, body: Markup, width: int, height: int) -> str:
+    """An SVG file.
+
+    Args:
+        title: Written above the drawing.
+        body: The drawing, from (0, 0).
+        width: Its width.
+        height: Its height.
 
     Returns:
-        A ``<figure>``.
+        The file's text.
     """
-    parts = [
-        Markup('<figure class="chart"><figcaption>{}</figcaption>').format(title),
-        Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-plot="{} {} {} {}">').format(
-            WIDTH, HEIGHT, _spoken(title, series), LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-        ),
-        _frame(x, y),
+    return str(
+        Markup(
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -24 {} {}" width="{}" height="{}"><title>{}</title>'
+            '<style>{}</style><rect y="-24" width="100%" height="100%" fill="#fff"/>'
+            '<text x="{}" y="-8" class="title mid">{}</text>{}</svg>\n'
+        ).format(width, height + 24, width, height + 24, title, Markup(_style()), width / 2, title, body)
+    )
+
+
+def _style() -> str:
+    """The page's rules for charts with its light colours written out: other programs know no CSS variables."""
+    colours = ("#1762a8", "#c2500a", "#2b7a4b", "#7a3f9d", "#8a6a00", "#0c7489")
+    dashes = (None, "7 3", "2 2.5", "9 3 2 3", "12 4", "5 2 1 2 1 2")
+    rules = [
+        "text{font:11px sans-serif;fill:#5b6470}.title{font-size:13px;fill:#1b1f24}.name{font-size:12px;fill:#1b1f24}"
+        ".mid{text-anchor:middle}.end{text-anchor:end}.grid{stroke:#e2e6ea;fill:none}"
+        ".chance{stroke:#5b6470;stroke-dasharray:2 4;fill:none}.line{fill:none;stroke-width:1.8}"
+        ".bar{fill:none;stroke-width:1.6}.dot,.mark{stroke:#fff;stroke-width:1.5}"
     ]
-    if reference:
-        (x0, y0), (x1, y1) = (_at(x, y, *end) for end in reference)
+    for i, (colour, dash) in enumerate(zip(colours, dashes, strict=True)):
+        rules.append(f".line.s{i},.bar.s{i}{{stroke:{colour}}}.dot.s{i},.mark.s{i}{{fill:{colour}}}")
+        rules.append(f".line.s{i}{{stroke-dasharray:{dash}}}" if dash else "")
+    return "".join(rules)
+
+
+def _body(chart: Chart) -> Markup:
+    parts = [_frame(chart.x, chart.y)]
+    if chart.reference:
+        (x0, y0), (x1, y1) = (_at(chart.x, chart.y, *end) for end in chart.reference)
         parts.append(Markup('<path class="chance" d="M{} {}L{} {}"/>').format(x0, y0, x1, y1))
-    parts += [_drawn(one, x, y) for one in series]
-    parts.append(Markup("</svg>"))
-    if legend:
-        parts.append(_legend(series))
-    parts.append(Markup("</figure>"))
+    parts += [_drawn(one, chart.x, chart.y) for one in chart.series]
     return Markup("").join(parts)
 
 
@@ -211,7 +266,8 @@ def _drawn(one: Series, x: Axis, y: Axis) -> Markup:
     return Markup("").join(parts)
 
 
-def _legend(series: Sequence[Series]) -> Markup:
+def legend(series: Sequence[Series]) -> Markup:
+    """The list of models below a chart."""
     rows = [
         Markup("<li>{}<span>{}</span> <small>{}</small></li>").format(swatch(one.style), one.name, one.note)
         for one in series

@@ -101,14 +101,46 @@ def compare(target: NDArray, first: NDArray, second: NDArray, cluster: NDArray[n
         The comparison; p is 1 when the two rank every image alike.
     """
     auroc, cov = covariance(target, np.stack([first, second]), cluster)
-    difference = float(auroc[0] - auroc[1])
-    variance = float(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1])
+    return difference(auroc, cov, 0, 1)
+
+
+def difference(auroc: Floats, cov: Floats, first: int, second: int) -> Comparison:
+    """The test of ``compare`` for two of the models whose ``covariance`` is known.
+
+    Args:
+        auroc: (M,).
+        cov: (M, M).
+        first: Row of one model.
+        second: Row of the other.
+
+    Returns:
+        The comparison; p is 1 when the two rank every image alike.
+    """
+    gap = float(auroc[first] - auroc[second])
+    variance = float(cov[first, first] + cov[second, second] - 2 * cov[first, second])
     if np.isnan(variance):
-        return Comparison(difference, np.nan, np.nan)
+        return Comparison(gap, np.nan, np.nan)
     error = math.sqrt(max(variance, 0.0))
     if error < 1e-12:
-        return Comparison(difference, error, 1.0 if abs(difference) < 1e-12 else 0.0)
-    return Comparison(difference, error, math.erfc(abs(difference) / error / math.sqrt(2)))
+        return Comparison(gap, error, 1.0 if abs(gap) < 1e-12 else 0.0)
+    return Comparison(gap, error, math.erfc(abs(gap) / error / math.sqrt(2)))
+
+
+def interval(auroc: float, variance: float, z: float = 1.959963984540054) -> tuple[float, float, float]:
+    """Standard error and normal interval of an AUROC, cut to [0, 1].
+
+    Args:
+        auroc: The AUROC.
+        variance: Its variance.
+        z: Quantile of the normal distribution; the default gives 95 %.
+
+    Returns:
+        Standard error, lower and upper bound; NaN where the variance is undefined.
+    """
+    if math.isnan(variance):
+        return math.nan, math.nan, math.nan
+    error = math.sqrt(max(variance, 0.0))
+    return error, max(0.0, auroc - z * error), min(1.0, auroc + z * error)
 
 
 def _below(ordered: Floats, values: Floats) -> Floats:

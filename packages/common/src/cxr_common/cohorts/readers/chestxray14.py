@@ -174,7 +174,9 @@ def boxes(path: Path) -> pl.DataFrame:
 def _tables(path: Path) -> list[Path]:
     """CSV files with the official columns; one that names files by path first."""
     with os.scandir(path) as entries:
-        names = sorted(e.name for e in entries if e.name.lower().endswith((".csv", ".csv.gz")) and e.is_file())
+        names = sorted(
+            e.name for e in entries if e.name.lower().endswith((".csv", ".csv.gz")) and os.path.isfile(e.path)
+        )
     found = [path / name for name in names if set(_COLUMNS) <= set(header(path / name))]
     return sorted(found, key=lambda table: ("file" not in header(table), table.name))
 

@@ -21,6 +21,11 @@ from cxr_common.cohorts.folders import existing_folder
 from cxr_common.cohorts.readers.listing import Listing, image_files, one_hot
 
 LABELS = ("NORMAL", "PNEUMONIA")
+CAREFUL_PATIENTS = (
+    "whether bacteria and virus are numbered separately cannot be decided from the names: by the bare number, the "
+    "careful reading, they are one patient; by number and word none lies in two parts of the official split"
+)
+"""Why patients may be fewer than there are, for an audit."""
 _PNEUMONIA = re.compile(r"(?:person(\d+)_(bacteria|virus)_\d+|(BACTERIA|VIRUS)-(\d+)-\d+)", re.IGNORECASE)
 _NORMAL = re.compile(r"((?:NORMAL\d*-)?(?:IM-)?\d+)-\d+", re.IGNORECASE)
 

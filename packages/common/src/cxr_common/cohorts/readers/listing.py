@@ -12,7 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cxr_common.cohorts.cohort import Task
-from cxr_common.cohorts.folders import File, scan
+from cxr_common.cohorts.folders import File, refuse_outside, scan
+from cxr_common.cohorts.image_header import BrokenImage
 from cxr_common.errors import BadInput
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
@@ -45,6 +46,7 @@ class Listing:
         task: "multilabel", "multiclass", or None without labels.
         notes: What was found, for the user.
         view: Views taken unless the user chooses: "frontal" where the data set says which images are, or "all".
+        refused: (entry, reason) of what the data set's table names but must not be read; counted as broken.
         images: From ``path`` to the gray image (H, W), uint8 or uint16, for a data set whose images are arrays;
             None where ``path`` is a file.
     """
@@ -56,6 +58,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     view: str = "all"
     images: Callable[[str], NDArray[Any]] | None = None
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 def image_files(root: Path) -> list[str]:
@@ -81,16 +84,21 @@ def _is_image(root: Path, file: File) -> bool:
         return True
     if (suffix and not suffix[1:].isdigit()) or file.size < 132:
         return False
-    with open(root / file.path, "rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
+    try:
+        refuse_outside(root, file.path)
+        with open(root / file.path, "rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except (BrokenImage, OSError):
+        return False
 
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:
     """Class names in label order: healthy-sounding first, so that of two ``labels[1]`` is the positive."""
-    return tuple(sorted(names, key=lambda name: (not _sounds_healthy(name), name)))
+    return tuple(sorted(names, key=lambda name: (not sounds_healthy(name), name)))
 
 
-def _sounds_healthy(name: str) -> bool:
+def sounds_healthy(name: str) -> bool:
+    """Whether a class or folder name means that nothing was found ("NORMAL", "0_normal", "No Finding")."""
     return re.sub(r"[^a-z]", "", name.lower()) in _HEALTHY
 
 

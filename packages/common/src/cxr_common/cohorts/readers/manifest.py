@@ -39,19 +39,19 @@ def read(path: Path) -> Listing:
         and no split. Without labels: for pretraining.
 
     Raises:
-        BadInput: No such table or several, paths that leave the folder, a file named twice or with two splits,
+        BadInput: No such table or several, a file named twice or with two splits,
             labels that are not 0 and 1, or none of the files is there.
     """
     table_path = _table(path)
     entries = _text(table_path)
-    files = [inside(path, name or "", table_path) for name in entries["file"]]
-    entries = entries.with_columns(pl.Series("path", files, pl.String))
+    entries, refused = _inside(path, entries, table_path)
     if twice := entries.filter(pl.col("path").is_duplicated())["path"].to_list():
         raise BadInput("each file once", f"{twice[0]} twice", where=table_path)
     images = image_files(path)
     matched = entries.filter(pl.col("path").is_in(images)).sort("path")
     if matched.is_empty():
-        raise BadInput("images that the table names", f"none of them ({files[0]}, …)", where=table_path)
+        found = f"none of them ({entries['file'][0]}, …)"
+        raise BadInput("images that the table names", found, where=table_path)
     notes = []
     if missing := entries.height - matched.height:
         notes.append(f"{missing} images of {table_path.name} are not there and were left out")
@@ -72,7 +72,23 @@ def read(path: Path) -> Listing:
     used = {*_KNOWN, "path", *labels, *(f"label:{label}" for label in labels)}
     if unused := [name for name in matched.columns if name not in used]:
         notes.append(f"columns that are no labels were not used: {', '.join(unused)}")
-    return Listing(path.name, table, labels, task, tuple(notes))
+    return Listing(path.name, table, labels, task, tuple(notes), refused=refused)
+
+
+def _inside(path: Path, entries: pl.DataFrame, table_path: Path) -> tuple[pl.DataFrame, tuple[tuple[str, str], ...]]:
+    """Entries with their ``path``, without those that leave the folder, and these with the reason."""
+    paths: list[str | None] = []
+    refused = []
+    for name in entries["file"]:
+        try:
+            paths.append(inside(path, name or "", table_path))
+        except BadInput:
+            paths.append(None)
+            refused.append((name or "", f"{table_path.name} names a file outside the folder"))
+    kept = entries.with_columns(pl.Series("path", paths, pl.String)).filter(pl.col("path").is_not_null())
+    if kept.is_empty():
+        raise BadInput("paths inside the folder", repr(refused[0][0]), where=table_path)
+    return kept, tuple(refused)
 
 
 def _table(path: Path) -> Path:
@@ -81,7 +97,7 @@ def _table(path: Path) -> Path:
         if "file" in _columns(path / name):
             return path / name
     with os.scandir(path) as entries:
-        names = sorted(e.name for e in entries if e.is_file())
+        names = sorted(e.name for e in entries if os.path.isfile(e.path))
     found = [path / name for name in names if "file" in _columns(path / name)]
     if len(found) != 1:
         named = ", ".join(table.name for table in found) or "none"

@@ -36,7 +36,8 @@ LABELS = (
     "pulmonary edema",
     "bone metastasis",
 )
-"""The 19 differential diagnoses."""
+"""The 19 differential diagnoses: the tree of that name in ``manual_review/trees_code.txt`` of the authors' repository
+(auriml/Rx-thorax-automatic-captioning), without what its later edition adds (viral pneumonia, COVID 19)."""
 LEAST = 50
 """Images a finding must be on to be offered beside the diagnoses."""
 _COLUMNS = ("ImageID", "PatientID", "Projection", "Labels")

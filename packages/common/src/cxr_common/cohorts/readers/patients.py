@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import polars as pl
 
 from cxr_common.cohorts.cache import cache_folder
 from cxr_common.cohorts.dicom import age_in_years, dicom_facts, patient_salt
-from cxr_common.cohorts.folders import inside
+from cxr_common.cohorts.folders import inside, refuse_outside
+from cxr_common.cohorts.image_header import BrokenImage
 from cxr_common.errors import BadInput
 
 MANIFESTS = ("manifest.csv", "metadata.csv")
@@ -68,7 +70,9 @@ def _from_dicom(root: Path, paths: Sequence[str], known: list[dict[str, Any]]) -
         return
     salt = patient_salt(cache_folder())
     for i in dicom:
-        known[i] = dicom_facts(root / paths[i], salt)
+        with suppress(BrokenImage):  # decoding will say so
+            refuse_outside(root, paths[i])
+            known[i] = dicom_facts(root / paths[i], salt)
 
 
 def _may_be_dicom(path: str) -> bool:

@@ -34,7 +34,9 @@ def find_tables(folder: Path, columns: Iterable[str], *, prefix: str = "") -> li
     """
     try:
         with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if e.name.lower().endswith((".csv", ".csv.gz")) and e.is_file())
+            names = sorted(
+                e.name for e in entries if e.name.lower().endswith((".csv", ".csv.gz")) and os.path.isfile(e.path)
+            )
     except OSError:
         return []
     wanted = set(columns)

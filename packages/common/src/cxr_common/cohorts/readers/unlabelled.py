@@ -13,7 +13,7 @@ def looks_like(path: Path) -> bool:
     """Whether images lie in the folder itself, or in its train, val and test, with no folders beside them."""
     with os.scandir(path) as entries:
         visible = [e for e in entries if not e.name.startswith((".", "__MACOSX"))]
-    folders = [e.name for e in visible if e.is_dir()]
+    folders = [e.name for e in visible if os.path.isdir(e.path)]
     if any(name.lower() not in SPLIT_FOLDERS for name in folders):
         return False
     return all(_flat(path / name) for name in folders) if folders else _flat(path)
@@ -46,6 +46,6 @@ def _flat(folder: Path) -> bool:
     with os.scandir(folder) as entries:
         visible = [e for e in entries if not e.name.startswith((".", "__MACOSX"))]
     kinds = {os.path.splitext(e.name)[1].lower() for e in visible}
-    return not any(e.is_dir() for e in visible) and (
+    return not any(os.path.isdir(e.path) for e in visible) and (
         bool(kinds & IMAGE_SUFFIXES) or any(not kind or kind[1:].isdigit() for kind in kinds)
     )

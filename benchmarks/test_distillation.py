@@ -1,0 +1,113 @@
+"""Speed of a distillation step: ratios to a naive step, both in one process, taken in turns.
+
+    uv run pytest benchmarks/test_distillation.py -m benchmark -n 0 -s
+
+Run it on an idle machine. A ratio compares medians of steps that alternate, so that what slows the machine for a
+while slows both.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cxr_common.checkpoint import Header, Input
+from cxr_common.models.zoo import GrayNetwork, build
+from cxr_common.training.accelerator import start
+from cxr_common.training.parameters import groups
+from cxr_distill.data import Batch
+from cxr_distill.guidance import Guidance, Lessons
+from cxr_distill.imbalance import label_loss
+from cxr_distill.recording import Recording
+from cxr_distill.student import Student
+from cxr_distill.teacher import Teacher
+from cxr_distill.train import train_step
+
+LABELS = 14
+WANTED = {(224, 8): {"live": 2.0, "recorded": 3.3}, (64, 64): {"live": 1.7, "recorded": 2.7}}
+"""Least ratios wanted of a ResNet-50 teaching a ResNet-18, by edge and batch size."""
+
+
+def network(architecture: str, size: int) -> GrayNetwork:
+    return GrayNetwork(build(architecture, LABELS, size=size), 0.5, 0.2)
+
+
+def naive_step(size: int, images: torch.Tensor, targets: torch.Tensor) -> Callable[[], None]:
+    """What a script does: the teacher under no_grad in every step, float32, NCHW, the optimiser as it comes."""
+    teacher, student = network("resnet50", size).eval(), network("resnet18", size).train()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    device = images.device
+    teacher.to(device)
+    student.to(device)
+
+    def step() -> None:
+        with torch.no_grad():
+            taught = torch.sigmoid(teacher(images))
+        logits = student(images)
+        loss = F.binary_cross_entropy_with_logits(logits, targets) + F.binary_cross_entropy_with_logits(logits, taught)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def our_step(size: int, images: torch.Tensor, targets: torch.Tensor, *, recorded: bool) -> Callable[[], None]:
+    accelerator = start("auto")
+    frozen = network("resnet50", size).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    names = tuple(f"label {i}" for i in range(LABELS))
+    header = Header("model", "resnet50", Input(size, 0.5, 0.2), task="multilabel", labels=names)
+    teacher = Teacher(frozen.to(images.device), header, torch.arange(LABELS))
+    guidance = Guidance((teacher,), {"multilabel_kd": 1.0}, 1.0, None, "stage4")
+    student = Student(network("resnet18", size).to(memory_format=torch.channels_last).train())
+    parameters = groups(student, 0.05)
+    model, optimizer = accelerator.prepare(student, torch.optim.AdamW(parameters, lr=1e-3, fused=True))
+    kept = (Recording(None, ("logits",)),) if recorded else ()  # type: ignore[arg-type] - its answers come with the batch
+    lessons = Lessons(guidance, torch.ones(1, LABELS), np.zeros((0, LABELS), np.float32), kept)
+    answers = {"logits": torch.zeros(1, len(images), LABELS, dtype=torch.float16, device=images.device)}
+    batch = Batch(images, targets, {} if recorded else {size: images}, answers if recorded else {})
+    loss = label_loss("multilabel", "auto", targets.cpu().numpy())
+
+    def step() -> None:
+        train_step(model, batch, optimizer, accelerator, loss, lessons)
+
+    return step
+
+
+def medians(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, taken in turns after two rounds to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 2):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number >= 2:
+                taken[name].append(time.perf_counter() - began)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize(("size", "batch"), WANTED)
+def test_faster_than_a_naive_step(size, batch) -> None:
+    device = start("auto").device
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, 1, size, size), dtype=torch.uint8, generator=generator).to(device)
+    targets = torch.randint(0, 2, (batch, LABELS), generator=generator).float().to(device)
+    steps = {
+        "naive": naive_step(size, images, targets),
+        "live": our_step(size, images, targets, recorded=False),
+        "recorded": our_step(size, images, targets, recorded=True),
+    }
+    seconds = medians(steps, rounds=12)
+    ratios = {name: seconds["naive"] / seconds[name] for name in ("live", "recorded")}
+    shown = "  ".join(f"{name} {1e3 * value:.0f} ms" for name, value in seconds.items())
+    print(f"\nResNet-50 → ResNet-18, {size} px, batch {batch}: {shown}")
+    print("  ".join(f"{name} {ratio:.2f}x (wanted {WANTED[size, batch][name]})" for name, ratio in ratios.items()))
+    for name, least in WANTED[size, batch].items():
+        assert ratios[name] >= least, f"{name}: {ratios[name]:.2f}x"

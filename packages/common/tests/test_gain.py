@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from cxr_common.gain import auroc_gain
+from cxr_common.metrics import auroc, macro
+
+
+def case(n: int = 120, labels: int = 3, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    y = (rng.random((n, labels)) < 0.4).astype(np.float64)
+    first, second = (np.round(y * strength + rng.normal(size=y.shape), 1) for strength in (1.4, 0.9))  # with ties
+    y[rng.random(y.shape) < 0.1] = np.nan
+    return y, first, second, np.arange(n) // 2
+
+
+def test_one_label_and_a_patient_an_image_is_delong() -> None:
+    y, first, second, _ = (a[:, :1] if a.ndim == 2 else a for a in case())
+    known = ~np.isnan(y[:, 0])
+    positive = y[known, 0] == 1
+    differences = []
+    for one in (first, second):
+        own = one[known, 0]
+        pairs = own[positive][:, None] - own[~positive]
+        differences.append(np.where(pairs > 0, 1.0, np.where(pairs == 0, 0.5, 0.0)))
+    psi = differences[0] - differences[1]
+    m, n = psi.shape
+    variance = np.var(psi.mean(1), ddof=1) / m + np.var(psi.mean(0), ddof=1) / n  # DeLong et al. 1988, eq. 4 to 6
+    gain = auroc_gain(y, first, second, np.arange(len(y)))
+    assert gain.difference == pytest.approx(psi.mean(), abs=1e-12)
+    assert (gain.high - gain.low) / 2 == pytest.approx(1.96 * np.sqrt(variance), rel=0.02)  # m for m - 1
+
+
+def test_the_interval_is_that_of_the_bootstrap_by_patient() -> None:
+    y, first, second, patients = case(n=400)
+    rng = np.random.default_rng(1)
+    members = [np.flatnonzero(patients == p) for p in range(patients.max() + 1)]
+    drawn = []
+    for _ in range(400):
+        rows = np.concatenate([members[p] for p in rng.integers(0, len(members), len(members))])
+        drawn.append(macro(auroc(y[rows], first[rows])) - macro(auroc(y[rows], second[rows])))
+    gain = auroc_gain(y, first, second, patients)
+    assert gain.difference == pytest.approx(macro(auroc(y, first)) - macro(auroc(y, second)), abs=1e-12)
+    assert (gain.high - gain.low) / 2 == pytest.approx(1.96 * np.std(drawn), rel=0.12)
+
+
+def test_every_image_twice_is_no_news() -> None:
+    y, first, second, _ = case()
+    once = auroc_gain(y, first, second, np.arange(len(y)))
+    twice = auroc_gain(*(np.repeat(a, 2, axis=0) for a in (y, first, second)), np.repeat(np.arange(len(y)), 2))
+    assert twice == pytest.approx(once)
+
+
+def test_undefined_is_nan_and_equal_is_zero() -> None:
+    y, first, second, patients = case()
+    assert auroc_gain(y, first, first, patients) == (0, 0, 0)
+    assert np.isnan(auroc_gain(np.zeros_like(y), first, second, patients)).all()
+    alone = auroc_gain(y, first, second, np.zeros(len(y)))
+    assert np.isfinite(alone.difference)
+    assert np.isnan(alone.low)

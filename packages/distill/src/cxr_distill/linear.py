@@ -1,0 +1,97 @@
+"""A linear classifier on fixed features: computed once, then the classifier is fitted in seconds."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cxr_common import inference
+from cxr_common.cohorts.cohort import Cohort
+from cxr_common.models.taps import POOLED, features
+from cxr_common.models.zoo import GrayNetwork
+
+PENALTIES = tuple(10.0**power for power in range(1, -6, -1))
+"""Ridge penalties tried, strongest first, each from the solution before it."""
+
+_ITERATIONS = 60
+
+
+class Head(NamedTuple):
+    """A linear classifier.
+
+    Attributes:
+        weight: (L, C).
+        bias: (L,).
+        penalty: The ridge penalty it was fitted with.
+        loss: Mean loss on the labels of the training images.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+    loss: float
+
+
+def pooled_features(
+    network: GrayNetwork, cohort: Cohort, rows: NDArray[np.int64], size: int, precision: torch.dtype
+) -> Tensor:
+    """What the network's classifier reads of whole images, (M, C) float32, in eval mode (BatchNorm too)."""
+    found = inference.outputs(_Pooled(network), cohort.pixels, rows, size, precision=precision)
+    return torch.from_numpy(found)
+
+
+def fit_heads(x: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> list[Head]:
+    """Fit a classifier for every penalty, by L-BFGS on standardised features.
+
+        minimise over V, b:  loss(V x̂ + b, y) + penalty / 2 · ‖V‖² / C,   x̂ = (x - mean) / std
+
+    Args:
+        x: Features of the training images, (M, C) float32.
+        targets: (M, L), NaN where unknown.
+        loss: Loss on the labels, of logits and targets.
+
+    Returns:
+        One classifier for each of `PENALTIES`, on the features as they come.
+    """
+    mean, std = x.mean(dim=0), x.std(dim=0, unbiased=False)
+    # A constant feature says nothing; dividing by its rounding noise would say a lot.
+    inverse = torch.where(std > 1e-6 * (mean.abs() + 1e-12), 1 / std.clamp(min=1e-30), 0)
+    standard = (x - mean) * inverse
+    weight = torch.zeros(targets.shape[1], x.shape[1], requires_grad=True)
+    bias = torch.zeros(targets.shape[1], requires_grad=True)
+    heads = []
+    for penalty in PENALTIES:
+        solver = torch.optim.LBFGS([weight, bias], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+
+        def objective(solver: torch.optim.LBFGS = solver, penalty: float = penalty) -> Tensor:
+            solver.zero_grad()
+            value = loss(standard @ weight.T + bias, targets) + penalty / 2 * weight.square().sum() / x.shape[1]
+            value.backward()
+            return value
+
+        solver.step(objective)  # type: ignore[arg-type]
+        with torch.no_grad():
+            value = float(loss(standard @ weight.T + bias, targets))
+            own = weight * inverse
+            heads.append(Head(own.clone(), bias - own @ mean, penalty, value))
+    return heads
+
+
+def put(head: Head, layer: nn.Linear) -> None:
+    """Give a linear layer this classifier."""
+    with torch.no_grad():
+        layer.weight.copy_(head.weight)
+        if layer.bias is not None:
+            layer.bias.copy_(head.bias)
+
+
+class _Pooled(nn.Module):
+    def __init__(self, network: GrayNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return features(self.network, pixels, (POOLED,))[1][POOLED]

@@ -1,0 +1,1 @@
+"""How fast a classifier answers in every runtime and precision it can be run in."""

@@ -1,0 +1,215 @@
+"""The stage: models in; latency, throughput, memory and size in every runtime out.
+
+``benchmark.json`` (schema 1) holds ``rows``, one for each model, runtime and precision: "model", "runtime",
+"precision", "latency_ms_p50", "latency_ms_p95", "latency_ms_p99" (one image), "speedup" (median of the same model in
+eager float32 PyTorch over this one), "runs", "images_per_second" with its "batch", "peak_bytes", "bytes" (of the file),
+"macs", "auroc", "auroc_of"; and ``machine``, ``threads``, ``versions``, ``notes``, ``provenance``. What was not
+measured is null.
+"""
+
+import datetime
+import functools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cxr_common.checkpoint import Header, provenance
+from cxr_common.command import config_dict
+from cxr_common.errors import BadInput
+from cxr_common.files import write_json, write_text
+from cxr_common.metrics import auroc, macro
+from cxr_common.models import cost
+from cxr_common.models.zoo import GrayNetwork, build
+from cxr_eval import speed
+from cxr_eval.benchmark.config import BenchmarkConfig
+from cxr_eval.benchmark.entries import EAGER, Entry, entries, model_files, versions
+from cxr_eval.benchmark.memory import peak_bytes
+from cxr_eval.benchmark.plot import plot
+from cxr_eval.export import cohort as images_of
+from cxr_eval.runtimes import Run
+from cxr_eval.terminal import say
+
+SCHEMA = 1
+
+
+def benchmark(config: BenchmarkConfig) -> Path:
+    """Time every model in every runtime and write benchmark.json and benchmark.svg.
+
+    Args:
+        config: What to time, and how.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        BadInput: No model, one that cannot run, or an unusable cohort.
+    """
+    files = model_files(config.models, config.runs_dir, config.run)
+    folder = Path(config.out) if config.out else Path(config.runs_dir) / config.run / "benchmark"
+    if folder.is_file():
+        raise BadInput("a folder", "a file", where=folder, do="choose another --out")
+    threads = config.threads or torch.get_num_threads()
+    before = torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="cxr-benchmark-") as scratch:
+        rows, notes = entries(files, Path(scratch))
+        machine = f"{speed.cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+        say(f"benchmark-model: {len(rows)} rows, {machine}")
+        torch.set_num_threads(threads)
+        try:
+            runs = {row.name: row.load(threads) for row in rows}
+            timed = measure(rows, runs, config.seconds)
+            scores = {row.name: _auroc(row, runs[row.name], config) for row in rows}
+        finally:
+            torch.set_num_threads(before)
+        peaks = _peaks(rows, threads) if config.memory else {}
+        document = {
+            "schema": SCHEMA,
+            "threads": threads,
+            "machine": speed.cpu_name(),
+            "versions": versions(),
+            "rows": [_row(row, timed, scores, peaks) for row in rows],
+            "notes": [*notes, *filter(None, [speed.disturbed(timed)])],
+            "provenance": {
+                **provenance(),
+                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "config": config_dict(config),
+            },
+        }
+    for row in document["rows"]:
+        eager = timed.get(f"{row['model']}: {EAGER[0]} {EAGER[1]}")
+        row["speedup"] = eager["latency_ms_p50"] / row["latency_ms_p50"] if eager else None
+    write_json(folder / "benchmark.json", document)
+    write_text(folder / "benchmark.svg", plot(document["rows"], machine))
+    _show(document)
+    say(f"wrote {folder / 'benchmark.json'} and {folder / 'benchmark.svg'}")
+    return folder
+
+
+def measure(rows: Sequence[Entry], runs: Mapping[str, Run], seconds: float) -> dict[str, dict[str, Any]]:
+    """Latency of one image and the best throughput, all rows in alternation.
+
+    Args:
+        rows: What is timed.
+        runs: Row name -> function.
+        seconds: Time for each row, about.
+
+    Returns:
+        Row name -> "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "runs", "images_per_second", "batch".
+    """
+    noise = {
+        row.name: np.random.default_rng(0).integers(
+            0, 256, (max(speed.BATCHES), 1, row.header.input.size, row.header.input.size), np.uint8
+        )
+        for row in rows
+    }
+
+    def calls(names: Sequence[str], batch: int) -> dict[str, Callable[[], object]]:
+        return {name: functools.partial(runs[name], noise[name][:batch]) for name in names}
+
+    names = [row.name for row in rows]
+    for call in calls(names, 1).values():
+        for _ in range(speed.WARM_UP):
+            call()
+    single = speed.alternate(calls(names, 1), seconds / 2)
+    rates = {name: [(1 / float(np.median(times)), 1)] for name, times in single.items()}
+    for batch in speed.BATCHES:
+        quick = [name for name in names if batch / rates[name][0][0] < speed.LONGEST]
+        for name, times in speed.alternate(calls(quick, batch), seconds / 2 / len(speed.BATCHES)).items():
+            rates[name].append((batch / float(np.median(times)), batch))
+    found = {}
+    for name, times in single.items():
+        p50, p95, p99 = (float(value) * 1000 for value in np.percentile(times, [50, 95, 99]))
+        rate, batch = max(rates[name])
+        found[name] = {
+            "latency_ms_p50": p50,
+            "latency_ms_p95": p95,
+            "latency_ms_p99": p99,
+            "runs": len(times),
+            "images_per_second": rate,
+            "batch": batch,
+        }
+    return found
+
+
+def _row(row: Entry, timed: Mapping[str, Any], scores: Mapping[str, Any], peaks: Mapping[str, int]) -> dict[str, Any]:
+    value, of = scores[row.name]
+    return {
+        "model": row.model,
+        "architecture": row.header.architecture,
+        "input_size": row.header.input.size,
+        "runtime": row.runtime,
+        "precision": row.precision,
+        **timed[row.name],
+        "peak_bytes": peaks.get(row.name),
+        "bytes": row.file.stat().st_size,
+        "macs": _macs(row.header),
+        "auroc": value,
+        "auroc_of": of,
+    }
+
+
+def _auroc(row: Entry, run: Run, config: BenchmarkConfig) -> tuple[float | None, str | None]:
+    """AUROC of a row and what it was measured on."""
+    if not config.data:
+        return row.auroc, None if row.auroc is None else "validation images, from the file"
+    cohort = images_of.open_for(row.header, config.data, row.file)
+    rows = cohort.rows(config.split)
+    if not len(rows):
+        raise BadInput(f"{config.split} images", "none in this cohort", where=config.data, do="choose another --split")
+    answers = []
+    for start in range(0, len(rows), 32):
+        images = images_of.pixels(cohort, rows[start : start + 32], row.header.input.size)
+        answers.append(run(images)["probabilities"])
+    values = auroc(images_of.targets(cohort, rows, row.header), np.concatenate(answers))
+    mean = macro(values)
+    return (mean if np.isfinite(mean) else None), f"{config.split} images of {cohort.name}"
+
+
+def _peaks(rows: Sequence[Entry], threads: int) -> dict[str, int]:
+    say(f"  peak memory, in {len(rows)} processes of their own")
+    return {row.name: peak_bytes(row.file, row.runtime, row.precision, threads) for row in rows}
+
+
+@functools.cache
+def _counted(architecture: str, labels: int, channels: int, size: int) -> int:
+    return cost.macs(GrayNetwork(build(architecture, labels, channels=channels, size=size), 0.5, 0.25), size)
+
+
+def _macs(header: Header) -> int:
+    return _counted(header.architecture, len(header.labels), header.input.channels, header.input.size)
+
+
+def _show(document: Mapping[str, Any]) -> None:
+    """Print the table."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None)
+    titles = ("ms p50", "p95", "p99", "times eager", "images/s", "peak MB", "file MB", "MACs", "AUROC")
+    for title in ("model", "runtime", "precision"):
+        table.add_column(title)
+    for title in titles:
+        table.add_column(title, justify="right")
+    for row in document["rows"]:
+        table.add_row(
+            row["model"],
+            row["runtime"],
+            row["precision"],
+            *(f"{row[f'latency_ms_{p}']:.2f}" for p in ("p50", "p95", "p99")),
+            "-" if row["speedup"] is None else f"{row['speedup']:.2f}",
+            f"{row['images_per_second']:.0f} ({row['batch']})",
+            "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}",
+            f"{row['bytes'] / 1e6:.1f}",
+            f"{row['macs'] / 1e9:.2f} G",
+            "-" if row["auroc"] is None else f"{row['auroc']:.3f}",
+        )
+    console.print(table)
+    for note in document["notes"]:
+        say(f"note: {note}")

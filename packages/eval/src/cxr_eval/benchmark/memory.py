@@ -1,0 +1,68 @@
+"""Peak memory of a process that loads one model and answers for one image, measured in such a process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from cxr_common.errors import BadInput
+
+
+def peak_bytes(file: Path, runtime: str, precision: str, threads: int) -> int:
+    """Largest resident memory of a fresh process that answers for one image in this runtime, bytes.
+
+    The interpreter and the libraries count: they are what a machine must hold.
+
+    Args:
+        file: The model file.
+        runtime: First part of a key of :data:`cxr_eval.benchmark.entries.RUNTIMES`.
+        precision: Second part.
+        threads: CPU threads.
+
+    Raises:
+        BadInput: The process failed.
+    """
+    command = [sys.executable, "-m", "cxr_eval.benchmark.memory", str(file), runtime, precision, str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.splitlines() or ["no message"])[-1][:200]
+        raise BadInput("a model that runs in a process of its own", reason, where=file, do="--memory false")
+    return int(done.stdout.split()[-1])
+
+
+def _main(file: str, runtime: str, precision: str, threads: str) -> None:
+    import numpy as np
+
+    from cxr_eval.predict.classifier import load
+
+    path = Path(file)
+    if runtime.startswith("PyTorch"):
+        import torch
+
+        from cxr_common.checkpoint import describe
+        from cxr_eval.benchmark.entries import RUNTIMES
+
+        torch.set_num_threads(int(threads) or torch.get_num_threads())
+        run, size = RUNTIMES[runtime, precision](path, int(threads)), describe(path).input.size
+        run(np.zeros((1, 1, size, size), np.uint8))
+    else:
+        chosen = "openvino" if runtime == "OpenVINO" else "onnxruntime"
+        classifier = load(path, runtime=chosen, threads=int(threads))
+        classifier.run(np.zeros((1, 1, classifier.size, classifier.size), np.uint8))
+    print(_peak())
+
+
+def _peak() -> int:
+    """Largest resident memory of this process, bytes."""
+    try:
+        # Not getrusage: what it says begins with the process that started this one.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    except OSError:
+        import resource
+
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest if sys.platform == "darwin" else largest * 1024
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

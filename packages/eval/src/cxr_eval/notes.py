@@ -1,0 +1,70 @@
+"""Sentences a reader of the figures must know."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cxr_common.checkpoint import Header
+from cxr_common.cohorts import pixel_size_for
+from cxr_common.cohorts.cohort import Cohort
+from cxr_eval.models import Match, relation
+
+
+def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohort], match: Match) -> list[str]:
+    """What must be said about models on this cohort.
+
+    Args:
+        split: Which images are evaluated.
+        headers: Headers by model name.
+        cohorts: The cohort by stored pixel size.
+        match: Task and labels.
+
+    Returns:
+        Sentences: held-out or not, internal or external, other pixel mapping, thresholds that were not fitted.
+    """
+    found = []
+    relations = {
+        name: relation(header, _cohort(header, cohorts).name, _cohort(header, cohorts).fingerprint)
+        for name, header in headers.items()
+    }
+    if split in ("train", "val"):
+        found.append(f"These are {split} images, not test images: the figures may flatter the models.")
+    if split == "all" and "external" not in relations.values():
+        found.append("These are all images of the cohort, training images among them: the figures flatter the models.")
+    trained = {name: (header.cohort or {}).get("name") for name, header in headers.items()}
+    for kind, sentence in _RELATIONS.items():
+        for origin in dict.fromkeys(trained[name] for name in headers if relations[name] == kind):
+            names = [name for name in headers if relations[name] == kind and trained[name] == origin]
+            first = _cohort(headers[names[0]], cohorts)
+            verb = "was" if len(names) == 1 else "were"
+            found.append(sentence.format(models=", ".join(names), verb=verb, origin=origin, cohort=first.name))
+    for name, header in headers.items():
+        cohort = _cohort(header, cohorts)
+        if header.input.pixels and header.input.pixels != cohort.pixel_mapping:
+            found.append(
+                f"{name} was trained on pixels mapped as {_plain(header.input.pixels)}, the cohort's are "
+                f"{_plain(cohort.pixel_mapping)}."
+            )
+        if not header.thresholds and not (match.task == "multiclass" and len(match.labels) > 2):
+            found.append(f"{name}: no threshold was fitted; 0.5 decides.")
+    return found
+
+
+_RELATIONS = {
+    "external": (
+        "External cohort: {models} {verb} trained on {origin}, not on {cohort}. Thresholds and temperatures come from "
+        "there. That no patient is in both is for you to know."
+    ),
+    "other state": (
+        "{models} {verb} trained on another state of {origin}: images, labels or splits differ, so some of these "
+        "images may have been among the training images."
+    ),
+    "unknown": "What {models} {verb} trained on is not said by the file: these images may have been among it.",
+}
+
+
+def _cohort(header: Header, cohorts: Mapping[int, Cohort]) -> Cohort:
+    return cohorts[pixel_size_for(header.input.size)]
+
+
+def _plain(mapping: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sorted(mapping.items()))

@@ -1,0 +1,265 @@
+"""A model card for every model, in the format of the Hugging Face hub: front matter in YAML, then Markdown."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from cxr_eval.metrics.classification import TITLES
+from cxr_eval.report.file_names import file_names
+
+SHOWN = ("auroc", "auprc", "f1", "accuracy", "recall", "specificity", "precision", "npv", "brier", "ece")
+OF_LABELS = ("auroc", "auprc", "f1", "recall", "specificity")
+HUB_METRICS = {"auroc": "roc_auc", "f1": "f1", "accuracy": "accuracy", "recall": "recall", "precision": "precision"}
+"""Our names of metrics that the hub knows by another or the same name."""
+
+
+def cards(document: Mapping[str, Any]) -> dict[str, str]:
+    """Model cards.
+
+    Args:
+        document: The content of metrics.json.
+
+    Returns:
+        Folder name -> text of its README.md, one for every model.
+    """
+    folders = file_names(document["models"])
+    return {folders[name]: card(document, name) for name in document["models"]}
+
+
+def card(document: Mapping[str, Any], name: str) -> str:
+    """The card of one model.
+
+    Args:
+        document: The content of metrics.json.
+        name: The model's name in it.
+    """
+    model = document["models"][name]
+    sections = [
+        f"# {_text(name)}",
+        "**Research use only. Not a medical device; not for diagnosis, triage or any decision about a patient.**",
+        _what_it_is(document, model),
+        _intended_use(),
+        _data(document, model),
+        _results(document, model),
+        _subgroups(document, model),
+        _calibration(model),
+        _comparison(document, name),
+        _limits(document, model),
+        _how_to_use(),
+        _provenance(document, model),
+    ]
+    return _front_matter(document, name, model) + "\n" + "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _front_matter(document: Mapping[str, Any], name: str, model: Mapping[str, Any]) -> str:
+    metrics = [
+        {"type": kind, "name": TITLES[key], "value": round(model["overall"][key]["value"], 4)}
+        for key, kind in HUB_METRICS.items()
+        if model["overall"][key]["value"] is not None
+    ]
+    cohort = document["cohort"]
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"name": cohort["name"], "type": cohort["name"], "split": document["split"]},
+        "metrics": metrics,
+    }
+    matter = {
+        "library_name": "cxr-common",
+        "pipeline_tag": "image-classification",
+        "tags": ["chest-x-ray", "radiology", "research-only", document["task"], model["file"]["architecture"]],
+        "model-index": [{"name": name, "results": [result]}],
+    }
+    return "---\n" + yaml.safe_dump(matter, sort_keys=False, allow_unicode=True) + "---\n"
+
+
+def _what_it_is(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    file, size = model["file"], model["size"]
+    kind = "one class of several" if document["task"] == "multiclass" else "several findings side by side"
+    lines = [
+        f"A {_text(file['architecture'])} that reads one frontal chest radiograph ({file['input_size']} px, gray) and "
+        f"answers with probabilities for {kind}: {_listed(file['labels'])}.",
+        "",
+        f"- {size['parameters'] / 1e6:.2f} M parameters, {size['macs'] / 1e6:.0f} M multiply-accumulates an image, "
+        f"{size['bytes'] / 1e6:.1f} MB",
+    ]
+    if model["speed"]:
+        speed = model["speed"]
+        lines.append(
+            f"- {speed['latency_ms_p50']:.1f} ms an image (median) on {_text(speed['device'])}, {speed['threads']} "
+            f"thread{'s' if speed['threads'] > 1 else ''}, {_text(speed['runtime'])}"
+        )
+    for parent in file["parents"]:
+        lines.append(f"- {_text(parent['role'])}: `{_code(parent['path'])}` (SHA-256 `{parent['sha256'][:16]}…`)")
+    return "\n".join(lines)
+
+
+def _intended_use() -> str:
+    return (
+        "## Intended use\n\n"
+        "For research on classifiers of chest radiographs: comparing methods, reproducing results, teaching. Out of "
+        "scope: use on patients, on other kinds of images, on views or age groups that the training data below do "
+        "not hold, and any use in which nobody checks the answer."
+    )
+
+
+def _data(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    trained, cohort = model["file"]["cohort"], document["cohort"]
+    known = {
+        "internal": "the test images come from the data set the model was trained on, split by patient",
+        "other state": "trained on another state of this data set; some test images may have been seen in training",
+        "external": "an external cohort: the model was trained on other data",
+        "unknown": "the file does not say what the model was trained on",
+    }[model["cohort"]]
+    lines = [
+        "## Data",
+        "",
+        f"- Trained on: {_text(trained.get('name') or 'unknown')}, fingerprint "
+        f"`{trained.get('fingerprint') or 'none'}`",
+        f"- Evaluated on: {_text(cohort['name'])}, {document['images']} {document['split']} images of "
+        f"{document['patients']} patients, fingerprint `{cohort['fingerprint']}`",
+        f"- Relation: {known}",
+        "- Epoch, temperature and thresholds come from validation images of the training cohort, never from test.",
+    ]
+    return "\n".join(lines)
+
+
+def _results(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    intervals = document["intervals"]
+    drawn = "no intervals were computed"
+    if intervals["resamples"]:
+        drawn = f"{intervals['level']:.0%} intervals of {intervals['resamples']} stratified resamples of patients"
+    lines = ["## Results", "", f"{_text(document['headline'])}; {drawn}.", "", "| metric | value |", "|---|---|"]
+    lines += [f"| {TITLES[key]} | {figure(model['overall'][key])} |" for key in SHOWN]
+    if len(model["labels"]) > 1:
+        lines += ["", "| label | positive | " + " | ".join(TITLES[key] for key in OF_LABELS) + " |"]
+        lines.append("|---" * (2 + len(OF_LABELS)) + "|")
+        for label, values in model["labels"].items():
+            cells = " | ".join(figure(values[key]) for key in OF_LABELS)
+            known = values["positives"] + values["negatives"]
+            lines.append(f"| {_text(label)} | {values['positives']} of {known} | {cells} |")
+    return "\n".join(lines)
+
+
+def _subgroups(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    if not model["subgroups"]:
+        return ""
+    lines = ["## Subgroups", "", "| group | images | AUROC | sensitivity | specificity |", "|---|---|---|---|---|"]
+    for column, groups in model["subgroups"].items():
+        for about in document["subgroups"]["columns"][column]["groups"]:
+            overall = groups[about["name"]]["overall"]
+            cells = " | ".join(figure(overall[key]) for key in ("auroc", "recall", "specificity"))
+            lines.append(f"| {_text(column)}: {_text(about['name'])} | {about['images']} | {cells} |")
+    return "\n".join(lines)
+
+
+def _calibration(model: Mapping[str, Any]) -> str:
+    scope = model["macro"] if len(model["labels"]) > 1 else model["overall"]
+    lines = ["## Calibration", ""]
+    before = model["calibration"]["before"]
+    if before:
+        temperature = model["calibration"]["temperature"]
+        lines += [f"Logits are divided by a temperature of {temperature:.3g}.", ""]
+    lines += [
+        "| | before | with the temperature |" if before else "| | value |",
+        "|---|---|---|" if before else "|---|---|",
+    ]
+    for key in ("ece", "brier", "calibration_slope", "calibration_intercept"):
+        first = f" {figure(before[key])} |" if before else ""
+        lines.append(f"| {TITLES[key]} |{first} {figure(scope[key])} |")
+    return "\n".join(lines)
+
+
+def _comparison(document: Mapping[str, Any], name: str) -> str:
+    lines = []
+    if name in document["differences"]:
+        difference = document["differences"][name]
+        entry = difference["overall"]["auroc"]
+        if entry["value"] is not None:
+            interval = "" if entry["low"] is None else f" ({entry['low']:+.3f} to {entry['high']:+.3f})"
+            p = "" if entry["p_holm"] is None else f", p {entry['p_holm']:.2g} after Holm's adjustment"
+            lines.append(f"- AUROC {entry['value']:+.3f}{interval} against {_text(difference['reference'])}{p}")
+    test = document["noninferiority"].get(name)
+    if test and test["noninferior"] is not None:
+        verdict = "non-inferior" if test["noninferior"] else "not shown to be non-inferior"
+        lines.append(
+            f"- {verdict} to {_text(test['against'])} with a margin of {test['margin']:g} AUROC (lower bound "
+            f"{test['low']:+.3f})"
+        )
+    return "\n".join(["## Beside other models", "", *lines]) if lines else ""
+
+
+def _limits(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    limits = [
+        "Labels are those of the data set; many are mined from reports and wrong in part.",
+        "Figures hold for radiographs like the evaluated ones; other scanners, hospitals and prevalences change them.",
+        "Precision and NPV depend on how common a finding is among the evaluated images.",
+        "Shortcuts (markers, tubes, bedside views) can carry a score without the finding being seen.",
+    ]
+    few = [label for label, values in model["labels"].items() if values["positives"] < 30]
+    if few:
+        limits.append(f"Fewer than 30 positive images, so wide intervals: {_listed(few)}.")
+    small = [
+        f"{column} {group['name']}"
+        for column, about in document["subgroups"]["columns"].items()
+        for group in about["groups"]
+        if group["reason"]
+    ]
+    if small:
+        limits.append(f"Groups too small to judge: {_listed(small)}.")
+    limits += [_text(note) for note in document["notes"]]
+    limits += [_text(note) for note in document["cohort"]["notes"]]
+    return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)])
+
+
+def _how_to_use() -> str:
+    return (
+        "## How to use\n\n"
+        "```python\nfrom cxr_common import checkpoint\n\n"
+        'network, header = checkpoint.load("model.safetensors")\n```\n\n'
+        "The network takes (B, 1, size, size) uint8 and gives logits in the order of `header.labels`; "
+        "`header.calibration` holds the temperature, `header.thresholds` the decision thresholds."
+    )
+
+
+def _provenance(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    made = document["provenance"]
+    versions = ", ".join(f"{package} {version}" for package, version in model["file"]["versions"].items())
+    return "\n".join(
+        [
+            "## Provenance",
+            "",
+            f"- File SHA-256 `{model['file']['sha256']}`",
+            f"- Trained with {_text(versions) or 'unknown versions'}, source revision "
+            f"`{model['file']['git'] or 'not in a checkout'}`, seed {model['file']['seed']}",
+            f"- Written {made['created']} by `{_code(made['command'])}`, source revision "
+            f"`{made['git'] or 'not in a checkout'}`",
+        ]
+    )
+
+
+def figure(entry: Mapping[str, Any]) -> str:
+    """A metric as text: value and interval, or why there is none."""
+    if entry["value"] is None:
+        return f"– ({_text(entry['reason'])})"
+    if entry["low"] is None:
+        return f"{entry['value']:.3f}"
+    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(_text(name) for name in names)
+
+
+def _text(value: str) -> str:
+    """Text from files, so that it is neither Markdown nor HTML."""
+    return (
+        re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(str(value).split()))
+        .replace("\\<", "&lt;")
+        .replace("\\>", "&gt;")
+    )
+
+
+def _code(value: str) -> str:
+    return " ".join(str(value).split()).replace("`", "'")

@@ -1,0 +1,121 @@
+"""Calibration metrics of every resample at once: all of them from sums over patients.
+
+Brier score and ECE are sums of errors over images. The slope and intercept of the logistic recalibration
+are one-step estimates: one Newton step of the resample's regression from the fit to all data, which needs
+only the weighted sums of scores and information (Moulton & Zeger 1991, "Bootstrapping generalized linear
+models").
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_eval.metrics.calibration import (
+    Recalibration,
+    bin_numbers,
+    fit_recalibration,
+    logit,
+    sigmoid,
+    squared_error,
+)
+
+Floats = NDArray[np.float64]
+Weights = NDArray[np.float32]
+
+NAMES = ("brier", "ece", "calibration_slope", "calibration_intercept")
+
+
+def resample(
+    targets: NDArray,
+    probabilities: NDArray,
+    patient: NDArray[np.int64],
+    weights: Weights,
+    names: Sequence[str] = NAMES,
+) -> dict[str, Floats]:
+    """Calibration metrics of every label in every resample.
+
+    The ECE keeps the bins of the whole data, so that resamples differ in the errors alone.
+
+    Args:
+        targets: (N, L) in {0, 1, NaN}.
+        probabilities: (N, L) in [0, 1].
+        patient: (N,) patient number of each image, in [0, P).
+        weights: (P, R) how often each patient is drawn.
+        names: Which of ``NAMES`` are wanted.
+
+    Returns:
+        Name -> (R, L) float64; NaN without a known target, slope and intercept also without both classes.
+    """
+    labels = [
+        _parts(target, probability, patient, len(weights), names)
+        for target, probability in zip(targets.T, probabilities.T, strict=True)
+    ]
+    # All labels in one product: the weights are by far the largest matrix.
+    sums = (weights.T @ np.concatenate([np.stack(list(part.values()), axis=1) for part, _ in labels], axis=1)).T
+    found: dict[str, list[Floats]] = {name: [] for name in names}
+    start = 0
+    for part, fit in labels:
+        rows = sums[start : start + len(part)].astype(np.float64)
+        start += len(part)
+        for name, values in _figures(dict(zip(part, rows, strict=True)), fit, names).items():
+            found[name].append(values)
+    return {name: np.stack(values, axis=1) for name, values in found.items()}
+
+
+def _parts(
+    target: NDArray, probability: NDArray, patient: NDArray[np.int64], patients: int, names: Sequence[str]
+) -> tuple[dict[str, NDArray[np.float32]], Recalibration | None]:
+    """What is summed over the images of each patient, (P,) each, and the fit to all data."""
+    known = ~np.isnan(target)
+    t, p, number = target[known].astype(np.float64), probability[known].astype(np.float64), patient[known]
+
+    def summed(values: NDArray) -> NDArray[np.float32]:
+        return np.bincount(number, values, minlength=patients).astype(np.float32)
+
+    parts = {"count": summed(np.ones_like(t)), "positive": summed(t)}
+    if "brier" in names:
+        parts["squared"] = summed(squared_error(t, p))
+    if "ece" in names and len(t):
+        which = bin_numbers(p)
+        bins = int(which.max()) + 1
+        table = np.bincount(number * bins + which, p - t, minlength=patients * bins).reshape(patients, bins)
+        parts |= {f"bin {b}": table[:, b].astype(np.float32) for b in range(bins)}
+    if not {"calibration_slope", "calibration_intercept"} & set(names):
+        return parts, None
+    fit = fit_recalibration(t, p)
+    z = logit(p)
+    q = sigmoid(z + fit.intercept)
+    parts |= {"intercept score": summed(t - q), "intercept information": summed(q * (1 - q))}
+    # Centred, so that the two coefficients hardly disturb each other.
+    x = z - z.mean() if len(z) else z
+    q = sigmoid(fit.shift + fit.slope * z)
+    information = q * (1 - q)
+    parts |= {"score 0": summed(t - q), "score 1": summed((t - q) * x)}
+    parts |= {f"information {k}": summed(information * x**k) for k in range(3)}
+    return parts, fit
+
+
+def _figures(sums: dict[str, Floats], fit: Recalibration | None, names: Sequence[str]) -> dict[str, Floats]:
+    """The figures of one label from its weighted sums, (R,) each."""
+    count = sums["count"]
+    both = (sums["positive"] > 0) & (sums["positive"] < count)
+    found = {}
+    if "brier" in names:
+        found["brier"] = _ratio(sums["squared"], count)
+    if "ece" in names:
+        found["ece"] = _ratio(np.sum([np.abs(s) for part, s in sums.items() if part.startswith("bin ")], axis=0), count)
+    if fit is None:
+        return found
+    if "calibration_intercept" in names:
+        step = _ratio(sums["intercept score"], sums["intercept information"])
+        found["calibration_intercept"] = np.where(both, fit.intercept + step, np.nan)
+    if "calibration_slope" in names:
+        h0, h1, h2 = (sums[f"information {k}"] for k in range(3))
+        step = _ratio(h0 * sums["score 1"] - h1 * sums["score 0"], h0 * h2 - h1**2)
+        found["calibration_slope"] = np.where(both, fit.slope + step, np.nan)
+    return found
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), np.nan)

@@ -1,0 +1,122 @@
+// One uncompressed DICOM radiograph as it is meant to be seen: the arithmetic of cxr_common/cohorts/dicom.py.
+// Only the tags that decide the pixels are kept; no name or number of a patient is read.
+
+const IMPLICIT = "1.2.840.10008.1.2", EXPLICIT = "1.2.840.10008.1.2.1";
+const LONG = new Set(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"]);
+const WANTED = new Set([
+  0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280103, 0x00280120,
+  0x00280121, 0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281056, 0x00283000, 0x00283010, 0x00185101,
+]);
+const PIXELS = 0x7fe00010, END = 0xffffffff;
+
+export function isDicom(bytes) {
+  return bytes.length > 132 && String.fromCharCode(...bytes.subarray(128, 132)) === "DICM";
+}
+
+/** {image: {data: Float32Array in [0, 1], width, height, top: 1}, lateral}; throws an Error that says what is wrong. */
+export function readDicom(bytes, window) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const tags = new Map();
+  let syntax = EXPLICIT, at = 132, pixels = null;
+  const text = (start, length) => String.fromCharCode(...bytes.subarray(start, start + length)).replace(/[\0 ]+$/, "").trim();
+  while (at + 8 <= bytes.length) {
+    const group = view.getUint16(at, true), tag = group * 0x10000 + view.getUint16(at + 2, true);
+    const explicit = group === 2 || syntax !== IMPLICIT;
+    let length, start;
+    if (group === 0xfffe || !explicit) {
+      [length, start] = [view.getUint32(at + 4, true), at + 8];
+    } else if (LONG.has(text(at + 4, 2))) {
+      [length, start] = [view.getUint32(at + 8, true), at + 12];
+    } else {
+      [length, start] = [view.getUint16(at + 6, true), at + 8];
+    }
+    if (tag === 0x00020010) {
+      syntax = text(start, length);
+      if (syntax !== IMPLICIT && syntax !== EXPLICIT) throw new Error("a compressed or big-endian DICOM file, which this page does not read");
+    }
+    if (tag === PIXELS) {
+      if (length === END) throw new Error("a compressed DICOM file, which this page does not read");
+      pixels = bytes.slice(start, start + length);
+      break;
+    }
+    if (length === END) {
+      at = skipSequence(view, start, explicit, text);
+      if (WANTED.has(tag)) tags.set(tag, null);
+      continue;
+    }
+    if (WANTED.has(tag)) tags.set(tag, { start, length });
+    at = start + length;
+  }
+  if (!pixels) throw new Error("a DICOM file without an image");
+  const number = (tag) => (tags.get(tag) ? view.getUint16(tags.get(tag).start, true) : undefined);
+  const string = (tag) => (tags.get(tag) ? text(tags.get(tag).start, tags.get(tag).length) : "");
+  const decimal = (tag) => (string(tag) ? parseFloat(string(tag).split("\\")[0]) : undefined);
+  if ((number(0x00280002) ?? 1) !== 1 || tags.has(0x00283000) || tags.has(0x00283010) || parseInt(string(0x00280008) || "1", 10) > 1) {
+    throw new Error("a DICOM file with colour, several frames or lookup tables, which this page does not read");
+  }
+  const width = number(0x00280011), height = number(0x00280010), allocated = number(0x00280100);
+  const stored = number(0x00280101) ?? allocated, signed = number(0x00280103) === 1;
+  const Kind = { 8: signed ? Int8Array : Uint8Array, 16: signed ? Int16Array : Uint16Array }[allocated];
+  if (!Kind || !width || !height || pixels.length < (width * height * allocated) / 8) throw new Error("a damaged DICOM file");
+  // Bits above the stored ones hold nothing, or an overlay: a shift up and down clears them and extends the sign.
+  const unused = 32 - stored;
+  const clear = signed ? (value) => (value << unused) >> unused : (value) => (value << unused) >>> unused;
+  const raw = new Kind(pixels.buffer, 0, width * height).map(clear);
+  const slope = decimal(0x00281053) || 1, intercept = decimal(0x00281052) || 0;
+  const ends = signed ? [-(2 ** (stored - 1)), 2 ** (stored - 1) - 1] : [0, 2 ** stored - 1];
+  let [low, high] = ends.map((end) => end * slope + intercept).sort((a, b) => a - b);
+  const values = Float32Array.from(raw, (value) => value * slope + intercept);
+  const padding = paddingOf(tags, view, raw, signed);
+  const centre = decimal(0x00281050), span = decimal(0x00281051);
+  let show = (value) => (value - low) / Math.max(high - low, 1e-12);
+  if (window === "voi" && centre !== undefined && span > 0) {
+    const rule = string(0x00281056).toUpperCase() || "LINEAR";
+    if (rule === "SIGMOID") show = (value) => 1 / (1 + Math.exp((-4 / span) * (value - centre)));
+    else if (rule === "LINEAR_EXACT") show = (value) => (value - centre) / span + 0.5;
+    else show = (value) => (value - centre + 0.5) / Math.max(span - 1, 1e-6) + 0.5;
+  } else if (window === "voi" && stored > 8) {
+    [low, high] = [Infinity, -Infinity];
+    values.forEach((value, i) => {
+      if (!padding?.[i]) [low, high] = [Math.min(low, value), Math.max(high, value)];
+    });
+  }
+  const inverted = string(0x00280004) === "MONOCHROME1";
+  const data = values.map((value, i) => {
+    const shown = Math.min(1, Math.max(0, show(value)));
+    return padding?.[i] ? 0 : inverted ? 1 - shown : shown;
+  });
+  return { image: { data, width, height, top: 1 }, lateral: ["LL", "RL", "LATERAL", "LAT"].includes(string(0x00185101).toUpperCase()) };
+}
+
+/** Pixels outside the image proper, or null when there are none or nothing else. */
+function paddingOf(tags, view, raw, signed) {
+  const read = (tag) => (signed ? view.getInt16(tags.get(tag).start, true) : view.getUint16(tags.get(tag).start, true));
+  if (!tags.get(0x00280120)) return null;
+  const one = read(0x00280120), other = tags.get(0x00280121) ? read(0x00280121) : one;
+  const [low, high] = [Math.min(one, other), Math.max(one, other)];
+  const mask = Uint8Array.from(raw, (value) => value >= low && value <= high);
+  const count = mask.reduce((a, b) => a + b, 0);
+  return count > 0 && count < mask.length ? mask : null;
+}
+
+/** Position after a sequence of unknown length, whatever is nested in it. */
+function skipSequence(view, at, explicit, text) {
+  let depth = 1;
+  while (depth > 0) {
+    if (at + 8 > view.byteLength) throw new Error("a damaged DICOM file");
+    const group = view.getUint16(at, true), element = view.getUint16(at + 2, true);
+    if (group === 0xfffe) {
+      const length = view.getUint32(at + 4, true);
+      at += 8;
+      if (element === 0xe0dd) depth -= 1;
+      else if (element === 0xe000 && length !== END) at += length;
+      continue;
+    }
+    const long = explicit && LONG.has(text(at + 4, 2));
+    const length = !explicit ? view.getUint32(at + 4, true) : long ? view.getUint32(at + 8, true) : view.getUint16(at + 6, true);
+    at += long ? 12 : 8;
+    if (length === END) depth += 1;
+    else at += length;
+  }
+  return at;
+}

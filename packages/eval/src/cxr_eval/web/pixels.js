@@ -1,0 +1,173 @@
+// From a decoded image to the pixels the network takes: the arithmetic of cxr_common/cohorts/images.py and views.py.
+// An image is {data: Uint8Array or Float32Array, width, height, top}; top is the value of full white (255 or 1).
+
+/** Shrink by averaging areas where no side grows, else bilinearly, as OpenCV's INTER_AREA and INTER_LINEAR do. */
+export function resize(image, width, height) {
+  if (image.width === width && image.height === height) return image;
+  const shrinks = image.width >= width && image.height >= height;
+  const weights = shrinks ? areaWeights : linearWeights;
+  const across = weights(image.width, width), down = weights(image.height, height);
+  const rows = new Float64Array(width * image.height);
+  for (let y = 0; y < image.height; y++) {
+    for (let x = 0; x < width; x++) {
+      let sum = 0;
+      for (const [from, weight] of across[x]) sum += weight * image.data[y * image.width + from];
+      rows[y * width + x] = sum;
+    }
+  }
+  const data = image.data instanceof Uint8Array ? new Uint8Array(width * height) : new Float32Array(width * height);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      let sum = 0;
+      for (const [from, weight] of down[y]) sum += weight * rows[from * width + x];
+      data[y * width + x] = image.data instanceof Uint8Array ? toByte(sum) : sum;
+    }
+  }
+  return { data, width, height, top: image.top };
+}
+
+/** For each output the inputs it covers, weighted by the share of each: [[index, weight], ...]. */
+function areaWeights(from, to) {
+  const scale = from / to;
+  return Array.from({ length: to }, (_, i) => {
+    const start = i * scale, end = Math.min((i + 1) * scale, from), found = [];
+    for (let at = Math.floor(start + 1e-9); at < end - 1e-9; at++) {
+      const share = Math.min(at + 1, end) - Math.max(at, start);
+      found.push([at, share / (end - start)]);
+    }
+    return found;
+  });
+}
+
+function linearWeights(from, to) {
+  const scale = from / to;
+  return Array.from({ length: to }, (_, i) => {
+    const at = Math.min(Math.max((i + 0.5) * scale - 0.5, 0), from - 1), low = Math.floor(at);
+    return low + 1 < from ? [[low, 1 - at + low], [low + 1, at - low]] : [[low, 1]];
+  });
+}
+
+/** Round half to even and keep within 0..255. */
+export function toByte(value) {
+  const low = Math.floor(value), rest = value - low;
+  const rounded = rest > 0.5 || (rest === 0.5 && low % 2 === 1) ? low + 1 : low;
+  return Math.min(255, Math.max(0, rounded));
+}
+
+/** A decoded image as the square a cohort stores: resampled, mapped to 8 bits, then padded. */
+export function fit(image, size, aspect, window) {
+  let { width, height } = image;
+  if (aspect === "crop") {
+    const edge = Math.min(width, height);
+    image = crop(image, (width - edge) >> 1, (height - edge) >> 1, edge);
+    width = height = edge;
+  }
+  let rows = size, columns = size;
+  if (aspect === "pad") {
+    const longest = Math.max(width, height);
+    rows = Math.max(1, Math.round((height * size) / longest));
+    columns = Math.max(1, Math.round((width * size) / longest));
+  }
+  const gray = toBytes(resize(image, columns, rows), window);
+  if (aspect !== "pad") return gray;
+  const data = new Uint8Array(size * size), top = (size - rows) >> 1, left = (size - columns) >> 1;
+  for (let y = 0; y < rows; y++) data.set(gray.data.subarray(y * columns, (y + 1) * columns), (top + y) * size + left);
+  return { data, width: size, height: size, top: 255 };
+}
+
+function crop(image, left, top, edge) {
+  const data = new image.data.constructor(edge * edge);
+  for (let y = 0; y < edge; y++) {
+    const start = (top + y) * image.width + left;
+    data.set(image.data.subarray(start, start + edge), y * edge);
+  }
+  return { data, width: edge, height: edge, top: image.top };
+}
+
+function toBytes(image, window) {
+  let low = 0, high = image.top;
+  if (window === "percentile") {
+    const sorted = Float64Array.from(image.data).sort();
+    [low, high] = [0.005, 0.995].map((share) => {
+      const at = share * (sorted.length - 1), below = Math.floor(at);
+      return sorted[below] + (at - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
+    });
+    if (high <= low) [low, high] = [sorted[0], sorted[sorted.length - 1]];
+  } else if (image.data instanceof Uint8Array) {
+    return image;
+  }
+  const scale = 255 / Math.max(high - low, 1e-12);
+  return { ...image, data: Uint8Array.from(image.data, (value) => toByte((value - low) * scale)), top: 255 };
+}
+
+/** Whether every pixel has the same value. */
+export function isBlank(image) {
+  return image.data.every((value) => value === image.data[0]);
+}
+
+/** Pearson correlation of the image's thumbnail with the average radiograph, both edge x edge. */
+export function resemblance(image, average, edge) {
+  const small = resize(image, edge, edge).data;
+  const centred = (values) => {
+    const mean = values.reduce((a, b) => a + b, 0) / values.length;
+    return Array.from(values, (value) => value - mean);
+  };
+  const ours = centred(Array.from(small)), theirs = centred(average);
+  const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+  const norm = Math.sqrt(dot(ours, ours) * dot(theirs, theirs));
+  return norm > 0 ? dot(ours, theirs) / norm : 0;
+}
+
+/** RGBA as luma (ITU-R BT.601), with OpenCV's integer weights; alpha is ignored. */
+export function luma(rgba, width, height) {
+  const data = new Uint8Array(width * height);
+  for (let i = 0; i < data.length; i++) {
+    data[i] = (rgba[4 * i] * 4899 + rgba[4 * i + 1] * 9617 + rgba[4 * i + 2] * 1868 + 8192) >> 14;
+  }
+  return { data, width, height, top: 255 };
+}
+
+/** Whether more than a twentieth of the pixels differ by over 24 between their strongest and weakest channel. */
+export function isColoured(rgba) {
+  let coloured = 0;
+  for (let i = 0; i < rgba.length; i += 4) {
+    const spread = Math.max(rgba[i], rgba[i + 1], rgba[i + 2]) - Math.min(rgba[i], rgba[i + 1], rgba[i + 2]);
+    if (spread > 24) coloured++;
+  }
+  return coloured > 0.05 * (rgba.length / 4);
+}
+
+/** What a JPEG decoder gives that is asked for 1/2, 1/4 or 1/8: the low frequencies of each 8 x 8 block. */
+export function reduceBlocks(image, factor) {
+  const n = 8 / factor, width = Math.ceil((image.width * n) / 8), height = Math.ceil((image.height * n) / 8);
+  const norm = (k, length) => Math.sqrt((k ? 2 : 1) / length);
+  const matrix = Array.from({ length: n }, (_, i) =>
+    Float64Array.from({ length: 8 }, (_, x) => {
+      let sum = 0;
+      for (let k = 0; k < n; k++) {
+        sum += norm(k, n) * Math.cos(((2 * i + 1) * k * Math.PI) / (2 * n)) *
+          norm(k, 8) * Math.cos(((2 * x + 1) * k * Math.PI) / 16);
+      }
+      return sum * Math.sqrt(n / 8);
+    }),
+  );
+  const rows = new Float64Array(width * image.height);
+  for (let y = 0; y < image.height; y++) {
+    for (let x = 0; x < width; x++) {
+      const start = Math.floor(x / n) * 8, line = matrix[x % n];
+      let sum = 0;
+      for (let j = 0; j < 8; j++) sum += line[j] * image.data[y * image.width + Math.min(start + j, image.width - 1)];
+      rows[y * width + x] = sum;
+    }
+  }
+  const data = new Uint8Array(width * height);
+  for (let y = 0; y < height; y++) {
+    const start = Math.floor(y / n) * 8, line = matrix[y % n];
+    for (let x = 0; x < width; x++) {
+      let sum = 0;
+      for (let j = 0; j < 8; j++) sum += line[j] * rows[Math.min(start + j, image.height - 1) * width + x];
+      data[y * width + x] = toByte(sum);
+    }
+  }
+  return { data, width, height, top: 255 };
+}

@@ -1,0 +1,90 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cxr_common.errors import BadInput
+from cxr_common.files import sha256
+from cxr_eval import runtimes
+from cxr_eval.export import export as stage
+from cxr_eval.export import onnx_file
+from cxr_eval.export.cli import main
+from cxr_eval.export.convert import convert
+from cxr_eval.export.export import check
+
+
+def test_help_names_every_option_without_heavy_imports():
+    code = (
+        "import sys\n"
+        "from cxr_eval.export.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'torchvision', 'onnx', 'onnxruntime', 'openvino', 'timm', 'polars', 'numpy'}\n"
+        "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    for option in ("models", "--out", "--data", "--int8", "--max_drop", "--web"):
+        assert option in found.stdout
+
+
+def test_a_model_becomes_a_checked_file(model_file, capsys):
+    path = model_file()
+    assert main([str(path.parent), "--int8", "false"]) == 0
+    out = path.parent / "export"
+    about = json.loads((out / "export.json").read_text())
+    assert about["source"]["sha256"] == sha256(path)
+    assert about["check"]["batches"] == [1, 6]  # the validation part of 60 images
+    assert about["check"]["largest_difference"] <= 1e-4
+    assert about["files"]["model.onnx"]["sha256"] == sha256(out / "model.onnx")
+    assert about["quantisation"] is None
+    said = capsys.readouterr().out
+    assert "next:  uv run predict" in said
+    _, header, _ = onnx_file.load(out / "model.onnx")
+    assert header.labels == ("effusion", "cardiomegaly", "nodule")
+
+
+def test_a_file_that_answers_otherwise_is_not_kept(model_file, monkeypatch, capsys):
+    right = runtimes.in_onnxruntime
+
+    def wrong(model, **options):
+        run = right(model, **options)
+        return lambda pixels: {**run(pixels), "probabilities": run(pixels)["probabilities"] + np.float32(2e-4)}
+
+    monkeypatch.setattr(stage.runtimes, "in_onnxruntime", wrong)
+    path = model_file()
+    assert main([str(path), "--int8", "false"]) == 2
+    assert "a difference of 0.0002" in capsys.readouterr().err
+    assert not (path.parent / "export").exists()
+
+
+def test_a_graph_that_is_tied_to_one_batch_is_refused(lively):
+    network, header = lively()
+    model = convert(stage.Answering(network, header), header)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    images = np.zeros((3, 1, 64, 64), np.uint8)
+    with pytest.raises(BadInput, match="batches of any size"):
+        check(model.SerializeToString(), network, header, images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.safetensors"], "nothing there"),
+        (["--run", "nobody"], "no such folder"),
+        (["a", "b", "--out", "c"], "one model where --out"),
+        (["--max_drop", "0.7"], "AUROC"),
+    ],
+)
+def test_bad_input(arguments, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_cohort_of_other_labels_is_refused(model_file, capsys):
+    assert main([str(model_file()), "--data", "phantom-multiclass:60", "--int8", "false"]) == 2
+    assert "effusion" in capsys.readouterr().err

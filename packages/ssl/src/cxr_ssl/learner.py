@@ -1,0 +1,187 @@
+"""Who learns: network, prototypes, optimiser and queue, and all of it as a state to go on from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cxr_common.errors import BadInput
+from cxr_common.models.foreign import from_foreign
+from cxr_common.models.zoo import GrayNetwork, build
+from cxr_common.training.parameters import groups
+from cxr_common.training.resume import rng_state, set_rng_state
+from cxr_ssl.feature_queue import FeatureQueue
+from cxr_ssl.health import Monitor
+from cxr_ssl.rules import Plan
+from cxr_ssl.swav import SwAV
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass
+class Learner:
+    """All that training changes.
+
+    Attributes:
+        swav: Backbone, head and prototypes.
+        model: The same, perhaps wrapped for several processes.
+        optimizer: Its optimiser.
+        accelerator: The engine.
+        queue: Earlier embeddings.
+        monitor: Health of the epoch so far.
+    """
+
+    swav: SwAV
+    model: nn.Module
+    optimizer: Any
+    accelerator: "Accelerator"
+    queue: FeatureQueue
+    monitor: Monitor
+
+    def follow(self, plan: Plan) -> None:
+        """Begin an epoch by a plan that may have fewer prototypes, or a shorter queue, which then fills anew."""
+        self.swav.used_prototypes = plan.prototypes
+        if plan.queue != self.queue.embeddings.shape[1]:
+            self.queue = new_queue(plan, len(self.queue.embeddings), self.accelerator)
+        self.monitor = Monitor(plan.prototypes, plan.embedding, self.accelerator.device)
+
+    def state(self) -> dict[str, Any]:
+        """Copies of everything that going on exactly here takes; all processes must come here together."""
+        gather, scaler = self.accelerator.gather, self.accelerator.scaler
+        state = {
+            "swav": self.swav.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},  # fp16
+            "rng": rng_state(),
+            # Queue and batch statistics are each process's own.
+            "queue": {**self.queue.state(), "embeddings": gather(self.queue.embeddings[None])},
+            "buffers": {name: gather(buffer[None]) for name, buffer in self.swav.named_buffers()},
+            "monitor": {name: total(value, self.accelerator) for name, value in self.monitor.state().items()},
+        }
+        return _copied(state)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a learner that followed the same plan."""
+        state = _copied(state)  # the optimiser would go on working in the given tensors
+        rank = self.accelerator.process_index
+        self.swav.load_state_dict(state["swav"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.queue.restore({**state["queue"], "embeddings": state["queue"]["embeddings"][rank]})
+        for name, buffer in self.swav.named_buffers():
+            buffer.copy_(state["buffers"][name][rank])
+        if self.accelerator.is_main_process:  # sums over all processes, which must not count more than once
+            self.monitor.restore(state["monitor"])
+        set_rng_state(state["rng"])
+
+
+def new_learner(
+    swav: SwAV, optimizer: torch.optim.Optimizer, plan: Plan, coded_views: int, accelerator: "Accelerator"
+) -> Learner:
+    """Put the parts together, on the engine's device and shared by its processes.
+
+    Args:
+        swav: Network and prototypes.
+        optimizer: Of its parameters.
+        plan: Tells batch, queue and sizes.
+        coded_views: A, views that get codes.
+        accelerator: The engine.
+    """
+    model, prepared = accelerator.prepare(swav, optimizer)
+    monitor = Monitor(plan.prototypes, plan.embedding, accelerator.device)
+    return Learner(swav, model, prepared, accelerator, new_queue(plan, coded_views, accelerator), monitor)
+
+
+def new_queue(plan: Plan, coded_views: int, accelerator: "Accelerator") -> FeatureQueue:
+    """An empty queue for this process's share of the batch."""
+    share = plan.global_batch // accelerator.num_processes
+    return FeatureQueue(coded_views, plan.queue, share, plan.embedding, accelerator.device)
+
+
+def new_backbone(
+    architecture: str,
+    size: int,
+    mean_std: tuple[float, float],
+    start: Path | None,
+    *,
+    smallest_view: int,
+) -> GrayNetwork:
+    """Build the network that is pretrained.
+
+    Args:
+        architecture: Name in the zoo.
+        size: Edge of the input.
+        mean_std: Mean and standard deviation of the training pixels / 255.
+        start: Weights to begin with, ours or foreign; None draws them from torch's generator.
+        smallest_view: Edge of the smallest view the network will see.
+
+    Raises:
+        BadInput: Unknown architecture, weights that do not fit it, or a view that leaves its last stage a
+            single pixel.
+    """
+    network: Any = build(architecture, 0, size=size)
+    reduction = max(level["reduction"] for level in network.feature_info)
+    # A kernel that strides over a single pixel learns in its middle only; and oneDNN's bf16 convolution (seen in
+    # torch 2.15) leaves the gradient of its other weights unwritten: whatever lay in memory, NaN at times.
+    if 2 * smallest_view <= reduction:
+        raise BadInput(
+            f"views of more than {reduction // 2} pixels for {architecture}, which shrinks them {reduction} times",
+            f"views of {smallest_view} pixels",
+            do=f"--crops.local_size {3 * reduction // 4} or more, or a larger --size",
+        )
+    if start is not None:
+        network.load_state_dict(from_foreign(start, architecture, size=size))
+    return GrayNetwork(network, *mean_std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimiser of a run.
+
+    Args:
+        name: "adamw"; "sgd" with momentum .9; "lars", the same with lightly's layer-wise scaling of matrices and
+            kernels; or "larc", which scales and decays vectors too, as published with SwAV (trust .001).
+        swav: Whose parameters it moves.
+        lr: Learning rate.
+        weight_decay: Of the groups whose entry ``decays`` is true.
+    """
+    decayed, others = groups(swav, weight_decay)
+    parameters = [{**decayed, "decays": True}, {**others, "decays": False}]
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, fused=True)
+    if name == "sgd":
+        sgd = torch.optim.SGD(parameters, lr=lr, momentum=0.9, fused=True)
+        # Fused SGD fails when a first gradient comes late, as that of frozen prototypes does: momentum 0 is the same.
+        for parameter in swav.parameters():
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
+    from lightly.utils.lars import LARS
+
+    if name == "larc":
+        parameters = [{"params": list(swav.parameters()), "weight_decay": weight_decay, "decays": True}]
+    return LARS(parameters, lr=lr, momentum=0.9)
+
+
+def set_weight_decay(optimizer: Any, weight_decay: float) -> None:
+    """Set the weight decay of the groups that decay."""
+    for group in optimizer.param_groups:
+        if group["decays"]:
+            group["weight_decay"] = weight_decay
+
+
+def total(value: Tensor, accelerator: "Accelerator") -> Tensor:
+    """The sum of a tensor over all processes."""
+    added: Any = accelerator.reduce(value, "sum")
+    return added
+
+
+def _copied(tree: Any) -> Any:
+    """The same dicts and lists with copies of their tensors."""
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, dict):
+        return type(tree)((key, _copied(value)) for key, value in tree.items())
+    return [_copied(value) for value in tree] if isinstance(tree, list) else tree

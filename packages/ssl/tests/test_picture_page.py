@@ -1,0 +1,126 @@
+import base64
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from cxr_ssl.picture_page import page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EVIL = "</script><img src=x onerror=alert(1)>'\""
+
+
+class Page(HTMLParser):
+    """Collects tags and addresses; fails on tags that do not nest."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def line(epoch: int, **changes: Any) -> dict[str, Any]:
+    numbers = {"loss_ratio": 1.02, "code_entropy": 0.8 - epoch / 20, "rank": 10.0 + epoch, "probe_auroc": 0.7}
+    return {"epoch": epoch, **numbers, "prototypes_in_use": 0.9, "agreement": 0.5, "probe_auroc_10": None, **changes}
+
+
+def made(name: str = "NORMAL") -> tuple[str, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    points = random.normal(size=(30, 2))
+    first = np.arange(30) < 12
+    probe_alone = {"epoch": 0, "probe_auroc": 0.6, "probe_auroc_10": 0.55}
+    collapsed = line(2, collapse=name, remedy="sharper codes (epsilon 0.05 -> 0.03)", loss_ratio=None)
+    html = page(
+        f"Pretraining: {name}",
+        {"cohort": name},
+        [{"share": 0.25, "images": images}, {"share": 0.125, "images": images[:1]}],
+        [{"title": f"map {name}", "points": points, "groups": {name: first, "PNEUMONIA": ~first}}],
+        [probe_alone, line(1), collapsed, line(2), line(3)],
+    )
+    return html, images, points
+
+
+def test_the_page_is_whole_and_asks_for_nothing():
+    html, images, _ = made()
+    parsed = Page(html)
+    assert parsed.open == []
+    assert all(address.startswith("data:image/png;base64,") for address in parsed.addresses)
+    assert not re.search(r"https?:|url\(|@import|<script", html)
+    coded = [base64.b64decode(address.partition(",")[2]) for address in parsed.addresses]
+    shown = [cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_UNCHANGED) for one in coded]
+    assert len(shown) == 4
+    assert np.array_equal(np.stack(shown[:3]), images)
+    assert "nearest of 25.0% of the images" in html
+    assert "Research use only" in html
+
+
+def test_every_point_is_inside_its_map_in_its_group():
+    html, _, points = made()
+    figure = html[html.index("map NORMAL") :]
+    groups = re.findall(r"<g fill='(#\w+)'.*?>(.*?)</g>", figure)
+    assert [len(re.findall("<circle", inside)) for _, inside in groups] == [12, 18]
+    assert len({colour for colour, _ in groups}) == 2
+    spots = [np.array(re.findall(r"cx='([\d.]+)' cy='([\d.]+)'", inside), float) for _, inside in groups]
+    placed = np.concatenate(spots)
+    assert placed.min() > 0
+    assert (placed < [380, 260]).all()
+    # Axes are stretched alone, so the order along each is that of the points.
+    assert (np.argsort(placed[:, 0]) == np.argsort(points[:, 0])).all()
+    assert "NORMAL (12)" in html
+    assert "PNEUMONIA (18)" in html
+
+
+def test_curves_leave_gaps_and_tell_of_collapses():
+    html, *_ = made()
+    loss = re.search(r"<path class='line' stroke='#2b6cb0' d='([^']*)'", html[html.index("The run") :])
+    assert loss
+    assert (loss[1].count("M"), loss[1].count("L")) == (2, 1)  # nothing at epoch 0, a gap at the collapse
+    assert "epoch 2: NORMAL; sharper codes (epsilon 0.05 -&gt; 0.03)" in html
+    assert "undefined in this run" in page("t", {}, [], [], [line(1, probe_auroc=None)])
+
+
+def test_names_from_files_cannot_inject():
+    parsed = Page(made(EVIL)[0])
+    assert "script" not in parsed.tags
+    assert len(parsed.addresses) == parsed.tags.count("img") == 4
+    assert "x" not in parsed.addresses
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_browser_shows_it_without_complaint(tmp_path: Path):
+    html, *_ = made()
+    probe = """<script>
+      const images = [...document.images];
+      const seen = [images.length, images.every((one) => one.complete && one.naturalWidth === 16),
+        document.querySelectorAll("circle").length, document.documentElement.scrollWidth <= innerWidth];
+      document.body.textContent = JSON.stringify(seen);
+    </script></body>"""
+    path = tmp_path / "page.html"
+    path.write_text(html.replace("</body>", f"<p></p>{probe}"), "utf-8")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--window-size=500,900", "--enable-logging=stderr", "--v=0", "--dump-dom", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    assert "[4,true,30,true]" in done.stdout
+    assert "CONSOLE" not in done.stderr

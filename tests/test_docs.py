@@ -1,0 +1,72 @@
+"""Every command of the README and of the manual runs, in small; every Python example too."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from cxr_common.cohorts.phantom import phantom
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SMALL = {
+    "ssl-pretrain": "--size 32 --epochs 1 --architecture resnet18",
+    "finetune": "--size 32 --epochs 1",
+    "distill": "--size 32 --epochs 1",
+    "evaluate": "--resamples 20 --speed false",
+    "reproduce": "--dry_run",
+}
+"""What makes a documented command small; later options win."""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.S)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The page's shell commands, without comments; what installs or tests ourselves is left out."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines() if "#subdirectory" not in line]
+    typed = [part.strip() for line in lines for part in line.split("#")[0].split("&&")]
+    words = [shlex.split(command) for command in typed if command.startswith("uv run ")]
+    return [w[2:] for w in words if w[2] != "pytest"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """A folder of two classes, as a user has it."""
+    folder = tmp_path_factory.mktemp("images") / "MY_IMAGES"
+    made = phantom(60, size=48, task="multiclass")
+    for number, (pixels, target) in enumerate(zip(made["pixels"], made["targets"], strict=True)):
+        file = folder / ("NORMAL" if target[0] else "ILL") / f"{made['patient'][number]}_{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), pixels)
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+@pytest.mark.timeout(900)
+def test_every_command_runs(page, images, tmp_path) -> None:
+    (tmp_path / "MY_IMAGES").symlink_to(images)
+    for name, *words in commands(page):
+        small = shlex.split(SMALL.get(name, ""))
+        if name in ("ssl-pretrain", "finetune", "distill") and "--data" not in words:
+            small += ["--data", "phantom:100"]
+        script = Path(sys.executable).with_name(name)
+        done = subprocess.run([script, *words, *small], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (name, words, done.stdout[-2000:], done.stderr[-2000:])
+
+
+@pytest.mark.parametrize("page", [ROOT / "docs" / "python.md"], ids=lambda page: page.stem)
+def test_every_example_runs(page) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(blocks(page, "python"))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(2, 3, 32, 32)" in done.stdout
