@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import pytorch_grad_cam as oracle
@@ -44,7 +46,7 @@ def networks():
     def make(architecture):
         if architecture not in made:
             torch.manual_seed(1)
-            network = build(architecture, 3, size=SIZE)
+            network: Any = build(architecture, 3, size=SIZE)
             with torch.no_grad():
                 for name, parameter in network.named_parameters():
                     # The oracle adds 1e-6 to a sum of squared gradients: large ones show the formula.
@@ -57,6 +59,10 @@ def networks():
         return made[architecture]
 
     return make
+
+
+def wanted(label) -> Any:
+    return ClassifierOutputTarget(label)
 
 
 def images(n, size=SIZE):
@@ -72,7 +78,7 @@ def test_maps_equal_those_of_an_independent_implementation(networks, monkeypatch
     monkeypatch.setattr("pytorch_grad_cam.eigen_cam.get_2d_projection", get_2d_projection_with_sign_correction)
     label = [2, 0, 1]
     with ORACLES[method](network, [layer(network.network)], reshape_transform=reshape) as peer:
-        expected = peer(pixels.double(), [ClassifierOutputTarget(one) for one in label])
+        expected = peer(pixels.double(), [wanted(one) for one in label])
     found = cams.METHODS[method](network, pixels, torch.tensor(label), stage)
     assert found.shape == (3, SIZE, SIZE)
     assert found.dtype == torch.float32
@@ -82,6 +88,7 @@ def test_maps_equal_those_of_an_independent_implementation(networks, monkeypatch
 
 def test_score_cam_equals_an_independent_implementation(networks, monkeypatch):
     network, pixels = networks("resnet10t"), images(2, 32)
+    inner: Any = network.network
     monkeypatch.setattr("tqdm.tqdm", lambda rows: rows)
 
     # The oracle enlarges masks with aligned corners, the authors' code without.
@@ -90,10 +97,10 @@ def test_score_cam_equals_an_independent_implementation(networks, monkeypatch):
 
     monkeypatch.setattr(torch.nn, "UpsamplingBilinear2d", enlarge)
     with torch.no_grad():
-        network.network.get_classifier().weight.div_(1000)  # a softmax of large logits would be one channel
+        inner.get_classifier().weight.div_(1000)  # a softmax of large logits would be one channel
         normalised = network.normalise(pixels)
-    with oracle.ScoreCAM(network.network, [network.network.layer1]) as peer:
-        expected = peer(normalised, [ClassifierOutputTarget(1), ClassifierOutputTarget(2)])
+    with oracle.ScoreCAM(inner, [inner.layer1]) as peer:
+        expected = peer(normalised, [wanted(1), wanted(2)])
     found = cams.score_cam(network, pixels, torch.tensor([1, 2]), "stage1", batch_size=24)
     assert expected.max() > 0.99
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)

@@ -54,7 +54,9 @@ def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
     cases = [case for page in found["labels"] for case in page["cases"]]
     assert {case["kind"] for case in cases} == {"right", "wrong"}
     for case in cases:
-        assert cv2.imdecode(np.frombuffer(case["png"], np.uint8), cv2.IMREAD_COLOR).shape == (192, 3 * 192 + 8, 3)
+        picture = cv2.imdecode(np.frombuffer(case["png"], np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
+        assert picture.shape == (192, 3 * 192 + 8, 3)
         assert "student" in case["caption"]
         assert ("outlined" in case["caption"]) <= case["caption"].startswith("Present")
 
@@ -133,7 +135,8 @@ def test_a_mean_is_resampled_by_patient():
     assert entry["images"] == 29
 
 
-def test_an_unknown_method_is_refused(compared):
+def test_an_unknown_method_is_refused():
+    no_targets = np.zeros((0, 0), np.float32)
     with pytest.raises(BadInput, match="gradcam"):
-        explanations.explain("grad-cam", {}, {}, {}, {}, Match("multilabel", (), ()), np.zeros((0, 0)), np.zeros(0))
+        explanations.explain("grad-cam", {}, {}, {}, {}, Match("multilabel", (), ()), no_targets, np.zeros(0, np.int64))
     assert set(METHODS) == {"gradcam", "gradcam++", "layercam", "eigencam", "scorecam"}

@@ -86,8 +86,8 @@ def activations_and_gradients(
         index = torch.as_tensor(label, device=device).expand(len(logits))
         score = logits.gather(1, index[:, None]).sum()  # images do not mix in eval mode
         gradients = torch.autograd.grad(score, kept.tensors(), materialize_grads=True)
-    maps, slopes = kept.joined(gradients)
-    return maps, slopes
+    shown, slope = kept.joined(gradients)
+    return shown, slope
 
 
 @contextmanager
@@ -149,7 +149,9 @@ class _Kept:
                 for tensor, (_, network) in zip(tensors, self.places, strict=True)
             ]
             size = (maps[0].shape[-2], maps[0].shape[-1])
-            same = [one if one.shape[-2:] == size else nn.functional.adaptive_avg_pool2d(one, size) for one in maps]
+            same = [
+                one if tuple(one.shape[-2:]) == size else nn.functional.adaptive_avg_pool2d(one, size) for one in maps
+            ]
             joined.append(torch.cat(same, dim=1))
         return tuple(joined)
 
