@@ -55,11 +55,11 @@ def test_gradients_are_those_of_the_logit(architecture):
 
 def test_the_network_stays_as_it_was():
     network = gray("resnet18").train()
-    network.network.bn1.eval()
+    norm = network.network.get_submodule("bn1").eval()
     before = {name: tensor.clone() for name, tensor in network.network.state_dict().items()}
     activations_and_gradients(network, images(2), 1, "stage4")
     assert network.training
-    assert not network.network.bn1.training
+    assert not norm.training
     assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.network.state_dict().items())
     assert not any(module._forward_hooks for module in network.modules())

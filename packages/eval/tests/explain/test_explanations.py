@@ -54,7 +54,9 @@ def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
     cases = [case for page in found["labels"] for case in page["cases"]]
     assert {case["kind"] for case in cases} == {"right", "wrong"}
     for case in cases:
-        assert cv2.imdecode(np.frombuffer(case["png"], np.uint8), cv2.IMREAD_COLOR).shape == (192, 3 * 192 + 8, 3)
+        picture = cv2.imdecode(np.frombuffer(case["png"], np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
+        assert picture.shape == (192, 3 * 192 + 8, 3)
         assert "student" in case["caption"]
         assert ("outlined" in case["caption"]) <= case["caption"].startswith("Present")
 
@@ -124,7 +126,7 @@ def test_a_mean_is_resampled_by_patient():
     patient = np.repeat(np.arange(10), 3)
     values = rng.random(30)
     values[4] = np.nan
-    weights = draw_weights(10, 200, seed=0)
+    weights = draw_weights(np.zeros(10, np.int64), 200, seed=0)
     pairs = explanations.Pairs(np.arange(30), np.arange(30), ("a",) * 30)
     entry = explanations.Mean(patient, weights).score("m", "n", values, pairs)
     drawn = [np.nanmean(np.repeat(values, weights[patient, r].astype(int))) for r in range(200)]
@@ -134,6 +136,7 @@ def test_a_mean_is_resampled_by_patient():
 
 
 def test_an_unknown_method_is_refused(compared):
+    targets, rows = np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
     with pytest.raises(BadInput, match="gradcam"):
-        explanations.explain("grad-cam", {}, {}, {}, {}, Match("multilabel", (), ()), np.zeros((0, 0)), np.zeros(0))
+        explanations.explain("grad-cam", {}, {}, {}, {}, Match("multilabel", (), ()), targets, rows)
     assert set(METHODS) == {"gradcam", "gradcam++", "layercam", "eigencam", "scorecam"}

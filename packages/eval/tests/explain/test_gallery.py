@@ -33,7 +33,9 @@ def test_equals_come_in_the_order_of_the_images():
 
 
 def decoded(png):
-    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return picture
 
 
 def test_a_strip_shows_radiograph_maps_and_lesion():

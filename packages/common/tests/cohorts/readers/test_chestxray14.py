@@ -131,6 +131,7 @@ def test_boxes_are_shares_of_the_image(tmp_path):
         BOXES + "00000001_000.png,Infiltrate,256,512,128,64,,,\n00000001_000.png, Mass ,0,0,1024,1024,,,\n"
     )
     table = chestxray14.box_table(tmp_path)
+    assert table is not None
     assert table == tmp_path / "BBox_List_2017.csv"
     found = chestxray14.boxes(table)
     assert found.columns == ["image", "label", "x", "y", "width", "height"]

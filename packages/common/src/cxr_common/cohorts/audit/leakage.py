@@ -92,7 +92,7 @@ def folder_disagreements(cohort: Cohort) -> dict[str, Any] | None:
         return None
     names = {_letters(label): i for i, label in enumerate(cohort.labels)}
     healthy = [i for i, label in enumerate(cohort.labels) if sounds_healthy(label)]
-    known = ~np.isnan(cohort.targets).all(axis=1)
+    known = np.any(~np.isnan(cohort.targets), axis=1)
     ill = (np.nansum(np.delete(cohort.targets, healthy, axis=1), axis=1) > 0).tolist()
     folders: dict[str, list[int]] = {}
     wrong: list[int] = []
