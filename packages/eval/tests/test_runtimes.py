@@ -19,8 +19,8 @@ def network(request):
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.2)
-            nn.init.normal_(module.running_mean, 0, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.get_buffer("running_mean"), 0, 0.2)
+            nn.init.uniform_(module.get_buffer("running_var"), 0.5, 2)
     header = Header("model", request.param, Input(32, 0.5, 0.25), task="multilabel", labels=("A", "B"))
     return GrayNetwork(made, 0.5, 0.25).eval(), header
 

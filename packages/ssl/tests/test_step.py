@@ -1,5 +1,5 @@
 import contextlib
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -68,11 +68,11 @@ def stepped(parts: int, queue: FeatureQueue, **options: Any) -> tuple[SwAV, Moni
         swav.train(),
         views(),
         optimizer,
-        engine,
+        cast(Any, engine),
         queue,
         monitor,
         parts=parts,
-        **(settings | options),  # type: ignore[arg-type]
+        **(settings | options),
     )
     return swav, monitor, loss, engine
 
@@ -127,7 +127,7 @@ def test_fewer_prototypes_are_scored_balanced_and_moved():
     before = swav.prototypes.weight.detach().clone()
     monitor, optimizer = Monitor(11, 8), torch.optim.SGD(swav.parameters(), lr=0.1)
     settings: dict[str, Any] = {"temperature": 0.1, "epsilon": 0.05, "frozen": False}
-    train_step(swav, views(), optimizer, Engine(), full_queue(), monitor, **settings)  # type: ignore[arg-type]
+    train_step(swav, views(), optimizer, cast(Any, Engine()), full_queue(), monitor, **settings)
     moved = (swav.prototypes.weight - before).abs().amax(1) > 1e-6
     assert moved.tolist() == [True] * 11 + [False] * 9
     assert monitor.sums["nearest"].sum() == 24

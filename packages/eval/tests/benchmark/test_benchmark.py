@@ -127,7 +127,7 @@ def test_an_onnx_file_alone_is_timed_and_scored_on_a_cohort(model, tmp_path, mon
     assert max(fp32) - min(fp32) < 0.02
 
 
-def test_percentiles_and_throughput_by_a_clock_of_our_own(monkeypatch):
+def test_percentiles_and_throughput_by_a_clock_of_our_own(monkeypatch, tmp_path):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: clock.now))
 
@@ -140,7 +140,7 @@ def test_percentiles_and_throughput_by_a_clock_of_our_own(monkeypatch):
         return {}
 
     header = Header("model", "resnet18", Input(32, 0.5, 0.25))
-    rows = [Entry("m", runtime, "fp32", None, header, None) for runtime in ("a", "b")]
+    rows = [Entry("m", runtime, "fp32", tmp_path, header, None) for runtime in ("a", "b")]
     found = measure(rows, {"m: a fp32": slow, "m: b fp32": fast}, 0.5)
     assert found["m: a fp32"]["latency_ms_p50"] == pytest.approx(10)
     assert found["m: a fp32"]["latency_ms_p99"] == pytest.approx(10)

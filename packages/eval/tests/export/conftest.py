@@ -25,8 +25,8 @@ def lively():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, 0, 0.2)
-                nn.init.normal_(module.running_mean, 0, 0.2)
-                nn.init.uniform_(module.running_var, 0.5, 2)
+                nn.init.normal_(module.get_buffer("running_mean"), 0, 0.2)
+                nn.init.uniform_(module.get_buffer("running_var"), 0.5, 2)
         settings = {"calibration": {"temperature": 1.7}, "thresholds": (0.4, 0.5, 0.6)[: len(labels)], **more}
         header = Header(
             "model",

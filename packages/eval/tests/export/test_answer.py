@@ -38,7 +38,8 @@ def test_maps_are_grad_cam_on_the_last_stage(lively, radiographs):
         _, _, maps = Answering(network, header)(pixels)
     for label in range(len(header.labels)):
         with GradCAM(model=network, target_layers=[network.network.layer4[-1]]) as peer:
-            expected = peer(pixels.float(), targets=[ClassifierOutputTarget(label)] * 2)
+            targets = [ClassifierOutputTarget(label)] * 2
+            expected = peer(pixels.float(), targets=targets)  # type: ignore[arg-type]
         # The peer scales the positive part to [0, 1], enlarges it bilinearly, and scales it again.
         small = scaled(maps[:, label].clamp(min=0).numpy())
         enlarged = scaled(np.stack([cv2.resize(one, (96, 96)) for one in small]))
@@ -68,6 +69,6 @@ def test_maps_of_a_network_with_channels_last_are_found():
     header = Header("model", "swin", Input(64, 0.5, 0.25), task="multilabel", labels=("A", "B"))
     with torch.inference_mode():
         _, logits, maps = Answering(network, header)(torch.randint(0, 256, (1, 1, 64, 64), dtype=torch.uint8))
-    bias = network.network.get_classifier().bias.detach()
+    bias = network.network.get_parameter("head.fc.bias").detach()
     assert maps.shape == (1, 2, 2, 2)
     torch.testing.assert_close(maps.mean((2, 3)) + bias, logits, rtol=1e-4, atol=1e-5)

@@ -8,8 +8,8 @@ import pytest
 from cxr_common.errors import BadInput
 from cxr_common.files import sha256
 from cxr_eval import runtimes
-from cxr_eval.export import export as stage
 from cxr_eval.export import onnx_file
+from cxr_eval.export.answer import Answering
 from cxr_eval.export.cli import main
 from cxr_eval.export.convert import convert
 from cxr_eval.export.export import check
@@ -53,7 +53,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(model_file, monkeypatch, caps
         run = right(model, **options)
         return lambda pixels: {**run(pixels), "probabilities": run(pixels)["probabilities"] + np.float32(2e-4)}
 
-    monkeypatch.setattr(stage.runtimes, "in_onnxruntime", wrong)
+    monkeypatch.setattr(runtimes, "in_onnxruntime", wrong)
     path = model_file()
     assert main([str(path), "--int8", "false"]) == 2
     assert "a difference of 0.0002" in capsys.readouterr().err
@@ -62,7 +62,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(model_file, monkeypatch, caps
 
 def test_a_graph_that_is_tied_to_one_batch_is_refused(lively):
     network, header = lively()
-    model = convert(stage.Answering(network, header), header)
+    model = convert(Answering(network, header), header)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 2
     images = np.zeros((3, 1, 64, 64), np.uint8)

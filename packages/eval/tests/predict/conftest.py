@@ -24,7 +24,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
         network = build(architecture, 2, size=32)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.running_var, 0.5, 2)
+                nn.init.uniform_(module.get_buffer("running_var"), 0.5, 2)
         header = Header(
             "model",
             architecture,

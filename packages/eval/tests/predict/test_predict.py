@@ -68,7 +68,11 @@ def test_a_folder_becomes_a_table_and_pictures(models, folder, tmp_path, capsys)
     assert rows[f"{folder}/cut.jpg"]["error"] == "truncated JPEG"
     pictures = sorted(maps.iterdir())
     assert len(pictures) == 3
-    assert all(p.name.endswith(".PNEUMONIA.png") and cv2.imread(str(p)).shape == (384, 384, 3) for p in pictures)
+    for path in pictures:
+        picture = cv2.imread(str(path))
+        assert path.name.endswith(".PNEUMONIA.png")
+        assert picture is not None
+        assert picture.shape == (384, 384, 3)
     said = capsys.readouterr().out
     assert "2 files could not be read" in said
     assert "text.png: not an image" in said
@@ -128,6 +132,7 @@ def test_no_patient_leaves_a_dicom_file(models, shared_data, tmp_path, capsys):
 
 def test_warnings_are_in_the_table(models, folder, tmp_path):
     image = cv2.imread(str(folder / "a.jpg"), cv2.IMREAD_GRAYSCALE)
+    assert image is not None
     cv2.imwrite(str(tmp_path / "inverted.png"), 255 - image)
     out = tmp_path / "answers.jsonl"
     assert main([str(models["torch"]), str(tmp_path / "inverted.png"), "--out", str(out)]) == 0

@@ -43,6 +43,7 @@ def test_photographs_are_noticed(tmp_path):
 
 def test_gray_images_stored_in_colour_are_not_colour(tmp_path, shared_data):
     gray = cv2.imread(str(shared_data / "formats" / "nih_png" / "00000001_000.png"), cv2.IMREAD_GRAYSCALE)
+    assert gray is not None
     for suffix in (".jpg", ".png", ".bmp"):
         path = tmp_path / f"gray{suffix}"
         cv2.imwrite(str(path), cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR))

@@ -35,7 +35,7 @@ def exported(tmp_path_factory) -> Path:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.8, 1.2)
-            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.normal_(module.get_buffer("running_mean"), 0, 0.1)
     gray = GrayNetwork(network, 0.45, 0.25).eval()
     _balance(gray, torch.from_numpy(phantom(12, size=96, seed=0, task="multiclass")["pixels"]).unsqueeze(1))
     header = Header(
@@ -59,9 +59,10 @@ def exported(tmp_path_factory) -> Path:
 @torch.no_grad()
 def _balance(gray: GrayNetwork, images: torch.Tensor) -> None:
     """Let the logits of radiographs spread around 0 by about 1, as a trained classifier's do."""
-    classifier: Any = gray.network.get_classifier()
+    classifier = gray.network.get_submodule("fc")
+    assert isinstance(classifier, nn.Linear)
     logits = gray(images)
-    classifier.weight /= logits.std(0)[:, None]
+    classifier.weight.div_(logits.std(0)[:, None])
     classifier.bias.copy_((classifier.bias - logits.mean(0)) / logits.std(0))
 
 

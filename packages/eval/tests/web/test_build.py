@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import tarfile
 
 import onnx
@@ -85,13 +86,13 @@ def test_integrity_is_in_npms_notation():
 
 def test_without_npm_or_network_the_message_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path))
-    monkeypatch.setattr(ort.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(BadInput, match="--ort_web"):
         ort.runtime_files()
     npm = tmp_path / "npm-that-fails"
     npm.write_text("#!/bin/sh\necho 'npm error code ENOTFOUND' >&2\nexit 1\n")
     npm.chmod(0o755)
-    monkeypatch.setattr(ort.shutil, "which", lambda name: str(npm))
+    monkeypatch.setattr(shutil, "which", lambda name: str(npm))
     with pytest.raises(BadInput, match="ENOTFOUND"):
         ort.runtime_files()
     with pytest.raises(BadInput, match=r"no ort\.wasm"):

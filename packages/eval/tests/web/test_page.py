@@ -86,7 +86,9 @@ def test_the_heat_map_is_pythons(page, files, exported):
     answer(browser, files["PNG"])
     from cxr_eval.predict.classifier import heat
 
-    expected = heat(classifier.answers(stored[None]).maps[0], 96)[1]
+    maps = classifier.answers(stored[None]).maps
+    assert maps is not None
+    expected = heat(maps[0], 96)[1]
     shades = "[...document.querySelector('#view').getContext('2d').getImageData(0, 0, 384, 384).data]"
     with_heat = np.array(browser.run(shades)).reshape(384, 384, 4)[..., :3].astype(float)
     set_opacity(browser, 0)
@@ -158,6 +160,7 @@ def test_it_says_what_is_wrong_and_what_it_is_for(page, files, tmp_path, shared_
     answer(browser, sorted((shared_data / "formats" / "dicom").iterdir())[0])
     assert "compressed" in browser.run("document.querySelector('#status').textContent")
     image = cv2.imread(str(files["PNG"]), cv2.IMREAD_GRAYSCALE)
+    assert image is not None
     cv2.imwrite(str(tmp_path / "inverted.png"), 255 - image)
     answer(browser, tmp_path / "inverted.png")
     assert "inverted" in browser.run("document.querySelector('#warning').textContent")

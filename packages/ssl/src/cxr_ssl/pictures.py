@@ -127,7 +127,7 @@ def groups(cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, dict[str, NDArr
     if not cohort.labels:
         return {"": {"all": np.ones(len(rows), bool)}}
     if cohort.task == "multiclass":
-        members = {"unknown": np.isnan(targets).all(1)}
+        members = {"unknown": np.all(np.isnan(targets), axis=1)}
         members |= {name: targets[:, i] == 1 for i, name in enumerate(cohort.labels)}
         return {"": _inhabited(members)}
     commonest = np.argsort(-(targets == 1).sum(0), kind="stable")[:MOST_LABELS]
