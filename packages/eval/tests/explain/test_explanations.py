@@ -126,7 +126,7 @@ def test_a_mean_is_resampled_by_patient():
     patient = np.repeat(np.arange(10), 3)
     values = rng.random(30)
     values[4] = np.nan
-    weights = draw_weights(10, 200, seed=0)
+    weights = draw_weights(np.zeros(10, np.int64), 200, seed=0)
     pairs = explanations.Pairs(np.arange(30), np.arange(30), ("a",) * 30)
     entry = explanations.Mean(patient, weights).score("m", "n", values, pairs)
     drawn = [np.nanmean(np.repeat(values, weights[patient, r].astype(int))) for r in range(200)]
