@@ -68,7 +68,7 @@ def test_squares_are_those_of_python(tmp_path):
     for case, found, (stored, view) in zip(cases, run(cases, tmp_path), expected, strict=True):
         # OpenCV enlarges 8-bit images in fixed point: one level either way.
         difference = np.abs(np.reshape(found["data"], (64, 64)).astype(int) - stored)
-        limit = 1 if case["window"] == "voi" else 6  # a level before stretching is several after
+        limit = 1 if case["window"] == "voi" else 8  # a level before stretching is several after
         assert difference.max() <= limit, case["aspect"]
         assert difference.mean() < limit / 4
         assert np.abs(np.reshape(found["whole"], (48, 48)).astype(int) - view).max() <= limit
@@ -84,8 +84,8 @@ def test_large_jpegs_are_reduced_as_their_decoder_does(tmp_path, shared_data):
         shape = full.shape[0] // factor, full.shape[1] // factor
         theirs = cv2.imread(str(file), flags[factor])[: shape[0], : shape[1]].astype(int)
         difference = np.abs(np.reshape(found["data"], shape) - theirs)
-        assert difference.mean() < 0.5, factor
-        assert np.quantile(difference, 0.99) <= 2, factor
+        assert difference.mean() < 0.2, factor
+        assert np.quantile(difference, 0.999) <= 1, factor
 
 
 def test_dicom_values_are_those_of_python(tmp_path, shared_data):
