@@ -13,6 +13,7 @@ from cxr_eval.export.answer import Answering
 from cxr_eval.export.cli import main
 from cxr_eval.export.convert import convert
 from cxr_eval.export.export import check
+from cxr_eval.web.runtime_files import FILES
 
 
 def test_help_names_every_option_without_heavy_imports():
@@ -88,3 +89,17 @@ def test_bad_input(arguments, says, tmp_path, monkeypatch, capsys):
 def test_a_cohort_of_other_labels_is_refused(model_file, capsys):
     assert main([str(model_file()), "--data", "phantom-multiclass:60", "--int8", "false"]) == 2
     assert "effusion" in capsys.readouterr().err
+
+
+def test_a_page_is_written_beside_the_export(model_file, tmp_path, capsys):
+    path, runtime, page = model_file(size=32), tmp_path / "ort", tmp_path / "page"
+    runtime.mkdir()
+    for name in FILES:
+        (runtime / name).write_text("x")
+    options = ["--int8", "false", "--web", str(page), "--ort_web", str(runtime)]
+    assert main([str(path), *options]) == 0
+    assert {"index.html", "model.onnx", "model.json", "ort"} <= {one.name for one in page.iterdir()}
+    assert f"wrote {page}" in capsys.readouterr().out
+    (page / "mine.txt").write_text("x")
+    assert main([str(path), *options]) == 2
+    assert "mine.txt" in capsys.readouterr().err

@@ -71,8 +71,11 @@ def test_answers_are_pythons(page, files, exported):
     for kind, file in files.items():
         expected = classifier.answers(classifier.read(file)[None])
         found = answer(browser, file)
+        # Python's decoder shrinks large JPEGs before it rounds to 8 bits, the browser's cannot: one pixel in 25 is one
+        # gray level off. All other files give the same pixels to the last bit.
+        tolerance = 3e-3 if "full-size" in kind else 1e-3
         for i, label in enumerate(classifier.labels):
-            assert found[label][0] == pytest.approx(expected.probabilities[0, i], abs=1e-3), kind
+            assert found[label][0] == pytest.approx(expected.probabilities[0, i], abs=tolerance), kind
             assert found[label][1] == expected.decisions[0, i], kind
         spread.append(expected.probabilities[0, 1])
     assert max(spread) - min(spread) > 0.02  # a page that ignored the image would fail
