@@ -168,7 +168,7 @@ def diagnose(numbers: Mapping[str, float], *, num_prototypes: int, embedding_dim
             "low rank",
             f"embeddings of effective rank {numbers['rank']:.2f} of {embedding_dim} and spread "
             f"{numbers['embedding_std']:.2f}: all images lie on a line or in a point",
-            "a lower --lr, a longer --freeze, softer crops (larger --global_scale)",
+            "a lower --lr, a longer --freeze, softer crops (larger --crops.global_scale)",
         )
     if numbers["code_entropy"] > UNIFORM_CODES:
         several = num_prototypes <= 2 * embedding_dim
