@@ -8,6 +8,7 @@ import pytest
 from cxr_common.errors import BadInput
 from cxr_recipes import runner
 from cxr_recipes.config import ReproduceConfig
+from cxr_recipes.recipe import names, read
 
 
 def reproduce(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -36,6 +37,17 @@ def test_quickstart_runs_the_whole_road_and_does_nothing_twice(tmp_path) -> None
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done before") == 4
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", sorted(set(names()) - {"quickstart", "kermany"}))
+def test_every_recipe_runs_in_small(name, tmp_path, shared_data) -> None:
+    data = ["--data", shared_data / "covid_cxr"] if read(name).scales["tiny"]["data"].startswith("..") else []
+    done = reproduce(name, "--scale", "tiny", "--runs_dir", tmp_path, *data)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / name / "results.md").read_text()
+    assert all(f"## Results on {title}" in page for title in read(name).reports.values())
 
 
 def test_a_stage_that_refuses_its_input_ends_the_recipe_with_its_code(tmp_path) -> None:
