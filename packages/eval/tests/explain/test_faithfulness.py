@@ -38,7 +38,9 @@ def sigmoid(z):
 def test_deletion_takes_the_most_salient_pixels_first(network, pixels, task):
     """By hand: sort the pixels, set so many to the mean, average. Softmax with a logit of 0 is the sigmoid."""
     maps = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = faithfulness.curve(network, pixels, maps, 0, "deletion", task=task, temperature=0.5, steps=4)
+    found = faithfulness.curve(
+        network, pixels, maps, 0, "deletion", task=task, calibration={"temperature": 0.5}, steps=4
+    )
     assert found.shape == (2, 5)
     for i in range(2):
         values = (pixels[i].numpy().ravel() / 255 - 0.25) / 0.5

@@ -4,6 +4,8 @@ Deletion and insertion of Petsiuk et al. (RISE, BMVC 2018, section 4.3). A faith
 fall fast when its most salient pixels go, and rise fast when they come.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ def curve(
     kind: str,
     *,
     task: str,
-    temperature: float = 1.0,
+    calibration: dict[str, Any] | None = None,
     steps: int = 20,
     seed: int = 0,
 ) -> NDArray[np.float64]:
@@ -45,7 +47,7 @@ def curve(
         label: Index of the logit, one for all images or (B,).
         kind: "deletion" or "insertion".
         task: "multilabel" or "multiclass", as in :func:`cxr_common.decisions.probabilities`.
-        temperature: Calibration of the logits, above 0.
+        calibration: What the model's file says of it; None takes the logits as they are.
         steps: Forwards after the first; each changes the same number of pixels, but for rounding.
         seed: Seed of the order of equals.
 
@@ -69,7 +71,7 @@ def curve(
     with torch.no_grad(), evaluating(network):
         for changed in np.linspace(0, size * size, steps + 1).round().astype(int).tolist():
             logits = network(torch.where(rank < changed, last, first)).double().cpu().numpy()
-            answers = probabilities(logits, task, {"temperature": temperature})
+            answers = probabilities(logits, task, calibration)
             points.append(answers[np.arange(len(index)), index])
     return np.stack(points, axis=1)
 
