@@ -100,13 +100,6 @@ METHODS: dict[str, Method] = {
     "eigencam": eigen_cam,
     "scorecam": score_cam,
 }
-TITLES = {
-    "gradcam": "Grad-CAM",
-    "gradcam++": "Grad-CAM++",
-    "layercam": "LayerCAM",
-    "eigencam": "Eigen-CAM",
-    "scorecam": "Score-CAM",
-}
 
 
 def finished(raw: Tensor, size: int) -> Tensor:

@@ -22,8 +22,9 @@ from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.views import whole
 from cxr_eval.explain import agreement, faithfulness, localisation, regions
 from cxr_eval.explain import gallery as pictures
-from cxr_eval.explain.activations import default_stage
-from cxr_eval.explain.cams import METHODS, TITLES, is_empty
+from cxr_eval.explain.activations import default_stage, grid
+from cxr_eval.explain.cams import METHODS, finished, is_empty
+from cxr_eval.explain.titles import TITLES
 from cxr_eval.models import Match
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics.bootstrap import draw_weights, interval, patient_numbers, strata, weighted_sums
@@ -276,19 +277,24 @@ def _localised(subject: Subject, pairs: Pairs, boxes: Any, mean: Mean) -> list[d
 def _faithful(
     subject: Subject, pairs: Pairs, maps: Tensor, task: str, mean: Mean, seed: int
 ) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
-    """Areas of deletion and insertion, in the order of the maps and in random order."""
+    """Areas of deletion and insertion, by the maps and by random maps of as many cells.
+
+    Random pixels would be no fair rival: taken one by one they leave noise, which no network was trained on.
+    """
     if not len(pairs):
         return [], {}
     entries, curves = [], {}
-    chance = torch.rand(maps.shape, generator=torch.Generator().manual_seed(seed))
+    cells = grid(subject.network, subject.size, subject.stage)
+    chance = torch.rand((len(pairs), cells, cells), generator=torch.Generator().manual_seed(seed))
     for kind in faithfulness.KINDS:
-        for order, suffix in ((maps, ""), (chance, ", random order")):
+        for order, suffix in ((maps, ""), (finished(chance, subject.size), " of a random map")):
             found = []
             for start, (pixels, label) in enumerate(_batches(subject, pairs.row, pairs.label)):
                 part = order[start * BATCH : (start + 1) * BATCH]
-                options: dict[str, Any] = {"task": task, "steps": STEPS, "seed": seed}
-                options["calibration"] = subject.header.calibration
-                found.append(faithfulness.curve(subject.network, pixels, part, label, kind, **options))
+                options: dict[str, Any] = {"task": task, "calibration": subject.header.calibration}
+                found.append(
+                    faithfulness.curve(subject.network, pixels, part, label, kind, steps=STEPS, seed=seed, **options)
+                )
             drawn = np.concatenate(found)
             title = f"{kind.capitalize()} area{suffix}"
             entries.append(mean.score(subject.name, title, faithfulness.area(drawn), pairs))

@@ -47,7 +47,7 @@ def curve(
         label: Index of the logit, one for all images or (B,).
         kind: "deletion" or "insertion".
         task: "multilabel" or "multiclass", as in :func:`cxr_common.decisions.probabilities`.
-        calibration: That of the model's header.
+        calibration: What the model's file says of it; None takes the logits as they are.
         steps: Forwards after the first; each changes the same number of pixels, but for rounding.
         seed: Seed of the order of equals.
 
