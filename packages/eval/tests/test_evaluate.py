@@ -76,6 +76,20 @@ def test_whole_stage_on_the_phantom(tmp_path, make_model, labels, capsys):
     assert float(recall["value"]) == pytest.approx(entry["recall"]["value"])
 
 
+def test_explanations_are_a_section_of_the_report_and_scores_in_the_document(tmp_path, make_model, labels):
+    for seed, name in enumerate(("teacher", "student")):
+        make_model(name, labels, "multilabel", seed=seed, architecture="resnet18", size=64)
+    assert run(tmp_path, "--speed", "false", "--explain", "gradcam") == 0
+    folder = tmp_path / "runs" / "quickstart" / "report"
+    document = json.loads((folder / "metrics.json").read_text())["explanations"]
+    assert document["method"] == "Grad-CAM"
+    named = {(score["model"], score["name"]) for score in document["scores"]}
+    assert {("teacher", "Pointing game"), ("student", "Pointing game of the image centre")} <= named
+    page = (folder / "index.html").read_text()
+    assert 'id="explanations"' in page
+    assert page.count("data:image/png;base64,") >= len(labels)
+
+
 def test_reversed_labels_and_a_second_run_give_the_same_figures(tmp_path, make_model, labels):
     """A model whose labels come in another order is the same model; a report is replaced by the next one."""
     path = make_model("teacher", labels, "multilabel")
@@ -239,6 +253,7 @@ def test_a_failed_write_leaves_the_earlier_report(tmp_path):
         {"name": "../x"},
         {"run": ""},
         {"margin": 0},
+        {"explain": "gardcam"},
     ],
 )
 def test_settings_are_checked(setting):
