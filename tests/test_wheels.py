@@ -77,6 +77,8 @@ def test_wheels_hold_types_and_recipes_and_no_tests(wheels) -> None:
         assert f"cxr_{member}/py.typed" in files
         assert not [name for name in files if "test" in name]
     assert "cxr_recipes/recipes/quickstart.yaml" in names["recipes"]
-    assert [name for name in names["eval"] if name.endswith("template.html")]
+    assert {f"cxr_eval/report/template/{name}" for name in ("page.html", "script.js", "style.css")} <= set(
+        names["eval"]
+    )
     page = ("index.html", "style.css", "icon.svg", "app.js", "pixels.js", "dicom.js")
     assert {f"cxr_eval/web/{name}" for name in page} <= set(names["eval"])

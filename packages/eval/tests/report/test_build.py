@@ -13,8 +13,9 @@ PNG = bytes.fromhex(
     "81cd17a37a0000000049454e44ae426082"
 )
 EXPLANATIONS = {
+    "method": "Grad-CAM",
     "labels": [{"label": "Mass", "cases": [{"png": PNG, "caption": "p <b>0.9</b>", "kind": "wrong"}]}],
-    "scores": [{"model": "teacher", "name": "pointing game", "value": 0.7, "low": 0.6, "high": None}],
+    "scores": [{"model": "teacher", "name": "pointing game", "label": None, "value": 0.7, "low": 0.6, "high": None}],
 }
 
 

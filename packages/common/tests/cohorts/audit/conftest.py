@@ -14,8 +14,10 @@ MakeCohort = Callable[..., Cohort]
 
 @pytest.fixture(scope="session")
 def drawn() -> np.ndarray:
-    """160 radiographs of 64 x 64 pixels."""
-    return phantom(160, size=64, seed=3, task="multilabel")["pixels"]
+    """160 radiographs of 64 x 64 pixels, each of another patient."""
+    made = phantom(400, size=64, seed=1, task="multilabel")
+    _, first = np.unique(made["patient"], return_index=True)
+    return made["pixels"][first[:160]]
 
 
 @pytest.fixture(scope="session")

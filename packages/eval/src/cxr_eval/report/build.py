@@ -39,9 +39,9 @@ def render(
         document: The content of metrics.json (see docs/metrics.md).
         targets: (N, L) in {0, 1, NaN}.
         answers: Answers by model name, in the document's order.
-        explanations: Where the models looked, or None to leave the section out: ``{"labels": [{"label", "cases":
-            [{"png" (bytes), "caption", "kind" ("right" or "wrong")}]}], "scores": [{"model", "name", "value", "low",
-            "high"}]}``.
+        explanations: Where the models looked, or None to leave the section out: ``{"method", "labels": [{"label",
+            "cases": [{"png" (bytes), "caption", "kind" ("right" or "wrong")}]}], "scores": [{"model", "name", "label"
+            (None: all, which are shown), "value", "low", "high"}]}``.
 
     Returns:
         HTML that asks for nothing from outside, and name -> SVG file of every plot.
