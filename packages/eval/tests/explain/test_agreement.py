@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def test_spearman_equals_scipy_with_ties(seed, batch, edge, levels):
         if np.ptp(first[i]) == 0 or np.ptp(second[i]) == 0:
             assert np.isnan(found[i])
         else:
-            expected = stats.spearmanr(first[i].ravel(), second[i].ravel())[0]
+            expected: Any = stats.spearmanr(first[i].ravel(), second[i].ravel())[0]
             np.testing.assert_allclose(found[i], expected, atol=1e-10)
 
 
