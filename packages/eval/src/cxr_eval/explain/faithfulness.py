@@ -1,7 +1,8 @@
 """Whether a map names what the network used: take pixels away, or bring them in, and watch the answer.
 
 Deletion and insertion of Petsiuk et al. (RISE, BMVC 2018, section 4.3). A faithful map makes the probability
-fall fast when its most salient pixels go, and rise fast when they come.
+fall fast when its most salient pixels go, and rise fast when they come. Half-erased images are unlike any that the
+network was trained on: only the comparison with random maps of the same coarseness means anything.
 """
 
 from typing import Any
