@@ -94,6 +94,16 @@ def test_kill_9_and_again_gives_the_same_bytes(two_classes, tmp_path):
         journal = (tmp_path / ".killed.part" / "journal.jsonl").read_text().splitlines()
         done.append(json.loads(journal[-1]).get("rows", 0))
     assert 0 < done[0] < done[1] < 60
+    prepare(two_classes, out)
+    prepare(two_classes, tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "two classes", "whole"]
+
+
+@pytest.mark.slow
+def test_kill_9_at_every_step_after_decoding_gives_the_same_bytes(two_classes, tmp_path):
+    (two_classes / "COVID" / "patient16_0.png").write_bytes(b"")
+    out = tmp_path / "killed"
     for step in ("keep_rows", "pixel_digests", "write_tables", "forget_journal", "take_name"):
         command = [sys.executable, "-c", KILLED_AFTER, two_classes, out, "0", step]
         assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
@@ -101,7 +111,6 @@ def test_kill_9_and_again_gives_the_same_bytes(two_classes, tmp_path):
     prepare(two_classes, out)
     prepare(two_classes, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "two classes", "whole"]
 
 
 def test_two_processes_at_once_write_one_cohort(two_classes, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 from cxr_common.cohorts.folders import scan
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key: raised when the same files would become other cohorts."""
 
 

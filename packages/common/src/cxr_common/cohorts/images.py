@@ -42,7 +42,7 @@ def read_image(
     Raises:
         BrokenImage: The file is no usable image; the message says why.
     """
-    image = _decode_file(path, window, least=2 * pixel_size)
+    image = _decode_file(path, window, least=int(1.9 * pixel_size))
     return fit_image(image, pixel_size, aspect=aspect, window=window, bits=bits)
 
 

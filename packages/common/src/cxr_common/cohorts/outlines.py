@@ -84,8 +84,8 @@ def _boxes(cohort: Cohort, root: Path) -> dict[tuple[int, str], list[NDArray[np.
     read, frame = boxes
     rows = {Path(image).stem: row for row, image in enumerate(cohort.table["image"])}
     found: dict[tuple[int, str], list[NDArray[np.float64]]] = {}
-    for image, label, *box in read(root).iter_rows():
+    for image, label, x, y, width, height in read(root).iter_rows():
         if (row := rows.get(Path(image).stem)) is not None:
-            corners = placed(*box, frame, cohort.pixel_mapping["aspect"])
+            corners = placed(x, y, width, height, frame, cohort.pixel_mapping["aspect"])
             found.setdefault((row, label), []).append(corners)
     return found

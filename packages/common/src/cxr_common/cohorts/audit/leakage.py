@@ -92,8 +92,8 @@ def folder_disagreements(cohort: Cohort) -> dict[str, Any] | None:
         return None
     names = {_letters(label): i for i, label in enumerate(cohort.labels)}
     healthy = [i for i, label in enumerate(cohort.labels) if sounds_healthy(label)]
-    unknown = np.isnan(cohort.targets).all(axis=1).tolist()
-    ill = (np.nansum(np.delete(cohort.targets, healthy, axis=1), axis=1) > 0).tolist()
+    unknown = set(np.flatnonzero(np.isnan(cohort.targets).all(axis=1)).tolist())
+    ill = set(np.nonzero(np.delete(cohort.targets, healthy, axis=1) == 1)[0].tolist())
     folders: dict[str, list[int]] = {}
     wrong: list[int] = []
     for row, image in enumerate(cohort.table["image"]):
@@ -103,8 +103,8 @@ def folder_disagreements(cohort: Cohort) -> dict[str, Any] | None:
                 continue
             count = folders.setdefault(part, [0, 0])
             count[0] += 1
-            value = cohort.targets[row, column] if column is not None else float(not ill[row])
-            if not unknown[row] and value == 0:
+            value = cohort.targets[row, column] if column is not None else float(row not in ill)
+            if row not in unknown and value == 0:
                 count[1] += 1
                 wrong.append(row)
             break

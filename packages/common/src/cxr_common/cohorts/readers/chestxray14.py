@@ -136,12 +136,13 @@ def boxes(path: Path) -> pl.DataFrame:
     """
     table_path = next((path / name for name in _BOXES if (path / name).is_file()), path)
     names = ("image", "label", "x", "y", "width", "height")
-    schema = {name: pl.String if name in names[:2] else pl.Float64 for name in names}
+    schema = pl.Schema({name: pl.String() if name in names[:2] else pl.Float64() for name in names})
     if not table_path.is_file():
         return pl.DataFrame(schema=schema)
     try:
         rows = pl.read_csv(table_path, has_header=False, skip_rows=1, infer_schema=False, truncate_ragged_lines=True)
-        table = rows[:, :6].rename(dict(zip(rows.columns[:6], names, strict=True))).cast(schema)
+        table = rows[:, :6].rename(dict(zip(rows.columns[:6], names, strict=True)))
+        table = table.with_columns(pl.col(names[2:]).cast(pl.Float64))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise BadInput("a readable table of boxes", str(error).splitlines()[0], where=table_path) from error
     table = table.with_columns(pl.col("label").str.strip_chars().replace({"Infiltrate": "Infiltration"}))

@@ -1,0 +1,190 @@
+"""How fast and how lean cohorts are made and read: ``pytest -n 0 -m benchmark benchmarks``, on an idle machine.
+
+Memory is the peak of a process of its own, interpreter and libraries included. Ratios are taken within one process,
+interleaved, so that a busy moment hits both sides.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import polars as pl
+import pytest
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
+
+INDEX = """
+import json, resource, sys, time
+from pathlib import Path
+from cxr_common.cohorts.readers import read, recognise
+from cxr_common.cohorts.selection import Selection, select
+from cxr_common.cohorts import splits
+from cxr_common.cohorts.cohort import label_matrix
+began = time.perf_counter()
+root = Path(sys.argv[1])
+listing, _ = select(read(root, recognise(root)), Selection(view="all"), root)
+seconds, busy = time.perf_counter() - began, time.process_time()
+targets = label_matrix(listing.table, listing.labels)
+groups = splits.join_groups(listing.table["patient"].to_list(), [None] * listing.table.height)
+splits.assign(listing.table["split"].to_list(), groups, targets, 0)
+print(json.dumps({
+    "reader": listing.name,
+    "images": listing.table.height,
+    "patients": listing.table["patient"].n_unique(),
+    "index_seconds": seconds,
+    "cpu_seconds": busy,
+    "with_split_seconds": time.perf_counter() - began,
+    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+}))
+"""
+
+
+def indexed(root: Path) -> dict:
+    done = subprocess.run([sys.executable, "-c", INDEX, str(root)], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    print(json.dumps(found))
+    return found
+
+
+def touch(root: Path, names: list[str]) -> None:
+    for folder in {os.path.dirname(name) for name in names}:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        os.close(os.open(root / name, os.O_CREAT | os.O_WRONLY))
+
+
+def test_the_table_of_chestxray14_in_10_s_and_1_gb(shared_data: Path, tmp_path: Path) -> None:
+    table = shared_data / "nih_1000_64" / "Data_Entry_2017_v2020.csv.gz"
+    (tmp_path / table.name).write_bytes(table.read_bytes())
+    images = pl.read_csv(table, infer_schema=False, truncate_ragged_lines=True, columns=[0])["Image Index"].to_list()
+    touch(tmp_path, [f"images_{i % 12 + 1:03d}/images/{name}" for i, name in enumerate(images)])
+    found = indexed(tmp_path)
+    assert (found["reader"], found["images"], found["patients"]) == ("chestxray14", 112_120, 30_805)
+    assert found["index_seconds"] < 10
+    assert found["peak_bytes"] < 2**30
+
+
+def test_a_table_of_377110_rows_in_60_s_and_3_gb(tmp_path: Path) -> None:
+    """MIMIC-CXR-JPG, simulated: its size, its four tables, its folders."""
+    from cxr_common.cohorts.readers.chexpert import LABELS
+
+    rng = np.random.default_rng(0)
+    images, studies, subjects = 377_110, 227_835, 65_379
+    study = np.sort(np.r_[np.arange(studies), rng.integers(0, studies, images - studies)])
+    subject = 10_000_000 + np.sort(np.r_[np.arange(subjects), rng.integers(0, subjects, studies - subjects)])[study]
+    ids = pl.DataFrame(
+        {
+            "dicom_id": [f"{i:08x}-{i * 7919 % 2**32:08x}-00000000" for i in range(images)],
+            "study_id": 50_000_000 + study,
+            "subject_id": subject,
+        }
+    )
+    views = ids.with_columns(pl.Series("ViewPosition", rng.choice(["AP", "PA", "LATERAL"], images)))
+    views.write_csv(tmp_path / "mimic-cxr-2.0.0-metadata.csv")
+    split = pl.Series("split", rng.choice(["train", "validate", "test"], subjects, p=[0.97, 0.01, 0.02]))
+    ids.with_columns(split[(subject - 10_000_000).tolist()]).write_csv(tmp_path / "mimic-cxr-2.0.0-split.csv")
+    values = {name: rng.choice(["1.0", "0.0", "-1.0", ""], studies, p=[0.15, 0.05, 0.03, 0.77]) for name in LABELS}
+    labels = ids.select("subject_id", "study_id").unique(maintain_order=True).with_columns(**values)
+    labels.write_csv(tmp_path / "mimic-cxr-2.0.0-chexpert.csv")
+    rows = ids.select("subject_id", "study_id", "dicom_id").iter_rows()
+    touch(tmp_path, [f"files/p{str(p)[:2]}/p{p}/s{s}/{d}.jpg" for p, s, d in rows])
+    found = indexed(tmp_path)
+    assert (found["reader"], found["images"], found["patients"]) == ("mimic_cxr_jpg", images, subjects)
+    assert found["index_seconds"] < 60
+    assert found["peak_bytes"] < 3 * 2**30
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[Path]:
+    """Forty radiographs of 2,000 x 2,000 pixels as gray JPEG: drawn chests with the grain of a detector."""
+    from cxr_common.cohorts.phantom import phantom
+
+    folder = tmp_path_factory.mktemp("jpeg")
+    rng = np.random.default_rng(0)
+    paths = []
+    for i, small in enumerate(phantom(40, size=256, seed=0)["pixels"]):
+        large = cv2.resize(small, (2000, 2000), interpolation=cv2.INTER_CUBIC)
+        grain = rng.normal(0, 4, large.shape).astype(np.float32)
+        image = np.clip(large + cv2.GaussianBlur(grain, (0, 0), 1), 0, 255).astype(np.uint8)
+        paths.append(folder / f"{i:02d}.jpg")
+        cv2.imwrite(str(paths[-1]), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return paths
+
+
+def ratio(slow: Callable[[], object], fast: Callable[[], object], rounds: int = 5) -> float:
+    """Median over rounds of how many times longer ``slow`` takes."""
+    found = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        slow()
+        middle = time.perf_counter()
+        fast()
+        found.append((middle - began) / (time.perf_counter() - middle))
+    return float(np.median(found))
+
+
+def pil(path: Path, size: int) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_decoding_is_3_times_pil_a_core(files: list[Path], size: int) -> None:
+    from cxr_common.cohorts import pixel_size_for, read_image
+
+    cv2.setNumThreads(1)
+    stored = pixel_size_for(size)
+    found = ratio(lambda: [pil(path, size) for path in files], lambda: [read_image(path, stored) for path in files])
+    print(json.dumps({"decode_over_pil": found, "size": size, "stored": stored}))
+    assert found >= 3
+
+
+def test_an_epoch_from_the_memory_map_is_20_times_one_from_files(files: list[Path]) -> None:
+    from cxr_common.cohorts import prepare
+    from cxr_common.views import ViewSpec, draw, render
+
+    cv2.setNumThreads(1)
+    cohort = prepare(files[0].parent, pixel_size=256, show=False)
+    spec = ViewSpec(size=224)
+    order = np.random.default_rng(0).permutation(len(cohort))
+    views = draw(spec, len(cohort), 0, 0)
+
+    def epoch(read: Callable[[np.ndarray], np.ndarray]) -> None:
+        for start in range(0, len(order), 8):
+            rows = order[start : start + 8]
+            render(read(rows), {name: value[rows] for name, value in views.items()}, spec)
+
+    def from_files(rows: np.ndarray) -> np.ndarray:
+        return np.stack([np.ascontiguousarray(pil(files[row], 256)[..., 0]) for row in rows])
+
+    found = ratio(lambda: epoch(from_files), lambda: epoch(lambda rows: cohort.pixels[rows]))
+    print(json.dumps({"epoch_from_files_over_memory_map": found}))
+    assert found >= 20
+
+
+def test_near_duplicates_among_112120_images_are_minutes() -> None:
+    """The pair search alone, on descriptors of random images, one image in a thousand a copy."""
+    from cxr_common.cohorts.audit.duplicates import near_pairs
+    from cxr_common.cohorts.audit.measures import SMALL, THUMB, Measures
+
+    rng = np.random.default_rng(0)
+    thumbs = rng.integers(0, 256, (112_120, THUMB, THUMB), dtype=np.uint8)
+    copies = np.arange(112)
+    thumbs[-112:] = thumbs[copies] // 2 + 60
+    digests = [row.to_bytes(4, "big") for row in range(len(thumbs))]
+    nothing = np.zeros(len(thumbs))
+    small = np.zeros((len(thumbs), SMALL, SMALL), np.uint8)
+    began = time.perf_counter()
+    pairs = near_pairs(Measures(thumbs, small, nothing, nothing, nothing, digests))
+    seconds = time.perf_counter() - began
+    print(json.dumps({"near_duplicate_seconds": seconds, "pairs": len(pairs.rows)}))
+    assert pairs.rows.tolist() == [[row, len(thumbs) - 112 + row] for row in range(112)]
+    assert seconds < 600
