@@ -25,5 +25,5 @@ def asks_one_process_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
 
 
 if stop_after:
-    vars(stage)["train_step"] = asks_one_process_to_stop
+    stage.__dict__["train_step"] = asks_one_process_to_stop
 stage.pretrain(parse(PretrainConfig, prog="p", description="d", argv=["--config", config_file]))
