@@ -50,7 +50,7 @@ def network(architecture: str) -> GrayNetwork:
 def trained(model: GrayNetwork, *, steps: int = 2) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], list[Tensor]]:
     """Gradients of each step (two sizes of view), buffers, and features afterwards; a little plain SGD."""
     random = torch.Generator().manual_seed(1)
-    gradients = []
+    gradients, views = [], []
     model.train()
     for _ in range(steps):
         views = [torch.randint(0, 256, (6, 1, edge, edge), generator=random, dtype=torch.uint8) for edge in (64, 48)]

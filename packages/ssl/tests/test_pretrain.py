@@ -25,6 +25,7 @@ from cxr_ssl import pretrain as stage
 from cxr_ssl.config import Crops, PretrainConfig
 from cxr_ssl.learner import new_backbone
 from cxr_ssl.pretrain import pretrain
+from cxr_ssl.step import train_step
 
 TRAIN, VAL, TEST = 44, 10, 10
 STEPS = 2
@@ -98,10 +99,10 @@ def same_result(folder: Path, other: Path) -> bool:
 
 def stops_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Let the coming run find a SIGTERM after so many steps; returns the losses of its steps."""
-    step, done = stage.train_step, []
+    done: list[torch.Tensor] = []
 
     def asks_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
-        done.append(step(*arguments, **options))
+        done.append(train_step(*arguments, **options))
         if len(done) == steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return done[-1]

@@ -10,19 +10,20 @@ import torch
 from cxr_common.command import parse
 from cxr_ssl import pretrain as stage
 from cxr_ssl.config import PretrainConfig
+from cxr_ssl.step import train_step
 
 torch.set_num_threads(1)
 config_file, stop_after = sys.argv[1], int(sys.argv[2])
-step, done = stage.train_step, []
+done: list[torch.Tensor] = []
 
 
 def asks_one_process_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
-    done.append(step(*arguments, **options))
+    done.append(train_step(*arguments, **options))
     if len(done) == stop_after and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGTERM)
     return done[-1]
 
 
 if stop_after:
-    stage.train_step = asks_one_process_to_stop
+    setattr(stage, "train_step", asks_one_process_to_stop)  # noqa: B010 - it is imported there
 stage.pretrain(parse(PretrainConfig, prog="p", description="d", argv=["--config", config_file]))
