@@ -27,7 +27,7 @@ from torch import nn
 
 from cxr_common.cohorts import Cohort
 from cxr_common.models.zoo import build
-from cxr_common.training.accelerator import start
+from cxr_common.training.accelerator import has_bf16
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.crops import view_batches, view_specs
 from cxr_ssl.learner import Learner, make_optimizer, new_backbone, new_learner
@@ -42,6 +42,24 @@ WANTED_END_TO_END = {"png": 3.0, "jpg": 2.0}
 WANTED_MEMORY = {"bf16": 0.7, "bf16 checkpointing": 0.5}
 PROTOTYPES, EMBEDDING = 300, 64
 Views = list[torch.Tensor]
+
+
+class Engine:
+    """What a step needs of an accelerator: accelerate's own has one precision a process, and here two take turns."""
+
+    process_index, num_processes, device, scaler = 0, 1, torch.device("cpu"), None
+
+    def __init__(self, precision: str) -> None:
+        self.low = precision == "bf16" or (precision == "auto" and has_bf16(cuda=False))
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.low)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def prepare(self, *parts: Any) -> tuple[Any, ...]:
+        return parts
 
 
 class Plain(nn.Module):
@@ -75,7 +93,7 @@ def plain_step(architecture: str, size: int, channels: int = 1) -> Callable[[Vie
 
 
 def our_learner(architecture: str, sizes: tuple[int, int], batch: int, precision: str, **options: Any) -> Learner:
-    accelerator = start(precision)
+    accelerator: Any = Engine(precision)
     backbone: Any = new_backbone(architecture, sizes[0], (0.5, 0.2), None, smallest_view=sizes[1])
     if options.get("checkpointing"):
         recompute_activations(backbone.network)

@@ -99,10 +99,10 @@ def same_result(folder: Path, other: Path) -> bool:
 
 def stops_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Let the coming run find a SIGTERM after so many steps; returns the losses of its steps."""
-    step, done = train_step, []
+    done: list[torch.Tensor] = []
 
     def asks_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
-        done.append(step(*arguments, **options))
+        done.append(train_step(*arguments, **options))
         if len(done) == steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return done[-1]

@@ -61,7 +61,8 @@ def full_queue(batch: int = 12) -> FeatureQueue:
 
 
 def stepped(parts: int, queue: FeatureQueue, **options: Any) -> tuple[SwAV, Monitor, Tensor, Engine]:
-    swav, monitor, engine = tiny(), Monitor(20, 8), Engine()
+    swav, monitor = tiny(), Monitor(20, 8)
+    engine: Any = Engine()
     optimizer = torch.optim.SGD(swav.parameters(), lr=0.0)
     settings: dict[str, Any] = {"temperature": 0.1, "epsilon": 0.05, "frozen": False}
     loss = train_step(

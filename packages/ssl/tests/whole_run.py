@@ -25,5 +25,5 @@ def asks_one_process_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
 
 
 if stop_after:
-    stage.__dict__["train_step"] = asks_one_process_to_stop
+    setattr(stage, "train_step", asks_one_process_to_stop)  # noqa: B010 - it is imported there
 stage.pretrain(parse(PretrainConfig, prog="p", description="d", argv=["--config", config_file]))

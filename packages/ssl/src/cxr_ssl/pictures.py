@@ -127,18 +127,13 @@ def groups(cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, dict[str, NDArr
     if not cohort.labels:
         return {"": {"all": np.ones(len(rows), bool)}}
     if cohort.task == "multiclass":
-        members = {"unknown": np.all(np.isnan(targets), axis=1)}
+        members = {"unknown": np.asarray(np.isnan(targets).all(1))}
         members |= {name: targets[:, i] == 1 for i, name in enumerate(cohort.labels)}
         return {"": _inhabited(members)}
-    commonest = np.argsort(-(targets == 1).sum(0), kind="stable")[:MOST_LABELS]
+    absent, present, unknown = targets == 0, targets == 1, np.isnan(targets)
+    commonest = np.argsort(-present.sum(0), kind="stable")[:MOST_LABELS]
     return {
-        cohort.labels[i]: _inhabited(
-            {
-                "absent": targets[:, i] == 0,
-                "present": targets[:, i] == 1,
-                "unknown": np.isnan(targets[:, i]),
-            }
-        )
+        cohort.labels[i]: _inhabited({"absent": absent[:, i], "present": present[:, i], "unknown": unknown[:, i]})
         for i in commonest
     }
 

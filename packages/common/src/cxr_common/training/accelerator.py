@@ -47,7 +47,6 @@ def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
     if precision == "auto":
         precision = "bf16" if has_bf16(cuda) else "fp32"
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-    # Set here, as the constructor takes no subclass of its own handlers.
     accelerator.ddp_handler = _how_processes_share()  # type: ignore[assignment]
     torch.manual_seed(seed)
     if cuda:
