@@ -42,7 +42,7 @@ async function decode(file) {
   const warnings = isColoured(rgba) ? ["a colour image"] : [];
   if (Math.max(width, height) > 1.8 * Math.min(width, height)) warnings.push("an odd shape for a chest radiograph");
   let image = luma(rgba, width, height);
-  const factor = jpeg ? [8, 4, 2].find((f) => Math.floor(Math.min(width, height) / f) >= 2 * model.stored) : undefined;
+  const factor = jpeg ? [8, 4, 2].find((f) => Math.floor(Math.min(width, height) / f) >= Math.floor(1.9 * model.stored)) : undefined;
   if (factor) image = reduceBlocks(image, factor);
   return { image, warnings };
 }
