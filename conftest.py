@@ -6,6 +6,8 @@ import os
 # each other on a busy machine are many times slower than none. Commands started by tests inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,11 @@ def shared_data() -> Path:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests share a cache of prepared cohorts among themselves, never the user's."""
     monkeypatch.setenv("CXR_CACHE", str(tmp_path_factory.getbasetemp() / "cxr-cache"))
+
+
+@pytest.fixture(autouse=True)
+def _own_engine() -> Iterator[None]:
+    """Accelerate keeps one precision a process; the next test may want another."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
