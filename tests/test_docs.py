@@ -52,6 +52,7 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
 @pytest.mark.timeout(900)
 def test_every_command_runs(page, images, tmp_path) -> None:
