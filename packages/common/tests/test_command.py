@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -167,6 +168,12 @@ def test_main_may_refuse_too(capsys) -> None:
     assert capsys.readouterr().err == (
         "error: expected a folder, found nothing\n  where: /data\n  do:    give another\n"
     )
+
+
+def test_the_caller_gets_its_own_signal_handler_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run_command(lambda config: None, Config, prog="try", description="A try.", argv=[])
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_print_config_can_be_read_back(tmp_path, capsys) -> None:

@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import signal
 import subprocess
@@ -104,7 +103,7 @@ def stops_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tenso
     def asks_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
         done.append(train_step(*arguments, **options))
         if len(done) == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return done[-1]
 
     monkeypatch.setattr(stage, "train_step", asks_to_stop)
@@ -197,8 +196,6 @@ def test_a_killed_run_resumes_to_the_bit_identical_backbone(resnet, data, tmp_pa
     assert same_result(folder, resnet)
 
 
-# In a worker that has run hundreds of other tests the signal once ended the worker itself; alone it passes.
-@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, STEPS + 1])
 def test_a_terminated_run_saves_in_the_middle_of_an_epoch_and_resumes(finished, data, tmp_path, monkeypatch, steps):
     done = stops_after(steps, monkeypatch)

@@ -47,7 +47,7 @@ def run_command(
         0 when ``main`` returned, 2 for bad input, 130 or 143 when interrupted or terminated. A fault of
         ours raises, so that Python prints the traceback and exits with 1.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         config = parse(
             config_class, prog=prog, description=description, argv=argv, positional=positional, presets=presets
@@ -63,6 +63,8 @@ def run_command(
         # The reader (head, less) has left; Python must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     return 0
 
 

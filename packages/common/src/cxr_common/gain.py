@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from cxr_common.metrics import midranks
+from cxr_common.metrics import placements
 
 
 class Gain(NamedTuple):
@@ -48,18 +48,18 @@ def auroc_gain(targets: ArrayLike, scores: ArrayLike, reference: ArrayLike, pati
         The gain.
     """
     y = np.asarray(targets, np.float64)
-    models = [np.asarray(scores, np.float64), np.asarray(reference, np.float64)]
+    models = np.stack([np.asarray(scores, np.float64), np.asarray(reference, np.float64)])
     influence, differences = np.zeros(len(y)), []
     for label in range(y.shape[1]):
-        known = ~np.isnan(y[:, label])
-        positive = y[known, label] > 0.5
-        if not positive.any() or positive.all():
+        positive, negative = np.flatnonzero(y[:, label] > 0.5), np.flatnonzero(y[:, label] <= 0.5)
+        if not len(positive) or not len(negative):
             continue
-        placed = [_placements(one[known, label], positive) for one in models]
-        delta = placed[0] - placed[1]
-        differences.append(delta[positive].mean())
-        share = np.where(positive, positive.sum(), (~positive).sum())
-        influence[known] += (delta - differences[-1]) / share
+        known = np.concatenate([positive, negative])
+        of_positives, of_negatives = placements(y[known, label], models[:, known, label])
+        delta = of_positives[0] - of_positives[1]
+        differences.append(delta.mean())
+        influence[positive] += (delta - differences[-1]) / len(positive)
+        influence[negative] += (of_negatives[0] - of_negatives[1] - differences[-1]) / len(negative)
     if not differences:
         return Gain(float("nan"), float("nan"), float("nan"))
     difference = float(np.mean(differences))
@@ -69,14 +69,3 @@ def auroc_gain(targets: ArrayLike, scores: ArrayLike, reference: ArrayLike, pati
         return Gain(difference, float("nan"), float("nan"))
     error = float(np.sqrt(len(of_patient) / (len(of_patient) - 1) * np.square(of_patient).sum()))
     return Gain(difference, max(-1.0, difference - 1.96 * error), min(1.0, difference + 1.96 * error))
-
-
-def _placements(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Share of the other kind that each image is ranked rightly against, ties one half, (N,)."""
-    overall = midranks(scores)
-    placed = np.empty(len(scores))
-    own = midranks(scores[positive])
-    placed[positive] = (overall[positive] - own) / (~positive).sum()
-    own = midranks(scores[~positive])
-    placed[~positive] = 1 - (overall[~positive] - own) / positive.sum()
-    return placed

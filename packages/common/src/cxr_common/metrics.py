@@ -1,4 +1,4 @@
-"""The one metric that training and evaluation share."""
+"""The one metric that training and evaluation share, and what it is made of."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,8 +36,33 @@ def midranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return (last - (counts - 1) / 2)[inverse]
 
 
+def placements(target: NDArray, scores: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Share of the other class that each image is ranked rightly against; ties count one half.
+
+    Args:
+        target: (N,) in {0, 1}, no NaN; P positives, Q negatives.
+        scores: (M, N) of M models.
+
+    Returns:
+        (M, P) for the positives and (M, Q) for the negatives; the mean of either over a row is the AUROC.
+    """
+    positive, negative = scores[:, target == 1], scores[:, target == 0]
+    of_positives, of_negatives = np.empty(positive.shape), np.empty(negative.shape)
+    for model in range(len(scores)):
+        p, q = np.sort(positive[model]), np.sort(negative[model])
+        of_positives[model] = _below(q, positive[model]) / len(q)
+        of_negatives[model] = 1 - _below(p, negative[model]) / len(p)
+    return of_positives, of_negatives
+
+
 def macro(values: ArrayLike) -> float:
     """Mean over the defined (not NaN) values; NaN when none is."""
     defined = np.asarray(values, np.float64)
     defined = defined[~np.isnan(defined)]
     return float(defined.mean()) if len(defined) else float("nan")
+
+
+def _below(ordered: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many of ``ordered`` lie below each value, ties counting one half."""
+    low, high = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
+    return np.asarray((low + high) / 2, np.float64)

@@ -40,6 +40,6 @@ def test_sigterm_is_noted_within_the_block_only() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal() as stop:
         assert not stop.requested
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert stop.requested
     assert signal.getsignal(signal.SIGTERM) == before

@@ -22,7 +22,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from cxr_common.checkpoint import Header, load, provenance
+from cxr_common.checkpoint import Header, cpu_name, load, provenance
 from cxr_common.cohorts import open_cohort, pixel_size_for
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
@@ -116,7 +116,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": command(config),
             "config": config_dict(config),
-            "device": torch.cuda.get_device_name() if device == "cuda" else speed.cpu_name(),
+            "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
             "precision": "bf16" if low else "fp32",
         },
     }
@@ -296,11 +296,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def _open(config: EvaluateConfig, headers: Mapping[str, Header], files: Mapping[str, Path]) -> dict[int, Cohort]:
     """The cohort, once for every stored pixel size the models need."""
     first = next(iter(headers))
-    data = config.data or headers[first].config.get("data") or (headers[first].cohort or {}).get("source")
-    if not data:
-        raise BadInput(
-            "a cohort to evaluate on", "none named in the model's file", where=files[first], do="give --data"
-        )
+    data = found.cohort_of(headers[first], config.data, files[first], wanted="a cohort to evaluate on")
     sizes = dict.fromkeys(pixel_size_for(header.input.size) for header in headers.values())
     return {size: open_cohort(data, pixel_size=size) for size in sizes}
 

@@ -82,6 +82,24 @@ def read_headers(files: Mapping[str, Path]) -> dict[str, Header]:
     return headers
 
 
+def cohort_of(header: Header, data: str | Sequence[str], where: Path, *, wanted: str) -> str | Sequence[str]:
+    """What to open for a model: the cohort the user names, else the one in the model's file.
+
+    Args:
+        header: The model's header.
+        data: What the user named; empty for nothing.
+        where: The model's file, for the message.
+        wanted: What the cohort is for, for the message.
+
+    Raises:
+        BadInput: Neither names one.
+    """
+    named = data or header.config.get("data") or (header.cohort or {}).get("source")
+    if not named:
+        raise BadInput(wanted, "none named in the model's file", where=where, do="give --data")
+    return named
+
+
 @dataclass(frozen=True)
 class Match:
     """Labels that every model and the cohort have in common.

@@ -6,7 +6,6 @@ other machines better than milliseconds do.
 """
 
 import functools
-import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cxr_common.checkpoint import cpu_name
 from cxr_common.models import cost
 
 ROUNDS = 5
@@ -117,16 +117,6 @@ def size(network: nn.Module, edge: int, file: Path) -> dict[str, int]:
         "macs": cost.macs(network, edge),
         "bytes": file.stat().st_size,
     }
-
-
-def cpu_name() -> str:
-    """Name of the CPU as its maker prints it, or the machine type where that is not to be had."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            lines = [line for line in file if line.startswith("model name")]
-    except OSError:
-        lines = []
-    return lines[0].split(":", 1)[1].strip() if lines else platform.processor() or platform.machine()
 
 
 def alternate(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
-from cxr_common.checkpoint import provenance
+from cxr_common.checkpoint import cpu_name, provenance
 from cxr_recipes.recipe import Recipe
 
 METRICS = {
@@ -74,14 +73,11 @@ def _report(recipe: Recipe, folder: str, title: str, report: Mapping[str, Any]) 
 
 def machine() -> str:
     """Processor, cores, memory and accelerator of this machine, and what the programs were."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        found = re.search(r"model name\s*: (.*)", info.read_text("utf-8"))
-        cpu = found.group(1) if found else cpu
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = ", ".join(f"{k} {v}" for k, v in provenance()["versions"].items() if k in ("python", "torch", "timm"))
-    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB; {versions}; revision {(provenance()['git'] or '?')[:12]}"
+    ours = provenance()
+    versions = ", ".join(f"{name} {ours['versions'][name]}" for name in ("python", "torch", "timm"))
+    revision = (ours["git"] or "?")[:12]
+    return f"{cpu_name()}, {os.cpu_count()} cores, {memory:.0f} GiB; {versions}; revision {revision}"
 
 
 def by_seed(models: Iterable[str]) -> dict[str, list[str]]:

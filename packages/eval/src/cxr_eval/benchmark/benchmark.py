@@ -20,7 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cxr_common.checkpoint import Header, provenance
+from cxr_common.checkpoint import Header, cpu_name, provenance
 from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
 from cxr_common.files import write_json, write_text
@@ -59,7 +59,7 @@ def benchmark(config: BenchmarkConfig) -> Path:
     before = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="cxr-benchmark-") as scratch:
         rows, notes = entries(files, Path(scratch))
-        machine = f"{speed.cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+        machine = f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
         say(f"benchmark-model: {len(rows)} rows, {machine}")
         torch.set_num_threads(threads)
         try:
@@ -72,7 +72,7 @@ def benchmark(config: BenchmarkConfig) -> Path:
         document = {
             "schema": SCHEMA,
             "threads": threads,
-            "machine": speed.cpu_name(),
+            "machine": cpu_name(),
             "versions": versions(),
             "rows": [_row(row, timed, scores, peaks) for row in rows],
             "notes": [*notes, *filter(None, [speed.disturbed(timed)])],

@@ -11,6 +11,7 @@ from cxr_common.cohorts import open_cohort, pixel_size_for
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.errors import BadInput
 from cxr_common.views import whole
+from cxr_eval.models import cohort_of
 
 SEED = 0
 
@@ -26,9 +27,7 @@ def open_for(header: Header, data: str | Sequence[str], where: Path) -> Cohort:
     Raises:
         BadInput: No cohort is named, it is not there, or it has not the model's labels.
     """
-    named = data or header.config.get("data") or (header.cohort or {}).get("source")
-    if not named:
-        raise BadInput("a cohort with radiographs", "none named in the model's file", where=where, do="give --data")
+    named = cohort_of(header, data, where, wanted="a cohort with radiographs")
     cohort = open_cohort(named, pixel_size=pixel_size_for(header.input.size))
     if cohort.labels and (cohort.task != header.task or not set(header.labels) <= set(cohort.labels)):
         raise BadInput(

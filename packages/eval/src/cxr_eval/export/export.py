@@ -101,7 +101,11 @@ def _export_one(config: ExportConfig, file: Path) -> Path:
             "config": config_dict(config),
         },
     }
-    document["files"] = {name: _file(folder / name) for name in (FLOAT, INT8) if (folder / name).exists()}
+    document["files"] = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name), "precision": precision}
+        for name, precision in ((FLOAT, "fp32"), (INT8, "int8"))
+        if (folder / name).exists()
+    }
     write_json(folder / ABOUT, document)
     say(f"wrote {folder}")
     if config.web:
@@ -210,8 +214,3 @@ def check(model: bytes, network: GrayNetwork, header: Header, images: NDArray[np
 
 def _outputs(answering: Answering) -> list[str]:
     return list(OUTPUTS[: 3 if answering.maps else 2])
-
-
-def _file(path: Path) -> dict[str, Any]:
-    _, _, about = onnx_file.load(path)
-    return {"bytes": path.stat().st_size, "sha256": sha256(path), "precision": about["precision"]}

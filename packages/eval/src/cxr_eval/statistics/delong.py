@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_common.metrics import placements
+
 Floats = NDArray[np.float64]
 
 
@@ -28,26 +30,6 @@ class Comparison:
     difference: float
     standard_error: float
     p: float
-
-
-def placements(target: NDArray, scores: NDArray) -> tuple[Floats, Floats]:
-    """Share of the other class that each image is ranked rightly against; ties count one half.
-
-    Args:
-        target: (N,) in {0, 1}, no NaN; P positives, Q negatives.
-        scores: (M, N) of M models.
-
-    Returns:
-        (M, P) for the positives and (M, Q) for the negatives; the mean of either over a row is the AUROC.
-    """
-    positive, negative = scores[:, target == 1], scores[:, target == 0]
-    of_positives = np.empty(positive.shape)
-    of_negatives = np.empty(negative.shape)
-    for model in range(len(scores)):
-        p, q = np.sort(positive[model]), np.sort(negative[model])
-        of_positives[model] = _below(q, positive[model]) / len(q)
-        of_negatives[model] = 1 - _below(p, negative[model]) / len(p)
-    return of_positives, of_negatives
 
 
 def covariance(target: NDArray, scores: NDArray, cluster: NDArray[np.int64] | None = None) -> tuple[Floats, Floats]:
@@ -141,12 +123,6 @@ def interval(auroc: float, variance: float, z: float = 1.959963984540054) -> tup
         return math.nan, math.nan, math.nan
     error = math.sqrt(max(variance, 0.0))
     return error, max(0.0, auroc - z * error), min(1.0, auroc + z * error)
-
-
-def _below(ordered: Floats, values: Floats) -> Floats:
-    """How many of ``ordered`` lie below each value, ties counting one half."""
-    low, high = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
-    return np.asarray((low + high) / 2, np.float64)
 
 
 def _cluster_sums(values: Floats, number: NDArray[np.int64], clusters: int) -> Floats:
