@@ -37,6 +37,7 @@ class Config:
         restart: Start anew.
         models: Files.
         teachers: More files.
+        seeds: Numbers.
         finer: What is seldom changed.
     """
 
@@ -46,6 +47,7 @@ class Config:
     restart: bool = False
     models: list[str] = field(default_factory=list)
     teachers: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
     finer: Finer = field(default_factory=Finer)
 
     def __post_init__(self) -> None:
@@ -73,6 +75,10 @@ def test_lists_and_dataclasses_within() -> None:
     assert given("--teachers", "a", "b c", "--size", "8") == Config(size=8, teachers=["a", "b c"])
     assert given("--teachers=a.safetensors").teachers == ["a.safetensors"]
     assert given("--teachers", '["a", "b"]').teachers == ["a", "b"]
+    for typed in (["0,1,2"], ["0", "1", "2"], ["[0, 1, 2]"]):
+        assert given("--seeds", *typed).seeds == [0, 1, 2]
+    with pytest.raises(BadInput):
+        given("--seeds", "0,one")
     assert given("--finer.ema", "0.5", "--finer.nesterov") == Config(finer=Finer(0.5, True))
     with pytest.raises(BadInput, match="below 1"):
         given("--finer.ema", "1")
@@ -91,6 +97,7 @@ def test_file_then_flags(tmp_path) -> None:
         "restart": False,
         "models": [],
         "teachers": [],
+        "seeds": [],
         "finer": {"ema": 0.25, "nesterov": True},
     }
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.stats import t
 
-from cxr_common.gain import auroc_gain
+from cxr_common.gain import auroc_gain, over_seeds
 from cxr_common.metrics import auroc, macro
 
 
@@ -58,3 +59,11 @@ def test_undefined_is_nan_and_equal_is_zero() -> None:
     alone = auroc_gain(y, first, second, np.zeros(len(y)))
     assert np.isfinite(alone.difference)
     assert np.isnan(alone.low)
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    values = [0.91, 0.93, 0.95]
+    mean, half = over_seeds(values)
+    expected = t.interval(0.95, 2, loc=np.mean(values), scale=np.std(values, ddof=1) / np.sqrt(3))
+    assert (mean - half, mean + half) == pytest.approx(expected)
+    assert over_seeds([0.9]) == (0.9, pytest.approx(np.nan, nan_ok=True))

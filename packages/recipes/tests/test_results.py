@@ -1,9 +1,5 @@
-import numpy as np
-import pytest
-from scipy.stats import t
-
 from cxr_recipes.recipe import Recipe
-from cxr_recipes.results import _difference, _figures, _gains, _published, by_seed, interval
+from cxr_recipes.results import _difference, _figures, _gains, _published, by_seed
 
 
 def model(auroc: float | None) -> dict:
@@ -18,13 +14,6 @@ def test_seeds_are_one_group() -> None:
         "r18-kd": ["r18-kd-seed0", "r18-kd-seed1"],
         "r18": ["r18-seed0"],
     }
-
-
-def test_interval_is_students() -> None:
-    values = [0.91, 0.93, 0.95]
-    mean, half = interval(values)
-    expected = t.interval(0.95, 2, loc=np.mean(values), scale=np.std(values, ddof=1) / np.sqrt(3))
-    assert (mean - half, mean + half) == pytest.approx(expected)
 
 
 def test_figures_and_gains_pair_the_seeds() -> None:

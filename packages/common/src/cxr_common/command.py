@@ -11,7 +11,7 @@ import types
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from cxr_common.errors import BadInput, unknown_name
 
@@ -139,7 +139,7 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
     """Let people type what they would expect.
 
     ``--restart`` for true, ``--loss kd=0.9`` for one entry of a dict, ``--teacher A B`` for a list, which is a plain
-    word where one will do (``list[str] | str``).
+    word where one will do (``list[str] | str``), ``--seeds 0,1,2`` for a list of numbers.
     """
     fields = _fields(config_class)
     translated: list[str] = []
@@ -173,8 +173,12 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
             while not value and position < len(arguments) and not arguments[position].startswith("--"):
                 listed.append(arguments[position])
                 position += 1
-            alone = listed[0].startswith("[") or (one_or_many and len(listed) == 1)
-            translated.append(f"{flag}={listed[0] if alone else json.dumps(listed)}")
+            if listed[0].startswith("[") or (one_or_many and len(listed) == 1):
+                translated.append(f"{flag}={listed[0]}")
+            elif get_args(kind) == (int,):
+                translated.append(f"{flag}=[{','.join(listed)}]")
+            else:
+                translated.append(f"{flag}={json.dumps(listed)}")
         elif origin is dict and "." not in flag and "=" in (value or following or ""):
             key, _, number = (value or str(following)).partition("=")
             position += 0 if value else 1

@@ -1,9 +1,10 @@
-"""The gain of one classifier over another on the same images, with its uncertainty."""
+"""The gain of one classifier over another on the same images, and means over seeds, with their uncertainty."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 from cxr_common.metrics import placements
 
@@ -69,3 +70,19 @@ def auroc_gain(targets: ArrayLike, scores: ArrayLike, reference: ArrayLike, pati
         return Gain(difference, float("nan"), float("nan"))
     error = float(np.sqrt(len(of_patient) / (len(of_patient) - 1) * np.square(of_patient).sum()))
     return Gain(difference, max(-1.0, difference - 1.96 * error), min(1.0, difference + 1.96 * error))
+
+
+def over_seeds(values: ArrayLike) -> tuple[float, float]:
+    """Mean of one figure over several seeds, with Student's 95 % interval.
+
+    Args:
+        values: (S,) the figure of every seed.
+
+    Returns:
+        Mean and half-width of the interval of the mean; NaN where a value is, and no half-width from one seed.
+    """
+    found = np.asarray(values, np.float64)
+    if len(found) < 2:
+        return float(found.mean()), float("nan")
+    error = np.std(found, ddof=1) / len(found) ** 0.5
+    return float(found.mean()), float(stdtrit(len(found) - 1, 0.975) * error)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from cxr_common.cohorts import open_cohort, prepare
-from cxr_common.cohorts.outlines import contours, outlines, placed
+from cxr_common.cohorts.outlines import boxes_of, contours, outlines, placed
 from cxr_common.cohorts.readers import chestxray14
 from cxr_common.errors import BadInput
 
@@ -37,9 +37,9 @@ def test_box_tables_that_are_not_there_or_not_right(tmp_path):
 
 def test_boxes_lie_where_the_pixels_went():
     # The square of pixels 20..40 x 10..30 of an image 80 wide and 40 high.
-    np.testing.assert_allclose(placed(20, 10, 20, 20, (80, 40), "squash")[[0, 2]], [[0.25, 0.25], [0.5, 0.75]])
-    np.testing.assert_allclose(placed(20, 10, 20, 20, (80, 40), "crop")[[0, 2]], [[0, 0.25], [0.5, 0.75]])
-    np.testing.assert_allclose(placed(20, 10, 20, 20, (80, 40), "pad")[[0, 2]], [[0.25, 0.375], [0.5, 0.625]])
+    assert placed(20, 10, 20, 20, (80, 40), "squash") == pytest.approx((0.25, 0.25, 0.25, 0.5))
+    assert placed(20, 10, 20, 20, (80, 40), "crop") == pytest.approx((0, 0.25, 0.5, 0.5))
+    assert placed(20, 10, 20, 20, (80, 40), "pad") == pytest.approx((0.25, 0.375, 0.25, 0.25))
 
 
 @pytest.mark.parametrize("aspect", ["squash", "crop", "pad"])
@@ -51,8 +51,8 @@ def test_a_white_square_is_where_its_box_says(tmp_path, aspect):
     cv2.imwrite(str(tmp_path / "a.png"), image)
     stored = read_image(tmp_path / "a.png", 64, aspect=aspect)
     inside = np.zeros((64, 64), bool)
-    (left, top), _, (right, bottom), _ = np.rint(placed(80, 30, 60, 60, (240, 120), aspect) * 64).astype(int)
-    inside[top:bottom, left:right] = True
+    left, top, width, height = np.rint(np.multiply(placed(80, 30, 60, 60, (240, 120), aspect), 64)).astype(int)
+    inside[top : top + height, left : left + width] = True
     assert stored[inside].mean() > 230
     assert stored[~inside].mean() < 5
 
@@ -67,6 +67,32 @@ def test_boxes_of_a_release_are_found_by_image_and_label(tmp_path, write_images)
     (box,) = of(3, "Mass")
     np.testing.assert_allclose(box, [[0.25, 0.5], [0.375, 0.5], [0.375, 0.75], [0.25, 0.75]])
     assert of(3, "Nodule") == of(4, "Mass") == []
+
+
+@pytest.mark.parametrize(("aspect", "expected"), [("squash", (0.25, 0.25)), ("crop", (0.2, 0.25))])
+def test_boxes_of_vindr_lie_on_images_of_any_size(tmp_path, aspect, expected):
+    source = tmp_path / "vindr"
+    (source / "train").mkdir(parents=True)
+    rows = ["image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"]
+    for number in range(20):
+        edge = 40 + 2 * number
+        pixels = np.random.default_rng(number).integers(0, 255, (edge, edge * 6 // 5), np.uint8)
+        cv2.imwrite(str(source / "train" / f"i{number}.png"), pixels)
+        for reader in ("R1", "R2"):
+            rows.append(
+                f"i{number},No finding,14,{reader},,,," if number % 2 else f"i{number},Mass,1,{reader},12,10,24,30"
+            )
+    (source / "train.csv").write_text("\n".join(rows))
+    cohort = prepare(source, tmp_path / "cohort", pixel_size=32, aspect=aspect, show=False)
+    boxes = boxes_of(cohort)
+    assert boxes.height == 20  # each reader's own
+    assert set(boxes["label"]) == {"Mass"}
+    first = boxes.filter(boxes["row"] == cohort.table["image"].to_list().index("train/i0.png")).row(0, named=True)
+    assert (first["x"], first["y"]) == pytest.approx(expected)
+    assert first["height"] == pytest.approx(0.5)
+    (source / "train.csv").write_text("\n".join([rows[0], "i0,Mass,1,R1,left,10,24,30"]))
+    with pytest.raises(BadInput, match="numbers in x_min"):
+        boxes_of(cohort)
 
 
 def test_masks_become_outlines():

@@ -8,9 +8,9 @@ def finetune() -> int:
     """Train a classifier on labels alone."""
 
     def main(config: FinetuneConfig) -> None:
-        from cxr_distill import stages
+        from cxr_distill import seeds, stages
 
-        stages.finetune(config)
+        seeds.each_seed(config, stages.finetune)
 
     description = "Train a chest X-ray classifier on labels, from an SSL backbone, other weights or from scratch."
     return run_command(main, FinetuneConfig, prog="finetune", description=description)
@@ -20,9 +20,9 @@ def distill() -> int:
     """Distil a teacher into a small student."""
 
     def main(config: DistillConfig) -> None:
-        from cxr_distill import stages
+        from cxr_distill import seeds, stages
 
-        stages.distill(config)
+        seeds.each_seed(config, stages.distill)
 
     description = (
         "Train a small chest X-ray classifier to answer like its teacher. Given a headless backbone, the "

@@ -88,6 +88,7 @@ class TrainConfig:
         label_fraction: Share of the labelled training patients used, in (0, 1].
         crop: Smallest share of the image's area a training view shows, in (0, 1].
         seed: Seed of weights, order and views.
+        seeds: Several seeds, "--seeds 0,1,2", each trained in a folder of its own; mean and interval come at the end.
         precision: "auto" (bf16 where the device has it), "fp32", "bf16" or "fp16".
         workers: Threads that prepare batches; 0 chooses by the cores.
         restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
@@ -112,6 +113,7 @@ class TrainConfig:
     label_fraction: float = 1.0
     crop: float = 0.6
     seed: int = 0
+    seeds: list[int] = field(default_factory=list)
     precision: str = "auto"
     workers: int = 0
     restart: bool = False
@@ -137,6 +139,7 @@ class TrainConfig:
             self.label_fraction,
             "--label_fraction",
         )
+        _require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
         _require(0 < self.crop <= 1, "a crop in (0, 1]", self.crop, "--crop")
         _known("mode", self.mode, MODES)
         _known("imbalance remedy", self.imbalance, IMBALANCE)

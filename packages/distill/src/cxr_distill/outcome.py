@@ -18,7 +18,7 @@ MODEL = "model.safetensors"
 """Name of a stage's weights file."""
 
 # What a result does not depend on: names, places (hashes of what lies there do count) and conveniences.
-INCIDENTAL = {"run", "runs_dir", "name", "workers", "restart", "control", "data", "teacher", "start"}
+INCIDENTAL = {"run", "runs_dir", "name", "workers", "restart", "control", "data", "teacher", "start", "seeds"}
 # What a run without a teacher does not depend on either.
 GUIDING = {"loss", "task_weight", "temperature", "stage", "student", "teachers", "teacher_views"}
 

@@ -47,7 +47,7 @@ def finetune(config: FinetuneConfig) -> Path:
     cohort = _open(config)
     labelled_task(cohort)
     accelerator = start_engine(config.precision, config.seed)
-    folder = run / (config.name or TEACHER)
+    folder = run / stage_name(config)
     start = _teacher_start(config, run)
     parents = (checkpoint.parent("start", start),) if start else ()
     model = train(config, config.architecture, folder, cohort, accelerator, start=start, parents=parents)
@@ -97,13 +97,14 @@ def distill(config: DistillConfig) -> Path:
     )
     start = None if config.start in ("auto", "random") else Path(config.start)
     parents = (checkpoint.parent("start", start),) if start else ()
-    folder = run / (config.name or config.student)
+    folder = run / stage_name(config)
     roles = ["teacher", *(f"teacher-{number}" for number in range(2, count + 1))]
     both = (*parents, *(checkpoint.parent(role, path) for role, path in zip(roles, paths, strict=True)))
     model = train(config, config.student, folder, cohort, accelerator, start=start, guidance=guidance, parents=both)
     written = [model]
     if config.control:
-        beside = folder.with_name(f"{folder.name}-control")
+        name, seed, number = folder.name.rpartition("-seed")  # evaluate and recipes look for a seed at the end
+        beside = folder.with_name(f"{name}-control{seed}{number}" if name else f"{folder.name}-control")
         written.append(train(config, config.student, beside, cohort, accelerator, start=start, parents=parents))
     if accelerator.is_main_process:
         if config.control:
@@ -111,6 +112,11 @@ def distill(config: DistillConfig) -> Path:
         print("\n".join(f"wrote {path}" for path in written))
         print(f"next:  uv run evaluate --run {config.run}{_data(config)}")
     return model
+
+
+def stage_name(config: FinetuneConfig | DistillConfig) -> str:
+    """Folder of a stage within its run."""
+    return config.name or (config.student if isinstance(config, DistillConfig) else TEACHER)
 
 
 def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
@@ -191,6 +197,6 @@ def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
         start = str(backbone) if backbone.exists() else "random"
         architecture = checkpoint.describe(backbone).architecture if backbone.exists() else "resnet50"
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(TrainConfig)}
-    shared |= {"start": start, "name": TEACHER, "restart": False}
+    shared |= {"start": start, "name": TEACHER, "restart": False, "seeds": []}
     print(f"no teacher yet: fitting a {architecture} from {start}", flush=True)
     return finetune(FinetuneConfig(**shared, architecture=architecture))

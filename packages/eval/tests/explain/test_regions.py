@@ -5,7 +5,10 @@ import polars as pl
 import pytest
 
 from cxr_common.cohorts import open_cohort
+from cxr_common.cohorts.outlines import boxes_of
 from cxr_eval.explain import regions
+
+NO_BOXES = pl.DataFrame(schema={"row": pl.Int64, "label": pl.String})
 
 
 @pytest.fixture(scope="module")
@@ -14,15 +17,15 @@ def phantom():
 
 
 def test_masks_of_the_phantom_at_any_size(phantom):
-    assert regions.boxes_of(phantom) is None
-    known = regions.known(phantom, None, phantom.labels)
+    assert boxes_of(phantom).height == 0
+    known = regions.known(phantom, NO_BOXES, phantom.labels)
     np.testing.assert_array_equal(known, phantom.targets == 1)
     rows, columns = np.nonzero(known)
     names = [phantom.labels[column] for column in columns]
-    same = regions.masks(phantom, None, rows, names, 64)
+    same = regions.masks(phantom, NO_BOXES, rows, names, 64)
     np.testing.assert_array_equal(same, np.asarray(phantom.masks)[rows, columns])
     for size in (32, 96):
-        other = regions.masks(phantom, None, rows, names, size)
+        other = regions.masks(phantom, NO_BOXES, rows, names, size)
         assert other.any(axis=(1, 2)).all()  # no lesion is lost, however small
         share, expected = other.mean(axis=(1, 2)), same.mean(axis=(1, 2))
         np.testing.assert_allclose(share[expected > 0.02], expected[expected > 0.02], rtol=0.25)
@@ -50,16 +53,15 @@ def test_boxes_become_masks(phantom):
 
 
 def test_the_phantom_knows_no_boxes_and_no_masks_of_other_labels(phantom):
-    assert not regions.known(phantom, None, ("Hernia",)).any()
-    assert not regions.masks(phantom, None, np.array([0]), ["Hernia"], 16).any()
+    assert not regions.known(phantom, NO_BOXES, ("Hernia",)).any()
+    assert not regions.masks(phantom, NO_BOXES, np.array([0]), ["Hernia"], 16).any()
 
 
 @pytest.mark.e2e
 def test_official_boxes_meet_real_radiographs(shared_data):
     """A teaching subset holds nine of the boxes; all lie on images with that label, in the thorax."""
     cohort = open_cohort(shared_data / "nih_1000_64", pixel_size=64, show=False)
-    boxes = regions.boxes_of(cohort)
-    assert boxes is not None
+    boxes = boxes_of(cohort)
     assert boxes.height == 9
     known = regions.known(cohort, boxes, cohort.labels)
     assert known.sum() == 9

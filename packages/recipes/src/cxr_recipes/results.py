@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from cxr_common.checkpoint import cpu_name, provenance
+from cxr_common.gain import over_seeds
 from cxr_recipes.recipe import Recipe
 
 METRICS = {
@@ -88,12 +88,6 @@ def by_seed(models: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of the 95 % t interval of at least two values."""
-    mean = float(np.mean(values))
-    return mean, float(student_t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-
-
 def _cohort(report: Mapping[str, Any]) -> str:
     cohort = report["cohort"]
     lines = ["| split | images | patients | " + " | ".join(cohort["labels"]) + " |"]
@@ -119,7 +113,7 @@ def _cell(entries: Sequence[Mapping[str, Any]]) -> str:
     if any(value is None for value in values):
         return "undefined"
     if len(values) > 1:
-        mean, half = interval(values)
+        mean, half = over_seeds(values)
         return f"{mean:.4f} ± {half:.4f}"
     low, high = entries[0]["low"], entries[0]["high"]
     return f"{values[0]:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]")
@@ -146,7 +140,7 @@ def _gains(recipe: Recipe, groups: Mapping[str, list[str]], models: Models) -> s
             differences = [_difference(models[a], models[b], metric) for a, b in pairs]
             known = [d for d in differences if d is not None]
             if len(known) > 1:
-                mean, half = interval(known)
+                mean, half = over_seeds(known)
                 cells.append(f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]")
             else:
                 cells.append(f"{known[0]:+.2f}" if known else "undefined")

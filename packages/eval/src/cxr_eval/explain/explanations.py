@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cxr_common.checkpoint import Header
 from cxr_common.cohorts import pixel_size_for
 from cxr_common.cohorts.cohort import Cohort
+from cxr_common.cohorts.outlines import boxes_of
 from cxr_common.errors import unknown_name
 from cxr_common.models.anatomy import input_channels
 from cxr_common.models.zoo import GrayNetwork, build
@@ -133,7 +134,7 @@ def explain(
         stage = default_stage(network, size)
         subjects.append(Subject(name, network, headers[name], cohorts[pixel_size_for(size)], method, stage))
     cohort = subjects[0].cohort
-    boxes = regions.boxes_of(cohort)
+    boxes = boxes_of(cohort)
     positive = targets == 1
     located, tested = COSTLY.get(method, (LOCATED, TESTED))
     with_lesion = _draw(positive & regions.known(cohort, boxes, match.labels)[rows], rows, match, located, seed)
@@ -187,7 +188,7 @@ def gallery(
         ``labels`` of :func:`explain`.
     """
     first = subjects[0]
-    boxes = regions.boxes_of(first.cohort)
+    boxes = boxes_of(first.cohort)
     answers = {subject.name: given[subject.name] for subject in subjects}
     pages = []
     for column, label in enumerate(match.labels):

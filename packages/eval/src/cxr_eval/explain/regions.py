@@ -1,7 +1,6 @@
-"""Where the lesions are, for cohorts that know: masks of the phantom, boxes of ChestX-ray14."""
+"""Where the lesions are, for cohorts that know: masks of the phantom, boxes of a release."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,33 +8,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cxr_common.cohorts.cohort import Cohort
-from cxr_common.cohorts.readers import chestxray14
 
 
-def boxes_of(cohort: Cohort) -> pl.DataFrame | None:
-    """The box list that lies beside a cohort's images, or None.
-
-    Returns:
-        ``row`` of the cohort, ``label``, and x, y, width, height as shares of the image's edge; boxes of
-        images that the cohort lacks are left out.
-    """
-    folder = Path(cohort.source)
-    found = chestxray14.boxes(folder) if folder.is_dir() else pl.DataFrame()
-    if not found.height:
-        return None
-    width, height = chestxray14.BOX_FRAME
-    found = found.with_columns(pl.col("x", "width") / width, pl.col("y", "height") / height)
-    names = [image.rsplit("/", 1)[-1] for image in cohort.table["image"]]
-    rows = pl.DataFrame({"image": names, "row": np.arange(len(names))})
-    return found.join(rows, on="image").drop("image")
-
-
-def known(cohort: Cohort, boxes: pl.DataFrame | None, labels: Sequence[str]) -> NDArray[np.bool_]:
+def known(cohort: Cohort, boxes: pl.DataFrame, labels: Sequence[str]) -> NDArray[np.bool_]:
     """Whether the lesion of each label is known in each image.
 
     Args:
         cohort: The cohort.
-        boxes: From :func:`boxes_of`; only used where the cohort has no masks.
+        boxes: From :func:`cxr_common.cohorts.outlines.boxes_of`; only used where the cohort has no masks.
         labels: L names.
 
     Returns:
@@ -48,19 +28,19 @@ def known(cohort: Cohort, boxes: pl.DataFrame | None, labels: Sequence[str]) -> 
             column = cohort.labels.index(label)
             rows = np.flatnonzero(cohort.targets[:, column] == 1)
             found[rows, i] = [bool(cohort.masks[row, column].any()) for row in rows]
-        elif cohort.masks is None and boxes is not None:
+        elif cohort.masks is None:
             found[boxes.filter(pl.col("label") == label)["row"].to_numpy(), i] = True
     return found
 
 
 def masks(
-    cohort: Cohort, boxes: pl.DataFrame | None, rows: NDArray[np.int64], labels: Sequence[str], size: int
+    cohort: Cohort, boxes: pl.DataFrame, rows: NDArray[np.int64], labels: Sequence[str], size: int
 ) -> NDArray[np.uint8]:
     """The lesion of one label in each of some images.
 
     Args:
         cohort: The cohort.
-        boxes: From :func:`boxes_of`.
+        boxes: From :func:`cxr_common.cohorts.outlines.boxes_of`.
         rows: (M,) rows of the cohort.
         labels: M names, the label wanted in each row.
         size: Edge of the result.
@@ -72,7 +52,7 @@ def masks(
     for i, (row, label) in enumerate(zip(rows.tolist(), labels, strict=True)):
         if cohort.masks is not None and label in cohort.labels:
             out[i] = _resized(np.asarray(cohort.masks[row, cohort.labels.index(label)]), size)
-        elif cohort.masks is None and boxes is not None:
+        elif cohort.masks is None:
             of_image = boxes.filter((pl.col("row") == row) & (pl.col("label") == label))
             for x, y, width, height in of_image.select("x", "y", "width", "height").iter_rows():
                 left, top = int(np.floor(x * size)), int(np.floor(y * size))

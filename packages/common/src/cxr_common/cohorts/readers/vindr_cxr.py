@@ -14,6 +14,7 @@ from cxr_common.cohorts.readers.tables import find_tables, header, match_images,
 from cxr_common.errors import BadInput
 
 _BOXES = ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max")
+_PLACES = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max")
 _HEALTHY = "No finding"
 
 
@@ -51,6 +52,46 @@ def read(path: Path) -> Listing:
     labels = [name for name in matched.columns if name.startswith("label:")]
     table = matched.select("path", "patient", "split", pl.col(labels).cast(pl.Float32), "readers")
     return Listing("vindr_cxr", table, tuple(name[6:] for name in labels), "multilabel", tuple(notes))
+
+
+def boxes(path: Path) -> pl.DataFrame:
+    """The boxes that the readers drew, each reader's own.
+
+    Args:
+        path: Folder with the tables; PhysioNet's lie in ``annotations_train.csv`` and ``annotations_test.csv``.
+
+    Returns:
+        A row a box: ``image`` (file name without suffix), ``label``, ``x``, ``y`` (upper left), ``width``,
+        ``height`` in pixels of the image itself. No row where there is no table with boxes.
+
+    Raises:
+        BadInput: A corner is not a number.
+    """
+    found = [_corners(table) for folder in (path, path / "annotations") for table in _box_tables(folder)]
+    names = ("image", "label", "x", "y", "width", "height")
+    empty = pl.DataFrame(schema={name: pl.String if name in names[:2] else pl.Float64 for name in names})
+    return pl.concat([empty, *found])
+
+
+def _box_tables(folder: Path) -> list[Path]:
+    return find_tables(folder, _PLACES) if folder.is_dir() else []
+
+
+def _corners(table_path: Path) -> pl.DataFrame:
+    table = read_columns(table_path, _PLACES)
+    table = table.filter(pl.col("x_min").is_not_null() & (pl.col("class_name") != _HEALTHY))
+    try:
+        corners = table.with_columns(pl.col(_PLACES[2:]).cast(pl.Float64))
+    except pl.exceptions.InvalidOperationError as error:
+        raise BadInput("numbers in x_min … y_max", str(error).splitlines()[0], where=table_path) from error
+    return corners.select(
+        pl.col("image_id").alias("image"),
+        pl.col("class_name").alias("label"),
+        pl.col("x_min").alias("x"),
+        pl.col("y_min").alias("y"),
+        (pl.col("x_max") - pl.col("x_min")).alias("width"),
+        (pl.col("y_max") - pl.col("y_min")).alias("height"),
+    )
 
 
 def _physionet(path: Path) -> dict[str, Path]:
