@@ -36,6 +36,12 @@ def test_nothing_is_unpickled(tmp_path) -> None:
         load_state(tmp_path / "state.pt")
 
 
+def test_state_of_another_version_is_refused(tmp_path) -> None:
+    torch.save({"epoch": 4}, tmp_path / "state.pt")
+    with pytest.raises(BadInput, match="state of this version"):
+        load_state(tmp_path / "state.pt")
+
+
 def test_sigterm_is_noted_within_the_block_only() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal() as stop:

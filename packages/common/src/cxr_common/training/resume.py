@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+FORMAT = 1
+"""Layout of the state; raised with every change to what a stage saves, so that an older file is refused."""
+
+
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
     """Write resume state whole or not at all.
 
@@ -22,26 +26,30 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
         state: Tensors and plain Python values only: it is read back with ``weights_only=True``.
     """
     with whole_file(path) as file:
-        torch.save(state, file)
+        torch.save({**state, "format": FORMAT}, file)
 
 
 def load_state(path: str | Path) -> dict[str, Any] | None:
     """Read resume state; None when there is none.
 
     Raises:
-        BadInput: The file is damaged.
+        BadInput: The file is damaged, or of a version that saved something else.
     """
     if not Path(path).exists():
         return None
+    anew = "delete it to start the stage anew"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged zip
         raise BadInput(
             "resume state written by this command",
             f"a file that cannot be read ({type(error).__name__})",
             where=path,
-            do="delete it to start the stage anew, or --restart",
+            do=anew,
         ) from error
+    if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
+        raise BadInput("resume state of this version", "one of another", where=path, do=anew)
+    return state
 
 
 def rng_state() -> dict[str, Any]:
