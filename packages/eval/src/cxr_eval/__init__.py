@@ -1,10 +1,19 @@
 """Evaluation of chest radiograph classifiers: metrics, uncertainty, speed, one report; export and prediction.
 
-In three lines::
+A model file answers in three lines:
 
-    import cxr_eval
-    classify = cxr_eval.load("model.onnx")
-    answer = classify(image)  # (H, W) gray; answer.probabilities, answer.decisions, answer.heatmaps
+>>> import cxr_eval
+>>> classify = cxr_eval.load("model.safetensors")  # or model.onnx
+>>> answer = classify(image)  # (H, W) gray
+>>> answer.probabilities["effusion"], answer.decisions["effusion"], answer.heatmaps["effusion"].shape
+(0.5, True, (32, 32))
+
+Two models on the same images, with images of one patient as one cluster:
+
+>>> from cxr_eval.statistics.delong import compare
+>>> test = compare(targets, better, good, patients)
+>>> bool(test.difference > 0), bool(test.p < 0.01)
+(True, True)
 """
 
 from pathlib import Path

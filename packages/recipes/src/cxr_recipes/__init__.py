@@ -1,1 +1,13 @@
-"""Whole experiments in one command."""
+"""Whole experiments in one command.
+
+>>> from pathlib import Path
+>>> from cxr_recipes import recipe
+>>> recipe.names()
+['babaahmadi2023', 'daniel2024', 'desbele2025', 'kermany', 'label-efficiency', 'quickstart', 'termritthikun2023']
+>>> quickstart = recipe.read("quickstart")
+>>> stages = quickstart.commands("tiny", Path("runs/try"), data="phantom:60")
+>>> [stage[0][0] for stage in stages]
+['ssl-pretrain', 'finetune', 'distill', 'evaluate']
+>>> print(*stages[1][0])
+finetune --architecture resnet50 --size 32 --epochs 1 --data phantom:60 --run try
+"""
