@@ -84,7 +84,7 @@ def boxes_of(cohort: Cohort) -> pl.DataFrame:
         images = cohort.table["image"].to_list()
         rows = {Path(image).stem: row for row, image in enumerate(images)}
         sizes: dict[int, tuple[int, int] | None] = {}
-        for image, label, *box in read(root).iter_rows():
+        for image, label, x, y, width, height in read(root).iter_rows():
             row = rows.get(Path(image).stem)
             if row is None:
                 continue
@@ -92,7 +92,8 @@ def boxes_of(cohort: Cohort) -> pl.DataFrame:
                 sizes[row] = frame or _size(root / images[row])
             size = sizes[row]
             if size is not None:
-                found.append((row, label, *placed(*box, size, cohort.pixel_mapping["aspect"])))
+                where = placed(x, y, width, height, size, cohort.pixel_mapping["aspect"])
+                found.append((row, label, *where))
     return pl.DataFrame(found, schema=schema, orient="row")
 
 
