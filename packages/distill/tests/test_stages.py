@@ -59,6 +59,7 @@ def test_a_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_pat
         (["--student", "resnet81"], "did you mean"),
         (["--loss", "kdd=1"], "did you mean kd"),
         (["--loss", "multilabel_kd=1"], "use kd"),
+        (["--loss", "dist=1"], "at least 3 labels for 'dist'"),
         (["--stage", "stage9"], "stage"),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--task_loss", "focall"], "focal"),

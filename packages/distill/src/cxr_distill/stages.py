@@ -71,7 +71,7 @@ def distill(config: DistillConfig) -> Path:
         checkpoint.describe(given)
     task = labelled_task(cohort)
     losses = dict(config.loss) or recommended(task)
-    check_parts(losses, task)
+    check_parts(losses, task, labels=len(cohort.labels))
     count = max(1, len(config.teacher))
     source = {"teachers": count, "combination": config.teachers, "sets": config.teacher_views}
     check_sources(list(losses), config.stage, task=task, **source)

@@ -231,6 +231,13 @@ def test_what_cannot_work_is_refused_with_advice(parts, task, options, message):
         check_parts(parts, task, options)
 
 
+@pytest.mark.parametrize("name", ["dist", "kd_standardised"])
+def test_two_classes_say_nothing_to_losses_that_compare_them(name):
+    check_parts({name: 1.0}, "multiclass", labels=3)
+    with pytest.raises(BadInput, match="at least 3 labels"):
+        check_parts({name: 1.0}, "multiclass", labels=2)
+
+
 def test_features_that_are_not_there_are_named():
     student, teacher = outputs(OWN, EDGES, 1), outputs(ITS, TEACHER_EDGES, 2)
     y = targets_of("multilabel")

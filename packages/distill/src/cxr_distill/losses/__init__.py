@@ -72,9 +72,12 @@ def _softmax(
     temperature: float,
     task_weight: float = 1.0,
     instead: str = "multilabel_kd",
+    least: int = 1,
 ) -> Loss:
     bound = on_logits(formula, task.known_rows)
-    return Loss(formula, bound, ("logits",), weight, ("multiclass",), task_weight, temperature, instead=instead)
+    return Loss(
+        formula, bound, ("logits",), weight, ("multiclass",), task_weight, temperature, instead=instead, least=least
+    )
 
 
 def _sigmoid(formula: Callable[..., Tensor], *, weight: float, temperature: float, instead: str) -> Loss:
@@ -87,8 +90,9 @@ def _sigmoid(formula: Callable[..., Tensor], *, weight: float, temperature: floa
 LOSSES: dict[str, Loss] = {
     "kd": _softmax(logits.kd, weight=0.9, task_weight=0.1, temperature=4.0),
     "kd_plain": _softmax(logits.kd_plain, weight=0.9, task_weight=0.1, temperature=4.0),
-    "kd_standardised": _softmax(partial(logits.kd, standardise=True), weight=9.0, temperature=2.0),
-    "dist": _softmax(logits.dist, weight=1.0, temperature=1.0),
+    # Two standardised logits are +1 and -1, and two probabilities correlate by +1 or -1, whatever the networks say.
+    "kd_standardised": _softmax(partial(logits.kd, standardise=True), weight=9.0, temperature=2.0, least=3),
+    "dist": _softmax(logits.dist, weight=1.0, temperature=1.0, least=3),
     "softmax_mse": _softmax(logits.softmax_mse, weight=1.0, temperature=1.0, instead="sigmoid_mse"),
     "dkd": Loss(
         logits.dkd, on_logits_and_targets(logits.dkd), ("logits",), 1.0, ("multiclass",), temperature=4.0,
@@ -171,7 +175,10 @@ def task_loss(task: str, name: str = "auto") -> Callable[..., Tensor]:
 
 
 def check_parts(
-    parts: Mapping[str, float], task: str, options: Mapping[str, Mapping[str, float]] | None = None
+    parts: Mapping[str, float],
+    task: str,
+    options: Mapping[str, Mapping[str, float]] | None = None,
+    labels: int | None = None,
 ) -> None:
     """Refuse a combination of distillation losses that cannot work.
 
@@ -179,10 +186,11 @@ def check_parts(
         parts: Weight of each loss.
         task: "multiclass" or "multilabel".
         options: Keywords for the losses, by loss.
+        labels: How many labels there are, where that is known.
 
     Raises:
-        BadInput: An unknown loss or option, one that does not suit the task, or a weight below 0 or not
-            finite.
+        BadInput: An unknown loss or option, one that does not suit the task or so few labels, or a weight below 0 or
+            not finite.
     """
     if task not in TASK_LOSSES:
         raise unknown_name("task", task, TASK_LOSSES)
@@ -196,6 +204,12 @@ def check_parts(
                 f"a distillation loss for a {task} task",
                 f"{name!r}, which is for a {' or '.join(loss.tasks)} task",
                 do=f"use {loss.instead}" if loss.instead else f"choose one of {', '.join(suited)}",
+            )
+        if labels is not None and labels < loss.least:
+            raise BadInput(
+                f"at least {loss.least} labels for {name!r}, which compares the labels of an image with one another",
+                str(labels),
+                do="use kd",
             )
         if not (math.isfinite(weight) and weight >= 0):
             raise BadInput("a weight of 0 or more", repr(weight), where=f"distillation loss {name}")

@@ -79,6 +79,7 @@ class Loss:
         make_adapter: Builds its adapter from the channels of student and teacher and the stage; None where it
             wants none.
         instead: The loss that does the same for the other task.
+        least: Fewest labels it says anything of.
     """
 
     formula: Callable[..., Tensor]
@@ -90,6 +91,7 @@ class Loss:
     temperature: float | None = None
     make_adapter: MakeAdapter | None = None
     instead: str | None = None
+    least: int = 1
 
     def stages(self, stage: str) -> tuple[str, ...]:
         """Features the networks must give, with ``stage`` the one chosen; none where logits will do."""
