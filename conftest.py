@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take minutes: at the end one worker would wait for the other."""
+    items.sort(key=lambda item: not (item.get_closest_marker("e2e") or "whole_road" in item.name))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real radiographs (``CXR_SHARED_DATA``, or ``../shared/data`` beside the repository)."""

@@ -73,6 +73,13 @@ def test_the_readme_shows_every_command() -> None:
     assert {words[0] for words in commands(ROOT / "README.md")} == ours
 
 
+def test_the_readme_shows_results_as_the_tool_wrote_them() -> None:
+    section = (ROOT / "README.md").read_text("utf-8").split("## Results")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(table) > 3
+    assert set(table) <= set((ROOT / "docs" / "results.md").read_text("utf-8").splitlines())
+
+
 def test_the_manual_builds_without_a_warning(tmp_path) -> None:
     mkdocs = Path(sys.executable).with_name("mkdocs")
     if not mkdocs.exists():

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from cxr_common.checkpoint import Header, Input
 from cxr_common.cohorts.phantom import phantom
 from cxr_common.errors import BadInput
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_eval.export import onnx_file
+from cxr_eval.export import onnx_file, quantise
 from cxr_eval.export.answer import Answering
 from cxr_eval.export.convert import convert
 from cxr_eval.web import runtime_files
@@ -53,6 +54,22 @@ def exported(tmp_path_factory) -> Path:
     onnx_file.describe(graph, header, {"schema": 1, "precision": "fp32", "source": {"sha256": "ab" * 32}})
     path = tmp_path_factory.mktemp("web") / "model.onnx"
     onnx_file.save(graph, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def eight_bits(exported, tmp_path_factory) -> Path:
+    """The same classifier in 8 bits."""
+    graph, header, about = onnx_file.load(exported)
+    made = phantom(24, size=96, seed=1, task="multiclass")
+    images, normal = made["pixels"][:, None], made["targets"][:, :1]
+    targets = np.hstack([normal, 1 - normal])
+    few = {"max_drop": 1.0, "variants": quantise.VARIANTS[:1]}
+    quantised, _ = quantise.search(graph, header, images, images, targets, made["patient"], **few)
+    assert quantised is not None
+    onnx_file.describe(quantised, header, {**about, "precision": "int8"})
+    path = tmp_path_factory.mktemp("web") / "model.int8.onnx"
+    onnx_file.save(quantised, path)
     return path
 
 

@@ -82,6 +82,18 @@ def test_answers_are_pythons(page, files, exported):
     assert float(browser.run("document.querySelector('#timing').dataset.milliseconds")) > 0
 
 
+def test_eight_bits_answer_as_in_python(eight_bits, ort_web, tmp_path, serve, browser, files):
+    build(tmp_path / "page", eight_bits, ort_web)
+    browser.call("Page.navigate", url=serve(tmp_path / "page")[0])
+    browser.until("document.querySelector('#file') && !document.querySelector('#file').disabled")
+    classifier = cxr_eval.load(eight_bits, threads=1)
+    for kind in ("small JPEG", "PNG", "DICOM"):
+        expected = classifier.answers(classifier.read(files[kind])[None])
+        found = answer(browser, files[kind])
+        for i, label in enumerate(classifier.labels):
+            assert found[label][0] == pytest.approx(expected.probabilities[0, i], abs=1e-3), kind
+
+
 def test_the_heat_map_is_pythons(page, files, exported):
     browser, _, _ = page
     classifier = cxr_eval.load(exported, threads=1)
