@@ -37,7 +37,7 @@ def _own_threads() -> Iterator[None]:
 
 
 @pytest.fixture
-def medians(benchmark) -> Callable[..., dict[str, float]]:
+def medians(benchmark: Any) -> Callable[..., dict[str, float]]:
     """A function that times several ways in turns: ``medians({"peer": f, "ours": g}, rounds=5)``.
 
     In every round each way has its turn once, so that what slows the machine for a while slows all of them. The first
@@ -67,7 +67,7 @@ def _in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: in
 
 
 @pytest.fixture
-def record(benchmark, request: pytest.FixtureRequest) -> Callable[..., None]:
+def record(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
     """A function that keeps one figure and prints it; a test whose figures miss a bound fails once it has ended.
 
     ``record(what, value, unit, peer="", least=None, most=None, detail="")``: a line a reader understands, the figure,
@@ -99,7 +99,7 @@ def record(benchmark, request: pytest.FixtureRequest) -> Callable[..., None]:
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Hold a test to the bounds of its rows when all of them are recorded."""
     result = yield
-    benchmark = pyfuncitem.funcargs.get("benchmark")
+    benchmark: Any = pyfuncitem.funcargs.get("benchmark")
     rows = benchmark.extra_info.get("rows", []) if benchmark else []
     missed = [_told(row) for row in rows if not _met(row)]
     if missed:
