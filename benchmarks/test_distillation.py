@@ -129,7 +129,7 @@ def test_faster_than_a_naive_step(size, batch, medians, record) -> None:
     seconds = medians(steps, rounds=12, warm_up=2)
     for name, least in WANTED[size, batch].items():
         record(
-            f"ResNet-50 teaches ResNet-18, {size} px, batch {batch}, {name} teacher",
+            f"ResNet-50 teaches ResNet-18, {size} px, batch {batch}, {name} teacher, precision auto",
             seconds["naive"] / seconds[name],
             "x",
             peer="a script's step: teacher in every step, float32, NCHW",
@@ -153,7 +153,7 @@ def test_faster_than_torchdistill(size, batch, medians, record) -> None:
     }
     seconds = medians(steps, rounds=12, warm_up=2)
     record(
-        f"ResNet-50 teaches ResNet-18, {size} px, batch {batch}, live teacher",
+        f"ResNet-50 teaches ResNet-18, {size} px, batch {batch}, live teacher, precision auto",
         seconds["torchdistill"] / seconds["live"],
         "x",
         peer="torchdistill's training loop, float32",
