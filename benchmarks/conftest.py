@@ -12,8 +12,10 @@ import math
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -64,6 +66,21 @@ def _in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: in
             if number >= warm_up:
                 taken[name].append(time.perf_counter() - began)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+@pytest.fixture
+def own_process() -> Callable[..., str]:
+    """A function that runs Python code in a process of its own, where memory can be measured, and gives what it prints.
+
+    ``own_process(code, *arguments)``. On Linux the peak that getrusage tells begins with that of the process that
+    started this one, and pytest has held whole networks by then: a shell between them begins small.
+    """
+
+    def ran(code: str, *arguments: str) -> str:
+        command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    return ran
 
 
 @pytest.fixture
@@ -118,6 +135,18 @@ def _told(row: Mapping[str, Any]) -> str:
     bounds = [f"at {side} {row[side]:g}" for side in ("least", "most") if row[side] is not None]
     wanted = f", wanted {' and '.join(bounds)}" if bounds else ""
     return f"{row['what']}{peer}: {row['value']:.4g} {row['unit']}{wanted}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_benchmark_generate_json(benchmarks: Iterable[Any]) -> Generator[None, dict[str, Any], dict[str, Any]]:
+    """Name the tests that failed within what they timed; one that ran out of time would cost the whole file."""
+    failed = [one for one in benchmarks if one.has_error or not one.stats]
+    for one in failed:
+        one.fixture.has_error = True  # which leaves it out
+    document = yield
+    names = [(one.extra_info["title"], one.name) for one in failed if "title" in one.extra_info]
+    document["failed"] = [{"title": title, "name": name} for title, name in names]
+    return document
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:

@@ -8,8 +8,6 @@ compares medians of ways that alternate in one process, so that what slows the m
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,11 +45,6 @@ print(json.dumps({
 """
 
 
-def indexed(root: Path) -> dict:
-    done = subprocess.run([sys.executable, "-c", INDEX, str(root)], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
-
-
 def record_index(record: Callable[..., None], of: str, found: dict, seconds: float, gib: float) -> None:
     busy, split = found["cpu_seconds"], found["with_split_seconds"]
     shown = f"{busy:.1f} s of processor time; {split:.1f} s with a split by patient"
@@ -67,17 +60,19 @@ def touch(root: Path, names: list[str]) -> None:
         os.close(os.open(root / name, os.O_CREAT | os.O_WRONLY))
 
 
-def test_the_table_of_chestxray14_in_10_s_and_1_gb(shared_data: Path, tmp_path: Path, benchmark, record) -> None:
+def test_the_table_of_chestxray14_in_10_s_and_1_gb(
+    shared_data: Path, tmp_path: Path, benchmark, own_process, record
+) -> None:
     table = shared_data / "nih_1000_64" / "Data_Entry_2017_v2020.csv.gz"
     (tmp_path / table.name).write_bytes(table.read_bytes())
     images = pl.read_csv(table, infer_schema=False, truncate_ragged_lines=True, columns=[0])["Image Index"].to_list()
     touch(tmp_path, [f"images_{i % 12 + 1:03d}/images/{name}" for i, name in enumerate(images)])
-    found = benchmark.pedantic(indexed, args=(tmp_path,))
+    found = json.loads(benchmark.pedantic(own_process, args=(INDEX, str(tmp_path))))
     assert (found["reader"], found["images"], found["patients"]) == ("chestxray14", 112_120, 30_805)
     record_index(record, "ChestX-ray14, 112,120 images", found, 10, 1)
 
 
-def test_a_table_of_377110_rows_in_60_s_and_3_gb(tmp_path: Path, benchmark, record) -> None:
+def test_a_table_of_377110_rows_in_60_s_and_3_gb(tmp_path: Path, benchmark, own_process, record) -> None:
     """MIMIC-CXR-JPG, simulated: its size, its four tables, its folders."""
     from cxr_common.cohorts.readers.chexpert import LABELS
 
@@ -101,7 +96,7 @@ def test_a_table_of_377110_rows_in_60_s_and_3_gb(tmp_path: Path, benchmark, reco
     labels.write_csv(tmp_path / "mimic-cxr-2.0.0-chexpert.csv")
     rows = ids.select("subject_id", "study_id", "dicom_id").iter_rows()
     touch(tmp_path, [f"files/p{str(p)[:2]}/p{p}/s{s}/{d}.jpg" for p, s, d in rows])
-    found = benchmark.pedantic(indexed, args=(tmp_path,))
+    found = json.loads(benchmark.pedantic(own_process, args=(INDEX, str(tmp_path))))
     assert (found["reader"], found["images"], found["patients"]) == ("mimic_cxr_jpg", images, subjects)
     record_index(record, "MIMIC-CXR-JPG simulated, 377,110 images", found, 60, 3)
 

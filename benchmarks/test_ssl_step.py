@@ -7,8 +7,6 @@ NCHW, Adam) with the same network for one channel, the same views, batch, head a
 the recipe's precision; ``auto`` in bf16 where the device has it.
 """
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,11 +229,10 @@ def test_end_to_end_from_files(kind, tmp_path: Path, medians, record) -> None:
     )
 
 
-def added_memory(way: str) -> float:
+def added_memory(own_process: Callable[[str], str], way: str) -> float:
     """GiB that two steps of R50 224/96 batch 4 add to a process of their own."""
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_ssl_step as t; t.tell({way!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    return float(own_process(code).split()[-1])
 
 
 def tell(way: str) -> None:
@@ -259,8 +256,8 @@ def tell(way: str) -> None:
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("way", WANTED_MEMORY)
-def test_added_peak_memory(way, benchmark, record) -> None:
-    plain, ours = benchmark.pedantic(lambda: (added_memory("lightly"), added_memory(way)))
+def test_added_peak_memory(way, benchmark, own_process, record) -> None:
+    plain, ours = benchmark.pedantic(lambda: [added_memory(own_process, one) for one in ("lightly", way)])
     record(
         f"Memory that two steps add at their peak, R50 224/96 batch 4, {way}",
         100 * ours / plain,

@@ -50,6 +50,7 @@ def document() -> dict:
             {"name": "test_broken", "extra_info": {"title": "Steps", "rows": []}},
             {"name": "test_of_a_package", "extra_info": {}},
         ],
+        "failed": [{"title": "Steps", "name": "test_late_again"}, {"title": "Others", "name": "test_other"}],
     }
 
 
@@ -69,10 +70,11 @@ def test_a_figure_that_holds_one_that_misses_and_one_without_bound(page, documen
 
 def test_rows_of_one_file_are_one_table_and_a_failed_test_is_named(page, document) -> None:
     text = page({"a.json": document})
-    assert [line for line in text.splitlines() if line.startswith("### ")] == ["### Steps", "### Memory"]
+    assert [line for line in text.splitlines() if line.startswith("### ")] == ["### Steps", "### Memory", "### Others"]
     steps = text.split("### Steps")[1].split("### Memory")[0]
     assert "| late | a peer | 0.5x, **missed** | at least 1x |  |" in steps
-    assert "Failed before a figure was measured: `test_broken`." in steps
+    assert "Failed before a figure was measured: `test_broken`, `test_late_again`." in steps
+    assert "### Others\n\nFailed before a figure was measured: `test_other`." in text
     assert "test_of_a_package" not in text
 
 
@@ -122,6 +124,11 @@ def test_sums(medians, record):
     seconds = medians({"long": lambda: sum(range(10000)), "short": lambda: sum(range(10))}, rounds=3)
     record("more than can be", seconds["long"] / seconds["short"], "x", peer="long", least=1e12)
     record("what can be", seconds["long"] / seconds["short"], "x", peer="long", least=1, detail="of three rounds")
+
+
+@pytest.mark.benchmark
+def test_too_long(medians, record):
+    medians({"long": lambda: pytest.fail("a timeout ends a test like this")}, rounds=1)
 """
 
 
@@ -141,5 +148,6 @@ def test_from_a_missed_bound_to_the_page(page, tmp_path) -> None:
     assert "node" not in json.loads(text)["machine_info"]
     shown = page({"found.json": json.loads(text)})
     assert "2 figures; 1 of 2 bounds hold." in shown
+    assert "Failed before a figure was measured: `test_too_long`." in shown
     assert shown.count("**missed** |") == 1
     assert "| at least 1x | of three rounds |" in shown
