@@ -1,14 +1,13 @@
-"""How fast and how lean cohorts are made and read: ``pytest -n 0 -m benchmark benchmarks``, on an idle machine.
+"""How fast and how lean cohorts are made and read.
 
-Memory is the peak of a process of its own, interpreter and libraries included. Ratios are taken within one process,
-interleaved, so that a busy moment hits both sides.
+    uv run pytest benchmarks/test_cohorts.py -m benchmark -n 0 -s
+
+Run it on an idle machine. Memory is the peak of a process of its own, interpreter and libraries included. A ratio
+compares medians of ways that alternate in one process, so that what slows the machine for a while slows both.
 """
 
 import json
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+TITLE = "Cohorts: reading tables, decoding, duplicates"
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 
 INDEX = """
@@ -45,11 +45,12 @@ print(json.dumps({
 """
 
 
-def indexed(root: Path) -> dict:
-    done = subprocess.run([sys.executable, "-c", INDEX, str(root)], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    print(json.dumps(found))
-    return found
+def record_index(record: Callable[..., None], of: str, found: dict, seconds: float, gib: float) -> None:
+    busy, split = found["cpu_seconds"], found["with_split_seconds"]
+    shown = f"{busy:.1f} s of processor time; {split:.1f} s with a split by patient"
+    what = f"From a folder to the list of images and labels, {of}"
+    record(what, found["index_seconds"], "s", most=seconds, detail=shown)
+    record(f"Peak memory of that process, {of}", found["peak_bytes"] / 2**30, "GiB", most=gib)
 
 
 def touch(root: Path, names: list[str]) -> None:
@@ -59,18 +60,19 @@ def touch(root: Path, names: list[str]) -> None:
         os.close(os.open(root / name, os.O_CREAT | os.O_WRONLY))
 
 
-def test_the_table_of_chestxray14_in_10_s_and_1_gb(shared_data: Path, tmp_path: Path) -> None:
+def test_the_table_of_chestxray14_in_10_s_and_1_gb(
+    shared_data: Path, tmp_path: Path, benchmark, own_process, record
+) -> None:
     table = shared_data / "nih_1000_64" / "Data_Entry_2017_v2020.csv.gz"
     (tmp_path / table.name).write_bytes(table.read_bytes())
     images = pl.read_csv(table, infer_schema=False, truncate_ragged_lines=True, columns=[0])["Image Index"].to_list()
     touch(tmp_path, [f"images_{i % 12 + 1:03d}/images/{name}" for i, name in enumerate(images)])
-    found = indexed(tmp_path)
+    found = json.loads(benchmark.pedantic(own_process, args=(INDEX, str(tmp_path))))
     assert (found["reader"], found["images"], found["patients"]) == ("chestxray14", 112_120, 30_805)
-    assert found["index_seconds"] < 10
-    assert found["peak_bytes"] < 2**30
+    record_index(record, "ChestX-ray14, 112,120 images", found, 10, 1)
 
 
-def test_a_table_of_377110_rows_in_60_s_and_3_gb(tmp_path: Path) -> None:
+def test_a_table_of_377110_rows_in_60_s_and_3_gb(tmp_path: Path, benchmark, own_process, record) -> None:
     """MIMIC-CXR-JPG, simulated: its size, its four tables, its folders."""
     from cxr_common.cohorts.readers.chexpert import LABELS
 
@@ -94,10 +96,9 @@ def test_a_table_of_377110_rows_in_60_s_and_3_gb(tmp_path: Path) -> None:
     labels.write_csv(tmp_path / "mimic-cxr-2.0.0-chexpert.csv")
     rows = ids.select("subject_id", "study_id", "dicom_id").iter_rows()
     touch(tmp_path, [f"files/p{str(p)[:2]}/p{p}/s{s}/{d}.jpg" for p, s, d in rows])
-    found = indexed(tmp_path)
+    found = json.loads(benchmark.pedantic(own_process, args=(INDEX, str(tmp_path))))
     assert (found["reader"], found["images"], found["patients"]) == ("mimic_cxr_jpg", images, subjects)
-    assert found["index_seconds"] < 60
-    assert found["peak_bytes"] < 3 * 2**30
+    record_index(record, "MIMIC-CXR-JPG simulated, 377,110 images", found, 60, 3)
 
 
 @pytest.fixture(scope="module")
@@ -117,18 +118,6 @@ def files(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     return paths
 
 
-def ratio(slow: Callable[[], object], fast: Callable[[], object], rounds: int = 5) -> float:
-    """Median over rounds of how many times longer ``slow`` takes."""
-    found = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        slow()
-        middle = time.perf_counter()
-        fast()
-        found.append((middle - began) / (time.perf_counter() - middle))
-    return float(np.median(found))
-
-
 def pil(path: Path, size: int) -> np.ndarray:
     from PIL import Image
 
@@ -137,17 +126,27 @@ def pil(path: Path, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [64, 224])
-def test_decoding_is_3_times_pil_a_core(files: list[Path], size: int) -> None:
+def test_decoding_is_3_times_pil_a_core(files: list[Path], size: int, medians, record) -> None:
     from cxr_common.cohorts import pixel_size_for, read_image
 
     cv2.setNumThreads(1)
     stored = pixel_size_for(size)
-    found = ratio(lambda: [pil(path, size) for path in files], lambda: [read_image(path, stored) for path in files])
-    print(json.dumps({"decode_over_pil": found, "size": size, "stored": stored}))
-    assert found >= 3
+    ways = {
+        "PIL": lambda: [pil(path, size) for path in files],
+        "ours": lambda: [read_image(path, stored) for path in files],
+    }
+    seconds = medians(ways, rounds=5)
+    record(
+        f"Decoding gray JPEG of 2,000 px for networks of {size} px (stored at {stored} px), one core",
+        seconds["PIL"] / seconds["ours"],
+        "x",
+        peer="PIL: open, convert, resize",
+        least=3,
+        detail=", ".join(f"{name} {1e3 * value / len(files):.1f} ms an image" for name, value in seconds.items()),
+    )
 
 
-def test_an_epoch_from_the_memory_map_is_20_times_one_from_files(files: list[Path]) -> None:
+def test_an_epoch_from_the_memory_map_is_20_times_one_from_files(files: list[Path], medians, record) -> None:
     from cxr_common.cohorts import prepare
     from cxr_common.views import ViewSpec, draw, render
 
@@ -165,12 +164,19 @@ def test_an_epoch_from_the_memory_map_is_20_times_one_from_files(files: list[Pat
     def from_files(rows: np.ndarray) -> np.ndarray:
         return np.stack([np.ascontiguousarray(pil(files[row], 256)[..., 0]) for row in rows])
 
-    found = ratio(lambda: epoch(from_files), lambda: epoch(lambda rows: cohort.pixels[rows]))
-    print(json.dumps({"epoch_from_files_over_memory_map": found}))
-    assert found >= 20
+    ways = {"files": lambda: epoch(from_files), "ours": lambda: epoch(lambda rows: cohort.pixels[rows])}
+    seconds = medians(ways, rounds=5)
+    record(
+        "An epoch of augmented views of 224 px from the prepared memory map",
+        seconds["files"] / seconds["ours"],
+        "x",
+        peer="the same from JPEG files of 2,000 px, read with PIL",
+        least=20,
+        detail=", ".join(f"{name} {len(order) / value:.1f} images/s" for name, value in seconds.items()),
+    )
 
 
-def test_near_duplicates_among_112120_images_are_minutes() -> None:
+def test_near_duplicates_among_112120_images_are_minutes(medians, record) -> None:
     """The pair search alone, on descriptors of random images, one image in a thousand a copy."""
     from cxr_common.cohorts.audit.duplicates import near_pairs
     from cxr_common.cohorts.audit.measures import SMALL, THUMB, Measures
@@ -182,9 +188,14 @@ def test_near_duplicates_among_112120_images_are_minutes() -> None:
     digests = [row.to_bytes(4, "big") for row in range(len(thumbs))]
     nothing = np.zeros(len(thumbs))
     small = np.zeros((len(thumbs), SMALL, SMALL), np.uint8)
-    began = time.perf_counter()
-    pairs = near_pairs(Measures(thumbs, small, nothing, nothing, nothing, digests))
-    seconds = time.perf_counter() - began
-    print(json.dumps({"near_duplicate_seconds": seconds, "pairs": len(pairs.rows)}))
-    assert pairs.rows.tolist() == [[row, len(thumbs) - 112 + row] for row in range(112)]
-    assert seconds < 600
+    measures = Measures(thumbs, small, nothing, nothing, nothing, digests)
+    found = []
+    seconds = medians({"ours": lambda: found.append(near_pairs(measures))}, rounds=1, warm_up=0)
+    assert found[0].rows.tolist() == [[row, len(thumbs) - 112 + row] for row in range(112)]
+    record(
+        "Near duplicates among 112,120 images, the search for pairs",
+        seconds["ours"],
+        "s",
+        most=600,
+        detail="random descriptors; the 112 pairs put in are found, and nothing else",
+    )

@@ -6,8 +6,6 @@ Run it on an idle machine. A ratio compares medians of steps that alternate, so 
 while slows both.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +25,7 @@ from cxr_distill.student import Student
 from cxr_distill.teacher import Teacher
 from cxr_distill.train import train_step
 
+TITLE = "A distillation step"
 LABELS = 14
 WANTED = {(224, 8): {"live": 2.0, "recorded": 3.3}, (64, 64): {"live": 1.7, "recorded": 2.7}}
 """Least ratios wanted of a ResNet-50 teaching a ResNet-18, by edge and batch size."""
@@ -115,23 +114,9 @@ def our_step(
     return step
 
 
-def medians(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, taken in turns after two rounds to warm up."""
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 2):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if number >= 2:
-                taken[name].append(time.perf_counter() - began)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
-
-
 @pytest.mark.benchmark
 @pytest.mark.parametrize(("size", "batch"), WANTED)
-def test_faster_than_a_naive_step(size, batch) -> None:
+def test_faster_than_a_naive_step(size, batch, medians, record) -> None:
     device = start("auto").device
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, 1, size, size), dtype=torch.uint8, generator=generator).to(device)
@@ -141,19 +126,22 @@ def test_faster_than_a_naive_step(size, batch) -> None:
         "live": our_step(size, images, targets, recorded=False),
         "recorded": our_step(size, images, targets, recorded=True),
     }
-    seconds = medians(steps, rounds=12)
-    ratios = {name: seconds["naive"] / seconds[name] for name in ("live", "recorded")}
-    shown = "  ".join(f"{name} {1e3 * value:.0f} ms" for name, value in seconds.items())
-    print(f"\nResNet-50 → ResNet-18, {size} px, batch {batch}: {shown}")
-    print("  ".join(f"{name} {ratio:.2f}x (wanted {WANTED[size, batch][name]})" for name, ratio in ratios.items()))
+    seconds = medians(steps, rounds=12, warm_up=2)
     for name, least in WANTED[size, batch].items():
-        assert ratios[name] >= least, f"{name}: {ratios[name]:.2f}x"
+        record(
+            f"ResNet-50 teaches ResNet-18, {size} px, batch {batch}, {name} teacher, precision auto",
+            seconds["naive"] / seconds[name],
+            "x",
+            peer="a script's step: teacher in every step, float32, NCHW",
+            least=least,
+            detail=f"naive {1e3 * seconds['naive']:.0f} ms, ours {1e3 * seconds[name]:.0f} ms",
+        )
 
 
 @pytest.mark.benchmark
 @pytest.mark.filterwarnings("ignore")  # of libraries that torchdistill imports
 @pytest.mark.parametrize(("size", "batch"), WANTED)
-def test_faster_than_torchdistill(size, batch) -> None:
+def test_faster_than_torchdistill(size, batch, medians, record) -> None:
     device = start("auto").device
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, 1, size, size), dtype=torch.uint8, generator=generator).to(device)
@@ -163,8 +151,12 @@ def test_faster_than_torchdistill(size, batch) -> None:
         "torchdistill": torchdistill_step(size, images, targets),
         "live": our_step(size, images, targets, task="multiclass"),
     }
-    seconds = medians(steps, rounds=12)
-    ratio = seconds["torchdistill"] / seconds["live"]
-    shown = "  ".join(f"{name} {1e3 * value:.0f} ms" for name, value in seconds.items())
-    print(f"\nResNet-50 → ResNet-18, {size} px, batch {batch}: {shown}, {ratio:.2f}x (wanted {WANTED_OF_TORCHDISTILL})")
-    assert ratio >= WANTED_OF_TORCHDISTILL
+    seconds = medians(steps, rounds=12, warm_up=2)
+    record(
+        f"ResNet-50 teaches ResNet-18, {size} px, batch {batch}, live teacher, precision auto",
+        seconds["torchdistill"] / seconds["live"],
+        "x",
+        peer="torchdistill's training loop, float32",
+        least=WANTED_OF_TORCHDISTILL,
+        detail=f"torchdistill {1e3 * seconds['torchdistill']:.0f} ms, ours {1e3 * seconds['live']:.0f} ms",
+    )

@@ -7,9 +7,6 @@ NCHW, Adam) with the same network for one channel, the same views, batch, head a
 the recipe's precision; ``auto`` in bf16 where the device has it.
 """
 
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,11 +33,13 @@ from cxr_ssl.sinkhorn import sinkhorn
 from cxr_ssl.step import train_step
 from cxr_ssl.swav import SwAV, swapped_prediction_loss
 
+TITLE = "A pretraining step"
 CASES = {"R18 64/32 batch 16": ("resnet18", (64, 32), 16), "R50 224/96 batch 4": ("resnet50", (224, 96), 4)}
 WANTED = {"auto": 2.5, "fp32": 1.4}
 WANTED_END_TO_END = {"png": 3.0, "jpg": 2.0}
 WANTED_MEMORY = {"bf16": 0.7, "bf16 checkpointing": 0.5}
 PROTOTYPES, EMBEDDING = 300, 64
+RECIPE = "lightly's SwAV example, float32"
 Views = list[torch.Tensor]
 
 
@@ -122,18 +121,6 @@ def our_step(learner: Learner) -> Callable[[Views], None]:
     return step
 
 
-def medians(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, taken in turns after two rounds to warm up."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 2):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            if number >= 2:
-                taken[name].append(time.perf_counter() - began)
-    return {name: float(np.median(seconds)) for name, seconds in taken.items()}
-
-
 def random_views(sizes: tuple[int, int], batch: int) -> Views:
     random = torch.Generator().manual_seed(0)
     counts = zip((2, 6), sizes, strict=True)
@@ -142,7 +129,7 @@ def random_views(sizes: tuple[int, int], batch: int) -> Views:
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("case", CASES)
-def test_a_training_step(case) -> None:
+def test_a_training_step(case, medians, record) -> None:
     architecture, sizes, batch = CASES[case]
     views = random_views(sizes, batch)
     floats = [(view.float() / 255 - 0.5) / 0.2 for stack in views for view in stack]
@@ -151,17 +138,21 @@ def test_a_training_step(case) -> None:
     for precision in WANTED:
         ours = our_step(our_learner(architecture, sizes, batch, precision))
         steps[precision] = lambda ours=ours: ours(views)
-    seconds = medians(steps, rounds=8)
-    ratios = {precision: seconds["lightly"] / seconds[precision] for precision in WANTED}
-    print(f"\n{case}: " + "  ".join(f"{name} {1e3 * value:.0f} ms" for name, value in seconds.items()))
-    print("  ".join(f"{name} {ratio:.2f}x (wanted {WANTED[name]})" for name, ratio in ratios.items()))
-    for name, ratio in ratios.items():
-        assert ratio >= WANTED[name], f"{name}: {ratio:.2f}x"
+    seconds = medians(steps, rounds=8, warm_up=2)
+    for precision, least in WANTED.items():
+        record(
+            f"{case}, precision {precision}",
+            seconds["lightly"] / seconds[precision],
+            "x",
+            peer=RECIPE,
+            least=least,
+            detail=f"lightly {1e3 * seconds['lightly']:.0f} ms, ours {1e3 * seconds[precision]:.0f} ms",
+        )
 
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("case", CASES)
-def test_loss_and_codes_are_a_hundredth_of_a_step(case) -> None:
+def test_loss_and_codes_are_a_hundredth_of_a_step(case, medians, record) -> None:
     architecture, sizes, batch = CASES[case]
     views = random_views(sizes, batch)
     ours = our_step(our_learner(architecture, sizes, batch, "auto"))
@@ -172,15 +163,20 @@ def test_loss_and_codes_are_a_hundredth_of_a_step(case) -> None:
         loss, _ = swapped_prediction_loss(scores, codes)
         loss.backward()
 
-    seconds = medians({"step": lambda: ours(views), "loss": loss_alone}, rounds=10)
-    share = seconds["loss"] / seconds["step"]
-    print(f"\n{case}: loss and Sinkhorn {share:.2%} of a step (wanted at most 1 %)")
-    assert share <= 0.01
+    seconds = medians({"step": lambda: ours(views), "loss": loss_alone}, rounds=10, warm_up=2)
+    record(
+        f"{case}, share of loss and Sinkhorn",
+        100 * seconds["loss"] / seconds["step"],
+        "%",
+        peer="the whole step",
+        most=1,
+        detail=f"step {1e3 * seconds['step']:.0f} ms, loss and Sinkhorn {1e3 * seconds['loss']:.1f} ms",
+    )
 
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("kind", WANTED_END_TO_END)
-def test_end_to_end_from_files(kind, tmp_path: Path) -> None:
+def test_end_to_end_from_files(kind, tmp_path: Path, medians, record) -> None:
     """An epoch of R18 64/32: the recipe decodes in the loop, ours reads the prepared memory map."""
     edge, batch, images = {"png": 1024, "jpg": 256}[kind], 16, 64
     random = np.random.default_rng(0)
@@ -222,18 +218,21 @@ def test_end_to_end_from_files(kind, tmp_path: Path) -> None:
         for views in view_batches(cohort, rows, specs, accelerator=learner.accelerator, **options):
             ours(views)
 
-    seconds = medians({"lightly": plain_epoch, "ours": our_epoch}, rounds=3)
-    ratio = seconds["lightly"] / seconds["ours"]
-    shown = "  ".join(f"{name} {images / value:.1f} images/s" for name, value in seconds.items())
-    print(f"\nend to end from {edge} px {kind}: {shown}, {ratio:.2f}x (wanted {WANTED_END_TO_END[kind]})")
-    assert ratio >= WANTED_END_TO_END[kind]
+    seconds = medians({"lightly": plain_epoch, "ours": our_epoch}, rounds=3, warm_up=2)
+    record(
+        f"An epoch of R18 64/32 batch {batch}, from {kind.upper()} of {edge} px, prepared once",
+        seconds["lightly"] / seconds["ours"],
+        "x",
+        peer="lightly's SwAV example, which decodes in the loop",
+        least=WANTED_END_TO_END[kind],
+        detail=", ".join(f"{name} {images / value:.1f} images/s" for name, value in seconds.items()),
+    )
 
 
-def added_memory(way: str) -> float:
+def added_memory(own_process: Callable[[str], str], way: str) -> float:
     """GiB that two steps of R50 224/96 batch 4 add to a process of their own."""
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_ssl_step as t; t.tell({way!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    return float(own_process(code).split()[-1])
 
 
 def tell(way: str) -> None:
@@ -257,7 +256,13 @@ def tell(way: str) -> None:
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("way", WANTED_MEMORY)
-def test_added_peak_memory(way) -> None:
-    plain, ours = added_memory("lightly"), added_memory(way)
-    print(f"\nadded peak memory, R50 224/96 batch 4: lightly {plain:.2f} GiB, {way} {ours:.2f} GiB, {ours / plain:.2f}")
-    assert ours <= WANTED_MEMORY[way] * plain
+def test_added_peak_memory(way, benchmark, own_process, record) -> None:
+    plain, ours = benchmark.pedantic(lambda: [added_memory(own_process, one) for one in ("lightly", way)])
+    record(
+        f"Memory that two steps add at their peak, R50 224/96 batch 4, {way}",
+        100 * ours / plain,
+        "%",
+        peer=f"of {RECIPE}",
+        most=100 * WANTED_MEMORY[way],
+        detail=f"lightly {plain:.2f} GiB, ours {ours:.2f} GiB",
+    )

@@ -1,4 +1,9 @@
-"""Speed of the statistics, against the loops they replace: ``pytest -n 0 -m benchmark benchmarks``."""
+"""Speed of the statistics, against the loops they replace.
+
+    uv run pytest benchmarks/test_statistics.py -m benchmark -n 0 -s
+
+A loop over scikit-learn takes minutes: a few of its resamples are timed and the rest is scaled, as all cost the same.
+"""
 
 import time
 
@@ -9,9 +14,11 @@ import sklearn.metrics as peer
 from cxr_eval.statistics import bootstrap, delong
 from cxr_eval.statistics.ranking import ranking
 
+TITLE = "Statistics"
 IMAGES, LABELS, PATIENTS, RESAMPLES = 25_596, 14, 2_797, 2_000
 TIMED = 3
-"""Resamples of the scikit-learn loop that are timed; the rest is scaled, as all cost the same."""
+"""Resamples of the scikit-learn loop that are timed."""
+PROBLEM = f"{IMAGES:,} images, {LABELS} labels, {RESAMPLES:,} resamples"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +45,7 @@ def loop(problem, weights, resamples):
 
 
 @pytest.mark.benchmark
-def test_bootstrap_of_auroc_and_f1_is_at_least_35_times_a_scikit_learn_loop(problem, benchmark):
+def test_bootstrap_of_auroc_and_f1_is_at_least_35_times_a_scikit_learn_loop(problem, benchmark, record):
     targets, scores, decisions, patient = problem
 
     def ours():
@@ -52,13 +59,18 @@ def test_bootstrap_of_auroc_and_f1_is_at_least_35_times_a_scikit_learn_loop(prob
     np.testing.assert_allclose(found["auroc"][:TIMED], areas, rtol=0, atol=1e-9)
     np.testing.assert_allclose(found["f1"][:TIMED], f1, rtol=0, atol=1e-9)
     fast = benchmark.stats.stats.median
-    benchmark.extra_info["ratio"] = slow / fast
-    print(f"ours {fast:.2f} s; scikit-learn loop {slow:.0f} s (scaled from {TIMED} resamples); {slow / fast:.0f}x")
-    assert slow / fast > 35
+    record(
+        f"Bootstrap of AUROC and F1, {PROBLEM}",
+        slow / fast,
+        "x",
+        peer="a loop over scikit-learn",
+        least=35,
+        detail=f"scikit-learn {slow:.0f} s (scaled from {TIMED} resamples), ours {fast:.2f} s",
+    )
 
 
 @pytest.mark.benchmark
-def test_delong_is_at_least_1000_times_the_bootstrap_it_replaces(problem, benchmark):
+def test_delong_is_at_least_1000_times_the_bootstrap_it_replaces(problem, benchmark, record):
     """Against a loop over resamples with scikit-learn; the ratio to our own bootstrap is told beside it."""
     targets, scores, _, patient = problem
 
@@ -79,9 +91,18 @@ def test_delong_is_at_least_1000_times_the_bootstrap_it_replaces(problem, benchm
     fast = benchmark.stats.stats.median
     errors = [float(cov[0, 0]) ** 0.5 for _, cov in found]
     np.testing.assert_allclose(errors, drawn.std(axis=0), rtol=0.1)
-    benchmark.extra_info |= {"ratio": slow / fast, "ratio_to_ours": own / fast}
-    print(
-        f"DeLong {fast * 1000:.0f} ms; bootstrap by scikit-learn {slow:.0f} s (scaled from {TIMED} resamples), "
-        f"{slow / fast:.0f}x; our bootstrap {own:.2f} s, {own / fast:.0f}x"
+    record(
+        f"DeLong errors of AUROC clustered by patient, {PROBLEM}",
+        slow / fast,
+        "x",
+        peer="a bootstrap that loops over scikit-learn",
+        least=1000,
+        detail=f"scikit-learn {slow:.0f} s (scaled from {TIMED} resamples), ours {1e3 * fast:.0f} ms",
     )
-    assert slow / fast > 1000
+    record(
+        f"DeLong errors of AUROC clustered by patient, {PROBLEM}",
+        own / fast,
+        "x",
+        peer="our own bootstrap",
+        detail=f"bootstrap {own:.2f} s, DeLong {1e3 * fast:.0f} ms",
+    )

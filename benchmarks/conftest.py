@@ -1,0 +1,173 @@
+"""The shared room of the benchmarks: ways timed in turns, and rows that a JSON file keeps.
+
+    uv run pytest benchmarks -m benchmark -n 0 -s --benchmark-json benchmarks/results/NAME.json
+
+A test times its ways with ``medians`` (or with pytest-benchmark's own ``benchmark``) and hands each figure to
+``record``. The rows lie in the file under ``extra_info["rows"]`` whether their bounds hold or not; ``page.py`` makes
+the page from them. Run it on an idle machine.
+"""
+
+import importlib.metadata
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from cxr_common.checkpoint import cpu_name
+
+PACKAGES = ("torch", "onnxruntime", "lightly", "scikit-learn", "torchdistill")
+"""Whose versions a file carries: what is measured runs in them, or against them."""
+
+
+@pytest.fixture(autouse=True)
+def _own_threads() -> Iterator[None]:
+    """Threads of torch and OpenCV are set back, so that no figure depends on which tests ran before."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    yield
+    torch.set_num_threads(before[0])
+    cv2.setNumThreads(before[1])
+
+
+@pytest.fixture
+def medians(benchmark: Any) -> Callable[..., dict[str, float]]:
+    """A function that times several ways in turns: ``medians({"peer": f, "ours": g}, rounds=5)``.
+
+    In every round each way has its turn once, so that what slows the machine for a while slows all of them. The first
+    ``warm_up`` rounds do not count. It gives the median seconds of each, and may be called once a test: the whole of it
+    is the one round that pytest-benchmark sees.
+    """
+
+    def timed(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, float]:
+        return benchmark.pedantic(_in_turns, args=(ways, rounds, warm_up))
+
+    return timed
+
+
+def _in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int) -> dict[str, float]:
+    import torch
+
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(warm_up + rounds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number >= warm_up:
+                taken[name].append(time.perf_counter() - began)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+@pytest.fixture
+def own_process() -> Callable[..., str]:
+    """A function that runs Python code in a process of its own, where memory can be measured, and gives what it prints.
+
+    ``own_process(code, *arguments)``. On Linux the peak that getrusage tells begins with that of the process that
+    started this one, and pytest has held whole networks by then: a shell between them begins small.
+    """
+
+    def ran(code: str, *arguments: str) -> str:
+        command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    return ran
+
+
+@pytest.fixture
+def record(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
+    """A function that keeps one figure and prints it; a test whose figures miss a bound fails once it has ended.
+
+    ``record(what, value, unit, peer="", least=None, most=None, detail="")``: a line a reader understands, the figure,
+    "x" (the peer's time over ours), "%", "s" or "GiB", what it is compared with, the least or the most that is wanted,
+    and what the figure was made from.
+    """
+    title: str = request.module.TITLE
+    rows: list[dict[str, Any]] = []
+    benchmark.extra_info |= {"title": title, "rows": rows}
+
+    def keep(
+        what: str,
+        value: float,
+        unit: str,
+        *,
+        peer: str = "",
+        least: float | None = None,
+        most: float | None = None,
+        detail: str = "",
+    ) -> None:
+        row = {"what": what, "peer": peer, "value": float(value), "unit": unit, "least": least, "most": most}
+        rows.append({**row, "detail": detail})
+        print(f"\n{_told(rows[-1])}" + (f" ({detail})" if detail else ""))
+
+    return keep
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Hold a test to the bounds of its rows when all of them are recorded."""
+    result = yield
+    benchmark: Any = pyfuncitem.funcargs.get("benchmark")
+    rows = benchmark.extra_info.get("rows", []) if benchmark else []
+    missed = [_told(row) for row in rows if not _met(row)]
+    if missed:
+        pytest.fail("missed: " + "; ".join(missed), pytrace=False)
+    return result
+
+
+def _met(row: Mapping[str, Any]) -> bool:
+    low = -math.inf if row["least"] is None else row["least"]
+    high = math.inf if row["most"] is None else row["most"]
+    return low <= row["value"] <= high
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    peer = f", against {row['peer']}" if row["peer"] else ""
+    bounds = [f"at {side} {row[side]:g}" for side in ("least", "most") if row[side] is not None]
+    wanted = f", wanted {' and '.join(bounds)}" if bounds else ""
+    return f"{row['what']}{peer}: {row['value']:.4g} {row['unit']}{wanted}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_benchmark_generate_json(benchmarks: Iterable[Any]) -> Generator[None, dict[str, Any], dict[str, Any]]:
+    """Name the tests that failed within what they timed; one that ran out of time would cost the whole file."""
+    failed = [one for one in benchmarks if one.has_error or not one.stats]
+    for one in failed:
+        one.fixture.has_error = True  # which leaves it out
+    document = yield
+    names = [(one.extra_info["title"], one.name) for one in failed if "title" in one.extra_info]
+    document["failed"] = [{"title": title, "name": name} for title, name in names]
+    return document
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """Say what decides speed, and nothing that names the machine, its owner or a path: the files are published."""
+    import torch
+
+    machine_info.clear()
+    machine_info |= {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch_threads": torch.get_num_threads(),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,134 @@
+"""Writes docs/performance.md from the files of ``--benchmark-json``, one a machine.
+
+    uv run python benchmarks/page.py benchmarks/results/NAME.json --out docs/performance.md
+
+Every number on the page comes from the files. ``conftest.py`` says what lies in them.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = "benchmarks/results"
+HEAD = """# Performance
+
+Written by `benchmarks/page.py` from what the benchmarks kept, not by hand. One file a machine, which does nothing else
+meanwhile:
+
+```sh
+uv run pytest benchmarks -m benchmark -n 0 --benchmark-json {results}/NAME.json
+uv run python benchmarks/page.py {files} --out docs/performance.md
+```
+
+A figure in x is the time of the peer over ours: more is better. The two take turns in one process and their medians
+are compared, so that what slows the machine for a while slows both; such a ratio carries over to other machines better
+than seconds do. Only the loops over scikit-learn, which take minutes, come after ours and are scaled from a few
+resamples. Memory is that of processes of their own. A figure in % is ours over the peer's: less is better. *Wanted* is
+the bound that the benchmark holds a figure to; **missed** says that it does not hold.
+"""
+
+
+def page(documents: Mapping[str, Mapping[str, Any]]) -> str:
+    """The whole page.
+
+    Args:
+        documents: Name of a file in benchmarks/results -> what is in it.
+
+    Returns:
+        Markdown, ending in a newline.
+    """
+    files = " ".join(f"{RESULTS}/{name}" for name in documents)
+    parts = [HEAD.format(results=RESULTS, files=files)]
+    for name, document in documents.items():
+        parts += [_machine(name, document), *_tables(document)]
+    return "\n".join(parts)
+
+
+def _machine(name: str, document: Mapping[str, Any]) -> str:
+    """Heading of a machine, what it ran, and how many bounds hold."""
+    info, commit = document["machine_info"], document["commit_info"]
+    cores = f"{info['cores']} core{'' if info['cores'] == 1 else 's'}"
+    heading = ", ".join(part for part in (info["cpu"], cores, info["gpu"]) if part)
+    versions = [f"{package} {version}" for package, version in info["versions"].items() if version]
+    threads = f"{info['torch_threads']} thread{'' if info['torch_threads'] == 1 else 's'} of torch"
+    ran = ", ".join([f"{info['system']} {info['machine']}", f"Python {info['python']}", *versions, threads])
+    revision = commit["id"][:12] + (" with uncommitted changes" if commit["dirty"] else "")
+    rows = [row for _, _, rows in _tests(document) for row in rows]
+    bounded = [row for row in rows if _bounds(row)]
+    met = sum(_met(row) for row in bounded)
+    return (
+        f"## {heading}\n\n{ran}; revision {revision}, {document['datetime'][:10]} (`{RESULTS}/{name}`).\n\n"
+        f"{len(rows)} figures; {met} of {len(bounded)} bounds hold.\n"
+    )
+
+
+def _tables(document: Mapping[str, Any]) -> Iterable[str]:
+    """One table for each file of benchmarks, in the order in which they ran."""
+    for title in dict.fromkeys(title for title, _, _ in _tests(document)):
+        tests = [(test, rows) for of, test, rows in _tests(document) if of == title]
+        lines = [f"### {title}\n"]
+        rows = [row for _, rows in tests for row in rows]
+        if rows:
+            lines += ["| what | peer | measured | wanted | detail |", "|---|---|---|---|---|"]
+        for row in rows:
+            shown = _quantity(row["value"], row["unit"]) + ("" if _met(row) else ", **missed**")
+            cells = (row["what"], row["peer"], shown, _bounds(row), row["detail"])
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        failed = [test for test, rows in tests if not rows]
+        if failed:
+            names = ", ".join(f"`{test}`" for test in failed)
+            lines.append(("\n" if rows else "") + f"Failed before a figure was measured: {names}.")
+        yield "\n".join(lines) + "\n"
+
+
+def _tests(document: Mapping[str, Any]) -> list[tuple[str, str, Sequence[Mapping[str, Any]]]]:
+    """(title of its file, name of the test, its rows); benchmarks that record no rows are not ours to tell."""
+    found = [(test["extra_info"], test["name"]) for test in document["benchmarks"]]
+    tests = [(extra["title"], name, extra["rows"]) for extra, name in found if "rows" in extra]
+    return tests + [(test["title"], test["name"], []) for test in document["failed"]]
+
+
+def _bounds(row: Mapping[str, Any]) -> str:
+    sides = [f"at {side} {_quantity(row[side], row['unit'])}" for side in ("least", "most") if row[side] is not None]
+    return " and ".join(sides)
+
+
+def _met(row: Mapping[str, Any]) -> bool:
+    """Whether a figure holds its bounds; one that is not a number misses them."""
+    low = -math.inf if row["least"] is None else row["least"]
+    high = math.inf if row["most"] is None else row["most"]
+    return low <= row["value"] <= high
+
+
+def _quantity(value: float, unit: str) -> str:
+    """Three digits, more before the decimal point, and the unit."""
+    number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return number + ("" if unit == "x" else " ") + unit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the files, write the page; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Write docs/performance.md from the files of --benchmark-json.")
+    parser.add_argument("files", nargs="+", type=Path, help=f"files of --benchmark-json in {RESULTS}, one a machine")
+    parser.add_argument("--out", type=Path, help="file to write; without it the page goes to standard output")
+    given = parser.parse_args(argv)
+    documents = {}
+    for file in given.files:
+        try:
+            documents[file.name] = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            parser.error(f"expected a file of --benchmark-json, found {error}; where: {file}")
+    text = page(documents)
+    if given.out:
+        given.out.write_text(text, "utf-8")
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

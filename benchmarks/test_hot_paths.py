@@ -1,0 +1,147 @@
+"""Hot paths that have no file of their own: Sinkhorn codes, and the answer for one image.
+
+    uv run pytest benchmarks/test_hot_paths.py -m benchmark -n 0 -s
+
+Run it on an idle machine. Networks have random weights: speed does not depend on what was learnt. Sinkhorn has no
+bound: ours is the slower one, and its share of a step has one in test_ssl_step.py.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
+from torch import nn
+
+from cxr_common import checkpoint
+from cxr_common.checkpoint import Header, Input
+from cxr_common.cohorts.phantom import phantom
+from cxr_common.files import sha256
+from cxr_common.models.zoo import GrayNetwork, build
+from cxr_eval.benchmark.benchmark import measure
+from cxr_eval.benchmark.entries import EAGER, entries
+from cxr_eval.export import onnx_file
+from cxr_eval.export.answer import Answering
+from cxr_eval.export.convert import convert
+from cxr_eval.export.quantise import Variant, search
+from cxr_ssl.sinkhorn import sinkhorn
+
+TITLE = "Sinkhorn codes and the answer for one image"
+SCORES = [(16, 300), (256, 3000)]
+"""Images and prototypes: a small run on a laptop, and the batch and prototypes of ``--preset paper-256``."""
+EPSILON, ITERATIONS = 0.05, 3
+
+NETWORKS = ("resnet18", "resnet34", "resnet50")
+SIZE, LABELS, SECONDS = 224, 14, 6.0
+FOLDED, FLOAT, INT8 = ("PyTorch folded, channels-last", "fp32"), ("ONNX Runtime", "fp32"), ("ONNX Runtime", "int8")
+WANTED = {FOLDED: None, FLOAT: 1.6, INT8: 5.0}
+"""Least ratios to the same network in eager float32 PyTorch, one image, one thread."""
+WANTED_SMALL_INT8 = 13.0
+"""Of an 8-bit ResNet-18 to a ResNet-50 in eager float32 PyTorch."""
+WANTED_BYTES = 27.0
+"""Most of the size of the float32 file that the 8-bit file may have, per cent."""
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize(("images", "prototypes"), SCORES)
+def test_sinkhorn_beside_lightly(images, prototypes, medians, record) -> None:
+    """The same codes from the same scores; ours goes by logarithms, which never overflow and cost more."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = nn.functional.normalize(torch.randn(images, 128, generator=generator), dim=1)
+    scores = embeddings @ nn.functional.normalize(torch.randn(128, prototypes, generator=generator), dim=0)
+    codes = {
+        "lightly": lambda: lightly_sinkhorn(scores, ITERATIONS, EPSILON),
+        "ours": lambda: sinkhorn(scores, epsilon=EPSILON, iterations=ITERATIONS),
+    }
+    torch.testing.assert_close(codes["ours"](), codes["lightly"](), rtol=1e-3, atol=1e-6)
+    seconds = medians(codes, rounds=50, warm_up=5)
+    record(
+        f"Sinkhorn codes of {images} images and {prototypes} prototypes, {ITERATIONS} iterations, with logarithms",
+        seconds["lightly"] / seconds["ours"],
+        "x",
+        peer="lightly's sinkhorn, with plain exponentials",
+        detail=", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items()),
+    )
+
+
+def model_file(architecture: str, folder: Path) -> Path:
+    """A classifier whose normalisations do something, as trained ones do.
+
+    Fresh ones pass everything on or nothing at all, and their biases are all zero: the exporter makes one constant of
+    equal ones, and what refers to it stays float in the 8-bit file.
+    """
+    torch.manual_seed(0)
+    network = build(architecture, LABELS, size=SIZE)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+            nn.init.normal_(module.get_buffer("running_mean"), 0, 0.2)
+            nn.init.uniform_(module.get_buffer("running_var"), 0.5, 2)
+    labels = tuple(f"label {i}" for i in range(LABELS))
+    path = folder / architecture / "model.safetensors"
+    header = Header("model", architecture, Input(SIZE, 0.5, 0.25), task="multilabel", labels=labels)
+    checkpoint.save(path, network, header)
+    return path
+
+
+def export_beside(path: Path) -> dict[str, Path]:
+    """Both ONNX files as ``export-model`` leaves them, with one way to 8 bits instead of all."""
+    network, header = checkpoint.load(path, kind="model")
+    assert isinstance(network, GrayNetwork)
+    about = {"schema": 1, "precision": "fp32", "source": {"sha256": sha256(path)}}
+    graph = convert(Answering(network, header), header)
+    onnx_file.describe(graph, header, about)
+    images = phantom(16, size=SIZE, seed=0)["pixels"][:, None]
+    targets = np.eye(16, LABELS, dtype=np.float32)
+    way = [Variant("minmax", True, "none")]
+    # Random weights have no AUROC to lose, so any loss will do.
+    small, report = search(graph, header, images, images, targets, np.arange(16), max_drop=1.0, variants=way)
+    assert isinstance(small, onnx.ModelProto)
+    onnx_file.describe(small, header, {**about, "precision": "int8", "quantisation": report["variants"][0]})
+    files = {"fp32": path.parent / "export" / "model.onnx", "int8": path.parent / "export" / "model.int8.onnx"}
+    onnx_file.save(graph, files["fp32"])
+    onnx_file.save(small, files["int8"])
+    return files
+
+
+@pytest.mark.benchmark
+@pytest.mark.timeout(1800)
+def test_answer_for_one_image(tmp_path: Path, benchmark, record) -> None:
+    """Every network in every runtime, all in turns in one process, so that networks can be compared as well."""
+    torch.set_num_threads(1)
+    paths = {name: model_file(name, tmp_path) for name in NETWORKS}
+    files = {name: export_beside(path) for name, path in paths.items()}
+    rows, _ = entries(paths, tmp_path)
+    rows = [row for row in rows if (row.runtime, row.precision) in (EAGER, *WANTED)]
+    runs = {row.name: row.load(1) for row in rows}
+    timed = benchmark.pedantic(measure, args=(rows, runs, SECONDS))
+    found = {(row.model, (row.runtime, row.precision)): timed[row.name] for row in rows}
+    ms = {key: figures["latency_ms_p50"] for key, figures in found.items()}
+    for name in NETWORKS:
+        for way, least in WANTED.items():
+            eager, ours = ms[name, EAGER], ms[name, way]
+            rate, best = (found[name, runtime]["images_per_second"] for runtime in (EAGER, way))
+            shown = f"eager {eager:.1f} ms, {rate:.0f} images/s at best; this {ours:.1f} ms, {best:.0f} images/s"
+            what = f"{name}, {SIZE} px, one image, one thread: {' '.join(way)}"
+            record(what, eager / ours, "x", peer="the same in eager PyTorch, float32", least=least, detail=shown)
+        size = {precision: file.stat().st_size for precision, file in files[name].items()}
+        record(
+            f"{name}: size of the 8-bit file",
+            100 * size["int8"] / size["fp32"],
+            "%",
+            peer="of the float32 file",
+            most=WANTED_BYTES,
+            detail=f"float32 {size['fp32'] / 1e6:.1f} MB, 8 bits {size['int8'] / 1e6:.1f} MB",
+        )
+    eager, ours = ms["resnet50", EAGER], ms["resnet18", INT8]
+    record(
+        f"resnet18 in 8 bits in ONNX Runtime, {SIZE} px, one image, one thread",
+        eager / ours,
+        "x",
+        peer="resnet50 in eager PyTorch, float32",
+        least=WANTED_SMALL_INT8,
+        detail=f"resnet50 {eager:.1f} ms, resnet18 {ours:.1f} ms",
+    )
