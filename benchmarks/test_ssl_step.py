@@ -237,7 +237,7 @@ def added_memory(own_process: Callable[[str], str], way: str) -> float:
 
 def tell(way: str) -> None:
     """Print the peak that two steps add, in GiB; run in a process of its own."""
-    from cxr_common.training.accelerator import peak_memory
+    from cxr_common.machine import peak_memory
 
     sizes, batch = (224, 96), 4
     views = random_views(sizes, batch)
@@ -251,7 +251,7 @@ def tell(way: str) -> None:
     before = peak_memory()
     step(given)
     step(given)
-    print(peak_memory() - before)
+    print((peak_memory() - before) / 2**30)
 
 
 @pytest.mark.benchmark

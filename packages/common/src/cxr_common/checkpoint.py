@@ -107,16 +107,6 @@ def provenance() -> dict[str, Any]:
     return {"versions": versions, "git": _git_revision(Path(__file__).parent)}
 
 
-def cpu_name() -> str:
-    """Name of the CPU as its maker prints it, or the machine type where that is not to be had."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            lines = [line for line in file if line.startswith("model name")]
-    except OSError:
-        lines = []
-    return lines[0].split(":", 1)[1].strip() if lines else platform.processor() or platform.machine()
-
-
 def _git_revision(folder: Path) -> str | None:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from cxr_common import inference
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
+from cxr_common.machine import peak_memory
 from cxr_common.models.taps import stage_channels
 from cxr_common.models.zoo import GrayNetwork
-from cxr_common.training.accelerator import arithmetic, peak_memory
+from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.loader import epoch_order
 from cxr_common.training.parameters import average_buffers, groups, set_lr
 from cxr_common.training.progress import Progress
@@ -209,7 +210,7 @@ def train(
         "epochs": epochs,
         "seconds": round(at["seconds"], 1),
         "images_per_second": round(at["images"] / at["seconds"], 1),
-        "peak_memory_gib": round(peak_memory(), 2),
+        "peak_memory_gib": round(peak_memory() / 2**30, 2),
         "precision": accelerator.mixed_precision.replace("no", "fp32"),
     }
     finish(on_validation(network), at["best"], summary=summary)

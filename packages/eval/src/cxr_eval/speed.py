@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cxr_common.checkpoint import cpu_name
+from cxr_common.machine import cpu_name
 from cxr_common.models import cost
 
 ROUNDS = 5

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cxr_common.checkpoint import cpu_name, provenance
+from cxr_common.checkpoint import provenance
 from cxr_common.gain import over_seeds
+from cxr_common.machine import cpu_name
 from cxr_recipes.recipe import Recipe
 
 METRICS = {

@@ -84,12 +84,3 @@ def has_bf16(cuda: bool) -> bool:
 def arithmetic(accelerator: "Accelerator") -> torch.dtype:
     """The dtype its ``autocast()`` computes in."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
-
-
-def peak_memory() -> float:
-    """Largest resident memory of this process so far, in GiB."""
-    import resource
-    import sys
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

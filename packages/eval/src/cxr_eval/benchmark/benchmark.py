@@ -20,10 +20,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cxr_common.checkpoint import Header, cpu_name, provenance
+from cxr_common.checkpoint import Header, provenance
 from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
 from cxr_common.files import write_json, write_text
+from cxr_common.machine import cpu_name
 from cxr_common.metrics import auroc, macro
 from cxr_common.models import cost
 from cxr_common.models.zoo import GrayNetwork, build

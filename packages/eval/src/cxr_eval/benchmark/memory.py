@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from cxr_common.errors import BadInput
+from cxr_common.machine import peak_memory
 
 
 def peak_bytes(file: Path, runtime: str, precision: str, threads: int) -> int:
@@ -48,20 +49,7 @@ def _main(file: str, runtime: str, precision: str, threads: str) -> None:
         chosen = "openvino" if runtime == "OpenVINO" else "onnxruntime"
         classifier = load(path, runtime=chosen, threads=int(threads))
         classifier.run(np.zeros((1, 1, classifier.size, classifier.size), np.uint8))
-    print(_peak())
-
-
-def _peak() -> int:
-    """Largest resident memory of this process, bytes."""
-    try:
-        # Not getrusage: what it says begins with the process that started this one.
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
-    except OSError:
-        import resource
-
-        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return largest if sys.platform == "darwin" else largest * 1024
+    print(peak_memory())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,28 @@
+"""What this runs on, and how much of it is used."""
+
+import platform
+import sys
+from pathlib import Path
+
+
+def cpu_name() -> str:
+    """Name of the CPU as its maker prints it, or the machine type where that is not to be had."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = [line for line in file if line.startswith("model name")]
+    except OSError:
+        lines = []
+    return lines[0].split(":", 1)[1].strip() if lines else platform.processor() or platform.machine()
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    try:
+        # Not getrusage: on Linux what it says begins with the process that started this one.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    except OSError:
+        import resource
+
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return largest if sys.platform == "darwin" else largest * 1024
