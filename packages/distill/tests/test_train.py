@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from cxr_common.checkpoint import describe, load
+from cxr_common.checkpoint import Header, Input, describe, load, save
 from cxr_common.errors import BadInput
 from cxr_common.files import sha256
+from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_distill.config import DistillConfig, FinetuneConfig
 from cxr_distill.guidance import Guidance
 from cxr_distill.losses import build_adapters
 from cxr_distill.teacher import classifier_weight, load_teacher
-from cxr_distill.train import automatic_epochs, train
+from cxr_distill.train import automatic_epochs, automatic_lr, train
 
 SMALL = {"size": 32, "batch_size": 16, "epochs": 3, "precision": "fp32", "lr": 3e-3}
 
@@ -114,6 +115,16 @@ def test_starts_with_given_weights_and_a_new_head(tmp_path, toy_cohort) -> None:
 
 def test_automatic_epochs() -> None:
     assert [automatic_epochs(s) for s in (1, 21, 75, 2000)] == [30, 29, 8, 8]
+
+
+def test_automatic_lr(tmp_path, toy_cohort) -> None:
+    network = build("test_resnet", 0, size=32)
+    save(tmp_path / "backbone.safetensors", network, Header("backbone", "test_resnet", Input(32, 0.5, 0.2)))
+    save_file(network.state_dict(), tmp_path / "foreign.safetensors")
+    classifier = finetuned(tmp_path / "classifier", toy_cohort, epochs=1)
+    others = [tmp_path / "foreign.safetensors", Path("imagenet.pth"), classifier]
+    assert [automatic_lr(start) for start in (None, tmp_path / "backbone.safetensors")] == [1e-3, 1e-3]
+    assert [automatic_lr(start) for start in others] == [3e-4, 3e-4, 3e-4]
 
 
 def test_done_before_is_not_done_again(tmp_path, toy_cohort, capsys) -> None:

@@ -77,7 +77,8 @@ class TrainConfig:
         size: Edge of the square network input, pixels.
         epochs: Passes over the training images; 0 chooses by the size of the cohort.
         batch_size: Images of a step over all processes.
-        lr: Peak learning rate of AdamW; 0 chooses by the start (1e-3 from random weights, 3e-4 from others).
+        lr: Peak learning rate of AdamW; 0 chooses by the start: 1e-3 from random weights or an SSL backbone, 3e-4
+            from others, times the root of batch_size / 64.
         weight_decay: Decoupled weight decay, on matrices and kernels only.
         patience: Epochs without a better validation AUROC before training stops; 0 never stops early.
         mode: "full" trains all layers alike, "layerwise" the lower ones more slowly, "linear" none but the
