@@ -293,7 +293,7 @@ def automatic_lr(start: str | Path | None) -> float:
     """
     if start is None:
         return 1e-3
-    ours = Path(start).suffix == ".safetensors" and checkpoint.KEY in checkpoint.metadata(start)
+    ours = Path(start).suffix == ".safetensors" and checkpoint.KEY in checkpoint.metadata(Path(start))
     return 1e-3 if ours and checkpoint.describe(start).kind == "backbone" else 3e-4
 
 
