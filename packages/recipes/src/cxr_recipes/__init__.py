@@ -8,6 +8,6 @@
 >>> stages = quickstart.commands("tiny", Path("runs/try"), data="phantom:60")
 >>> [stage[0][0] for stage in stages]
 ['ssl-pretrain', 'finetune', 'distill', 'evaluate']
->>> print(*stages[1][0])
-finetune --architecture resnet50 --size 32 --epochs 1 --data phantom:60 --run try
+>>> print(*stages[0][0])
+ssl-pretrain --architecture resnet50 --size 32 --epochs 1 --data phantom:60 --run try
 """
