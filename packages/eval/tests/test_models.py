@@ -27,6 +27,7 @@ def test_given_files_keep_their_order_and_folders_will_do(tmp_path):
     touch(tmp_path, "x/model.safetensors", "y/model.safetensors")
     files = find([str(tmp_path / "y"), str(tmp_path / "x" / "model.safetensors"), str(tmp_path / "y")], "runs", "q")
     assert [path.parent.name for path in files] == ["y", "x"]
+    assert find([str(tmp_path / "x" / "model.safetensors"), str(tmp_path)], "runs", "q") == [files[1], files[0]]
     with pytest.raises(BadInput, match="nothing there"):
         find([str(tmp_path / "z")], "runs", "q")
 

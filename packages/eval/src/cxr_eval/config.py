@@ -14,8 +14,8 @@ class EvaluateConfig:
     """Compare classifiers on one cohort and write one report.
 
     Attributes:
-        models: model.safetensors files or the folders they lie in; the first is the reference of all
-            differences. None given: every model of the run, the teacher first.
+        models: model.safetensors files, the folders they lie in, or folders of such folders, each taken with all its
+            models, the teacher first; the first is the reference of all differences. None given: the run's folder.
         data: Cohort: a prepared or raw folder, or a phantom name; several are read as one. Default: the cohort the
             first model was trained on.
         split: Part of the cohort: test, val or train; all takes every image, for a cohort that no model was
@@ -26,7 +26,7 @@ class EvaluateConfig:
         batch_size: Images of a forward.
         precision: Arithmetic of the predictions: fp32, bf16, or auto (bf16 where the device computes in
             it).
-        speed: Whether to time the models.
+        speed: Whether to time the models and measure the memory they take.
         threads: CPU threads of the timing; 0 takes every core. One is the steadiest.
         resamples: Bootstrap resamples of every interval; 0 gives none.
         seed: Seed of the bootstrap.

@@ -19,8 +19,8 @@ def find(paths: Sequence[str], runs_dir: str | Path, run: str) -> list[Path]:
     """The weight files to compare, the reference first.
 
     Args:
-        paths: Files, or folders with a model.safetensors; empty for every model of the run, the teacher
-            first.
+        paths: Files, folders with a model.safetensors, or folders of such folders; empty for the run's folder. Of a
+            folder of models every one is taken, the teacher first.
         runs_dir: Folder of all runs.
         run: Name of the run.
 
@@ -28,27 +28,32 @@ def find(paths: Sequence[str], runs_dir: str | Path, run: str) -> list[Path]:
         Existing files, each once.
 
     Raises:
-        BadInput: A path is not there, or the run has no model.
+        BadInput: A path is not there, or has no model.
     """
-    if paths:
-        files = [Path(path) / FILE if Path(path).is_dir() else Path(path) for path in paths]
-        for given, file in zip(paths, files, strict=True):
-            if not file.is_file():
-                raise BadInput(f"a {FILE} or its folder", "nothing there", where=given)
-        return list(dict.fromkeys(files))
-    folder = Path(runs_dir) / run
+    if not paths:
+        folder = Path(runs_dir) / run
+        if not (files := _within(folder)):
+            raise BadInput(
+                "a run with trained models",
+                f"no */{FILE} in it" if folder.is_dir() else "no such folder",
+                where=folder,
+                do="run finetune or distill first, or name the files",
+            )
+        return files
+    files = []
+    for path in map(Path, paths):
+        here = [path / FILE if path.is_dir() else path]
+        if not here[0].is_file() and not (here := _within(path)):
+            raise BadInput(f"a {FILE}, its folder, or a folder of such folders", "nothing there", where=path)
+        files += here
+    return list(dict.fromkeys(files))
+
+
+def _within(folder: Path) -> list[Path]:
+    """Every model in a folder of models, the teacher first."""
     # A --restart sets the earlier run aside as NAME.1, NAME.2, ...
     files = [file for file in folder.glob(f"*/{FILE}") if not re.search(r"\.\d+$", file.parent.name)]
-    files.sort(key=lambda file: (file.parent.name != "teacher", file.parent.name))
-    if not files:
-        found = "no such folder" if not folder.is_dir() else f"no */{FILE} in it"
-        raise BadInput(
-            "a run with trained models",
-            found,
-            where=folder,
-            do="run finetune or distill first, or name the files",
-        )
-    return files
+    return sorted(files, key=lambda file: (file.parent.name != "teacher", file.parent.name))
 
 
 def names(files: Sequence[Path]) -> list[str]:
