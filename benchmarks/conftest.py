@@ -70,14 +70,12 @@ def _in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: in
 
 @pytest.fixture
 def own_process() -> Callable[..., str]:
-    """A function that runs Python code in a process of its own, where memory can be measured, and gives what it prints.
-
-    ``own_process(code, *arguments)``. On Linux the peak that getrusage tells begins with that of the process that
-    started this one, and pytest has held whole networks by then: a shell between them begins small.
+    """A function that runs Python code in a process of its own, where memory can be measured, and gives what it prints:
+    ``own_process(code, *arguments)``.
     """
 
     def ran(code: str, *arguments: str) -> str:
-        command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", code, *arguments]
+        command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
     return ran

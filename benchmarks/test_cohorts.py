@@ -20,12 +20,13 @@ TITLE = "Cohorts: reading tables, decoding, duplicates"
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 
 INDEX = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from cxr_common.cohorts.readers import read, recognise
 from cxr_common.cohorts.selection import Selection, select
 from cxr_common.cohorts import splits
 from cxr_common.cohorts.cohort import label_matrix
+from cxr_common.machine import peak_memory
 began = time.perf_counter()
 root = Path(sys.argv[1])
 listing, _ = select(read(root, recognise(root)), Selection(view="all"), root)
@@ -40,7 +41,7 @@ print(json.dumps({
     "index_seconds": seconds,
     "cpu_seconds": busy,
     "with_split_seconds": time.perf_counter() - began,
-    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "peak_bytes": peak_memory(),
 }))
 """
 

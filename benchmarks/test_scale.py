@@ -9,8 +9,9 @@ import pytest
 
 TITLE = "All figures of a report"
 SCRIPT = """
-import json, resource, time
+import json, time
 import numpy as np, polars as pl
+from cxr_common.machine import peak_memory
 from cxr_eval import results, subgroups
 from cxr_eval.predictions import Answers
 
@@ -33,7 +34,7 @@ groups = subgroups.measure(subgroups.groupings(table, []), labels, range(14), ta
 json.dumps([found, groups], allow_nan=False)
 print(json.dumps({
     "seconds": time.perf_counter() - start[0], "without subgroups": main, "cpu": time.process_time() - start[1],
-    "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    "gib": peak_memory() / 2**30,
 }))
 """
 

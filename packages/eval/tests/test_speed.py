@@ -46,8 +46,22 @@ def test_latency_and_throughput_are_those_of_the_network():
 def test_percentiles_tell_the_usual_from_the_rare():
     found = speed.measure({"m": (Timed(*[0.01] * 9, 0.05), 32)}, threads=1, seconds=4.0)
     assert found["m"]["latency_ms_p50"] == pytest.approx(10)
-    assert found["m"]["latency_ms_p95"] == pytest.approx(50)
+    assert [found["m"][f"latency_ms_{p}"] for p in ("p95", "p99")] == pytest.approx([50, 50])
     assert "m is 5.0 times" in (speed.disturbed(found) or "")
+
+
+def test_any_function_of_pixels_is_timed_beside_the_others():
+    def steady(pixels):
+        Timed.now += 0.01
+        assert pixels.shape[1:] == (1, 32, 32)
+
+    def crowded(pixels):
+        Timed.now += 0.001 * len(pixels) if len(pixels) < 32 else 0.008
+
+    found = speed.side_by_side({"a": (steady, 32), "b": (crowded, 48)}, 0.5)
+    assert [found["a"][f"latency_ms_{p}"] for p in ("p50", "p95", "p99")] == pytest.approx([10, 10, 10])
+    assert found["b"]["latency_ms_p50"] == pytest.approx(1)
+    assert (found["b"]["batch"], found["b"]["images_per_second"]) == (32, pytest.approx(4000))
 
 
 def test_steady_timings_need_no_warning():

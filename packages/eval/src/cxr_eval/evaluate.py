@@ -32,6 +32,8 @@ from cxr_common.machine import cpu_name
 from cxr_common.training.accelerator import has_bf16
 from cxr_eval import entries, results, speed, subgroups
 from cxr_eval import models as found
+from cxr_eval.benchmark.entries import EAGER
+from cxr_eval.benchmark.memory import peaks
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.explain.explanations import explain
 from cxr_eval.notes import notes
@@ -100,8 +102,10 @@ def evaluate(config: EvaluateConfig) -> Path:
     document = measure(config, match, targets, given, cohort.groups[rows], groupings, headers, files)
     timed = {}
     if config.speed:
-        say(f"evaluate: timing {len(networks)} model{'s' if len(networks) > 1 else ''}")
+        say(f"evaluate: time and memory of {len(networks)} model{'s' if len(networks) > 1 else ''}")
         timed = speed.measure(networks, threads=config.threads)
+        held = peaks([(path, *EAGER) for path in files.values()], config.threads)
+        timed = {name: timed[name] | {"peak_bytes": most} for name, most in zip(files, held, strict=True)}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": timed.get(name)}
         fingerprint = cohorts[pixel_size_for(networks[name][1])].fingerprint

@@ -7,12 +7,13 @@ other machines better than milliseconds do.
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from cxr_common.machine import cpu_name
@@ -27,14 +28,12 @@ UNSTEADY = 2.0
 """Spread of latencies (95th percentile over median) from which a reader is warned."""
 
 Networks = Mapping[str, tuple[nn.Module, int]]
+Ways = Mapping[str, tuple[Callable[[NDArray[np.uint8]], object], int]]
 
 
 @torch.inference_mode()
 def measure(networks: Networks, *, threads: int = 0, seconds: float = 2.0) -> dict[str, dict[str, Any]]:
     """Time every network on the CPU in float32, channels-last layout, in alternation.
-
-    Latency is the wall time of a forward of one image; throughput the best of batches of 1, 8 and 32 (those that take
-    under 2 s).
 
     Args:
         networks: Model name -> (network taking (B, 1, size, size) uint8, size); moved to the CPU.
@@ -42,47 +41,70 @@ def measure(networks: Networks, *, threads: int = 0, seconds: float = 2.0) -> di
         seconds: Time for each network, about; half of it for the latency.
 
     Returns:
-        Name -> "latency_ms_p50", "latency_ms_p95", "images_per_second" and its "batch", and
-        how it was measured: "runtime", "precision", "threads", "warm_up" and "runs" (forwards of one
-        image), "device".
+        Name -> what ``side_by_side`` tells, and how it was measured: "runtime", "precision", "threads", "warm_up",
+        "device".
     """
     before = torch.get_num_threads()
     threads = threads or before
     torch.set_num_threads(threads)
     try:
-        inputs = {}
-        for name, (network, size) in networks.items():
+        for network, _ in networks.values():
             network.to("cpu", torch.float32).to(memory_format=torch.channels_last).eval()
-            noise = np.random.default_rng(0).integers(0, 256, (max(BATCHES), 1, size, size), np.uint8)
-            inputs[name] = torch.from_numpy(noise)
-            for _ in range(WARM_UP):
-                network(inputs[name][:1])
-        single = alternate(_calls(networks, inputs, 1), seconds / 2)
-        rates = {name: [(1 / float(np.median(times)), 1)] for name, times in single.items()}
-        for batch in BATCHES:
-            # Large networks on slow machines: a batch that takes seconds says nothing a smaller one does not.
-            quick = {name: networks[name] for name in networks if batch / rates[name][0][0] < LONGEST}
-            for name, times in alternate(_calls(quick, inputs, batch), seconds / 2 / len(BATCHES)).items():
-                rates[name].append((batch / float(np.median(times)), batch))
+        timed = side_by_side({name: (_of_arrays(network), size) for name, (network, size) in networks.items()}, seconds)
     finally:
         torch.set_num_threads(before)
-    results = {}
-    for name in networks:
-        p50, p95 = np.percentile(single[name], [50, 95]) * 1000
+    how = {
+        "runtime": f"PyTorch {torch.__version__} eager, channels-last",
+        "precision": "fp32",
+        "threads": threads,
+        "warm_up": WARM_UP,
+        "device": cpu_name(),
+    }
+    return {name: row | how for name, row in timed.items()}
+
+
+def side_by_side(ways: Ways, seconds: float) -> dict[str, dict[str, Any]]:
+    """Latency of one image, and the best throughput of batches of 1, 8 and 32 (those that take under 2 s).
+
+    Args:
+        ways: Name -> (function of a (B, 1, size, size) uint8 array, size); all of them take turns.
+        seconds: Time for each, about; half of it for the latency.
+
+    Returns:
+        Name -> "latency_ms_p50", "latency_ms_p95", "latency_ms_p99" (wall time of one image), "runs" (how many were
+        timed), "images_per_second" and its "batch".
+    """
+    noise = {
+        name: np.random.default_rng(0).integers(0, 256, (max(BATCHES), 1, size, size), np.uint8)
+        for name, (_, size) in ways.items()
+    }
+
+    def calls(names: Iterable[str], batch: int) -> dict[str, Callable[[], object]]:
+        return {name: functools.partial(ways[name][0], noise[name][:batch]) for name in names}
+
+    for call in calls(ways, 1).values():
+        for _ in range(WARM_UP):
+            call()
+    single = alternate(calls(ways, 1), seconds / 2)
+    rates = {name: [(1 / float(np.median(times)), 1)] for name, times in single.items()}
+    for batch in BATCHES:
+        # Large networks on slow machines: a batch that takes seconds says nothing a smaller one does not.
+        quick = [name for name in ways if batch / rates[name][0][0] < LONGEST]
+        for name, times in alternate(calls(quick, batch), seconds / 2 / len(BATCHES)).items():
+            rates[name].append((batch / float(np.median(times)), batch))
+    found = {}
+    for name, times in single.items():
+        p50, p95, p99 = (float(value) * 1000 for value in np.percentile(times, [50, 95, 99]))
         rate, batch = max(rates[name])
-        results[name] = {
-            "latency_ms_p50": float(p50),
-            "latency_ms_p95": float(p95),
+        found[name] = {
+            "latency_ms_p50": p50,
+            "latency_ms_p95": p95,
+            "latency_ms_p99": p99,
+            "runs": len(times),
             "images_per_second": rate,
             "batch": batch,
-            "runtime": f"PyTorch {torch.__version__} eager, channels-last",
-            "precision": "fp32",
-            "threads": threads,
-            "warm_up": WARM_UP,
-            "runs": len(single[name]),
-            "device": cpu_name(),
         }
-    return results
+    return found
 
 
 def disturbed(timed: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -144,5 +166,5 @@ def alternate(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict
     return times
 
 
-def _calls(networks: Networks, inputs: Mapping[str, torch.Tensor], batch: int) -> dict[str, Callable[[], object]]:
-    return {name: functools.partial(network, inputs[name][:batch]) for name, (network, _) in networks.items()}
+def _of_arrays(network: nn.Module) -> Callable[[NDArray[np.uint8]], object]:
+    return lambda images: network(torch.from_numpy(images))

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,15 +8,12 @@ import pytest
 import torch
 
 from cxr_common import checkpoint
-from cxr_common.checkpoint import Header, Input
 from cxr_common.files import sha256
 from cxr_common.models import cost
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_eval import speed
 from cxr_eval.benchmark import benchmark as stage
-from cxr_eval.benchmark.benchmark import measure
 from cxr_eval.benchmark.cli import main
-from cxr_eval.benchmark.entries import EAGER, Entry, entries
+from cxr_eval.benchmark.entries import EAGER, entries
 from cxr_eval.benchmark.memory import peak_bytes
 from cxr_eval.benchmark.plot import plot
 from cxr_eval.export import onnx_file
@@ -125,28 +121,6 @@ def test_an_onnx_file_alone_is_timed_and_scored_on_a_cohort(model, tmp_path, mon
     assert all(row["auroc_of"] == "test images of phantom" for row in rows)
     fp32 = [row["auroc"] for row in rows if row["precision"] == "fp32"]
     assert max(fp32) - min(fp32) < 0.02
-
-
-def test_percentiles_and_throughput_by_a_clock_of_our_own(monkeypatch, tmp_path):
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-
-    def slow(pixels):
-        clock.now += 0.01
-        return {}
-
-    def fast(pixels):
-        clock.now += 0.001 * len(pixels) if len(pixels) < 32 else 0.008
-        return {}
-
-    header = Header("model", "resnet18", Input(32, 0.5, 0.25))
-    rows = [Entry("m", runtime, "fp32", tmp_path, header, None) for runtime in ("a", "b")]
-    found = measure(rows, {"m: a fp32": slow, "m: b fp32": fast}, 0.5)
-    assert found["m: a fp32"]["latency_ms_p50"] == pytest.approx(10)
-    assert found["m: a fp32"]["latency_ms_p99"] == pytest.approx(10)
-    assert found["m: b fp32"]["latency_ms_p50"] == pytest.approx(1)
-    assert found["m: b fp32"]["batch"] == 32
-    assert found["m: b fp32"]["images_per_second"] == pytest.approx(4000)
 
 
 def test_peak_memory_is_that_of_a_fresh_process(model):

@@ -183,14 +183,17 @@ def _speed(groups: Mapping[str, list[str]], models: Models) -> str:
     lines = [
         "PyTorch in fp32 on the CPU, measured in alternation in one process; one model of each kind.",
         "",
-        "| model | parameters | MACs | file | latency, batch 1 (p50) | throughput |",
-        "|---|---|---|---|---|---|",
+        "| model | parameters | MACs | file | latency, batch 1 (p50, p99) | throughput | peak memory |",
+        "|---|---|---|---|---|---|---|",
     ]
     for group, names in groups.items():
         size, speed = models[names[0]]["size"], models[names[0]]["speed"]
-        timed = "not timed | not timed"
+        timed = "not timed | not timed | not measured"
         if speed:
-            timed = f"{speed['latency_ms_p50']:.1f} ms | {speed['images_per_second']:.0f} images/s"
+            timed = (
+                f"{speed['latency_ms_p50']:.1f}, {speed['latency_ms_p99']:.1f} ms | "
+                f"{speed['images_per_second']:.0f} images/s | {speed['peak_bytes'] / 1e6:.0f} MB"
+            )
         lines.append(
             f"| {group} | {size['parameters'] / 1e6:.2f} M | {size['macs'] / 1e6:.0f} M "
             f"| {size['bytes'] / 1e6:.1f} MB | {timed} |"

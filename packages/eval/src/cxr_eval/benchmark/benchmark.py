@@ -10,7 +10,7 @@ measured is null.
 import datetime
 import functools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from cxr_common.models.zoo import GrayNetwork, build
 from cxr_eval import speed
 from cxr_eval.benchmark.config import BenchmarkConfig
 from cxr_eval.benchmark.entries import EAGER, Entry, entries, model_files, versions
-from cxr_eval.benchmark.memory import peak_bytes
+from cxr_eval.benchmark.memory import peaks
 from cxr_eval.benchmark.plot import plot
 from cxr_eval.export import cohort as images_of
 from cxr_eval.runtimes import Run
@@ -65,17 +65,17 @@ def benchmark(config: BenchmarkConfig) -> Path:
         torch.set_num_threads(threads)
         try:
             runs = {row.name: row.load(threads) for row in rows}
-            timed = measure(rows, runs, config.seconds)
+            timed = speed.side_by_side({row.name: (runs[row.name], row.header.input.size) for row in rows}, config.seconds)
             scores = {row.name: _auroc(row, runs[row.name], config) for row in rows}
         finally:
             torch.set_num_threads(before)
-        peaks = _peaks(rows, threads) if config.memory else {}
+        memory = _peaks(rows, threads) if config.memory else {}
         document = {
             "schema": SCHEMA,
             "threads": threads,
             "machine": cpu_name(),
             "versions": versions(),
-            "rows": [_row(row, timed, scores, peaks) for row in rows],
+            "rows": [_row(row, timed, scores, memory) for row in rows],
             "notes": [*notes, *filter(None, [speed.disturbed(timed)])],
             "provenance": {
                 **provenance(),
@@ -93,53 +93,7 @@ def benchmark(config: BenchmarkConfig) -> Path:
     return folder
 
 
-def measure(rows: Sequence[Entry], runs: Mapping[str, Run], seconds: float) -> dict[str, dict[str, Any]]:
-    """Latency of one image and the best throughput, all rows in alternation.
-
-    Args:
-        rows: What is timed.
-        runs: Row name -> function.
-        seconds: Time for each row, about.
-
-    Returns:
-        Row name -> "latency_ms_p50", "latency_ms_p95", "latency_ms_p99", "runs", "images_per_second", "batch".
-    """
-    noise = {
-        row.name: np.random.default_rng(0).integers(
-            0, 256, (max(speed.BATCHES), 1, row.header.input.size, row.header.input.size), np.uint8
-        )
-        for row in rows
-    }
-
-    def calls(names: Sequence[str], batch: int) -> dict[str, Callable[[], object]]:
-        return {name: functools.partial(runs[name], noise[name][:batch]) for name in names}
-
-    names = [row.name for row in rows]
-    for call in calls(names, 1).values():
-        for _ in range(speed.WARM_UP):
-            call()
-    single = speed.alternate(calls(names, 1), seconds / 2)
-    rates = {name: [(1 / float(np.median(times)), 1)] for name, times in single.items()}
-    for batch in speed.BATCHES:
-        quick = [name for name in names if batch / rates[name][0][0] < speed.LONGEST]
-        for name, times in speed.alternate(calls(quick, batch), seconds / 2 / len(speed.BATCHES)).items():
-            rates[name].append((batch / float(np.median(times)), batch))
-    found = {}
-    for name, times in single.items():
-        p50, p95, p99 = (float(value) * 1000 for value in np.percentile(times, [50, 95, 99]))
-        rate, batch = max(rates[name])
-        found[name] = {
-            "latency_ms_p50": p50,
-            "latency_ms_p95": p95,
-            "latency_ms_p99": p99,
-            "runs": len(times),
-            "images_per_second": rate,
-            "batch": batch,
-        }
-    return found
-
-
-def _row(row: Entry, timed: Mapping[str, Any], scores: Mapping[str, Any], peaks: Mapping[str, int]) -> dict[str, Any]:
+def _row(row: Entry, timed: Mapping[str, Any], scores: Mapping[str, Any], memory: Mapping[str, int]) -> dict[str, Any]:
     value, of = scores[row.name]
     return {
         "model": row.model,
@@ -148,7 +102,7 @@ def _row(row: Entry, timed: Mapping[str, Any], scores: Mapping[str, Any], peaks:
         "runtime": row.runtime,
         "precision": row.precision,
         **timed[row.name],
-        "peak_bytes": peaks.get(row.name),
+        "peak_bytes": memory.get(row.name),
         "bytes": row.file.stat().st_size,
         "macs": _macs(row.header),
         "auroc": value,
@@ -177,7 +131,8 @@ def _auroc(row: Entry, run: Run, config: BenchmarkConfig) -> tuple[float | None,
 
 def _peaks(rows: Sequence[Entry], threads: int) -> dict[str, int]:
     say(f"  peak memory, in {len(rows)} processes of their own")
-    return {row.name: peak_bytes(row.file, row.runtime, row.precision, threads) for row in rows}
+    found = peaks([(row.file, row.runtime, row.precision) for row in rows], threads)
+    return {row.name: most for row, most in zip(rows, found, strict=True)}
 
 
 @functools.cache

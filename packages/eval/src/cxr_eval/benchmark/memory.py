@@ -1,11 +1,24 @@
 """Peak memory of a process that loads one model and answers for one image, measured in such a process."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cxr_common.errors import BadInput
 from cxr_common.machine import peak_memory
+
+
+def peaks(wanted: Sequence[tuple[Path, str, str]], threads: int) -> list[int]:
+    """``peak_bytes`` of several (file, runtime, precision), as many at a time as there are cores.
+
+    Raises:
+        BadInput: A process failed.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda one: peak_bytes(*one, threads), wanted))
 
 
 def peak_bytes(file: Path, runtime: str, precision: str, threads: int) -> int:
@@ -26,7 +39,7 @@ def peak_bytes(file: Path, runtime: str, precision: str, threads: int) -> int:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.splitlines() or ["no message"])[-1][:200]
-        raise BadInput("a model that runs in a process of its own", reason, where=file, do="--memory false")
+        raise BadInput("a model that runs in a process of its own", reason, where=file, do="run it again; --memory false (benchmark-model) or --speed false (evaluate) leaves this out")
     return int(done.stdout.split()[-1])
 
 
