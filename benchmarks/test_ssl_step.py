@@ -93,7 +93,7 @@ def plain_step(architecture: str, size: int, channels: int = 1) -> Callable[[Vie
 
 def our_learner(architecture: str, sizes: tuple[int, int], batch: int, precision: str, **options: Any) -> Learner:
     accelerator: Any = Engine(precision)
-    backbone: Any = new_backbone(architecture, sizes[0], (0.5, 0.2), None, smallest_view=sizes[1])
+    backbone: Any = new_backbone(architecture, sizes[0], (0.5, 0.2), smallest_view=sizes[1])
     if options.get("checkpointing"):
         recompute_activations(backbone.network)
     swav = SwAV(backbone, backbone.network.num_features, embedding_dim=EMBEDDING, num_prototypes=PROTOTYPES).train()

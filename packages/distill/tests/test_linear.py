@@ -46,7 +46,7 @@ def test_only_the_classifier_changes(tmp_path, toy_cohort) -> None:
     save(start, build("test_resnet", 0, size=32), Header("backbone", "test_resnet", Input(32, 0.5, 0.2)))
     wanted = Decision("platt", "sensitivity", 0.9)
     config = FinetuneConfig(size=32, precision="fp32", mode="linear", architecture="test_resnet", decision=wanted)
-    path = train(config, "test_resnet", tmp_path / "linear", toy_cohort, start_engine("fp32"), start=start)
+    path = train(config, "test_resnet", tmp_path / "linear", toy_cohort, start_engine("fp32"), start=(start,))
     before, after = load_file(start), load_file(path)
     assert {k for k in after if k not in before or not torch.equal(after[k], before[k])} == {"fc.weight", "fc.bias"}
     lines = [json.loads(line) for line in Path(tmp_path, "linear", "metrics.jsonl").read_text().splitlines()]

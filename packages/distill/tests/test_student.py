@@ -83,6 +83,6 @@ def test_the_saved_student_answers_as_it_was_judged(tmp_path, toy_cohort, ema) -
 
 
 def test_drop_path_is_the_networks_and_leaves_no_trace_in_its_weights() -> None:
-    network = new_network("test_vit", 2, 32, 0.5, 0.2, None, drop_path=0.5)
+    network = new_network("test_vit", 2, 32, 0.5, 0.2, drop_path=0.5)
     assert any(getattr(m, "drop_prob", 0) for m in network.modules() if type(m).__name__ == "DropPath")
     assert network.network.state_dict().keys() == build("test_vit", 2, size=32).state_dict().keys()

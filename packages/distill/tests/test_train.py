@@ -101,7 +101,7 @@ def test_starts_with_given_weights_and_a_new_head(tmp_path, toy_cohort) -> None:
     from cxr_distill.student import new_network
 
     path = finetuned(tmp_path / "teacher", toy_cohort)
-    network = new_network("test_resnet", 5, 32, 0.5, 0.2, path)
+    network = new_network("test_resnet", 5, 32, 0.5, 0.2, (path,))
     weights = load(path)[0].network.state_dict()
     assert all(
         torch.equal(v, weights[k]) for k, v in network.network.state_dict().items() if v.shape == weights[k].shape
@@ -110,7 +110,7 @@ def test_starts_with_given_weights_and_a_new_head(tmp_path, toy_cohort) -> None:
     assert weight is not None
     assert weight.shape[0] == 5
     with pytest.raises(BadInput, match="change the architecture to test_resnet"):
-        new_network("resnet18", 2, 32, 0.5, 0.2, path)
+        new_network("resnet18", 2, 32, 0.5, 0.2, (path,))
 
 
 def test_automatic_epochs() -> None:
@@ -123,8 +123,9 @@ def test_automatic_lr(tmp_path, toy_cohort) -> None:
     save_file(network.state_dict(), tmp_path / "foreign.safetensors")
     classifier = finetuned(tmp_path / "classifier", toy_cohort, epochs=1)
     others = [tmp_path / "foreign.safetensors", Path("imagenet.pth"), classifier]
-    assert [automatic_lr(start) for start in (None, tmp_path / "backbone.safetensors")] == [1e-3, 1e-3]
-    assert [automatic_lr(start) for start in others] == [3e-4, 3e-4, 3e-4]
+    backbone = tmp_path / "backbone.safetensors"
+    assert [automatic_lr(start) for start in ((), (backbone,), (None, backbone))] == [1e-3, 1e-3, 1e-3]
+    assert [automatic_lr((start,)) for start in others] == [3e-4, 3e-4, 3e-4]
 
 
 def test_done_before_is_not_done_again(tmp_path, toy_cohort, capsys) -> None:

@@ -150,7 +150,7 @@ def test_torchvision_takes_the_backbone(resnet):
 
 def test_training_moves_every_weight_and_fills_the_batch_statistics(resnet):
     torch.manual_seed(0)
-    before = new_backbone("resnet18", 32, (0.5, 0.2), None, smallest_view=24).network.state_dict()
+    before = new_backbone("resnet18", 32, (0.5, 0.2), smallest_view=24).network.state_dict()
     after = load_file(resnet / "backbone.safetensors")
     still = [name for name in before if torch.equal(before[name], after[name])]
     assert still == []
@@ -307,7 +307,7 @@ def test_accumulation_and_checkpointing_go_on_exactly_too(data, tmp_path, monkey
 def test_a_start_is_loaded_and_recorded(resnet, data, tmp_path):
     start = resnet / "backbone.safetensors"
     for file in (start, resnet / "backbone_torchvision.safetensors"):
-        loaded = new_backbone("resnet18", 32, (0.5, 0.2), file, smallest_view=24).network.state_dict()
+        loaded = new_backbone("resnet18", 32, (0.5, 0.2), (file,), smallest_view=24).network.state_dict()
         for name, tensor in load_file(start).items():
             torch.testing.assert_close(loaded[name], tensor, msg=name)
     folder = pretrain(tiny(data, tmp_path, architecture="resnet18", start=str(start), epochs=1)).parent
@@ -324,7 +324,7 @@ def test_a_published_swav_checkpoint_is_a_start(data, tmp_path):
     beside = {"projection_head.0.weight": torch.rand(512, 512), "prototypes.weight": torch.rand(3000, 128)}
     torch.save({f"module.{name}": one for name, one in (body | beside).items()}, tmp_path / "swav.pth.tar")
     start = tmp_path / "swav.pth.tar"
-    backbone = new_backbone("resnet18", 32, (0.5, 0.25), start, smallest_view=24).eval()
+    backbone = new_backbone("resnet18", 32, (0.5, 0.25), (start,), smallest_view=24).eval()
     theirs.fc = torch.nn.Identity()  # type: ignore[assignment]
     pixels = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():

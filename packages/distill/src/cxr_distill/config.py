@@ -72,8 +72,9 @@ class TrainConfig:
         run: Name of the experiment; its stages lie in RUNS_DIR/RUN.
         runs_dir: Folder of all experiments.
         name: Folder of this stage within the run; chosen from the architecture when empty.
-        start: Weights to begin with: "random", a safetensors or .pth file, or "auto" (teachers: the run's own
-            SSL backbone where there is one; students: random).
+        start: Weights to begin with: "random", "imagenet" (timm's, fetched once), a safetensors or .pth file, for A+B
+            also one of these for each, joined by +; or "auto" (teachers: the run's own SSL backbone where there is one;
+            students: random).
         size: Edge of the square network input, pixels.
         epochs: Passes over the training images; 0 chooses by the size of the cohort.
         batch_size: Images of a step over all processes.

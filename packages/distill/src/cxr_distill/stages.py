@@ -17,6 +17,7 @@ from cxr_common.files import write_json
 from cxr_common.gain import auroc_gain
 from cxr_common.inference import outputs
 from cxr_common.metrics import auroc, macro
+from cxr_common.models.starts import Start, files_of, parents_of
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
@@ -49,7 +50,7 @@ def finetune(config: FinetuneConfig) -> Path:
     accelerator = start_engine(config.precision, config.seed)
     folder = run / stage_name(config)
     start = _teacher_start(config, run)
-    parents = (checkpoint.parent("start", start),) if start else ()
+    parents = parents_of(start)
     model = train(config, config.architecture, folder, cohort, accelerator, start=start, parents=parents)
     if accelerator.is_main_process:
         print(f"wrote {model}\nnext:  uv run distill --run {config.run}{_data(config)}")
@@ -95,8 +96,8 @@ def distill(config: DistillConfig) -> Path:
         config.teacher_views,
         finer=_finer(config, cohort, {teacher.size for teacher in teachers}),
     )
-    start = None if config.start in ("auto", "random") else Path(config.start)
-    parents = (checkpoint.parent("start", start),) if start else ()
+    start = () if config.start == "auto" else files_of(config.start, config.student)
+    parents = parents_of(start)
     folder = run / stage_name(config)
     roles = ["teacher", *(f"teacher-{number}" for number in range(2, count + 1))]
     both = (*parents, *(checkpoint.parent(role, path) for role, path in zip(roles, paths, strict=True)))
@@ -166,15 +167,13 @@ def _data(config: TrainConfig) -> str:
     return option("data", config.data, "phantom")
 
 
-def _teacher_start(config: FinetuneConfig, run: Path) -> Path | None:
+def _teacher_start(config: FinetuneConfig, run: Path) -> Start:
     """The weights a teacher begins with: those asked for, else the run's own backbone where it fits."""
-    if config.start == "random":
-        return None
     if config.start != "auto":
-        return Path(config.start)
+        return files_of(config.start, config.architecture)
     backbone = run / "ssl" / "backbone.safetensors"
     fits = backbone.exists() and checkpoint.describe(backbone).architecture == config.architecture
-    return backbone if fits else None
+    return (backbone,) if fits else ()
 
 
 def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:

@@ -1,15 +1,12 @@
 """The student and its adapters in one module, so that one wrapper serves several processes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cxr_common import checkpoint
-from cxr_common.errors import BadInput
-from cxr_common.models.foreign import from_foreign
+from cxr_common.models.starts import Start, load_start
 from cxr_common.models.taps import features
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_distill.losses import Outputs, fold_classifier
@@ -82,7 +79,7 @@ def new_network(
     size: int,
     mean: float,
     std: float,
-    start: str | Path | None,
+    start: Start = (),
     drop_path: float = 0.0,
 ) -> GrayNetwork:
     """Build a classifier and give it its starting weights.
@@ -93,48 +90,12 @@ def new_network(
         size: Edge of the input.
         mean: Mean of the training pixels, in [0, 1].
         std: Their standard deviation.
-        start: A backbone or model file of ours, foreign weights, or None for random ones (drawn from
-            torch's generator).
+        start: Backbone or model files of ours, or foreign weights; random ones are drawn from torch's generator.
         drop_path: Stochastic depth rate of the last block; it has no weights and no part in evaluation.
 
     Raises:
         BadInput: Unknown architecture, or weights that do not fit it.
     """
     network = build(architecture, labels, size=size, drop_path=drop_path)
-    if start is not None:
-        _load_start(network, architecture, labels, size, Path(start))
+    load_start(network, architecture, start, size)
     return GrayNetwork(network, mean, std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _load_start(network: nn.Module, architecture: str, labels: int, size: int, path: Path) -> None:
-    weights = _ours(path, architecture) if path.suffix == ".safetensors" else None
-    if weights is None:
-        weights = from_foreign(path, architecture)
-    own = network.state_dict()
-    # What only the classifier has may be missing or of another width: a new task gets a new head.
-    head = own.keys() - build(architecture, 0, size=size).state_dict().keys()
-    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
-    absent = own.keys() - fitting.keys() - head
-    if absent:
-        raise BadInput(
-            f"the weights of {architecture}",
-            f"{len(absent)} of {len(own)} tensors missing or of another shape, such as {sorted(absent)[0]}",
-            where=path,
-            do="give a file of this architecture, or change the architecture",
-        )
-    network.load_state_dict(fitting, strict=False)
-
-
-def _ours(path: Path, architecture: str) -> dict[str, Tensor] | None:
-    """Weights of one of our files; None when the file is a foreign one."""
-    if checkpoint.KEY not in checkpoint.metadata(path):
-        return None
-    header = checkpoint.describe(path)
-    if header.architecture != architecture:
-        raise BadInput(
-            f"weights of {architecture}",
-            f"weights of {header.architecture} (a {header.kind})",
-            where=path,
-            do=f"change the architecture to {header.architecture}, or give another start",
-        )
-    return checkpoint.load(path)[0].network.state_dict()

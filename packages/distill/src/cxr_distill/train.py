@@ -15,6 +15,7 @@ from cxr_common import checkpoint, inference
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
 from cxr_common.machine import peak_memory
+from cxr_common.models.starts import Start
 from cxr_common.models.taps import stage_channels
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
@@ -49,7 +50,7 @@ def train(
     cohort: Cohort,
     accelerator: "Accelerator",
     *,
-    start: Path | None = None,
+    start: Start = (),
     guidance: Guidance | None = None,
     parents: tuple[dict[str, str], ...] = (),
 ) -> Path:
@@ -64,7 +65,7 @@ def train(
         folder: The stage's folder.
         cohort: Labelled cohort with splits "train" and "val".
         accelerator: The engine.
-        start: File of starting weights; None draws random ones.
+        start: Files of starting weights; none draws random ones.
         guidance: The teachers and how to learn from them; None trains on labels alone.
         parents: Provenance of the files this run is made from.
 
@@ -280,21 +281,23 @@ def train_step(
     return {name: value.detach() for name, value in ({"loss": loss} | parts | shares).items()}
 
 
-def automatic_lr(start: str | Path | None) -> float:
+def automatic_lr(start: Start) -> float:
     """Peak learning rate for 64 images a step.
 
     Args:
-        start: File of starting weights.
+        start: Files of starting weights.
 
     Returns:
         1e-3 from random weights and from our backbones, 3e-4 from a classifier or foreign weights. A backbone
         pretrained without labels has yet to learn what they are: at 3e-4 it ended lower on the phantom's validation
         images.
     """
-    if start is None:
-        return 1e-3
-    ours = Path(start).suffix == ".safetensors" and checkpoint.KEY in checkpoint.metadata(Path(start))
-    return 1e-3 if ours and checkpoint.describe(start).kind == "backbone" else 3e-4
+    return 1e-3 if all(path is None or _pretrained_here(path) for path in start) else 3e-4
+
+
+def _pretrained_here(path: Path) -> bool:
+    ours = path.suffix == ".safetensors" and checkpoint.KEY in checkpoint.metadata(path)
+    return ours and checkpoint.describe(path).kind == "backbone"
 
 
 def automatic_epochs(steps: int) -> int:

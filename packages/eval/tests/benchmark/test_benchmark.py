@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cxr_common import checkpoint
+from cxr_common.checkpoint import Header, Input
 from cxr_common.files import sha256
 from cxr_common.models import cost
 from cxr_common.models.zoo import GrayNetwork, build

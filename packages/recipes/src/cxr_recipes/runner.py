@@ -81,7 +81,8 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
     page = run / "results.md"
     write_text(page, results.page(recipe, run, [shell(command) for command in commands], record))
     print(f"\nwrote {page}")
-    print(f"open  {run / 'report' / 'index.html'}")
+    for report in recipe.reports:
+        print(f"open  {run / report / 'index.html'}")
 
 
 def shell(command: list[str]) -> str:

@@ -124,8 +124,8 @@ class PretrainConfig:
         runs_dir: Folder of all experiments.
         name: Folder of this stage within the run.
         architecture: Name of the backbone: any of timm's, eeea_net_c2, or A+B.
-        start: Weights to begin with: "random", or a safetensors or .pth file (ImageNet weights are the best
-            start).
+        start: Weights to begin with: "random", "imagenet" (timm's, fetched once; the best start where there are few
+            images), or a safetensors or .pth file; for A+B also one of these for each, joined by +.
         size: Edge of the network input and of a global view, pixels.
         crops: The views of an image.
         epochs: Passes over the training images; 0 chooses (see cxr_ssl.rules, for this and all other

@@ -1,14 +1,13 @@
 """Who learns: network, prototypes, optimiser and queue, and all of it as a state to go on from."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from cxr_common.errors import BadInput
-from cxr_common.models.foreign import from_foreign
+from cxr_common.models.starts import Start, load_start
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.parameters import groups
 from cxr_common.training.resume import rng_state, set_rng_state
@@ -105,7 +104,7 @@ def new_backbone(
     architecture: str,
     size: int,
     mean_std: tuple[float, float],
-    start: Path | None,
+    start: Start = (),
     *,
     smallest_view: int,
 ) -> GrayNetwork:
@@ -115,7 +114,7 @@ def new_backbone(
         architecture: Name in the zoo.
         size: Edge of the input.
         mean_std: Mean and standard deviation of the training pixels / 255.
-        start: Weights to begin with, ours or foreign; None draws them from torch's generator.
+        start: Files of weights to begin with, ours or foreign; none draws them from torch's generator.
         smallest_view: Edge of the smallest view the network will see.
 
     Raises:
@@ -132,8 +131,7 @@ def new_backbone(
             f"views of {smallest_view} pixels",
             do=f"--crops.local_size {3 * reduction // 4} or more, or a larger --size",
         )
-    if start is not None:
-        network.load_state_dict(from_foreign(start, architecture, size=size))
+    load_start(network, architecture, start, size)
     return GrayNetwork(network, *mean_std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from cxr_common import checkpoint
 from cxr_common.cohorts import open_cohort, pixel_size_for
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
+from cxr_common.models.starts import files_of, parents_of
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_engine
@@ -77,7 +77,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
     # Who learns.
     torch.manual_seed(config.seed)
-    start = None if config.start == "random" else Path(config.start)
+    start = files_of(config.start, config.architecture)
     smallest = min(spec.size for spec in specs)
     backbone = new_backbone(config.architecture, config.size, cohort.mean_std(), start, smallest_view=smallest)
     swav = SwAV(
@@ -97,7 +97,7 @@ def pretrain(config: PretrainConfig) -> Path:
     )
 
     # Where it is written.
-    parents = (checkpoint.parent("start", start),) if start else ()
+    parents = parents_of(start)
     folder = Path(config.runs_dir, config.run, config.name)
     identity = _identity(config, first_plan, cohort, parents)
     with accelerator.main_process_first():

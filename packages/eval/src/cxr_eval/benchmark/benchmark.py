@@ -65,7 +65,8 @@ def benchmark(config: BenchmarkConfig) -> Path:
         torch.set_num_threads(threads)
         try:
             runs = {row.name: row.load(threads) for row in rows}
-            timed = speed.side_by_side({row.name: (runs[row.name], row.header.input.size) for row in rows}, config.seconds)
+            ways = {row.name: (runs[row.name], row.header.input.size) for row in rows}
+            timed = speed.side_by_side(ways, config.seconds)
             scores = {row.name: _auroc(row, runs[row.name], config) for row in rows}
         finally:
             torch.set_num_threads(before)

@@ -18,7 +18,7 @@ def peaks(wanted: Sequence[tuple[Path, str, str]], threads: int) -> list[int]:
         BadInput: A process failed.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda one: peak_bytes(*one, threads), wanted))
+        return list(pool.map(lambda one: peak_bytes(one[0], one[1], one[2], threads), wanted))
 
 
 def peak_bytes(file: Path, runtime: str, precision: str, threads: int) -> int:
@@ -39,7 +39,12 @@ def peak_bytes(file: Path, runtime: str, precision: str, threads: int) -> int:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.splitlines() or ["no message"])[-1][:200]
-        raise BadInput("a model that runs in a process of its own", reason, where=file, do="run it again; --memory false (benchmark-model) or --speed false (evaluate) leaves this out")
+        raise BadInput(
+            "a model that runs in a process of its own",
+            reason,
+            where=file,
+            do="run it again; --memory false (benchmark-model) or --speed false (evaluate) leaves this out",
+        )
     return int(done.stdout.split()[-1])
 
 
