@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +64,34 @@ def test_openvino_gives_the_same_answers(network):
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
         np.testing.assert_allclose(kept[name], expected[name][:1], atol=1e-4)
+
+
+SIGNALLED = """
+import faulthandler, signal, sys
+from pathlib import Path
+import numpy as np
+from cxr_eval import runtimes
+faulthandler.enable()  # with which Python handles signals on a stack of their own
+caught = []
+signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
+model = Path(sys.argv[1]).read_bytes()
+first, second = (runtimes.in_openvino(model, threads=1) for _ in range(2))
+first(np.zeros((1, 1, 32, 32), np.uint8))
+signal.raise_signal(signal.SIGTERM)
+del first
+del second
+signal.raise_signal(signal.SIGTERM)
+print(len(caught))
+"""
+
+
+def test_a_process_that_has_used_openvino_survives_its_signals(network, tmp_path):
+    pytest.importorskip("openvino")
+    plain, header = network
+    (tmp_path / "model.onnx").write_bytes(convert(Answering(plain, header), header).SerializeToString())
+    command = [sys.executable, "-c", SIGNALLED, str(tmp_path / "model.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
 def test_a_missing_openvino_says_how_to_get_it(monkeypatch):

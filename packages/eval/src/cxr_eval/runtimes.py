@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,12 @@ def in_openvino(model: str | Path | bytes, *, threads: int = 0, bf16: bool = Fal
     if not threads:
         del config["INFERENCE_NUM_THREADS"]
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model if isinstance(model, bytes) else str(model)), "CPU", config)
+    network = core.read_model(model if isinstance(model, bytes) else str(model))
+    # OpenVINO 2026.4 gives the thread that compiles a stack for signals, and the one before back with the model; of two
+    # models freed in turn, that is the first one's, long gone, and the next signal kills the process. No signal
+    # reaches a thread that has ended.
+    with ThreadPoolExecutor(1) as thread:
+        compiled = thread.submit(core.compile_model, network, "CPU", config).result()
     # A tensor has the names of every node that passes it on; ours is among them.
     names = [next(name for name in OUTPUTS if name in output.get_names()) for output in compiled.outputs]
     request = compiled.create_infer_request()
