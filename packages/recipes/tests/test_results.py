@@ -1,5 +1,5 @@
 from cxr_recipes.recipe import Recipe
-from cxr_recipes.results import _difference, _figures, _gains, _published, by_seed
+from cxr_recipes.results import _confusion, _difference, _figures, _gains, _published, by_seed
 
 
 def model(auroc: float | None) -> dict:
@@ -40,3 +40,11 @@ def test_the_undefined_stays_undefined() -> None:
     models = {"a": model(None), "b": model(0.9)}
     assert _difference(models["a"], models["b"], "auroc") is None
     assert "| a | 1 | undefined |" in _figures(by_seed(models), models)
+
+
+def test_confusion_matrices_are_summed_over_seeds_and_left_out_for_several_findings() -> None:
+    models = {f"a-seed{i}": {"confusion_matrix": [[3, i], [1, 10]]} for i in range(3)}
+    table = _confusion(by_seed(models), models, ["NORMAL", "PNEUMONIA"])
+    assert "| NORMAL as NORMAL | NORMAL as PNEUMONIA | PNEUMONIA as NORMAL | PNEUMONIA as PNEUMONIA |" in table
+    assert table.splitlines()[-1] == "| a | 9 | 3 | 3 | 30 |"
+    assert _confusion({"b": ["b"]}, {"b": {"confusion_matrix": None}}, ["A", "B"]) == ""

@@ -44,14 +44,11 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
         recipe.about.strip(),
         f"Written by `reproduce {recipe.name}` (scale {record['scale']}), not by hand. {record['note']}".rstrip(),
     ]
-    models: dict[str, Any] = {}
     for folder, title in recipe.reports.items():
         report = json.loads((run / folder / "metrics.json").read_text("utf-8"))
         sections += _report(recipe, folder, title, report)
-        models |= report["models"]
     sections += [
         recipe.differs and "## Why ours may differ from the paper's\n\n" + recipe.differs.strip(),
-        "## Size and speed\n\n" + _speed(by_seed(models), models),
         "## Training\n\n" + _training(done),
         "## Commands\n\n" + _commands(commands, record),
     ]
@@ -59,7 +56,7 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
 
 
 def _report(recipe: Recipe, folder: str, title: str, report: Mapping[str, Any]) -> list[str]:
-    """The sections of one report: cohort, figures, gains, the paper's values."""
+    """The sections of one report: cohort, figures, gains, the paper's values, confusion matrices, size and speed."""
     models = report["models"]
     groups = by_seed(models)
     return [
@@ -69,6 +66,8 @@ def _report(recipe: Recipe, folder: str, title: str, report: Mapping[str, Any]) 
         "and threshold were chosen on validation images.\n\n" + _figures(groups, models),
         _gains(recipe, groups, models),
         _published(recipe.published.get(folder, {}), groups, models),
+        _confusion(groups, models, report["labels"]),
+        _speed(groups, models),
     ]
 
 
@@ -179,8 +178,27 @@ def _published(paper: Mapping[str, Mapping[str, float]], groups: Mapping[str, li
     return "\n".join(lines)
 
 
+def _confusion(groups: Mapping[str, list[str]], models: Models, labels: Sequence[str]) -> str:
+    found = {group: [models[name]["confusion_matrix"] for name in names] for group, names in groups.items()}
+    if any(matrix is None for matrices in found.values() for matrix in matrices):
+        return ""
+    lines = [
+        "### Confusion matrices",
+        "",
+        "Images by what they are and what they were taken for; over several seeds, the sum.",
+        "",
+        "| model | " + " | ".join(f"{true} as {decided}" for true in labels for decided in labels) + " |",
+        "|---" * (1 + len(labels) ** 2) + "|",
+    ]
+    for group, matrices in found.items():
+        lines.append(f"| {group} | " + " | ".join(map(str, np.sum(matrices, axis=0).ravel())) + " |")
+    return "\n".join(lines)
+
+
 def _speed(groups: Mapping[str, list[str]], models: Models) -> str:
     lines = [
+        "### Size and speed",
+        "",
         "PyTorch in fp32 on the CPU, measured in alternation in one process; one model of each kind.",
         "",
         "| model | parameters | MACs | file | latency, batch 1 (p50, p99) | throughput | peak memory |",
