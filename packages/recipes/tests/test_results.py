@@ -23,10 +23,11 @@ def test_figures_and_gains_pair_the_seeds() -> None:
     recipe = Recipe(
         "x", "X", "", "phantom", {}, (), gains={"a thing": ("a", "b")}, published_gains={"a thing": {"auroc": 0.85}}
     )
-    table = _gains(recipe, groups, models)
-    assert "| a thing | 3 | +3.00 [+0.52, +5.48] |" in table
+    validation = {**dict.fromkeys(models, 0.91), "a-seed0": 0.94, "a-seed1": 0.93, "a-seed2": 0.92}
+    table = _gains(recipe, groups, models, validation)
+    assert "| a thing | 3 | +2.00 [-0.48, +4.48] | +3.00 [+0.52, +5.48] |" in table
     assert "3 of 3 |" in table
-    assert table.splitlines()[-1].startswith("| the paper's | | +0.85 |")
+    assert table.splitlines()[-1].startswith("| the paper's | | | +0.85 |")
 
 
 def test_a_papers_values_stand_beside_ours() -> None:

@@ -46,7 +46,8 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
     ]
     for folder, title in recipe.reports.items():
         report = json.loads((run / folder / "metrics.json").read_text("utf-8"))
-        sections += _report(recipe, folder, title, report)
+        validation = {name: _validation(run, done, model) for name, model in report["models"].items()}
+        sections += _report(recipe, folder, title, report, validation)
     sections += [
         recipe.differs and "## Why ours may differ from the paper's\n\n" + recipe.differs.strip(),
         "## Training\n\n" + _training(done),
@@ -55,7 +56,14 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _report(recipe: Recipe, folder: str, title: str, report: Mapping[str, Any]) -> list[str]:
+def _validation(run: Path, done: Mapping[str, Mapping[str, Any]], model: Mapping[str, Any]) -> float | None:
+    folder = os.path.relpath(Path(model["file"]["path"]).parent, run)
+    return done.get(folder, {}).get("val_auroc")
+
+
+def _report(
+    recipe: Recipe, folder: str, title: str, report: Mapping[str, Any], validation: Mapping[str, float | None]
+) -> list[str]:
     """The sections of one report: cohort, figures, gains, the paper's values, confusion matrices, size and speed."""
     models = report["models"]
     groups = by_seed(models)
@@ -64,7 +72,7 @@ def _report(recipe: Recipe, folder: str, title: str, report: Mapping[str, Any]) 
         f"{report['headline']}. Over several seeds: mean ± half-width of the 95 % t interval; over one: value and "
         f"95 % interval of {report['intervals']['resamples']} bootstrap resamples of patients. Epoch, temperature "
         "and threshold were chosen on validation images.\n\n" + _figures(groups, models),
-        _gains(recipe, groups, models),
+        _gains(recipe, groups, models, validation),
         _published(recipe.published.get(folder, {}), groups, models),
         _confusion(groups, models, report["labels"]),
         _speed(groups, models),
@@ -119,42 +127,49 @@ def _cell(entries: Sequence[Mapping[str, Any]]) -> str:
     return f"{values[0]:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]")
 
 
-def _gains(recipe: Recipe, groups: Mapping[str, list[str]], models: Models) -> str:
+def _gains(
+    recipe: Recipe, groups: Mapping[str, list[str]], models: Models, validation: Mapping[str, float | None]
+) -> str:
     if not recipe.gains:
         return ""
     lines = [
         "### What helped",
         "",
         "Difference of the same seed with and without, in points (hundredths). Several seeds: mean and 95 % t "
-        "interval of the paired differences. An interval that holds 0 decides nothing.",
+        "interval of the paired differences. An interval that holds 0 decides nothing. Methods are chosen by the first "
+        "column, on validation images.",
         "",
-        "| gain of | pairs | " + " | ".join(METRICS.values()) + " | AUROC better in |",
-        "|---" * (3 + len(METRICS)) + "|",
+        "| gain of | pairs | validation AUROC | " + " | ".join(METRICS.values()) + " | AUROC better in |",
+        "|---" * (4 + len(METRICS)) + "|",
     ]
     for title, (with_it, without) in recipe.gains.items():
         pairs = list(zip(groups.get(with_it, []), groups.get(without, []), strict=True))
         if not pairs:
             continue
-        cells = []
-        for metric in METRICS:
-            differences = [_difference(models[a], models[b], metric) for a, b in pairs]
-            known = [d for d in differences if d is not None]
-            if len(known) > 1:
-                mean, half = over_seeds(known)
-                cells.append(f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]")
-            else:
-                cells.append(f"{known[0]:+.2f}" if known else "undefined")
+        cells = [_gain([_points(validation.get(a), validation.get(b)) for a, b in pairs])]
+        cells += [_gain([_difference(models[a], models[b], metric) for a, b in pairs]) for metric in METRICS]
         better = sum((_difference(models[a], models[b], "auroc") or 0) > 0 for a, b in pairs)
         lines.append(f"| {title} | {len(pairs)} | " + " | ".join(cells) + f" | {better} of {len(pairs)} |")
         paper = recipe.published_gains.get(title)
         if paper:
             cells = [f"{paper[metric]:+.2f}" if metric in paper else "" for metric in METRICS]
-            lines.append("| the paper's | | " + " | ".join(cells) + " | |")
+            lines.append("| the paper's | | | " + " | ".join(cells) + " | |")
     return "\n".join(lines) if len(lines) > 6 else ""
 
 
+def _gain(differences: Sequence[float | None]) -> str:
+    known = [difference for difference in differences if difference is not None]
+    if len(known) < 2:
+        return f"{known[0]:+.2f}" if known else "undefined"
+    mean, half = over_seeds(known)
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+
+
 def _difference(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> float | None:
-    one, other = a["overall"][metric]["value"], b["overall"][metric]["value"]
+    return _points(a["overall"][metric]["value"], b["overall"][metric]["value"])
+
+
+def _points(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else 100 * (one - other)
 
 
