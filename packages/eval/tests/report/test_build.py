@@ -114,6 +114,15 @@ def test_one_model_without_timing_needs_no_comparison(make_document):
     assert "Latency" not in html
 
 
+def test_of_many_models_the_first_are_told_and_the_others_fold(make_document):
+    many = {f"model-{i}": 2.0 for i in range(7)}
+    html, _ = render(*make_document("multiclass", ["NORMAL", "PNEUMONIA"], many))
+    first, rest = html.split('<ul class="lead">')[1:]
+    assert (first.count("<li>"), rest.split("</ul>")[0].count("<li>")) == (5, 2)
+    assert "<details><summary>2 more models</summary>" in first
+    assert "more model" not in render(*make_document("multiclass", ["NORMAL", "PNEUMONIA"], MODELS))[0]
+
+
 def test_a_cohort_without_any_positive_still_makes_a_page(make_document):
     html, _ = render(*make_document("multilabel", ["Hernia"], MODELS))
     Page(html)

@@ -24,6 +24,8 @@ from cxr_eval.terminal import best_of
 
 SUMMARY = ("auroc", "auprc", "f1", "accuracy", "recall", "specificity", "brier", "ece")
 GAPS_SHOWN = 10
+FOREMOST = 5
+"""Models told of before the page is unfolded."""
 Entry = Mapping[str, Any]
 
 
@@ -80,6 +82,7 @@ def render(
             best={key: best_of(document, key) for key in SUMMARY},
             shown=shown,
             lead=_lead(document),
+            foremost=FOREMOST,
             external="external" in [model["cohort"] for model in document["models"].values()],
             reach=_reach(document),
             panels=panels,
