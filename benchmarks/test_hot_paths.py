@@ -20,7 +20,7 @@ from cxr_common.checkpoint import Header, Input
 from cxr_common.cohorts.phantom import phantom
 from cxr_common.files import sha256
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_eval.benchmark.benchmark import measure
+from cxr_eval import speed
 from cxr_eval.benchmark.entries import EAGER, entries
 from cxr_eval.export import onnx_file
 from cxr_eval.export.answer import Answering
@@ -117,7 +117,8 @@ def test_answer_for_one_image(tmp_path: Path, benchmark, record) -> None:
     rows, _ = entries(paths, tmp_path)
     rows = [row for row in rows if (row.runtime, row.precision) in (EAGER, *WANTED)]
     runs = {row.name: row.load(1) for row in rows}
-    timed = benchmark.pedantic(measure, args=(rows, runs, SECONDS))
+    ways = {row.name: (runs[row.name], row.header.input.size) for row in rows}
+    timed = benchmark.pedantic(speed.side_by_side, args=(ways, SECONDS))
     found = {(row.model, (row.runtime, row.precision)): timed[row.name] for row in rows}
     ms = {key: figures["latency_ms_p50"] for key, figures in found.items()}
     for name in NETWORKS:

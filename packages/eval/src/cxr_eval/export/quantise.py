@@ -19,6 +19,7 @@ from cxr_common.checkpoint import Header
 from cxr_common.metrics import auroc, macro
 from cxr_eval import runtimes, speed
 from cxr_eval.export import ranges
+from cxr_eval.export.stem import in_blocks
 from cxr_eval.runtimes import INPUT, OUTPUTS
 from cxr_eval.statistics import bootstrap
 from cxr_eval.statistics.ranking import ranking
@@ -96,6 +97,7 @@ def search(
         "speedup" over the float file, "bytes".
     """
     variants = list(variants)
+    model = in_blocks(model)
     histograms = _observe(model, calibration, threads)
     graphs = {variant.name: build(model, histograms, variant) for variant in variants}
 
