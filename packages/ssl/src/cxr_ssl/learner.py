@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.errors import BadInput
+from cxr_common.models.one_pixel import shorten
 from cxr_common.models.starts import Start, load_start
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.parameters import groups
@@ -132,6 +133,7 @@ def new_backbone(
             do=f"--crops.local_size {3 * reduction // 4} or more, or a larger --size",
         )
     load_start(network, architecture, start, size)
+    shorten(network)  # local views end in few pixels
     return GrayNetwork(network, *mean_std).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
