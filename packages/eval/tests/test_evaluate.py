@@ -52,6 +52,9 @@ def test_whole_stage_on_the_phantom(tmp_path, make_model, labels, capsys):
     assert any("matched by name" in note for note in document["notes"])
     assert any("no threshold was fitted" in note for note in document["notes"])
     assert document["models"]["teacher"]["speed"]["threads"] == 1
+    speed = document["models"]["teacher"]["speed"]
+    assert 0 < speed["latency_ms_p50"] <= speed["latency_ms_p99"]
+    assert speed["peak_bytes"] > 50e6  # Python and PyTorch alone take more
     assert document["differences"]["baseline"]["reference"] == "teacher"
     assert document["noninferiority"]["baseline"]["against"] == "teacher"
     assert document["schema"] == stage.SCHEMA
