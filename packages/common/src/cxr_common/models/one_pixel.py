@@ -23,14 +23,14 @@ def shorten(network: nn.Module) -> None:
 class OnePixel(nn.Conv2d):
     """A convolution that is a linear layer where its output is one pixel, and itself elsewhere."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) to (B, O, H', W')."""
         kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
-        height, width = x.shape[-2:]
+        height, width = input.shape[-2:]
         if height != width or not 0 <= height + 2 * padding - kernel < stride:
-            return super().forward(x)
+            return super().forward(input)
         met = min(height, kernel - padding)  # pixels, and weights, that meet in each direction
-        pixels = x[..., :met, :met].permute(0, 2, 3, 1).flatten(1)
+        pixels = input[..., :met, :met].permute(0, 2, 3, 1).flatten(1)
         weight = self.weight[..., padding : padding + met, padding : padding + met].permute(0, 2, 3, 1).flatten(1)
         return F.linear(pixels, weight, self.bias)[..., None, None]
 
