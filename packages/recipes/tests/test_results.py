@@ -48,4 +48,13 @@ def test_confusion_matrices_are_summed_over_seeds_and_left_out_for_several_findi
     table = _confusion(by_seed(models), models, ["NORMAL", "PNEUMONIA"])
     assert "| NORMAL as NORMAL | NORMAL as PNEUMONIA | PNEUMONIA as NORMAL | PNEUMONIA as PNEUMONIA |" in table
     assert table.splitlines()[-1] == "| a | 9 | 3 | 3 | 30 |"
+    three = {"a": {"confusion_matrix": [[3, 0, 1], [1, 10, 0], [0, 0, 2]]}}
+    table = _confusion({"a": ["a"]}, three, ["A", "B", "C"])
+    assert table.splitlines()[-5:] == [
+        "| a | A | B | C |",
+        "|---|---|---|---|",
+        "| A | 3 | 0 | 1 |",
+        "| B | 1 | 10 | 0 |",
+        "| C | 0 | 0 | 2 |",
+    ]
     assert _confusion({"b": ["b"]}, {"b": {"confusion_matrix": None}}, ["A", "B"]) == ""

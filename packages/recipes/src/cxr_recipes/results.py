@@ -197,16 +197,18 @@ def _confusion(groups: Mapping[str, list[str]], models: Models, labels: Sequence
     found = {group: [models[name]["confusion_matrix"] for name in names] for group, names in groups.items()}
     if any(matrix is None for matrices in found.values() for matrix in matrices):
         return ""
-    lines = [
-        "### Confusion matrices",
-        "",
-        "Images by what they are and what they were taken for; over several seeds, the sum.",
-        "",
-        "| model | " + " | ".join(f"{true} as {decided}" for true in labels for decided in labels) + " |",
-        "|---" * (1 + len(labels) ** 2) + "|",
-    ]
-    for group, matrices in found.items():
-        lines.append(f"| {group} | " + " | ".join(map(str, np.sum(matrices, axis=0).ravel())) + " |")
+    sums = {group: np.sum(matrices, axis=0) for group, matrices in found.items()}
+    lines = ["### Confusion matrices", ""]
+    if len(labels) == 2:
+        lines += ["Images by what they are and what they were taken for; over several seeds, the sum.", ""]
+        lines.append("| model | " + " | ".join(f"{true} as {decided}" for true in labels for decided in labels) + " |")
+        lines.append("|---" * (1 + len(labels) ** 2) + "|")
+        lines += [f"| {group} | " + " | ".join(map(str, matrix.ravel())) + " |" for group, matrix in sums.items()]
+        return "\n".join(lines)
+    lines.append("Rows: what the images are; columns: what they were taken for; over several seeds, the sum.")
+    for group, matrix in sums.items():
+        lines += ["", f"| {group} | " + " | ".join(labels) + " |", "|---" * (1 + len(labels)) + "|"]
+        lines += [f"| {true} | " + " | ".join(map(str, row)) + " |" for true, row in zip(labels, matrix, strict=True)]
     return "\n".join(lines)
 
 
