@@ -16,6 +16,7 @@ def reproduce(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(script), *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.timeout(600)  # minutes where other work runs beside it
 def test_quickstart_runs_the_whole_road_and_does_nothing_twice(tmp_path) -> None:
     done = reproduce("quickstart", "--scale", "tiny", "--runs_dir", tmp_path)
     assert done.returncode == 0, done.stderr
