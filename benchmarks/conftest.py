@@ -103,8 +103,11 @@ def record(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None
         most: float | None = None,
         detail: str = "",
     ) -> None:
+        low = -math.inf if least is None else least
+        high = math.inf if most is None else most
+        met = low <= value <= high  # what is not a number misses
         row = {"what": what, "peer": peer, "value": float(value), "unit": unit, "least": least, "most": most}
-        rows.append({**row, "detail": detail})
+        rows.append({**row, "met": met, "detail": detail})
         print(f"\n{_told(rows[-1])}" + (f" ({detail})" if detail else ""))
 
     return keep
@@ -116,16 +119,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     result = yield
     benchmark: Any = pyfuncitem.funcargs.get("benchmark")
     rows = benchmark.extra_info.get("rows", []) if benchmark else []
-    missed = [_told(row) for row in rows if not _met(row)]
+    missed = [_told(row) for row in rows if not row["met"]]
     if missed:
         pytest.fail("missed: " + "; ".join(missed), pytrace=False)
     return result
-
-
-def _met(row: Mapping[str, Any]) -> bool:
-    low = -math.inf if row["least"] is None else row["least"]
-    high = math.inf if row["most"] is None else row["most"]
-    return low <= row["value"] <= high
 
 
 def _told(row: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ Every number on the page comes from the files. ``conftest.py`` says what lies in
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +58,7 @@ def _machine(name: str, document: Mapping[str, Any]) -> str:
     revision = commit["id"][:12] + (" with uncommitted changes" if commit["dirty"] else "")
     rows = [row for _, _, rows in _tests(document) for row in rows]
     bounded = [row for row in rows if _bounds(row)]
-    met = sum(_met(row) for row in bounded)
+    met = sum(row["met"] for row in bounded)
     return (
         f"## {heading}\n\n{ran}; revision {revision}, {document['datetime'][:10]} (`{RESULTS}/{name}`).\n\n"
         f"{len(rows)} figures; {met} of {len(bounded)} bounds hold.\n"
@@ -75,7 +74,7 @@ def _tables(document: Mapping[str, Any]) -> Iterable[str]:
         if rows:
             lines += ["| what | peer | measured | wanted | detail |", "|---|---|---|---|---|"]
         for row in rows:
-            shown = _quantity(row["value"], row["unit"]) + ("" if _met(row) else ", **missed**")
+            shown = _quantity(row["value"], row["unit"]) + ("" if row["met"] else ", **missed**")
             cells = (row["what"], row["peer"], shown, _bounds(row), row["detail"])
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         failed = [test for test, rows in tests if not rows]
@@ -95,13 +94,6 @@ def _tests(document: Mapping[str, Any]) -> list[tuple[str, str, Sequence[Mapping
 def _bounds(row: Mapping[str, Any]) -> str:
     sides = [f"at {side} {_quantity(row[side], row['unit'])}" for side in ("least", "most") if row[side] is not None]
     return " and ".join(sides)
-
-
-def _met(row: Mapping[str, Any]) -> bool:
-    """Whether a figure holds its bounds; one that is not a number misses them."""
-    low = -math.inf if row["least"] is None else row["least"]
-    high = math.inf if row["most"] is None else row["most"]
-    return low <= row["value"] <= high
 
 
 def _quantity(value: float, unit: str) -> str:

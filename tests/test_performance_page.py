@@ -14,7 +14,7 @@ import pytest
 PAGE = Path(__file__).parent.parent / "benchmarks" / "page.py"
 
 
-def row(what, value, unit, least=None, most=None, peer="a peer", detail=""):
+def row(what, value, unit, least=None, most=None, peer="a peer", detail="", met=True):
     return {
         "what": what,
         "peer": peer,
@@ -23,13 +23,15 @@ def row(what, value, unit, least=None, most=None, peer="a peer", detail=""):
         "least": least,
         "most": most,
         "detail": detail,
+        "met": met,
     }
 
 
 @pytest.fixture
 def document() -> dict:
     steps = [row("a step", 2.567, "x", least=2.5, detail="peer 10 ms, ours 4 ms"), row("one | two", 1234.4, "x")]
-    memory = [row("memory", 71.25, "%", most=70.0), row("time", 3.0, "s", most=3, peer="")]
+    late = [row("late", 0.5, "x", least=1, met=False)]
+    memory = [row("memory", 71.25, "%", most=70.0, met=False), row("time", 3.0, "s", most=3, peer="")]
     return {
         "machine_info": {
             "cpu": "A Processor",
@@ -46,7 +48,10 @@ def document() -> dict:
         "benchmarks": [
             {"name": "test_step", "extra_info": {"title": "Steps", "rows": steps}},
             {"name": "test_memory", "extra_info": {"title": "Memory", "rows": memory}},
-            {"name": "test_late", "extra_info": {"title": "Steps", "rows": [row("late", 0.5, "x", least=1)]}},
+            {
+                "name": "test_late",
+                "extra_info": {"title": "Steps", "rows": late},
+            },
             {"name": "test_broken", "extra_info": {"title": "Steps", "rows": []}},
             {"name": "test_of_a_package", "extra_info": {}},
         ],
@@ -91,11 +96,6 @@ def test_every_machine_has_its_heading_and_the_commands_name_the_files(page, doc
     assert "uv run pytest benchmarks -m benchmark -n 0 --benchmark-json benchmarks/results/NAME.json" in text
 
 
-def test_a_figure_that_is_no_number_misses(page, document) -> None:
-    document["benchmarks"][0]["extra_info"]["rows"][0]["value"] = float("nan")
-    assert "| nanx, **missed** |" in page({"a.json": document})
-
-
 def test_the_command_writes_a_file_or_standard_output(page, document, tmp_path) -> None:
     file, out = tmp_path / "a.json", tmp_path / "performance.md"
     file.write_text(json.dumps(document))
@@ -124,6 +124,7 @@ def test_sums(medians, record):
     seconds = medians({"long": lambda: sum(range(10000)), "short": lambda: sum(range(10))}, rounds=3)
     record("more than can be", seconds["long"] / seconds["short"], "x", peer="long", least=1e12)
     record("what can be", seconds["long"] / seconds["short"], "x", peer="long", least=1, detail="of three rounds")
+    record("no number", float("nan"), "x", least=0)
 
 
 @pytest.mark.benchmark
@@ -147,7 +148,8 @@ def test_from_a_missed_bound_to_the_page(page, tmp_path) -> None:
     assert str(tmp_path) not in text
     assert "node" not in json.loads(text)["machine_info"]
     shown = page({"found.json": json.loads(text)})
-    assert "2 figures; 1 of 2 bounds hold." in shown
+    assert "3 figures; 1 of 3 bounds hold." in shown
     assert "Failed before a figure was measured: `test_too_long`." in shown
-    assert shown.count("**missed** |") == 1
+    assert shown.count("**missed** |") == 2
+    assert "| nanx, **missed** |" in shown
     assert "| at least 1x | of three rounds |" in shown
