@@ -166,6 +166,16 @@ def describe(path: str | Path) -> Header:
     return parse_header(found[KEY], path)
 
 
+def is_ours(path: str | Path) -> bool:
+    """Whether a file is one of this toolkit, not weights of others.
+
+    Raises:
+        BadInput: A .safetensors file that is missing or damaged.
+    """
+    path = Path(path)
+    return path.suffix == ".safetensors" and KEY in metadata(path)
+
+
 def parse_header(text: str, path: str | Path) -> Header:
     """The header that :func:`header_text` wrote.
 

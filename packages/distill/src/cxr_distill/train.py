@@ -292,12 +292,11 @@ def automatic_lr(start: Start) -> float:
         pretrained without labels has yet to learn what they are: at 3e-4 it ended lower on the phantom's validation
         images.
     """
-    return 1e-3 if all(path is None or _pretrained_here(path) for path in start) else 3e-4
 
+    def pretrained_here(path: Path) -> bool:
+        return checkpoint.is_ours(path) and checkpoint.describe(path).kind == "backbone"
 
-def _pretrained_here(path: Path) -> bool:
-    ours = path.suffix == ".safetensors" and checkpoint.KEY in checkpoint.metadata(path)
-    return ours and checkpoint.describe(path).kind == "backbone"
+    return 1e-3 if all(path is None or pretrained_here(path) for path in start) else 3e-4
 
 
 def automatic_epochs(steps: int) -> int:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from cxr_common import checkpoint
 from cxr_common.errors import BadInput
+from cxr_common.models.anatomy import classifier_name
 from cxr_common.models.foreign import from_foreign
-from cxr_common.models.zoo import build
 
 Start = tuple[Path | None, ...]
 """Files a network begins with: none (random), one for the whole, or one for each part of "A+B" (None: random)."""
@@ -64,7 +64,7 @@ def load_start(network: nn.Module, architecture: str, start: Start, size: int) -
             if path:
                 joined.load_part(number, _weights(path, part, size))
     elif start and start[0]:
-        _load(network, architecture, _weights(start[0], architecture, size), start[0], size)
+        _load(network, architecture, _weights(start[0], architecture, size), start[0])
 
 
 def imagenet_weights(architecture: str) -> Path:
@@ -103,7 +103,7 @@ def _file_of(word: str, architecture: str) -> Path | None:
 
 
 def _weights(path: Path, architecture: str, size: int) -> Mapping[str, Tensor]:
-    if path.suffix != ".safetensors" or checkpoint.KEY not in checkpoint.metadata(path):
+    if not checkpoint.is_ours(path):
         return from_foreign(path, architecture, size=size)
     header = checkpoint.describe(path)
     if header.architecture != architecture:
@@ -116,10 +116,10 @@ def _weights(path: Path, architecture: str, size: int) -> Mapping[str, Tensor]:
     return checkpoint.load(path)[0].network.state_dict()
 
 
-def _load(network: nn.Module, architecture: str, weights: Mapping[str, Tensor], path: Path, size: int) -> None:
+def _load(network: nn.Module, architecture: str, weights: Mapping[str, Tensor], path: Path) -> None:
     own = network.state_dict()
     # What only the classifier has may be missing or of another width: a new task gets a new head.
-    head = own.keys() - build(architecture, 0, size=size).state_dict().keys()
+    head = {name for name in own if name.startswith(classifier_name(network) + ".")}
     fitting = {name: tensor for name, tensor in weights.items() if name in own and tensor.shape == own[name].shape}
     absent = own.keys() - fitting.keys() - head
     if absent:
