@@ -104,8 +104,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     if config.speed:
         say(f"evaluate: time and memory of {len(networks)} model{'s' if len(networks) > 1 else ''}")
         timed = speed.measure(networks, threads=config.threads)
-        held = peaks([(path, *EAGER) for path in files.values()], config.threads)
-        timed = {name: timed[name] | {"peak_bytes": most} for name, most in zip(files, held, strict=True)}
+        held = peaks({name: (path, *EAGER) for name, path in files.items()}, config.threads)
+        timed = {name: timed[name] | {"peak_bytes": held[name]} for name in files}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": timed.get(name)}
         fingerprint = cohorts[pixel_size_for(networks[name][1])].fingerprint

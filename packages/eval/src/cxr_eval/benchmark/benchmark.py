@@ -132,8 +132,7 @@ def _auroc(row: Entry, run: Run, config: BenchmarkConfig) -> tuple[float | None,
 
 def _peaks(rows: Sequence[Entry], threads: int) -> dict[str, int]:
     say(f"  peak memory, in {len(rows)} processes of their own")
-    found = peaks([(row.file, row.runtime, row.precision) for row in rows], threads)
-    return {row.name: most for row, most in zip(rows, found, strict=True)}
+    return peaks({row.name: (row.file, row.runtime, row.precision) for row in rows}, threads)
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,14 +11,15 @@ from cxr_common.errors import BadInput
 from cxr_common.machine import peak_memory
 
 
-def peaks(wanted: Sequence[tuple[Path, str, str]], threads: int) -> list[int]:
-    """``peak_bytes`` of several (file, runtime, precision), as many at a time as there are cores.
+def peaks(wanted: Mapping[str, tuple[Path, str, str]], threads: int) -> dict[str, int]:
+    """``peak_bytes`` of several (file, runtime, precision) by name, as many at a time as there are cores.
 
     Raises:
         BadInput: A process failed.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda one: peak_bytes(one[0], one[1], one[2], threads), wanted))
+        found = {name: pool.submit(peak_bytes, *way, threads) for name, way in wanted.items()}
+        return {name: peak.result() for name, peak in found.items()}
 
 
 def peak_bytes(file: Path, runtime: str, precision: str, threads: int) -> int:
