@@ -51,7 +51,7 @@ def test_it_holds_what_the_teacher_says_to_these_views(path, toy_cohort, capsys)
     found = recorded(one, toy_cohort)
     rows = toy_cohort.rows("train")
     said = capsys.readouterr().out
-    width = int(getattr(one.network.network, "num_features"))  # noqa: B009
+    width = one.network.network.num_features
     assert f"2 view sets x {len(rows)} images x 2 logits and {width} pooled" in said
     assert f"{2 * len(rows) * (2 + width) * 2 / 1000:.1f} kB in " in said
     positions = np.array([40, 3, 3])

@@ -21,7 +21,7 @@ PIXELS = torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8, generator=torc
 def reusing(architecture: str = "test_resnet") -> Student:
     torch.manual_seed(0)
     network = GrayNetwork(build(architecture, 3, size=32), 0.5, 0.2)
-    channels = {"pooled": int(getattr(network.network, "num_features"))}  # noqa: B009
+    channels = {"pooled": network.network.num_features}
     adapters = build_adapters({"simkd": 1.0}, channels, {"pooled": 7}, "pooled")
     return Student(network, adapters, ("pooled",), (torch.randn(3, 7), torch.randn(3)))
 

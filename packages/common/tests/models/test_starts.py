@@ -1,11 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from cxr_common.checkpoint import Header, Input, save
 from cxr_common.errors import BadInput
@@ -15,7 +15,7 @@ from cxr_common.models.zoo import build
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> dict[str, nn.Module]:
+def theirs(tmp_path: Path) -> dict[str, Any]:
     """Networks of timm's for colour images, each saved as its hub has it."""
     torch.manual_seed(0)
     networks = {name: timm.create_model(name, num_classes=10) for name in ("resnet18", "mobilenetv2_100")}
@@ -53,13 +53,13 @@ def test_words_become_files(hub, tmp_path) -> None:
 
 
 def test_imagenet_weights_give_the_features_of_the_colour_network(hub, theirs, tmp_path) -> None:
-    network = build("resnet18", 3, size=64)
+    network: Any = build("resnet18", 3, size=64)
     load_start(network, "resnet18", files_of("imagenet", "resnet18"), 64)
     gray = torch.rand(2, 1, 64, 64)
     ours, colour = network.eval(), theirs["resnet18"].eval()
     with torch.inference_mode():
-        expected = colour.forward_features(gray.expand(-1, 3, -1, -1))  # type: ignore[operator]
-        torch.testing.assert_close(ours.forward_features(gray), expected, atol=1e-4, rtol=1e-4)  # type: ignore[operator]
+        expected = colour.forward_features(gray.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(ours.forward_features(gray), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_each_part_of_a_concatenated_network_has_its_own_file(hub, theirs, tmp_path) -> None:

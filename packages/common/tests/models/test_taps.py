@@ -76,8 +76,9 @@ def test_stages_are_the_outputs_of_the_layers_they_name(architecture, gray_netwo
     seen, handles = {}, []
     for stage, level in levels.items():
         module = network.network.get_submodule(network.network.feature_info[level]["module"])
-        hook = lambda _module, _inputs, output, stage=stage: seen.update({stage: output.clone()})  # noqa: E731
-        handles.append(module.register_forward_hook(hook))
+        handles.append(
+            module.register_forward_hook(lambda _module, _inputs, out, stage=stage: seen.update({stage: out.clone()}))
+        )
     with torch.no_grad():
         network(images)
     for handle in handles:

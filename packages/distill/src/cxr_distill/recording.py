@@ -99,7 +99,7 @@ def record(
     folder = cache_folder() / "teachers" / f"{teacher.header.architecture}-{key[:20]}"
     widths = {"logits": len(cohort.labels)}
     if "pooled" in teacher.stages:
-        widths["pooled"] = int(getattr(teacher.network.network, "num_features"))  # noqa: B009 - no module declares it
+        widths["pooled"] = teacher.network.network.num_features
     recording = Recording(folder, tuple(widths))
     missing = [k for k in range(sets) if not _complete(recording, k)]
     each = 2 * len(rows) * sum(widths.values())

@@ -82,7 +82,7 @@ def pretrain(config: PretrainConfig) -> Path:
     backbone = new_backbone(config.architecture, config.size, cohort.mean_std(), start, smallest_view=smallest)
     swav = SwAV(
         backbone,
-        int(backbone.network.num_features),  # type: ignore[arg-type]
+        backbone.network.num_features,
         embedding_dim=first_plan.embedding,
         num_prototypes=first_plan.prototypes,
         standardise=config.standardise,

@@ -1,7 +1,7 @@
 """Look inside a network on the way: logits and inner features from one forward pass."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ def features(gray_network: "GrayNetwork", pixels: Tensor, stages: Sequence[str])
     Raises:
         BadInput: The network has no stage of that name, or none of timm's interface.
     """
-    network: Any = gray_network.network
+    network = gray_network.network
     _check(gray_network, stages)
     levels = {stage: level for stage, level in feature_levels(network).items() if stage in stages}
     x = gray_network.normalise(pixels)

@@ -161,6 +161,7 @@ class GrayNetwork(nn.Module):
         BadInput: std is not above 0.
     """
 
+    network: Any  # timm's interface, which no class declares
     mean: Tensor
     std: Tensor
     _scale: Tensor

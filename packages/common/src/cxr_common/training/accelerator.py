@@ -47,7 +47,7 @@ def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
     if precision == "auto":
         precision = "bf16" if has_bf16(cuda) else "fp32"
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-    accelerator.ddp_handler = _how_processes_share()  # type: ignore[assignment]
+    accelerator.ddp_handler = _how_processes_share()  # type: ignore[assignment] - declared as None
     torch.manual_seed(seed)
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = True

@@ -159,7 +159,7 @@ class _Kept:
 @contextmanager
 def _kept(network: GrayNetwork, stage: str, *, leaves: bool) -> Iterator[_Kept]:
     """Keep a stage's output during a forward; as leaves, it is where the graph begins."""
-    inner: Any = network.network
+    inner = network.network
     if not hasattr(inner, "feature_info"):
         raise BadInput(
             "a network that shows its inner features",

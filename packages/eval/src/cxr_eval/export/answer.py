@@ -1,7 +1,5 @@
 """The whole answer as one module: gray pixels in; probabilities, logits and class activation maps out."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,7 +38,7 @@ class Answering(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(B, 1, S, S) uint8 to probabilities (B, L), logits (B, L) and, where there are any, maps (B, L, h, w)."""
-        network: Any = self.gray_network.network
+        network = self.gray_network.network
         x = self.gray_network.normalise(pixels.float())
         if not self.maps:
             logits = network(x)
@@ -62,7 +60,7 @@ def has_maps(gray_network: GrayNetwork, size: int) -> bool:
         gray_network: The classifier, in eval mode.
         size: Edge of its square input, pixels.
     """
-    network: Any = gray_network.network
+    network = gray_network.network
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (1, 1, size, size), dtype=torch.uint8, generator=generator)
     features = network.forward_features(gray_network.normalise(pixels))

@@ -39,7 +39,7 @@ def convert(answering: Answering, header: Header) -> onnx.ModelProto:
         # what the check against PyTorch at two batch sizes would find.
         warnings.filterwarnings("ignore", "You are using the legacy TorchScript", DeprecationWarning)
         warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage]
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage] - its only name
         try:
             torch.onnx.export(
                 answering.eval(),

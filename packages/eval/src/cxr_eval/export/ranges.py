@@ -119,7 +119,7 @@ def _exposed(
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(open_model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(names, {model.graph.input[0].name: images}), names  # pyright: ignore
+    return lambda images: session.run(names, {model.graph.input[0].name: images}), names  # pyright: ignore - tensors only
 
 
 def _with_zero(low: float, high: float) -> tuple[float, float]:
