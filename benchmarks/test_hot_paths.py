@@ -19,6 +19,7 @@ from cxr_common import checkpoint
 from cxr_common.checkpoint import Header, Input
 from cxr_common.cohorts.phantom import phantom
 from cxr_common.files import sha256
+from cxr_common.models import cost
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_eval import speed
 from cxr_eval.benchmark.entries import EAGER, entries
@@ -107,6 +108,14 @@ def export_beside(path: Path) -> dict[str, Path]:
     return files
 
 
+def product_rate() -> float:
+    """1e9 operations a second of float32 matrix products in one thread: what a direct convolution can hope for."""
+    edge = 1024
+    left, right = torch.randn(2, edge, edge)
+    seconds = speed.alternate({"product": lambda: left @ right}, 2.0)["product"]
+    return 2 * edge**3 / float(np.median(seconds)) / 1e9
+
+
 @pytest.mark.benchmark
 @pytest.mark.timeout(1800)
 def test_answer_for_one_image(tmp_path: Path, benchmark, record) -> None:
@@ -121,11 +130,15 @@ def test_answer_for_one_image(tmp_path: Path, benchmark, record) -> None:
     timed = benchmark.pedantic(speed.side_by_side, args=(ways, SECONDS))
     found = {(row.model, (row.runtime, row.precision)): timed[row.name] for row in rows}
     ms = {key: figures["latency_ms_p50"] for key, figures in found.items()}
+    possible = product_rate()
     for name in NETWORKS:
+        operations = 2 * cost.macs(checkpoint.load(paths[name])[0], SIZE)
         for way, least in WANTED.items():
             eager, ours = ms[name, EAGER], ms[name, way]
             rate, best = (found[name, runtime]["images_per_second"] for runtime in (EAGER, way))
             shown = f"eager {eager:.1f} ms, {rate:.0f} images/s at best; this {ours:.1f} ms, {best:.0f} images/s"
+            if way == FLOAT:
+                shown += f", {operations / ours / 1e6:.0f} GFLOP/s where a matrix product has {possible:.0f}"
             what = f"{name}, {SIZE} px, one image, one thread: {' '.join(way)}"
             record(what, eager / ours, "x", peer="the same in eager PyTorch, float32", least=least, detail=shown)
         size = {precision: file.stat().st_size for precision, file in files[name].items()}
