@@ -80,6 +80,7 @@ def distill(config: DistillConfig) -> Path:
     task_weight = usual if config.task_weight < 0 else config.task_weight
     if not task_weight and not any(losses.values()):
         raise BadInput("a loss with a weight above 0", "none", where="--loss", do="give one a weight")
+    config = dataclasses.replace(config, loss=losses, task_weight=task_weight)  # what is kept says what was done
     needed = {name for loss in losses for name in LOSSES[loss].stages(config.stage)}
     with torch.device("meta"):  # a misspelt student must not cost the fitting of a teacher
         build(config.student, len(cohort.labels), size=config.size)
@@ -88,8 +89,8 @@ def distill(config: DistillConfig) -> Path:
     teachers = tuple(load_teacher(path, cohort.labels, task, sorted(needed)) for path in paths)
     guidance = Guidance(
         teachers,
-        losses,
-        task_weight,
+        config.loss,
+        config.task_weight,
         config.temperature or None,
         config.stage,
         config.teachers,
