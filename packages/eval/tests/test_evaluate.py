@@ -91,6 +91,7 @@ def test_explanations_are_a_section_of_the_report_and_scores_in_the_document(tmp
     page = (folder / "index.html").read_text()
     assert 'id="explanations"' in page
     assert page.count("data:image/png;base64,") >= len(labels)
+    assert "--panels: 3" in page  # the radiograph and two maps side by side
 
 
 def test_reversed_labels_and_a_second_run_give_the_same_figures(tmp_path, make_model, labels):
