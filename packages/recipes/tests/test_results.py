@@ -21,12 +21,14 @@ def test_figures_and_gains_pair_the_seeds() -> None:
     groups = by_seed(models)
     assert "| a | 3 | 0.9100 ± 0.0248 |" in _figures(groups, models)
     recipe = Recipe(
-        "x", "X", "", "phantom", {}, (), gains={"a thing": ("a", "b")}, published_gains={"a thing": {"auroc": 0.85}}
-    )
+        "x", "X", "", "phantom", {}, (),
+        gains={"a thing": ("a", "b"), "of a larger scale": ("c", "b")}, published_gains={"a thing": {"auroc": 0.85}},
+    )  # fmt: skip
     validation = {**dict.fromkeys(models, 0.91), "a-seed0": 0.94, "a-seed1": 0.93, "a-seed2": 0.92}
     table = _gains(recipe, groups, models, validation)
     assert "| a thing | 3 | +2.00 [-0.48, +4.48] | +3.00 [+0.52, +5.48] |" in table
     assert "3 of 3 |" in table
+    assert "of a larger scale" not in table
     assert table.splitlines()[-1].startswith("| the paper's | | | +0.85 |")
 
 

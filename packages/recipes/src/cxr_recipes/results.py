@@ -143,9 +143,9 @@ def _gains(
         "|---" * (4 + len(METRICS)) + "|",
     ]
     for title, (with_it, without) in recipe.gains.items():
-        pairs = list(zip(groups.get(with_it, []), groups.get(without, []), strict=True))
-        if not pairs:
+        if with_it not in groups or without not in groups:  # not of this scale
             continue
+        pairs = list(zip(groups[with_it], groups[without], strict=True))
         cells = [_gain([_points(validation.get(a), validation.get(b)) for a, b in pairs])]
         cells += [_gain([_difference(models[a], models[b], metric) for a, b in pairs]) for metric in METRICS]
         better = sum((_difference(models[a], models[b], "auroc") or 0) > 0 for a, b in pairs)
