@@ -66,9 +66,10 @@ def test_answers_that_are_no_numbers_are_refused():
 
 
 def test_table_has_null_where_a_label_is_unknown():
-    rows = pl.DataFrame({"image": ["a", "b"], "patient": ["p", "q"], "split": ["test", "test"]})
+    rows = pl.DataFrame({"image": ["a", "b"], "patient": ["Doe^Jane", "Doe^John"], "split": ["test", "test"]})
     given = {"m": Answers(np.array([[0.2], [0.9]]), np.array([[False], [True]]))}
     made = table(rows, ["Mass"], np.array([[1], [np.nan]], np.float32), given)
     assert made.columns == ["image", "patient", "split", "target:Mass", "probability:m:Mass", "decision:m:Mass"]
     assert made["target:Mass"].to_list() == [1.0, None]
+    assert made["patient"].to_list() == [1, 2]  # their names stay where they were
     assert made["decision:m:Mass"].to_list() == [False, True]

@@ -114,8 +114,9 @@ def table(
 ) -> pl.DataFrame:
     """The table of ``predictions.parquet``: one row an image.
 
-    Columns: image, patient, split; ``target:LABEL`` (1, 0, or null where unknown); and for every model
-    ``probability:MODEL:LABEL`` and ``decision:MODEL:LABEL``.
+    Columns: image; patient, numbered in order of appearance (a table of one's own may name them); split;
+    ``target:LABEL`` (1, 0, or null where unknown); and for every model ``probability:MODEL:LABEL`` and
+    ``decision:MODEL:LABEL``.
 
     Args:
         rows: The cohort's rows with image, patient and split.
@@ -126,7 +127,9 @@ def table(
     Returns:
         The table.
     """
-    columns = [rows["image"], rows["patient"], rows["split"]]
+    patients = rows["patient"].unique(maintain_order=True)
+    number = rows["patient"].replace_strict(patients, range(1, len(patients) + 1), return_dtype=pl.Int64)
+    columns = [rows["image"], number.alias("patient"), rows["split"]]
     columns += [
         pl.Series(f"target:{label}", targets[:, i].astype(np.float32)).fill_nan(None) for i, label in enumerate(labels)
     ]

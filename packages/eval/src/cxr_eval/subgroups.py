@@ -67,7 +67,9 @@ def groupings(table: pl.DataFrame, asked: Sequence[str]) -> list[Grouping]:
         BadInput: No such column, an empty one, or one with more words than ``MOST_GROUPS``.
     """
     known = [
-        name for name in table.columns if name not in ("image", "split", "group") and not name.startswith("label:")
+        name
+        for name in table.columns
+        if name not in ("image", "split", "group", "patient") and not name.startswith("label:")
     ]
     usual = not asked
     found = []

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,10 +9,12 @@ import cv2
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from pydicom import dcmread
 
 import cxr_eval
 from cxr_common.checkpoint import load as load_weights
+from cxr_common.checkpoint import save
 from cxr_common.cohorts import open_cohort
 from cxr_common.decisions import probabilities
 from cxr_eval.predict import overlay, tables
@@ -77,6 +80,21 @@ def test_a_folder_becomes_a_table_and_pictures(models, folder, tmp_path, capsys)
     assert "2 files could not be read" in said
     assert "text.png: not an image" in said
     assert f"wrote {out}" in said
+
+
+def test_no_file_name_costs_an_answer_or_shares_its_picture(models, folder, tmp_path):
+    """Names that only look alike once they are file names, one that is no UTF-8, and one as long as may be."""
+    odd = tmp_path / "odd"
+    (odd / "sub").mkdir(parents=True)
+    names = ["a b.jpg", "a_b.jpg", "sub/x.jpg", "sub_x.jpg", "l" * 250 + ".jpg"]
+    for name in [*names, b"\xff.jpg"]:
+        shutil.copy(folder / "a.jpg", os.path.join(os.fsencode(odd), os.fsencode(name)))
+    out, maps = tmp_path / "a.csv", tmp_path / "maps"
+    assert main([str(models["onnx"]), str(odd), "--out", str(out), "--heatmaps", str(maps)]) == 0
+    rows = list(csv.DictReader(out.read_text("utf-8").splitlines()))
+    assert {row["file"] for row in rows} == {f"{odd}/{name}" for name in [*names, r"\xff.jpg"]}
+    assert all(row["error"] == "" for row in rows)
+    assert len(list(maps.iterdir())) == len(rows)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -151,11 +169,22 @@ def test_warnings_are_in_the_table(models, folder, tmp_path):
         (["{torch}", "{text}", "--out", "answers.xlsx"], "ending in .csv"),
         (["{flat}", "{image}", "--heatmaps", "{empty}/maps"], "baseline_cnn"),
         (["{torch}", "{image}", "--runtime", "tensorrt"], "runtime"),
+        (["{torch}", "{image}", "--out", "{table}"], "expected a file to write, found a folder"),
+        (["{torch}", "{pipe}"], "found a pipe or a device"),
+        (["{diverged}", "{image}"], "NaN or infinity"),
     ],
 )
 def test_bad_input_is_one_message(arguments, says, models, folder, tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    places = {**models, "empty": tmp_path / "empty", "text": folder / "text.png", "image": folder / "a.jpg"}
+    for name in ("empty", "table.csv"):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    network, header = load_weights(models["torch"])
+    for parameter in network.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    save(tmp_path / "diverged.safetensors", network.network, header)
+    places = {**models, "text": folder / "text.png", "image": folder / "a.jpg", "empty": tmp_path / "empty"}
+    places |= {"table": tmp_path / "table.csv", "pipe": tmp_path / "pipe.png"}
+    places |= {"diverged": tmp_path / "diverged.safetensors"}
     before = set(tmp_path.rglob("*"))
     assert main([argument.format(**places) for argument in arguments]) == 2
     assert says in capsys.readouterr().err

@@ -1,7 +1,7 @@
 import yaml
 
+from cxr_eval.file_names import file_names
 from cxr_eval.report.card import cards
-from cxr_eval.report.file_names import file_names
 
 
 def split(text):

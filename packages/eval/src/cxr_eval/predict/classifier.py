@@ -81,6 +81,13 @@ class Classifier:
     def answers(self, stored: NDArray[np.uint8]) -> Answers:
         """Answers for images as :meth:`read` gives them, (B, P, P) uint8."""
         found = self.run(whole(stored, self.size)[:, None])
+        if not np.isfinite(found["logits"]).all():
+            raise BadInput(
+                "finite answers",
+                "NaN or infinity",
+                where=self.path,
+                do="its training diverged: train it again with a lower --lr or --precision fp32",
+            )
         task = self.header.task or "multilabel"
         # From the logits in float64, as evaluation computes them.
         p = probabilities(found["logits"], task, self.header.calibration)

@@ -1,6 +1,5 @@
 """Pictures of where the evidence lies: the radiograph with heat over it."""
 
-import re
 from pathlib import Path
 
 import cv2
@@ -49,20 +48,7 @@ def draw(gray: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8
     return np.rint(under[..., None] * (1 - weight) + colour * weight).astype(np.uint8)
 
 
-def write(folder: Path, name: str, label: str, picture: NDArray[np.uint8]) -> Path:
-    """Write a picture as PNG, whole or not at all.
-
-    Args:
-        folder: Folder of the pictures.
-        name: The image's name in the table; its folders become part of the file's name.
-        label: Label the heat is for.
-        picture: (E, E, 3) BGR.
-
-    Returns:
-        The file.
-    """
-    plain = re.sub(r"[^\w.-]+", "_", f"{name.replace('/', '__')}.{label}")
-    path = folder / f"{plain}.png"
+def write(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write a picture (E, E, 3) BGR as PNG, whole or not at all."""
     with whole_file(path) as file:
         file.write(cv2.imencode(".png", picture)[1].tobytes())
-    return path

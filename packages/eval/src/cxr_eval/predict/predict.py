@@ -1,5 +1,6 @@
 """The stage: a model and any number of image files in, one row an image out."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from cxr_common.cohorts.image_header import BrokenImage
 from cxr_common.cohorts.readers.listing import image_files
 from cxr_common.errors import BadInput
 from cxr_common.training.loader import prefetch
+from cxr_eval.file_names import file_names
 from cxr_eval.predict import overlay, tables, unusual
 from cxr_eval.predict.classifier import Classifier, heat, load
 from cxr_eval.predict.config import PredictConfig
@@ -53,6 +55,7 @@ def predict(config: PredictConfig) -> None:
     files = list_files(config.paths[1:])
     refused: list[Row] = []
     warned = answered = 0
+    stems = file_names((name for name, _ in files), longest=150) if config.heatmaps else {}
     with ExitStack() as stack:
         write = stack.enter_context(tables.writing(Path(config.out), classifier.labels)) if config.out else None
         advance = stack.enter_context(
@@ -69,7 +72,7 @@ def predict(config: PredictConfig) -> None:
                 if len(files) <= SPOKEN:
                     say(_line(row, classifier.labels))
                 if config.heatmaps:
-                    _draw(Path(config.heatmaps), row, maps, pixels, classifier)
+                    _draw(Path(config.heatmaps, stems[row.file]), row, maps, pixels, classifier)
             advance(1)
         if not answered:
             raise _none_usable(refused)
@@ -93,11 +96,13 @@ def list_files(paths: Sequence[str]) -> list[tuple[str, Path]]:
         path = Path(given)
         if path.is_dir():
             files += [(f"{given.rstrip('/')}/{name}", path / name) for name in image_files(path.resolve())]
-        elif path.exists():
+        elif path.is_file():
             files.append((given, path))
         else:
-            raise BadInput("an image or a folder of images", "nothing there", where=given, do="check the path")
-    return list(dict.fromkeys(files))
+            found = "a pipe or a device" if path.exists() else "nothing there"
+            raise BadInput("an image or a folder of images", found, where=given, do="check the path")
+    # A name that is not UTF-8 cannot be written into a table: its bytes are spelt out.
+    return list(dict.fromkeys((os.fsencode(name).decode("utf-8", "backslashreplace"), path) for name, path in files))
 
 
 def _rows(
@@ -130,7 +135,8 @@ def _read(classifier: Classifier, name: str, path: Path) -> Picture:
         return Picture(name, None, error=str(error))
 
 
-def _draw(folder: Path, row: Row, maps: Any, pixels: Any, classifier: Classifier) -> None:
+def _draw(stem: Path, row: Row, maps: Any, pixels: Any, classifier: Classifier) -> None:
+    """A picture for each shown label, in STEM.LABEL.png."""
     if maps is None:
         raise BadInput(
             "a network with heat maps",
@@ -140,8 +146,9 @@ def _draw(folder: Path, row: Row, maps: Any, pixels: Any, classifier: Classifier
         )
     called, p = np.array(row.decisions), np.array(row.probabilities)
     heats = heat(maps, classifier.size)
+    labels = list(file_names(classifier.labels).values())
     for label in overlay.shown_labels(called, p, classifier.header.task or "multilabel"):
-        overlay.write(folder, row.file, classifier.labels[label], overlay.draw(pixels, heats[label]))
+        overlay.write(stem.with_name(f"{stem.name}.{labels[label]}.png"), overlay.draw(pixels, heats[label]))
 
 
 def _line(row: Row, labels: Sequence[str]) -> str:

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxr_common.files import whole_file
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,12 @@ def writing(path: Path, labels: Sequence[str]) -> Iterator[Write]:
     Yields:
         A function to call with each row.
     """
-    if path.suffix == ".parquet":
-        rows: list[dict[str, Any]] = []
-        yield lambda row: rows.append(_flat(row, labels))
-        _write_parquet(path, rows, labels)
-        return
-    with whole_file(path, "w") as file:
+    with whole_file(path, "wb" if path.suffix == ".parquet" else "w") as file:
+        if path.suffix == ".parquet":
+            rows: list[dict[str, Any]] = []
+            yield lambda row: rows.append(_flat(row, labels))
+            _parquet(rows, labels).write_parquet(file)
+            return
         if path.suffix == ".jsonl":
             yield lambda row: print(json.dumps(_nested(row, labels), ensure_ascii=False), file=file)
             return
@@ -86,12 +89,10 @@ def _nested(row: Row, labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _write_parquet(path: Path, rows: list[dict[str, Any]], labels: Sequence[str]) -> None:
+def _parquet(rows: list[dict[str, Any]], labels: Sequence[str]) -> "pl.DataFrame":
     import polars as pl
 
     kinds: dict[str, Any] = {"file": pl.String}
     for label in labels:
         kinds |= {f"probability:{label}": pl.Float64, f"decision:{label}": pl.Boolean}
-    table = pl.DataFrame(rows, schema={**kinds, "warnings": pl.String, "error": pl.String})
-    with whole_file(path) as file:
-        table.write_parquet(file)
+    return pl.DataFrame(rows, schema={**kinds, "warnings": pl.String, "error": pl.String})

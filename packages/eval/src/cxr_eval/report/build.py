@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from cxr_eval import subgroups
 from cxr_eval.comparisons import COMPARED
+from cxr_eval.file_names import file_names
 from cxr_eval.metrics.classification import CALIBRATION, METRICS, TITLES
 from cxr_eval.predictions import Answers
 from cxr_eval.report import forest, svg
-from cxr_eval.report.file_names import file_names
 from cxr_eval.report.panels import STYLES, panel
 from cxr_eval.report.svg import Axis, Chart, Series, interval_bar, log_axis, nice_ticks, swatch
 from cxr_eval.results import reported

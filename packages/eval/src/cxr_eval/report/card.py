@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from cxr_eval.file_names import file_names
 from cxr_eval.metrics.classification import TITLES
-from cxr_eval.report.file_names import file_names
 
 SHOWN = ("auroc", "auprc", "f1", "accuracy", "recall", "specificity", "precision", "npv", "brier", "ece")
 OF_LABELS = ("auroc", "auprc", "f1", "recall", "specificity")

@@ -1,22 +1,23 @@
-"""Names of models, labels and columns as parts of file names."""
+"""Names of models, labels, columns and images as parts of file names."""
 
 import re
 from collections.abc import Iterable
 
 
-def file_names(names: Iterable[str]) -> dict[str, str]:
+def file_names(names: Iterable[str], longest: int = 50) -> dict[str, str]:
     """A file name for each name, no two alike (not even on file systems that ignore case).
 
     Args:
         names: Any names, each once.
+        longest: Characters kept of a name, the last ones.
 
     Returns:
-        Name -> letters, digits, dash, dot and underscore, 60 at most.
+        Name -> letters, digits, dash, dot and underscore.
     """
     found: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
-        short = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._")[:50] or "unnamed"
+        short = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._")[-longest:] or "unnamed"
         number, unique = 1, short
         while unique.lower() in taken:
             number += 1
