@@ -177,6 +177,22 @@ def test_main_may_refuse_too(capsys) -> None:
     )
 
 
+def test_a_config_file_that_is_no_text(tmp_path, capsys) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
+    argv = ["--config", str(tmp_path / "c.yaml")]
+    assert run_command(print, Config, prog="x", description="d", argv=argv, positional="models") == 2
+    assert "decode" in capsys.readouterr().err
+
+
+def test_a_loop_that_was_told_to_stop_says_how_to_go_on(capsys) -> None:
+    def main(_: Config) -> None:
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit, match="143"):
+        run_command(main, Config, prog="x", description="d", argv=[])
+    assert capsys.readouterr().err == "terminated; start the same command again to go on\n"
+
+
 def test_the_caller_gets_its_own_signal_handler_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     run_command(lambda config: None, Config, prog="try", description="A try.", argv=[])

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 
@@ -20,6 +21,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path) -> None:
         write_half()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_the_users_to_mend(tmp_path, monkeypatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(BadInput, match="No space left on device"):
+        write_json(tmp_path / "a.json", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_the_way_and_a_name_as_long_as_may_be(tmp_path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(BadInput, match="expected a file to write, found a folder"):
+        write_json(tmp_path / "folder.csv", {})
+    write_json(tmp_path / f"{'l' * 250}.json", {})
 
 
 def test_written_whole_into_new_folders(tmp_path) -> None:

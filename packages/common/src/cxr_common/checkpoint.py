@@ -239,7 +239,7 @@ def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Heade
         network.load_state_dict(load_file(path))
     except RuntimeError as error:
         raise BadInput(
-            f"the weights of {header.architecture}", str(error).splitlines()[-1].strip(), where=path
+            f"the weights of {header.architecture}", str(error).splitlines()[-1].strip()[:200], where=path
         ) from error
     return GrayNetwork(network, header.input.mean, header.input.std).eval(), header
 

@@ -59,6 +59,10 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted; start the same command again to go on", file=sys.stderr)
         return 130
+    except SystemExit as stopped:
+        if stopped.code == 143:
+            print("terminated; start the same command again to go on", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # The reader (head, less) has left; Python must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,10 +101,10 @@ def parse(
         parser.set_defaults(dict(presets.get(_preset(arguments), {})))
     try:
         found = parser.parse_args(arguments)
-    except ArgumentError as error:
+    except (ArgumentError, UnicodeDecodeError) as error:
         raise BadInput(
             "arguments the command knows",
-            " ".join(str(error.message).split()),
+            " ".join(str(getattr(error, "message", error)).split()),
             do=f"see {prog} --help",
         ) from error
     return _made(config_class, found)
@@ -216,5 +220,4 @@ def _plain(value: Any) -> Any:
 
 def _terminate(signum: int, _frame: object) -> None:
     # Loops that can save mid-way install their own handler; elsewhere stop at once, whole files only.
-    print("terminated; start the same command again to go on", file=sys.stderr)
     raise SystemExit(128 + signum)

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from cxr_common.errors import BadInput
+
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Errors of writing for which the user's disk is the cause."""
 
 
 @contextmanager
@@ -27,13 +31,15 @@ def whole_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         The open file.
 
     Raises:
-        BadInput: The folder cannot be written to.
+        BadInput: The folder cannot be written to, its disk is full, or the path is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise BadInput("a file to write", "a folder", where=path, do="choose another name")
     encoding = None if "b" in mode else "utf-8"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, beside = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise not_writable(path.parent, error) from error
     try:
@@ -43,8 +49,10 @@ def whole_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         os.chmod(beside, 0o666 & ~_umask())  # mkstemp makes private files; results are meant to be shared
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         Path(beside).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            raise not_writable(path.parent, error) from error
         raise
 
 

@@ -43,6 +43,18 @@ def test_a_start_that_came_to_nothing_is_in_nobodys_way(tmp_path) -> None:
     run.close()
 
 
+def test_a_damaged_record_is_named_and_what_a_killed_process_left_is_removed(tmp_path) -> None:
+    folder = tmp_path / "s"
+    open_run(folder, {"config": {}}, {}).close()
+    (folder / ".state.pt.abc.part").write_text("half")
+    open_run(folder, {"config": {}}, {}).close()
+    assert not list(folder.glob(".*.part"))
+    for text in ("{", "[]"):
+        (folder / "run.json").write_text(text)
+        with pytest.raises(BadInput, match=r"the record of a run, found a damaged file[\s\S]*run\.json"):
+            open_run(folder, {"config": {}}, {})
+
+
 def test_one_process_at_a_time(tmp_path) -> None:
     held = open_run(tmp_path / "a", {}, {})
     with pytest.raises(BadInput, match="in use"):

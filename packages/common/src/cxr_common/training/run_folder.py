@@ -37,8 +37,11 @@ class RunFolder:
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl; undefined numbers must be None."""
         if self.main:
-            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
+            try:
+                with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line, allow_nan=False) + "\n")
+            except OSError as error:
+                raise not_writable(self.path, error) from error
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines logged so far."""
@@ -90,7 +93,7 @@ def open_run(
         The folder, with ``finished`` telling whether there is nothing left to do.
 
     Raises:
-        BadInput: The folder belongs to another run or is in use, or cannot be written to.
+        BadInput: The folder belongs to another run, is in use or damaged, or cannot be written to.
     """
     folder = Path(folder)
     if not main:
@@ -104,9 +107,15 @@ def open_run(
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise BadInput("a run folder nobody else uses", "one in use by another process", where=folder) from error
+    for left in folder.glob(".*.part"):  # of a process that was killed while it wrote
+        left.unlink(missing_ok=True)
     record = folder / "run.json"
     wanted = json.loads(json.dumps(identity, sort_keys=True))
-    differing = _differences(_completed(record, wanted, later), wanted) if record.exists() else []
+    try:
+        differing = _differences(_completed(record, wanted, later), wanted) if record.exists() else []
+    except BadInput:
+        os.close(lock)
+        raise
     if differing and not any((folder / name).exists() for name in ("done.json", "state.pt", "metrics.jsonl")):
         record.unlink()  # a start that ended before it had anything to lose
         differing = []
@@ -132,7 +141,13 @@ def open_run(
 
 
 def _completed(record: Path, wanted: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    found = json.loads(record.read_text("utf-8"))
+    try:
+        found = json.loads(record.read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no table")
+    except ValueError as error:
+        do = "restore it, or choose another --run or --name"
+        raise BadInput("the record of a run", "a damaged file", where=record, do=do) from error
     if later:
         stood_for = {name: value for name, value in later.items() if name in wanted["config"]}
         found["config"] = {**stood_for, **found["config"]}
