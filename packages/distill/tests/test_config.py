@@ -18,6 +18,11 @@ def test_defaults_stand() -> None:
         {"label_fraction": 0.0},
         {"crop": 1.5},
         {"run": "../elsewhere"},
+        {"run": ""},
+        {"name": "/elsewhere"},
+        {"seed": -1},
+        {"seeds": [0, -1]},
+        {"workers": -1},
         {"name": "a/../../b"},
     ],
 )

@@ -82,6 +82,14 @@ def test_bad_input_ends_with_one_message_and_leaves_nothing(tmp_path, toy_folder
     assert not list(runs.rglob("*.safetensors"))
 
 
+def test_a_training_that_diverges_says_so(tmp_path, toy_folder) -> None:
+    place = ("--data", toy_folder, "--runs_dir", tmp_path)
+    done = run("finetune", *FAST, *place, "--architecture", "baseline_cnn", "--lr", "1e30")
+    assert done.returncode == 2, done.stderr
+    assert "expected a finite loss, found nan at epoch 1" in done.stderr
+    assert "lower --lr" in done.stderr
+
+
 def test_two_teachers_of_their_own_sizes_asked_once(tmp_path, toy_folder) -> None:
     teachers = []
     for size, labels in ((32, ("NORMAL", "PNEUMONIA")), (48, ("PNEUMONIA", "NORMAL"))):

@@ -141,7 +141,10 @@ class TrainConfig:
             self.label_fraction,
             "--label_fraction",
         )
+        _require(self.seed >= 0, "a seed of 0 or more", self.seed, "--seed")
         _require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
+        _require(min(self.seeds, default=0) >= 0, "seeds of 0 or more", self.seeds, "--seeds")
+        _require(self.workers >= 0, "0 (automatic) or more threads", self.workers, "--workers")
         _require(0 < self.crop <= 1, "a crop in (0, 1]", self.crop, "--crop")
         _known("mode", self.mode, MODES)
         _known("imbalance remedy", self.imbalance, IMBALANCE)
@@ -155,7 +158,8 @@ class TrainConfig:
                 )
         for option in ("run", "name"):
             value = getattr(self, option)
-            _require(not {"..", "."} & set(value.split("/")), "a plain folder name", value, f"--{option}")
+            plain = not value.startswith("/") and not {"..", "."} & set(value.split("/"))
+            _require(plain and bool(value or option == "name"), "a plain folder name", value, f"--{option}")
 
 
 @dataclass(frozen=True)

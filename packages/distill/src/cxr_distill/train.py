@@ -37,7 +37,7 @@ from cxr_distill.losses import Outputs, build_adapters, each_loss
 from cxr_distill.outcome import LATER, MODEL, conclude, identity
 from cxr_distill.student import Student, new_network
 from cxr_distill.teacher import linear_layer
-from cxr_distill.watching import EVERY, drowning, gradient_shares, validation
+from cxr_distill.watching import EVERY, check_finite, drowning, gradient_shares, validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -180,6 +180,8 @@ def train(
                     run.close()
                     raise SystemExit(143)
 
+            means = {name: float(total) / count for name, (total, count) in at["sums"].items()}
+            check_finite(means["loss"], epoch + 1, folder)
             average_buffers(student)
             with average.applied(student) if average else contextlib.nullcontext():
                 average_buffers(student)
@@ -189,7 +191,6 @@ def train(
                 if not at["best"] or score > at["best"]["score"]:
                     state = {k: v.detach().cpu().clone() for k, v in network.network.state_dict().items()}
                     at["best"] = {"score": score, "epoch": epoch + 1, "weights": state, "val": val}
-            means = {name: float(total) / count for name, (total, count) in at["sums"].items()}
             line = {"epoch": epoch + 1, **means, **val}
             run.log({**line, "lr": rate(epoch * steps + steps - 1)})
             progress.epoch(line)

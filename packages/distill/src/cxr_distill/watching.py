@@ -1,6 +1,8 @@
 """What is watched while a student learns: agreement with its teacher, and which loss moves it."""
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_common import decisions
+from cxr_common.errors import BadInput
 from cxr_common.metrics import auroc, macro
 from cxr_distill.losses import task_loss
 
@@ -40,6 +43,26 @@ def gradient_shares(terms: Mapping[str, Tensor], shared: Sequence[Tensor], scale
         norms[name] = torch.stack(squares).sum().sqrt() if squares else torch.zeros_like(term.detach())
     total = torch.stack(list(norms.values())).sum()
     return {f"{name}_share": norm / torch.where(total > 0, total, 1) for name, norm in norms.items()}
+
+
+def check_finite(loss: float, epoch: int, folder: Path) -> None:
+    """Stop a training that has diverged.
+
+    Args:
+        loss: Mean of the epoch.
+        epoch: Counted from 1.
+        folder: The stage's folder.
+
+    Raises:
+        BadInput: The loss is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise BadInput(
+            "a finite loss",
+            f"{loss} at epoch {epoch}",
+            where=folder,
+            do="lower --lr, or try --precision fp32; of a --start or --teacher, see that its own answers are finite",
+        )
 
 
 def drowning(line: Mapping[str, float | None]) -> str | None:

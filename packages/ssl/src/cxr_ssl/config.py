@@ -220,6 +220,7 @@ class PretrainConfig:
             self.weight_decay_end,
             "--weight_decay_end",
         )
+        _require(self.seed >= 0, "a seed of 0 or more", self.seed, "--seed")
         _require(self.workers >= 0, "0 (automatic) or more threads", self.workers, "--workers")
         if self.preset and self.preset not in PRESETS:
             raise unknown_name("preset", self.preset, PRESETS)
