@@ -34,13 +34,14 @@ def _bad_input(expected: str, found: str, where: str | Path | None, do: str | No
     return BadInput(expected, found, where=where, do=do)
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
+def unknown_name(kind: str, name: str, known: Iterable[str], where: str | Path | None = None) -> BadInput:
     """The error for a name that is not on a list, with the nearest names that are.
 
     Args:
         kind: What the name should name ("architecture", "loss").
         name: The name given.
         known: Every name that would have worked.
+        where: The file, folder or option it was found in.
 
     Returns:
         The error, for the caller to raise.
@@ -53,4 +54,4 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
         do = f"choose one of {', '.join(names)}"
     else:
         do = f"choose one of {len(names)} names such as {', '.join(names[:8])}"
-    return BadInput(f"the name of a known {kind}", repr(name), do=do)
+    return BadInput(f"the name of a known {kind}", repr(name), where=where, do=do)
