@@ -76,6 +76,13 @@ def test_no_recipe_and_too_few_jobs() -> None:
         ReproduceConfig(["a", "b"], run="x")
 
 
+def test_no_recipe_runs_before_all_are_read(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(runner, "run_recipe", lambda *_: pytest.fail("ran"))
+    (tmp_path / "broken.yaml").write_text("title: t")
+    with pytest.raises(BadInput, match=r"broken\.yaml"):
+        runner.reproduce(ReproduceConfig(["quickstart", str(tmp_path / "broken.yaml")]))
+
+
 def test_side_by_side_commands_share_the_cores(monkeypatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert runner._environment(3)["OMP_NUM_THREADS"] == "2"

@@ -20,20 +20,21 @@ def reproduce(config: ReproduceConfig) -> None:
     """Run the recipes of a config.
 
     Raises:
-        BadInput: No such recipe or scale.
+        BadInput: No such recipe or scale, or one that cannot run.
         SystemExit: A stage ended with another code than 0; it has said why.
     """
     if not config.recipes:
         raise BadInput("the name of a recipe", "none", do=f"one of: {', '.join(names())}")
-    for name in config.recipes:
-        recipe = read(name)
+    plans = []
+    for recipe in map(read, config.recipes):  # all of them are read before the first runs for hours
         run = Path(config.runs_dir, config.run or recipe.name)
         scale = config.scale or next(iter(recipe.scales))
-        stages = recipe.commands(scale, run, config.data)
+        plans.append((recipe, scale, run, recipe.commands(scale, run, config.data)))
+    for recipe, scale, run, stages in plans:
         if config.dry_run:
             print("\n".join(shell(command) for stage in stages for command in stage))
-            continue
-        run_recipe(recipe, scale, run, stages, config.jobs, config.note)
+        else:
+            run_recipe(recipe, scale, run, stages, config.jobs, config.note)
 
 
 def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str]]], jobs: int, note: str) -> None:
