@@ -77,11 +77,92 @@ stages:
         ("title: t\nscales: {a: {}}\nstages: [finetun --x 1]", "did you mean finetune"),
         ("[1, 2", "YAML"),
         ("- 1", "scales and stages"),
+        ("title: 2024-13-45\nscales: {a: {}}\nstages: [evaluate]", "YAML"),
+        ("title: t\nscales: {}\nstages: [evaluate]", "at least one scale.*none"),
+        ("title: t\nscales: [a]\nstages: [evaluate]", "mapping.*'a'.*mine.yaml, scales"),
+        ("title: t\nscales: {a: }\nstages: [evaluate]", "mapping.*None.*mine.yaml, scales, a"),
+        ("title: t\nscales: {1: {}}\nstages: [evaluate]", "text.*found 1.*quotes"),
+        ("title: t\nscales: {a: {data: [1]}}\nstages: [evaluate]", "text.*scales, a, data"),
+        ("title: t\nscales: {a: {}}\nabout: 3\nstages: [evaluate]", "text.*mine.yaml, about"),
+        ("title: t\nscales: {a: {}}\nstages: ", "list of stages.*None"),
+        ("title: t\nscales: {a: {}}\nstages: [evaluate, 3]", "a command.*found 3.*mine.yaml, stage 2"),
+        ('title: t\nscales: {a: {}}\nstages: [" "]', "a command.*mine.yaml, stage 1"),
+        ("title: t\nscales: {a: {}}\nstages: [{for: {seed: [1]}}]", "a command.*mine.yaml, stage 1"),
+        ("title: t\nscales: {a: {}}\nstages: [{command: evaluate, fro: {}}]", "'fro'.*stage 1.*did you mean for"),
+        ("title: t\nscales: {a: {}}\nstages: [{command: evaluate, for: [a]}]", "mapping.*'a'.*stage 1, for"),
+        ("title: t\nscales: {a: {}}\nstages: [evaluate]\nreports: [a]", "mapping.*mine.yaml, reports"),
+        ("title: t\nscales: {a: {}}\nstages: [evaluate]\ngains: [a]", "mapping.*mine.yaml, gains"),
+        ("title: t\nscales: {a: {}}\nstages: [evaluate]\ngains: {x: [a]}", "pair.*mine.yaml, gains"),
+        ("title: t\nscales: {a: {}}\nstages: [evaluate]\npublished: {report: {m: {aurok: 1}}}", "did you mean auroc"),
+        ("title: t\nscales: {a: {}}\nstages: [evaluate]\npublished: {report: {m: {f1: x}}}", "a number.*'x'"),
+        ("title: t\nscales: {a: {}}\nstages: [evaluate]\npublished: {repotr: {}}", "did you mean report"),
+        ("title: t\nscales: {a: {}}\nstages: [evaluate]\npublished_gains: {x: {}}", "gain of the recipe"),
     ],
 )
 def test_files_that_are_no_recipes(tmp_path, text, says) -> None:
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(BadInput, match=f"(?s){says}"):
         read(write(tmp_path, text))
+
+
+def test_a_file_that_is_not_utf8(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("title: Röntgen".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"(?s)UTF-8.*mine\.yaml"):
+        read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        ("{command: evaluate, for: {seed: 3}}", "list of values for seed.*found 3.*mine.yaml, stage 1, scale a"),
+        ("{command: evaluate, for: {seed: seeds}}", "list of values for seed.*'seeds'"),
+        ("{command: evaluate, for: {seed: ep}}", "list of values for seed.*found 5"),
+        ("{command: evaluate, for: {seed: []}}", "list of values for seed"),
+        ('{command: evaluate, for: {"x, y": [[1, 2], [3]]}}', r"2 values \(x, y\).*\[3\]"),
+        ('{command: evaluate, for: {"x, y": [12]}}', r"2 values \(x, y\).*12"),
+        ('"evaluate {}"', "a value for {}, found none.*mine.yaml, stage 1, scale a.*known here: ep"),
+        ('"evaluate {ep"', "placeholders.*close every brace"),
+        ('"evaluate ep}"', "placeholders.*close every brace"),
+        ('"evaluate {{ep}}"', "placeholders.*close every brace"),
+        ('"evaluate {ep.nope}"', "a value for {ep.nope}, found none"),
+        ('"evaluate {ep.__class__.__mro__}"', "found none"),
+        ('"evaluate {ep!r}"', "found none"),
+        ('"evaluate {own}"', "that does not need itself"),
+        ('"evaluate {this}"', "that does not need itself"),
+        ('"evaluate {many}"', r"one value for {many}, found \[1, 2\]"),
+        ('"evaluate {nothing}"', "one value for {nothing}, found None"),
+    ],
+)
+def test_loops_and_placeholders_that_cannot_be_filled(tmp_path, stage, says) -> None:
+    scale = '{ep: 5, own: "{own}x", this: "{that}", that: "{this}", many: [1, 2], nothing: }'
+    recipe = read(write(tmp_path, f"title: t\nscales: {{a: {scale}}}\nstages: [{stage}]"))
+    with pytest.raises(BadInput, match=f"(?s){says}"):
+        recipe.commands("a", RUN)
+
+
+@pytest.mark.parametrize(
+    ("stages", "reports", "says"),
+    [
+        ("[evaluate --name other]", None, "found 'report'.*reports, scale a.*name one of: other"),
+        ("[evaluate]", "{reprot: it}", "found 'reprot'.*name one of: report"),
+        ("[finetune]", "{report: it}", "add the stage evaluate --name report"),
+        ("[evaluate --name x, evaluate --name=y, evaluate]", "{x: it, y: it, report: it}", None),
+        ("[finetune]", None, None),
+    ],
+)
+def test_a_report_must_be_written_by_a_stage(tmp_path, stages, reports, says) -> None:
+    text = f"title: t\nscales: {{a: {{}}}}\nstages: {stages}" + (f"\nreports: {reports}" if reports else "")
+    recipe = read(write(tmp_path, text))
+    if says is None:
+        recipe.commands("a", RUN)
+    else:
+        with pytest.raises(BadInput, match=f"(?s){says}"):
+            recipe.commands("a", RUN)
+
+
+def test_a_command_may_name_its_data_with_an_equals_sign(tmp_path) -> None:
+    recipe = read(write(tmp_path, 'title: t\nscales: {a: {}}\nstages: ["finetune --data=phantom:9"]'))
+    assert recipe.commands("a", RUN) == [[["finetune", "--data=phantom:9", "--run", "x"]]]
 
 
 def test_names_that_are_none(tmp_path) -> None:

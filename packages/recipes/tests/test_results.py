@@ -1,5 +1,5 @@
 from cxr_recipes.recipe import Recipe
-from cxr_recipes.results import _confusion, _difference, _figures, _gains, _published, by_seed
+from cxr_recipes.results import _confusion, _difference, _figures, _gains, _published, by_seed, page
 
 
 def model(auroc: float | None) -> dict:
@@ -60,3 +60,12 @@ def test_confusion_matrices_are_summed_over_seeds_and_left_out_for_several_findi
         "| C | 0 | 0 | 2 |",
     ]
     assert _confusion({"b": ["b"]}, {"b": {"confusion_matrix": None}}, ["A", "B"]) == ""
+
+
+def test_a_recipe_without_reports_ends_with_a_page_without_figures(tmp_path) -> None:
+    recipe = Recipe("x", "Only a look", "", "phantom", {}, (), gains={}, reports={})
+    record = {"recipe": "x", "scale": "a", "jobs": 1, "note": "", "machine": "here"}
+    text = page(recipe, tmp_path, ["uv run cxr-data show phantom:60"], record)
+    assert "# Only a look" in text
+    assert "cxr-data show phantom:60" in text
+    assert "## Training" not in text

@@ -1,6 +1,7 @@
 """A recipe file, and the commands it stands for."""
 
 import itertools
+import re
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -9,9 +10,7 @@ from typing import Any
 import yaml
 
 from cxr_common.errors import BadInput, unknown_name
-
-COMMANDS = ("cxr-data", "ssl-pretrain", "finetune", "distill", "evaluate")
-FIELDS = {"title", "about", "data", "scales", "stages", "reports", "gains", "published", "published_gains", "differs"}
+from cxr_recipes import schema
 
 ONE_REPORT = {"report": "the test images"}
 """What `evaluate` writes unless told otherwise."""
@@ -31,8 +30,10 @@ class Recipe:
         gains: Comparisons of the results page: what is gained -> (with, without), models named without seed.
         published: Values of the paper: report -> model -> metric -> value.
         published_gains: Gains of the paper: what is gained -> metric -> points (hundredths).
-        reports: Reports of the results page: folder within the run -> what it was evaluated on.
+        reports: Reports of the results page: folder within the run -> what it was evaluated on; the usual one when
+            left out, none where nothing is evaluated.
         differs: Why our values may differ from the paper's.
+        file: What it was read from, for messages.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Recipe:
     published_gains: dict[str, dict[str, float]] = field(default_factory=dict)
     reports: dict[str, str] = field(default_factory=lambda: dict(ONE_REPORT))
     differs: str = ""
+    file: str = ""
 
     def commands(self, scale: str, run: Path, data: str = "") -> list[list[list[str]]]:
         """The commands of one scale, as a shell would split them.
@@ -59,33 +61,42 @@ class Recipe:
             The stages in order; each holds the commands it is repeated as, which do not depend on one another.
 
         Raises:
-            BadInput: Unknown scale, or a placeholder nobody fills.
+            BadInput: Unknown scale, a placeholder or loop nobody fills, or a report that no stage writes.
         """
         if scale not in self.scales:
-            raise unknown_name(f"scale of the recipe {self.name}", scale, self.scales)
+            raise unknown_name(f"scale of the recipe {self.name}", scale, self.scales, self.file)
         values = {**self.scales[scale], "run": str(run)}
         data = values["data"] = data or values.get("data", self.data)
         place = ["--run", run.name]
         if str(run.parent) != "runs":
             place += ["--runs_dir", str(run.parent)]
         stages = []
-        for stage in self.stages:
+        for number, stage in enumerate(self.stages, 1):
+            where = f"{self.file}, stage {number}, scale {scale}"
             commands = []
-            loops = [_loop(names, of, values) for names, of in stage.get("for", {}).items()]
+            loops = [_loop(names, of, values, where) for names, of in stage.get("for", {}).items()]
             for combination in itertools.product(*loops):
                 chosen = {k: v for one in combination for k, v in one.items()}
-                try:
-                    words = [_fill(word, {**values, **chosen}) for word in _spread(stage["command"], chosen).split()]
-                except KeyError as error:
-                    raise BadInput(
-                        f"a value for {{{error.args[0]}}}", f"none in scale {scale}", where=self.name
-                    ) from error
+                spread = _spread(stage["command"], chosen)
+                words = [_fill(word, {**values, **chosen}, where) for word in spread.split()]
                 if words[0] == "cxr-data":
                     commands.append(words)
                 else:
-                    commands.append([*words, *(place if "--data" in words else ["--data", data, *place])])
+                    own = _option("--data", words) is not None
+                    commands.append([*words, *(place if own else ["--data", data, *place])])
             stages.append(commands)
+        self._check_reports(stages, scale)
         return stages
+
+    def _check_reports(self, stages: list[list[list[str]]], scale: str) -> None:
+        """Refuse reports that no stage writes: else the results page would miss them, after hours."""
+        evaluations = [command for stage in stages for command in stage if command[0] == "evaluate"]
+        written = [_option("--name", command) or "report" for command in evaluations]
+        for folder in self.reports:
+            if folder not in written:
+                do = f"name one of: {', '.join(written)}" if written else f"add the stage evaluate --name {folder}"
+                where = f"{self.file}, reports, scale {scale}"
+                raise BadInput("a report that a stage writes", repr(folder), where=where, do=do)
 
 
 def names() -> list[str]:
@@ -99,27 +110,22 @@ def read(name: str) -> Recipe:
     Raises:
         BadInput: No such recipe, or a file that is none.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise BadInput("a recipe file", "nothing there", where=name)
-        text, name = path.read_text("utf-8"), path.stem
-    elif name in names():
-        text = (_folder() / f"{name}.yaml").read_text("utf-8")
-    else:
-        raise unknown_name("recipe", name, names())
+    file: Any = Path(name)
+    if file.suffix not in (".yaml", ".yml"):
+        if name not in names():
+            raise unknown_name("recipe", name, names())
+        file = _folder() / f"{name}.yaml"
+    elif not file.is_file():
+        raise BadInput("a recipe file", "nothing there", where=name)
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput("a recipe in YAML", " ".join(str(error).split()), where=name) from error
-    if not isinstance(values, dict) or not {"title", "scales", "stages"} <= values.keys() or values.keys() - FIELDS:
-        raise BadInput("a recipe with title, scales and stages", f"the fields {_keys(values)}", where=name)
-    stages = tuple({"command": s} if isinstance(s, str) else s for s in values["stages"])
-    for stage in stages:
-        if stage["command"].split()[0] not in COMMANDS:
-            raise unknown_name("command of a recipe", stage["command"].split()[0], COMMANDS)
+        values = yaml.safe_load(file.read_text("utf-8"))
+    except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
+        raise BadInput("a recipe in YAML, UTF-8", " ".join(str(error).split()), where=name) from error
+    schema.check(values, name)
+    stages = tuple({"command": stage} if isinstance(stage, str) else stage for stage in values["stages"])
+    evaluates = any(stage["command"].split()[0] == "evaluate" for stage in stages)
     return Recipe(
-        name=name,
+        name=Path(name).stem,
         title=values["title"],
         about=values.get("about", ""),
         data=values.get("data", "phantom"),
@@ -128,8 +134,9 @@ def read(name: str) -> Recipe:
         gains={key: (pair[0], pair[1]) for key, pair in values.get("gains", {}).items()},
         published=values.get("published", {}),
         published_gains=values.get("published_gains", {}),
-        reports=values.get("reports", ONE_REPORT),
+        reports=values.get("reports", ONE_REPORT if evaluates else {}),
         differs=values.get("differs", ""),
+        file=name,
     )
 
 
@@ -137,11 +144,20 @@ def _folder() -> Any:
     return resources.files("cxr_recipes") / "recipes"
 
 
-def _loop(names: str, of: Any, values: dict[str, Any]) -> list[dict[str, Any]]:
+def _loop(names: str, of: Any, values: dict[str, Any], where: str) -> list[dict[str, Any]]:
     """One dict a round: ``seed: [0, 1]`` or ``seed: seeds`` (a list of the scale) or ``a, b: [[1, 2], [3, 4]]``."""
     rounds = values.get(of, of) if isinstance(of, str) else of
+    if not isinstance(rounds, list) or not rounds:
+        do = "write it out, such as [0, 1], or add it to the scale"
+        raise BadInput(f"a list of values for {names}, or a scale's name for one", repr(rounds), where=where, do=do)
     keys = [name.strip() for name in names.split(",")]
-    return [dict(zip(keys, one if len(keys) > 1 else [one], strict=True)) for one in rounds]
+    if len(keys) == 1:
+        return [{keys[0]: one} for one in rounds]
+    for one in rounds:
+        if not isinstance(one, list) or len(one) != len(keys):
+            do = "write one list a round: [[1, 2], [3, 4]]"
+            raise BadInput(f"{len(keys)} values ({names}) in every round", repr(one), where=where, do=do)
+    return [dict(zip(keys, one, strict=True)) for one in rounds]
 
 
 def _spread(command: str, chosen: dict[str, Any]) -> str:
@@ -152,11 +168,34 @@ def _spread(command: str, chosen: dict[str, Any]) -> str:
     return command
 
 
-def _fill(word: str, values: dict[str, Any]) -> str:
+def _fill(word: str, values: dict[str, Any], where: str, within: tuple[str, ...] = ()) -> str:
     """The word with its placeholders filled, also those within what filled them."""
-    filled = word.format_map(values)
-    return filled if filled == word else _fill(filled, values)
+
+    def value(braces: re.Match[str]) -> str:
+        name = braces[1]
+        if name not in values:
+            do = f"known here: {', '.join(values)}"
+            raise BadInput(f"a value for {braces[0]}", "none", where=where, do=do)
+        found = values[name]
+        if name in within:
+            do = "give it a value of its own"
+            raise BadInput(f"a value for {braces[0]} that does not need itself", repr(found), where=where, do=do)
+        if isinstance(found, list | dict | None):
+            do = "give it one value, or go through a list by: for"
+            raise BadInput(f"one value for {braces[0]}", repr(found), where=where, do=do)
+        return _fill(str(found), values, where, (*within, name))
+
+    filled = re.sub(r"{([^{}]*)}", value, word)
+    if "{" in filled or "}" in filled:
+        raise BadInput("placeholders such as {run}", repr(word), where=where, do="open and close every brace")
+    return filled
 
 
-def _keys(values: Any) -> str:
-    return ", ".join(map(str, values)) if isinstance(values, dict) else repr(values)
+def _option(flag: str, words: list[str]) -> str | None:
+    """The value of an option, ``--name x`` or ``--name=x``; None where it is not given."""
+    for word, following in itertools.pairwise([*words, ""]):
+        if word == flag:
+            return following
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None

@@ -13,16 +13,8 @@ from cxr_common.checkpoint import provenance
 from cxr_common.gain import over_seeds
 from cxr_common.machine import cpu_name
 from cxr_recipes.recipe import Recipe
+from cxr_recipes.schema import METRICS
 
-METRICS = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "accuracy": "accuracy",
-    "recall": "sensitivity",
-    "specificity": "specificity",
-    "precision": "precision",
-    "f1": "F1",
-}
 Models = Mapping[str, Mapping[str, Any]]
 
 
@@ -50,7 +42,7 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
         sections += _report(recipe, folder, title, report, validation)
     sections += [
         recipe.differs and "## Why ours may differ from the paper's\n\n" + recipe.differs.strip(),
-        "## Training\n\n" + _training(done),
+        done and "## Training\n\n" + _training(done),
         "## Commands\n\n" + _commands(commands, record),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
