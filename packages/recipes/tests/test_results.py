@@ -39,10 +39,25 @@ def test_a_papers_values_stand_beside_ours() -> None:
     assert "| absent | AUROC | 0.8 | | |" in table
 
 
+def test_gains_pair_the_seeds_that_both_have() -> None:
+    models = {
+        "a-seed0": model(0.9),
+        "a-seed1": model(0.9),
+        "b-seed1": model(0.8),
+        "b-seed2": model(0.1),
+        "c": model(0.5),
+    }
+    recipe = Recipe("x", "X", "", "phantom", {}, (), gains={"shared": ("a", "b"), "no seed shared": ("a", "c")})
+    table = _gains(recipe, by_seed(models), models, {})
+    assert "| shared | 1 | undefined | +10.00 |" in table
+    assert "no seed shared" not in table
+
+
 def test_the_undefined_stays_undefined() -> None:
     models = {"a": model(None), "b": model(0.9)}
     assert _difference(models["a"], models["b"], "auroc") is None
     assert "| a | 1 | undefined |" in _figures(by_seed(models), models)
+    assert "| a | AUROC | 0.9 | undefined | |" in _published({"a": {"auroc": 0.9}}, by_seed(models), models)
 
 
 def test_confusion_matrices_are_summed_over_seeds_and_left_out_for_several_findings() -> None:

@@ -135,9 +135,10 @@ def _gains(
         "|---" * (4 + len(METRICS)) + "|",
     ]
     for title, (with_it, without) in recipe.gains.items():
-        if with_it not in groups or without not in groups:  # not of this scale
+        twins = [(name, without + name.removeprefix(with_it)) for name in groups.get(with_it, [])]
+        pairs = [(name, twin) for name, twin in twins if twin in models]
+        if not pairs:  # not of this scale
             continue
-        pairs = list(zip(groups[with_it], groups[without], strict=True))
         cells = [_gain([_points(validation.get(a), validation.get(b)) for a, b in pairs])]
         cells += [_gain([_difference(models[a], models[b], metric) for a, b in pairs]) for metric in METRICS]
         better = sum((_difference(models[a], models[b], "auroc") or 0) > 0 for a, b in pairs)
@@ -178,8 +179,9 @@ def _published(paper: Mapping[str, Mapping[str, float]], groups: Mapping[str, li
         for metric, value in metrics.items():
             entries = [models[name]["overall"][metric] for name in groups.get(group, [])]
             if entries:
-                here = float(np.mean([entry["value"] for entry in entries]))
-                lines.append(f"| {group} | {METRICS[metric]} | {value} | {_cell(entries)} | {here - value:+.4f} |")
+                here = [entry["value"] for entry in entries]
+                difference = "" if None in here else f"{float(np.mean(here)) - value:+.4f} "
+                lines.append(f"| {group} | {METRICS[metric]} | {value} | {_cell(entries)} | {difference}|")
             else:
                 lines.append(f"| {group} | {METRICS[metric]} | {value} | | |")
     return "\n".join(lines)
