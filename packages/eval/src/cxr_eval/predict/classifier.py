@@ -172,7 +172,7 @@ def find_model(path: str | Path) -> Path:
             "a model (.safetensors or .onnx) or its folder",
             "nothing there",
             where=path,
-            do="name the model first, then the images",
+            do="check the path; predict takes the model first, then the images",
         )
     return path
 
