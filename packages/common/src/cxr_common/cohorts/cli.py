@@ -34,7 +34,7 @@ class PrepareConfig:
             for crops.
         out: Folder to write; new or empty.
         reader: How to read the folder: auto, kermany, chestxray14, chexpert, padchest, mimic_cxr_jpg, vindr_cxr,
-            rsna, covid_radiography, covidx, medmnist, manifest (a table with a file column), folder (a subfolder a
+            rsna, covid_radiography, covidx, medmnist, manifest (a table with a column of files), folder (a subfolder a
             class), unlabelled.
         aspect: How images that are not square become square.
         window: Which gray values become black and white.

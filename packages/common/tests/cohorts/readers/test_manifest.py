@@ -68,6 +68,41 @@ def test_manifests_of_patients_leave_class_folders_to_the_folder_reader(images):
     assert recognise(images) == "folder"
 
 
+@pytest.mark.parametrize("files", ["file", "path", "image", "Image", "filename"])
+@pytest.mark.parametrize("label", ["a", "label:a"])
+def test_any_usual_name_of_the_column_of_files_and_columns_of_zeros_and_ones(tmp_path, write_images, files, label):
+    write_images(tmp_path, ["1.png", "2.png", "3.png"])
+    (tmp_path / "labels.csv").write_text(f"{files},{label}\n1.png,1\n2.png,0\n3.png,\n")
+    assert recognise(tmp_path) == "manifest"
+    listing = manifest.read(tmp_path)
+    assert (listing.task, listing.labels) == ("multilabel", ("a",))
+    np.testing.assert_array_equal(label_matrix(listing.table, listing.labels), [[1], [0], [np.nan]])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "found"),
+    [
+        ("labels.csv", b"file;a\n1.png;1\n", "the header 'file;a'"),
+        ("labels.csv", "file,a\n1.png,1\n".encode("utf-16"), "bytes that are no UTF-8 text"),
+        ("labels.csv", b"", "an empty file"),
+        ("labels.csv", bytes(range(256)), "bytes that are no text"),
+        ("labels.csv", b"id,a\n1,1\n", "the header 'id,a'"),
+        ("labels.csv", b"file,comment\n1.png,good\n", "the columns file, comment"),
+        ("labels.csv", b"file,a\n", "none"),
+        ("labels.csv", b"file,label:a,label:a\n1.png,1,0\n", "label:a twice"),
+        ("labels.csv", b"file,label:\n1.png,1\n", "label: without one"),
+        ("labels.parquet", b"PAR1", "a file that is no Parquet table"),
+    ],
+)
+def test_labels_beside_flat_images_are_never_passed_over(tmp_path, write_images, name, data, found):
+    write_images(tmp_path, ["1.png", "2.png"])
+    (tmp_path / name).write_bytes(data)
+    assert recognise(tmp_path) == "manifest"
+    with pytest.raises(BadInput) as refused:
+        manifest.read(tmp_path)
+    assert (refused.value.found, refused.value.where) == (found, tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -78,7 +113,7 @@ def test_manifests_of_patients_leave_class_folders_to_the_folder_reader(images):
         ("file,class\na/1.png,x\n", "at least two classes, found x"),
         ("file,label:E\na/1.png,2\n", "in the column label:E, found '2'"),
         ("file,split,label:E\na/1.png,trian,1\n", "found 'trian'"),
-        ("file,split,label:E\na/1.png,train,1\na/2.png,,1\n", "found None"),
+        ("file,split,label:E\na/1.png,train,1\na/2.png,,1\n", "found a blank cell"),
         ("file,class\n", "a table with rows"),
     ],
 )

@@ -1,11 +1,13 @@
-"""Any folder with a table of its images: CSV or Parquet with a ``file`` column.
+"""Any folder with a table of its images: CSV or Parquet with a column of files, as ``file``, ``path`` or ``image``.
 
 ``manifest.csv``, ``manifest.parquet``, ``labels.csv`` or ``labels.parquet`` is recognised when it also has labels:
-columns ``label:NAME``, or one column ``class``. With ``--reader manifest`` any name will do, and then every column
-of 0, 1 and blanks is a label. ``patient``, ``split``, ``view``, ``sex`` and ``age`` are used where they are there.
+columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks. With ``--reader manifest``
+any name will do. ``patient``, ``split``, ``view``, ``sex`` and ``age`` are used where they are there. A ``labels``
+table that cannot be understood is refused where images would otherwise count as unlabelled.
 """
 
 import os
+import re
 from pathlib import Path
 
 import polars as pl
@@ -13,18 +15,24 @@ import polars as pl
 from cxr_common.cohorts.cohort import Task
 from cxr_common.cohorts.dicom import age_in_years
 from cxr_common.cohorts.folders import inside
+from cxr_common.cohorts.readers import unlabelled
 from cxr_common.cohorts.readers.listing import SPLIT_FOLDERS, UNCERTAIN, Listing, image_files, one_hot, order_classes
 from cxr_common.cohorts.readers.tables import header, numbers
 from cxr_common.errors import BadInput
 
 NAMES = ("manifest.csv", "manifest.parquet", "labels.csv", "labels.parquet")
+FILE_COLUMNS = ("file", "path", "image", "filename", "file_name", "image_path")
+"""Names of the column of files, in any case; the first of them that is there."""
 _KNOWN = ("file", "patient", "split", "class", "view", "sex", "age")
 _CLASS = "class"
+_UNLABELLED = "or, for pretraining without labels, move the table out of the folder"
 
 
 def looks_like(path: Path) -> bool:
-    """Whether one of the usual tables names files and their labels."""
-    return any("file" in columns and _labelled(columns) for columns in (_columns(path / name) for name in NAMES))
+    """Whether one of the usual tables names files and their labels, or ought to."""
+    if any(_labelled(path / name) for name in NAMES):
+        return True
+    return any(_promises_labels(path / name) for name in NAMES) and unlabelled.looks_like(path)
 
 
 def read(path: Path) -> Listing:
@@ -39,7 +47,7 @@ def read(path: Path) -> Listing:
         and no split. Without labels: for pretraining.
 
     Raises:
-        BadInput: No such table or several, a file named twice or with two splits,
+        BadInput: No such table or several, one that cannot be understood, a file named twice or with two splits,
             labels that are not 0 and 1, or none of the files is there.
     """
     table_path = _table(path)
@@ -59,6 +67,13 @@ def read(path: Path) -> Listing:
         notes.append(f"{unlisted} images are not in {table_path.name} and were left out")
 
     labels, task, columns = _labels(matched, table_path)
+    if not labels and _promises_labels(table_path):
+        raise BadInput(
+            "columns label:NAME, a column class, or columns of zeros and ones",
+            f"the columns {', '.join(matched.drop('path').columns)[:200]}",
+            where=table_path,
+            do=_UNLABELLED,
+        )
     patient = pl.col("path").alias("patient")
     if "patient" in matched.columns:
         patient = pl.coalesce("patient", "path").alias("patient")
@@ -92,13 +107,21 @@ def _inside(path: Path, entries: pl.DataFrame, table_path: Path) -> tuple[pl.Dat
 
 
 def _table(path: Path) -> Path:
-    """The table: one of the usual names first, else the only one with a ``file`` column."""
+    """The table: one of the usual names first, else the only one with a column of files."""
     for name in NAMES:
-        if "file" in _columns(path / name):
+        if _file_column(_columns(path / name)):
             return path / name
+    for name in NAMES:
+        if _promises_labels(path / name):
+            raise BadInput(
+                f"a table with a column {', '.join(FILE_COLUMNS)}",
+                _what_is_there(path / name),
+                where=path / name,
+                do=f"write it as UTF-8 text with commas, one row an image; {_UNLABELLED}",
+            )
     with os.scandir(path) as entries:
         names = sorted(e.name for e in entries if os.path.isfile(e.path))
-    found = [path / name for name in names if "file" in _columns(path / name)]
+    found = [path / name for name in names if _file_column(_columns(path / name))]
     if len(found) != 1:
         named = ", ".join(table.name for table in found) or "none"
         raise BadInput("one CSV or Parquet table with a column file", named, where=path, do=f"call it {NAMES[0]}")
@@ -116,8 +139,44 @@ def _columns(table_path: Path) -> list[str]:
     return header(table_path) if table_path.name.lower().endswith((".csv", ".csv.gz")) else []
 
 
-def _labelled(columns: list[str]) -> bool:
-    return _CLASS in columns or any(name.startswith("label:") for name in columns)
+def _file_column(columns: list[str]) -> str | None:
+    """The column of files, or None."""
+    names = {name.lower(): name for name in reversed(columns)}
+    return next((names[name] for name in FILE_COLUMNS if name in names), None)
+
+
+def _labelled(table_path: Path) -> bool:
+    """Whether a table names files and their labels."""
+    columns = _columns(table_path)
+    if not _file_column(columns):
+        return False
+    if _CLASS in columns or any(name.startswith("label:") for name in columns):
+        return True
+    try:
+        return bool(_plain_labels(_text(table_path)))
+    except BadInput:
+        return False
+
+
+def _promises_labels(table_path: Path) -> bool:
+    """Whether a table must not be passed over: its name says labels."""
+    return table_path.name.startswith("labels.") and table_path.is_file()
+
+
+def _what_is_there(table_path: Path) -> str:
+    """What a table without a column of files holds instead, for the error."""
+    if not table_path.stat().st_size:
+        return "an empty file"
+    if table_path.suffix == ".parquet":
+        columns = _columns(table_path)
+        return f"the columns {', '.join(columns)[:200]}" if columns else "a file that is no Parquet table"
+    with open(table_path, "rb") as file:
+        line = file.readline(2**16)
+    try:
+        text = line.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return "bytes that are no UTF-8 text"
+    return f"the header {text[:200]!r}" if text.isprintable() else "bytes that are no text"
 
 
 def _text(table_path: Path) -> pl.DataFrame:
@@ -133,12 +192,27 @@ def _text(table_path: Path) -> pl.DataFrame:
             for name, kind in table.select(plain).schema.items()
         )
         table = table.cast(pl.String).rename(lambda name: name.strip())
+        files = _file_column(table.columns)
+        table = table.rename({files: "file"}) if files else table
     except (pl.exceptions.PolarsError, OSError) as error:
         raise BadInput("a readable table", str(error).splitlines()[0], where=table_path) from error
     if table.is_empty() or "file" not in table.columns:
         raise BadInput("a table with rows and a column file", "none", where=table_path)
+    if twice := [name for name in map(_first_name, table.columns) if name in table.columns]:
+        raise BadInput("each column once", f"{twice[0]} twice", where=table_path, do="rename or remove one of them")
     text = pl.all().str.strip_chars()
     return table.select(text).select(pl.when(~pl.all().is_in(["", "NaN", "nan", "NA"])).then(pl.all()))
+
+
+def _first_name(column: str) -> str | None:
+    """The name that polars has found twice in a header and numbered; None of any other."""
+    found = re.fullmatch(r"(.+)_duplicated_\d+", column)
+    return found and found[1].strip()
+
+
+def _plain_labels(entries: pl.DataFrame) -> list[str]:
+    """Columns of 0, 1 and blanks that are nothing else."""
+    return [name for name in entries.columns if name not in {*_KNOWN, "path"} and _binary(entries[name])]
 
 
 def _labels(matched: pl.DataFrame, table_path: Path) -> tuple[tuple[str, ...], Task | None, list[pl.Series]]:
@@ -152,7 +226,9 @@ def _labels(matched: pl.DataFrame, table_path: Path) -> tuple[tuple[str, ...], T
         known = classes.is_not_null()
         hot = [_where(known, column) for column in one_hot(classes.fill_null("").to_list(), labels)]
         return labels, "multiclass", hot
-    chosen = marked or [n for n in matched.columns if n not in {*_KNOWN, "path"} and _binary(matched[n])]
+    if "label:" in marked:
+        raise BadInput("a name in every column label:NAME", "label: without one", where=table_path)
+    chosen = marked or _plain_labels(matched)
     columns = [
         numbers(matched[name], (0, 1, UNCERTAIN), table_path)
         .fill_null(float("nan"))
@@ -181,5 +257,10 @@ def _split(matched: pl.DataFrame, table_path: Path) -> pl.Series:
     split = [SPLIT_FOLDERS.get((name or "").lower()) for name in matched["split"]]
     if None in split:
         strange = matched["split"][split.index(None)]
-        raise BadInput("train, val or test in every row of the column split", repr(strange), where=table_path)
+        raise BadInput(
+            "train, val or test in every row of the column split",
+            "a blank cell" if strange is None else repr(strange),
+            where=table_path,
+            do="fill in every row, or leave the column out to have patients split",
+        )
     return pl.Series("split", split, pl.String)
