@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,32 @@ def not_writable(folder: Path, error: OSError) -> BadInput:
         where=folder,
         do="choose another folder, free space, or change its permissions",
     )
+
+
+def refuse_small_disk(folder: Path, needed: int) -> None:
+    """Refuse to fill a disk through a memory map, which would end the process without a word (SIGBUS).
+
+    Args:
+        folder: Existing working folder that is to be written to; its parent is named.
+        needed: Bytes.
+
+    Raises:
+        BadInput: Too little room.
+    """
+    needed = int(needed * 1.02) + 2**20
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BadInput(
+            f"{_size(needed)} of free disk",
+            _size(free),
+            where=folder.parent,
+            do="free space, choose another folder (--out, or CXR_CACHE for the cache), or a smaller size",
+        )
+
+
+def _size(count: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def write_text(path: str | Path, text: str) -> None:

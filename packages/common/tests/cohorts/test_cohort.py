@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -133,6 +134,15 @@ def test_a_folder_with_content_is_not_overwritten(tmp_path):
     with pytest.raises(BadInput, match="new or empty folder"):
         save(example(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("free", [2**20, 2**20 + 1700])
+def test_a_disk_too_full_for_pixels_or_masks_is_told_before_it_is_written_to(tmp_path, monkeypatch, free):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": free}))
+    masks = np.ones((6, 2, 16, 16), np.uint8)
+    with pytest.raises(BadInput, match="MiB of free disk"):
+        save(example(masks=masks), tmp_path / "cohort")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_save_leaves_nothing(tmp_path):

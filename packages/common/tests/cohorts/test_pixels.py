@@ -112,8 +112,15 @@ def test_a_working_folder_of_something_else_is_started_anew(source, tmp_path, da
     assert json.loads((work / "journal.jsonl").read_text().splitlines()[-1])["rows"] == len(names)
 
 
+def test_a_disk_too_full_to_drop_broken_rows_is_told(source, tmp_path, monkeypatch):
+    decode(source, tmp_path / "work")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(BadInput, match="of free disk"):
+        keep_rows(tmp_path / "work", np.arange(49))
+
+
 def test_a_disk_too_small_is_told_before_anything_is_written(source, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(BadInput, match="GiB of free disk"):
+    with pytest.raises(BadInput, match=r"expected 1\.0 MiB of free disk, found 0\.0 MiB"):
         decode(source, tmp_path / "work")
     assert not (tmp_path / "work" / "pixels.npy").exists()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from cxr_common.cohorts.folders import new_folder
 from cxr_common.cohorts.splits import SPLITS
 from cxr_common.errors import BadInput, unknown_name
-from cxr_common.files import write_json
+from cxr_common.files import refuse_small_disk, write_json
 
 SCHEMA = 1
 Task = Literal["multilabel", "multiclass"]
@@ -204,7 +205,7 @@ def save(cohort: Cohort, folder: str | Path) -> None:
             masks, ``masks.npy`` go there.
 
     Raises:
-        BadInput: The folder holds something already or cannot be written.
+        BadInput: The folder holds something already, cannot be written, or the disk is too full.
     """
     with new_folder(folder) as beside:
         _save_pixels(cohort.pixels, beside / "pixels.npy")
@@ -308,6 +309,7 @@ def _readable(folder: str | Path) -> Iterator[None]:
 
 def _save_pixels(pixels: NDArray[np.uint8], path: Path) -> None:
     """Write pixels block by block: they may be more than memory holds."""
+    refuse_small_disk(path.parent, math.prod(pixels.shape) * pixels.dtype.itemsize)
     file = np.lib.format.open_memmap(path, mode="w+", dtype=pixels.dtype, shape=pixels.shape)
     for start in range(0, len(pixels), 256):
         file[start : start + 256] = pixels[start : start + 256]
@@ -316,10 +318,12 @@ def _save_pixels(pixels: NDArray[np.uint8], path: Path) -> None:
 
 def _save_masks(masks: NDArray[np.uint8], path: Path) -> None:
     """Write masks so that empty ones take no room on disk: what is never written is a hole in the file."""
+    drawn = [of_image.reshape(len(of_image), -1).any(axis=1) for of_image in masks]
+    refuse_small_disk(path.parent, sum(int(labels.sum()) for labels in drawn) * math.prod(masks.shape[2:]))
     file = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=masks.shape)
-    for row, of_image in enumerate(masks):
-        for label in np.flatnonzero(of_image.reshape(len(of_image), -1).any(axis=1)):
-            file[row, label] = of_image[label]
+    for row, labels in enumerate(drawn):
+        for label in np.flatnonzero(labels):
+            file[row, label] = masks[row, label]
     file.flush()
 
 

@@ -17,7 +17,7 @@ from cxr_common.cohorts.folders import refuse_outside
 from cxr_common.cohorts.image_header import BrokenImage
 from cxr_common.cohorts.images import fit_image, read_image
 from cxr_common.errors import BadInput
-from cxr_common.files import not_writable
+from cxr_common.files import not_writable, refuse_small_disk
 from cxr_common.training.progress import Progress
 
 TASK = 32
@@ -123,9 +123,13 @@ def keep_rows(folder: Path, rows: NDArray[np.int64]) -> None:
     Args:
         folder: Working folder whose images are all decoded.
         rows: Rows to keep, ascending.
+
+    Raises:
+        BadInput: Too little room for the copy.
     """
     pixels = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False)
     if len(rows) < len(pixels):
+        refuse_small_disk(folder, len(rows) * pixels[0].nbytes)
         kept = np.lib.format.open_memmap(
             folder / "kept.npy", mode="w+", dtype=pixels.dtype, shape=(len(rows), *pixels.shape[1:])
         )
@@ -162,7 +166,7 @@ def create_pixels(folder: Path, shape: tuple[int, ...], depth: np.dtype[Any]) ->
         BadInput: Too little room.
         OSError: It cannot be written.
     """
-    _refuse_small_disk(folder, int(np.prod(shape)) * depth.itemsize)
+    refuse_small_disk(folder, int(np.prod(shape)) * depth.itemsize)
     np.lib.format.open_memmap(folder / _PIXELS, mode="w+", dtype=depth, shape=shape).flush()
     if not hasattr(os, "posix_fallocate"):
         return
@@ -172,18 +176,6 @@ def create_pixels(folder: Path, shape: tuple[int, ...], depth: np.dtype[Any]) ->
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot take room ahead
                 raise
-
-
-def _refuse_small_disk(folder: Path, needed: int) -> None:
-    # A memory map on a full disk ends the process without a word (SIGBUS): look before.
-    free = shutil.disk_usage(folder).free
-    if free < needed * 1.02 + 2**20:
-        raise BadInput(
-            f"{needed / 2**30:.1f} GiB of free disk",
-            f"{free / 2**30:.1f} GiB",
-            where=folder.parent,
-            do="free space, choose another folder (--out, or CXR_CACHE for the cache), or a smaller size",
-        )
 
 
 def _journalled(folder: Path, identity: str, shape: tuple[int, ...]) -> tuple[int | None, dict[int, str]]:
