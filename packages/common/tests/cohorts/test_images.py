@@ -139,6 +139,51 @@ def test_a_broken_file_says_why(tmp_path, data, reason):
     assert str(caught.value) == reason
 
 
+def jpeg(image: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=95, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("size", [16, 64])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_jpeg_whose_scan_ends_early_is_broken_in_spite_of_its_end_marker(tmp_path, size, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = jpeg(cv2.resize(SMOOTH, (160, 128)), exif=exif)
+    scan = data.rfind(b"\xff\xda")
+    file = tmp_path / "a.jpg"
+    file.write_bytes(data)
+    read_image(file, size)
+    file.write_bytes(data[: scan + (len(data) - scan) // 2] + b"\xff\xd9")
+    with pytest.raises(BrokenImage, match="truncated JPEG: its scan ends early"):
+        read_image(file, size)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_whole_jpeg_may_end_in_plain_gray(tmp_path, progressive):
+    image = SMOOTH.copy()
+    image[32:] = 128
+    (tmp_path / "a.jpg").write_bytes(jpeg(image, progressive=progressive) + b"trailing bytes \xff\x02")
+    assert (read_image(tmp_path / "a.jpg", 64)[40:] == 128).all()
+
+
+def test_a_stray_marker_within_the_scan_of_a_jpeg_is_damage(tmp_path):
+    data = bytearray(jpeg(SMOOTH))
+    middle = (data.rfind(b"\xff\xda") + len(data)) // 2
+    data[middle : middle + 2] = b"\xff\x17"
+    (tmp_path / "a.jpg").write_bytes(bytes(data))
+    with pytest.raises(BrokenImage, match="damaged JPEG: a marker where none may be"):
+        read_image(tmp_path / "a.jpg", 32)
+
+
+def test_libpng_says_nothing_of_a_damaged_file(tmp_path, capfd):
+    (tmp_path / "a.png").write_bytes(damaged_png())
+    with pytest.raises(BrokenImage):
+        read_image(tmp_path / "a.png", 32)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_blank_image_is_broken(tmp_path):
     with pytest.raises(BrokenImage, match="blank: every pixel has the same value"):
         read_image(store(tmp_path / "a.png", np.full((40, 40), 7, np.uint8)), 32)

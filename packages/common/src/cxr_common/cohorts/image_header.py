@@ -1,14 +1,18 @@
 """What a file claims to be, read from its first bytes: nothing is decoded before its size is known."""
 
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded; the largest radiographs in use have about 25 million pixels."""
 MIN_EDGE = 16
 _FIRST_BYTES = 2**16
+_JPEG_SEGMENTS = {*range(0xC0, 0xD0), *range(0xDA, 0xF0), 0xFE} - {0xC8}
 
 _ELSE = {
     b"GIF8": "a GIF, which is not read: convert it to PNG",
@@ -167,6 +171,43 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             raise BrokenImage("damaged JPEG: it does not say how large it is")
         else:
             at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+
+
+def jpeg_end(data: bytes) -> int:
+    """Where the end marker of a JPEG stands, every marker before it being one that may be there.
+
+    Within a scan 0xFF is always stuffed, so bytes written over it mostly show as a marker that no encoder writes.
+
+    Raises:
+        BrokenImage: Another marker, or no end.
+    """
+    values = np.frombuffer(data, np.uint8)
+    at = np.flatnonzero(values[:-1] == 0xFF)
+    codes = values[at + 1]
+    inside = 2
+    for marker in at[(codes != 0) & (codes != 0xFF) & ((codes < 0xD0) | (codes > 0xD7))].tolist():
+        if marker < inside:
+            continue
+        code = data[marker + 1]
+        if code == 0xD9:
+            return marker
+        if code not in _JPEG_SEGMENTS:
+            break
+        inside = marker + 2 + int.from_bytes(data[marker + 2 : marker + 4])
+    raise BrokenImage("damaged JPEG: a marker where none may be")
+
+
+def png_is_whole(data: bytes) -> bool:
+    """Whether the checksums of a PNG's critical chunks are right: libpng would print its own line on each."""
+    at = 8
+    while (name := data[at + 4 : at + 8]) != b"IEND":
+        if len(name) < 4:
+            return False
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        if name[0] < 0x60 and zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            return False
+        at = end + 4
+    return True
 
 
 def _tiff_tags(data: bytes) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.cohorts.dicom import decode_dicom
-from cxr_common.cohorts.image_header import BrokenImage, inspect
+from cxr_common.cohorts.image_header import BrokenImage, inspect, jpeg_end, png_is_whole
 from cxr_common.errors import BadInput, unknown_name
 
 Aspect = Literal["squash", "crop", "pad"]
@@ -123,6 +123,9 @@ _FLAGS = {
 }
 
 
+_NO_DATA = bytes([128]) * 16
+
+
 def _decode_file(path: str | Path, window: str, least: int | None) -> NDArray[Any]:
     """Decode at full size; a JPEG also at 1/2, 1/4 or 1/8 where that leaves ``least`` pixels each way."""
     try:
@@ -141,12 +144,17 @@ def _decode_file(path: str | Path, window: str, least: int | None) -> NDArray[An
 def _decode(data: bytes, kind: str, reduction: int) -> NDArray[Any]:
     # Our message names the file; OpenCV's own lines on stderr would not.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    end = jpeg_end(data) if kind == "JPEG" else 0
+    if kind == "PNG" and not png_is_whole(data):
+        raise BrokenImage("damaged PNG: it cannot be decoded")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
     except cv2.error as error:
         raise BrokenImage(f"damaged {kind}: {error.err or 'it cannot be decoded'}") from error
     if image is None:
         raise BrokenImage(f"damaged {kind}: it cannot be decoded")
+    if kind == "JPEG" and _gray_corner(image) and _lacks_data(data, end, reduction, image):
+        raise BrokenImage("truncated JPEG: its scan ends early")
     if image.dtype in (np.uint8, np.uint16):
         return image
     values = image.astype(np.float32)
@@ -154,6 +162,19 @@ def _decode(data: bytes, kind: str, reduction: int) -> NDArray[Any]:
     if not np.isfinite([low, high]).all():
         raise BrokenImage(f"a {kind} with values that are not numbers")
     return (values - np.float32(low)) / np.float32(max(high - low, 1e-12))
+
+
+def _gray_corner(image: NDArray[Any]) -> bool:
+    """Whether a corner is as libjpeg leaves what it has no data for; which one depends on the orientation."""
+    ends = (slice(0, 4), slice(-4, None))
+    return any(image[rows, columns].tobytes() == _NO_DATA for rows in ends for columns in ends)
+
+
+def _lacks_data(data: bytes, end: int, reduction: int, image: NDArray[Any]) -> bool:
+    """Whether more bytes before the end marker change the image: after a whole scan they are passed over."""
+    more = data[:end] + b"\x2a\x95" * 64 + data[end:]
+    other = cv2.imdecode(np.frombuffer(more, np.uint8), _FLAGS[reduction])
+    return other is None or not np.array_equal(other, image)
 
 
 def _square(image: NDArray[Any], size: int, aspect: str, window: str, depth: np.dtype[Any]) -> NDArray[Any]:
