@@ -1,4 +1,5 @@
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,34 @@ def test_a_broken_dicom_says_why(data, reason):
     with pytest.raises(BrokenImage) as caught:
         decode_dicom(data, "voi")
     assert str(caught.value).startswith(reason)
+
+
+@pytest.mark.parametrize("tag", ["RescaleSlope", "WindowCenter", "Rows", "BitsStored"])
+def test_what_is_said_of_a_broken_dicom_holds_no_text_of_its_header(tag):
+    data = bytearray(dicom(RescaleSlope="1.5", RescaleIntercept="0", WindowCenter="12.5", WindowWidth="40"))
+    number = {"RescaleSlope": (0x28, 0x1053), "WindowCenter": (0x28, 0x1050), "Rows": (0x28, 0x10)}
+    group, element = number.get(tag, (0x28, 0x101))
+    at = data.index(struct.pack("<HH", group, element))
+    length = struct.unpack_from("<H", data, at + 6)[0]
+    data[at : at + 8 + length] = struct.pack("<HH2sH", group, element, b"DS", 8) + b"DOE^JOHN"
+    with pytest.raises(BrokenImage) as caught:
+        decode_dicom(bytes(data), "voi")
+    assert "DOE" not in str(caught.value)
+    assert str(caught.value).startswith("damaged DICOM: its ")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("slope", ["1e300", "nan", "inf"])
+def test_a_rescale_beyond_all_numbers_is_named_without_a_warning(slope):
+    data = dicom(RescaleSlope="12345", RescaleIntercept="0")
+    with pytest.raises(BrokenImage, match="values that are not numbers"):
+        decode_dicom(data.replace(b"12345 ", f"{slope:<6}".encode()), "voi")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_window_that_is_no_number_is_passed_over():
+    data = dicom(WindowCenter="12345", WindowWidth="100").replace(b"12345 ", b"nan   ")
+    np.testing.assert_allclose(decode_dicom(data, "voi"), RAMP / RAMP.max(), atol=1e-6)
 
 
 def test_patients_are_salted_hashes(tmp_path):

@@ -36,20 +36,29 @@ def decode_dicom(data: bytes, window: str) -> NDArray[np.float32]:
         (H, W) display values in [0, 1], air dark. Pixels that the file marks as padding are 0.
 
     Raises:
-        BrokenImage: Not one gray or colour image, or it cannot be decoded.
+        BrokenImage: Not one gray or colour image, or it cannot be decoded. The reason never quotes pydicom, whose
+            messages hold text of the header.
     """
     from pydicom import dcmread
 
     _hush_pydicom()
     try:
         dataset = dcmread(io.BytesIO(data), force=True)
+    except Exception as error:  # a damaged data set can fail anywhere in pydicom, with any exception
+        raise BrokenImage("damaged DICOM: its header cannot be read") from error
+    try:
         stored = _stored(dataset)
-        return _displayed(dataset, stored, window)
     except BrokenImage:
         raise
-    except Exception as error:  # a damaged data set can fail anywhere in pydicom, with any exception
-        line = (str(error).splitlines() or [""])[0][:160]
-        raise BrokenImage(f"damaged DICOM: {line or type(error).__name__}") from error
+    except Exception as error:
+        raise BrokenImage("damaged DICOM: its pixels cannot be decoded") from error
+    try:
+        with np.errstate(all="ignore"):  # what is no number afterwards is refused
+            return _displayed(dataset, stored, window)
+    except BrokenImage:
+        raise
+    except Exception as error:
+        raise BrokenImage("damaged DICOM: its header says nothing usable on how its pixels are shown") from error
 
 
 def dicom_facts(path: Path, salt: bytes) -> dict[str, Any]:
@@ -217,7 +226,7 @@ def _voi(dataset: "Dataset", values: NDArray[np.float32]) -> NDArray[np.float32]
         top = 2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
         return (shown / top).astype(np.float32)
     center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
-    if center is None or width is None or width <= 0:
+    if center is None or width is None or not (width > 0 and np.isfinite([center, width]).all()):
         return None
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     if function == "SIGMOID":
