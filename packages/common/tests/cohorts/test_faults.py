@@ -1,6 +1,7 @@
 """Hundreds of damaged files of every kind among good ones: the good are prepared, each bad one is named with why."""
 
 import io
+import os
 import re
 import shutil
 import struct
@@ -171,6 +172,17 @@ def test_manifest_entries_that_leave_the_folder_are_set_aside(two_classes, tmp_p
     assert cohort.broken == (("../secret.png", reason), (str(tmp_path / "secret.png"), reason))
     with pytest.raises(BadInput, match="at most 1 broken images of 62, found 2"):
         prepare(two_classes, tmp_path / "strict", pixel_size=32, show=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_file_name_that_is_not_utf8_is_named(two_classes, tmp_path, flat):
+    folder = two_classes / "NORMAL"
+    with open(os.fsencode(folder) + b"/\xff.png", "wb") as file:
+        file.write((folder / "patient3_1.png").read_bytes())
+    cohort = prepare(folder if flat else two_classes, tmp_path / "cohort", pixel_size=32, show=False)
+    assert cohort.broken == (("\\xff.png" if flat else "NORMAL/\\xff.png", "a file name that is not UTF-8"),)
+    assert len(cohort) == (30 if flat else 60)
 
 
 FULL_DISK = """

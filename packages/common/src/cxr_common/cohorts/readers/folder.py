@@ -8,7 +8,7 @@ from cxr_common.cohorts.readers import patients
 from cxr_common.cohorts.readers.listing import (
     SPLIT_FOLDERS,
     Listing,
-    image_files,
+    images_and_refused,
     one_hot,
     order_classes,
 )
@@ -38,7 +38,7 @@ def read(path: Path) -> Listing:
     Raises:
         BadInput: Fewer than two classes, a class folder without images, or too many to be classes.
     """
-    images = image_files(path)
+    images, refused = images_and_refused(path)
     split_of = {name: SPLIT_FOLDERS[name.lower()] for name in _folders(path) if name.lower() in SPLIT_FOLDERS}
     rows: list[tuple[str, str, str | None]] = []
     loose = masks = 0
@@ -63,7 +63,7 @@ def read(path: Path) -> Listing:
     if masks:
         notes.append(f"{masks} files in masks folders were left out")
     table = pl.concat([table, who], how="horizontal").with_columns(one_hot(table["class"].to_list(), labels))
-    return Listing(path.name, table.drop("class"), labels, "multiclass", tuple(notes))
+    return Listing(path.name, table.drop("class"), labels, "multiclass", tuple(notes), refused=refused)
 
 
 def _check_classes(path: Path, labels: tuple[str, ...], above: list[Path]) -> None:

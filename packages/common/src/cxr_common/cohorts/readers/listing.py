@@ -62,7 +62,12 @@ class Listing:
 
 
 def image_files(root: Path) -> list[str]:
-    """Relative paths of the image files below a folder, sorted.
+    """Relative paths of the image files below a folder, sorted: :func:`images_and_refused` without the refused."""
+    return images_and_refused(root)[0]
+
+
+def images_and_refused(root: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:
+    """Relative paths of the image files below a folder, sorted, and (name, reason) of those no table can name.
 
     Suffixes decide; a file without one, or with digits for one, counts when it begins as DICOM does.
 
@@ -70,12 +75,19 @@ def image_files(root: Path) -> list[str]:
         BadInput: No image at all.
     """
     files = scan(root)
-    images = [file.path for file in files if _is_image(root, file)]
+    images, refused = [], []
+    for file in files:
+        if _is_image(root, file):
+            name = os.fsencode(file.path).decode("utf-8", "backslashreplace")
+            if name == file.path:
+                images.append(name)
+            else:
+                refused.append((name, "a file name that is not UTF-8"))
     if not images:
         kinds = Counter(os.path.splitext(file.path)[1].lower() or "no suffix" for file in files)
         found = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5)) or "an empty folder"
         raise BadInput(f"images ({', '.join(sorted(IMAGE_SUFFIXES))})", found, where=root)
-    return images
+    return images, tuple(refused)
 
 
 def _is_image(root: Path, file: File) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from cxr_common.cohorts.readers import patients
-from cxr_common.cohorts.readers.listing import IMAGE_SUFFIXES, SPLIT_FOLDERS, Listing, image_files
+from cxr_common.cohorts.readers.listing import IMAGE_SUFFIXES, SPLIT_FOLDERS, Listing, images_and_refused
 
 
 def looks_like(path: Path) -> bool:
@@ -32,13 +32,13 @@ def read(path: Path) -> Listing:
     Raises:
         BadInput: No image.
     """
-    images = image_files(path)
+    images, refused = images_and_refused(path)
     split = [SPLIT_FOLDERS.get(PurePosixPath(image).parts[0].lower()) for image in images]
     if None in split or "train" not in split:
         split = [None] * len(images)
     who, notes = patients.facts(path, images)
     table = pl.DataFrame({"path": images, "split": pl.Series(split, dtype=pl.String)})
-    return Listing(path.name, pl.concat([table, who], how="horizontal"), (), None, tuple(notes))
+    return Listing(path.name, pl.concat([table, who], how="horizontal"), (), None, tuple(notes), refused=refused)
 
 
 def _flat(folder: Path) -> bool:
