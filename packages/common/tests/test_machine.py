@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 
-from cxr_common.machine import cpu_name, peak_memory
+from cxr_common.machine import cpu_name, memory, peak_memory
 
 
 def test_a_cpu_has_a_name() -> None:
@@ -16,3 +16,7 @@ def test_the_peak_is_that_of_this_process_alone() -> None:
     code = "from cxr_common.machine import peak_memory; print(peak_memory())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0 < int(child.stdout) < ballast.nbytes
+
+
+def test_the_memory_of_this_machine_is_more_than_this_process_took():
+    assert memory() > peak_memory()

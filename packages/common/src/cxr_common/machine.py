@@ -1,5 +1,6 @@
 """What this runs on, and how much of it is used."""
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -13,6 +14,11 @@ def cpu_name() -> str:
     except OSError:
         lines = []
     return lines[0].split(":", 1)[1].strip() if lines else platform.processor() or platform.machine()
+
+
+def memory() -> int:
+    """Memory of this machine, bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_memory() -> int:

@@ -47,6 +47,8 @@ def test_a_phantom_can_be_written_out(tmp_path):
         (["prepare", "/no/such/folder"], "expected a folder of images, found nothing there"),
         (["prepare", "a", "b"], "expected one data set, found a b"),
         (["prepare", "--sise", "64"], "did you mean size"),
+        (["prepare", "phantom:30", "--seed", "-1"], "a seed of at least 0, found -1"),
+        (["folds", "cohort", "--seed", "-1"], "a seed of at least 0, found -1"),
         (["preview", "phantom:30", "--columns", "0"], "1 to 64 columns"),
     ],
 )
@@ -55,6 +57,16 @@ def test_bad_input_ends_with_2_and_one_message(arguments, message, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_names_in_brackets_are_shown_as_they_are(tmp_path, write_images, capsys):
+    folder = tmp_path / "[red]mine"
+    write_images(folder, [f"{label}/{i}.png" for label in ("[red]", "[x]") for i in range(20)])
+    assert main(["prepare", str(folder), "--size", "28", "--out", str(tmp_path / "c")]) == 0
+    said = capsys.readouterr().out
+    assert all(f" {name} " in said for name in ("[red]", "[x]"))
+    assert main(["audit", str(tmp_path / "c"), "--out", str(tmp_path / "audit")]) == 0
+    assert "audit of [red]mine" in capsys.readouterr().out
 
 
 def test_help_names_the_commands(capsys):

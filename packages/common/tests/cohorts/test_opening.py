@@ -54,6 +54,11 @@ def test_a_phantom_too_small_to_split_is_refused():
         open_cohort("phantom:5", pixel_size=32)
 
 
+def test_more_phantoms_than_memory_holds_are_refused():
+    with pytest.raises(BadInput, match="phantom images of 32 pixels in this memory, found 99,999,999,999"):
+        open_cohort("phantom:99999999999", pixel_size=32)
+
+
 def test_raw_folders_are_prepared_into_the_cache(two_classes):
     cohort = open_cohort(str(two_classes), pixel_size=32)
     assert cohort.pixel_size == 32

@@ -11,7 +11,7 @@ import numpy as np
 
 from cxr_common.checkpoint import provenance
 from cxr_common.gain import over_seeds
-from cxr_common.machine import cpu_name
+from cxr_common.machine import cpu_name, memory
 from cxr_recipes.recipe import Recipe
 from cxr_recipes.schema import METRICS
 
@@ -73,11 +73,10 @@ def _report(
 
 def machine() -> str:
     """Processor, cores, memory and accelerator of this machine, and what the programs were."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     ours = provenance()
     versions = ", ".join(f"{name} {ours['versions'][name]}" for name in ("python", "torch", "timm"))
     revision = (ours["git"] or "?")[:12]
-    return f"{cpu_name()}, {os.cpu_count()} cores, {memory:.0f} GiB; {versions}; revision {revision}"
+    return f"{cpu_name()}, {os.cpu_count()} cores, {memory() / 2**30:.0f} GiB; {versions}; revision {revision}"
 
 
 def by_seed(models: Iterable[str]) -> dict[str, list[str]]:

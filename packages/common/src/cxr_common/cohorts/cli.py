@@ -71,6 +71,9 @@ class PrepareConfig:
     bits: Literal[8, 16] = 8
     shard: str = ""
 
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+
 
 @dataclass(frozen=True)
 class MergeConfig:
@@ -139,6 +142,9 @@ class FoldsConfig:
     folds: int = 5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+
 
 @dataclass(frozen=True)
 class AuditConfig:
@@ -155,6 +161,11 @@ class AuditConfig:
     out: Path = Path("audit")
     strict: bool = False
     size: int = 224
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise BadInput("a seed of at least 0", str(seed), where="--seed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -352,16 +363,17 @@ def _print_counts(cohort: "Cohort") -> None:
 
 def _count_table(cohort: "Cohort") -> "Table":
     """Images, patients and positives of each label, by split and in all."""
+    from rich.markup import escape
     from rich.table import Table
 
     splits = cohort.describe()["splits"]
-    table = Table(title=cohort.name, title_justify="left")
+    table = Table(title=escape(cohort.name), title_justify="left")
     table.add_column("")
     for name in (*splits, "all"):
         table.add_column(name, justify="right")
 
     def add(title: str, counts: list[int], total: int) -> None:
-        table.add_row(title, *(f"{count:,}" for count in (*counts, total)))
+        table.add_row(escape(title), *(f"{count:,}" for count in (*counts, total)))
 
     images = [split["images"] for split in splits.values()]
     add("images", images, sum(images))

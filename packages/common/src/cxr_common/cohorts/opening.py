@@ -22,6 +22,7 @@ from cxr_common.cohorts.joined import join
 from cxr_common.cohorts.pixel_rows import PixelRows
 from cxr_common.cohorts.prepare import prepare
 from cxr_common.errors import BadInput
+from cxr_common.machine import memory
 
 PHANTOM_IMAGES = 2000
 _PHANTOM_CODE = ("phantom.py", "anatomy.py", "drawing.py", "findings.py")
@@ -100,10 +101,14 @@ def open_cohort(
 
 def _phantom(task: Task, images: int, pixel_size: int, seed: int, show: bool) -> Cohort:
     """The synthetic cohort, generated once into the cache."""
-    from cxr_common.cohorts.phantom import phantom
+    from cxr_common.cohorts.phantom import CLASSES, phantom
 
     if images < 20:
         raise BadInput("at least 20 phantom images, so that each split gets some", str(images))
+    held = memory() // ((1 + len(CLASSES)) * pixel_size**2)  # they are drawn in memory, each with its masks
+    if images > held:
+        do = "ask for fewer, or for a smaller --size"
+        raise BadInput(f"at most {held:,} phantom images of {pixel_size} pixels in this memory", f"{images:,}", do=do)
     options: dict[str, Any] = {"task": task, "images": images, "pixel_size": pixel_size, "seed": seed}
     # The generator's own code is part of the key: a changed phantom is another cohort.
     here = Path(__file__).parent

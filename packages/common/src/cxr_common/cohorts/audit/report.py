@@ -32,10 +32,11 @@ def count_table(found: dict[str, Any]) -> "Table":
     Args:
         found: What :func:`cxr_common.cohorts.audit.checks.audit` returns.
     """
+    from rich import markup
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"audit of {found['cohort']['name']}", title_justify="left", show_lines=True)
+    table = Table(title=markup.escape(f"audit of {found['cohort']['name']}"), title_justify="left", show_lines=True)
     table.add_column("level", no_wrap=True)
     table.add_column("check", ratio=1)
     table.add_column("found", ratio=3)
