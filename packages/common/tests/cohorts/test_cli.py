@@ -18,7 +18,9 @@ def test_prepare_preview_and_show(two_classes, tmp_path, capsys):
     assert cohort.pixel_mapping["aspect"] == "crop"
 
     assert main(["show", str(out)]) == 0
-    lines = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    said = capsys.readouterr().out
+    assert "asked for" not in said
+    lines = [line.split("│")[1:-1] for line in said.splitlines() if "│" in line]
     counts = {cells[0].strip(): [int(cell) for cell in cells[1:]] for cells in lines}
     assert counts["images"] == [42, 6, 12, 60]
     assert counts["patients"][-1] == 30
@@ -49,6 +51,8 @@ def test_a_phantom_can_be_written_out(tmp_path):
         (["prepare", "--sise", "64"], "did you mean size"),
         (["prepare", "phantom:30", "--seed", "-1"], "a seed of at least 0, found -1"),
         (["folds", "cohort", "--seed", "-1"], "a seed of at least 0, found -1"),
+        (["prepare", "phantom:30", "--size", "100000"], "found 100000\n  where: --size"),
+        (["show", "phantom:30", "--size", "-5"], "found -5\n  where: --size"),
         (["preview", "phantom:30", "--columns", "0"], "1 to 64 columns"),
     ],
 )

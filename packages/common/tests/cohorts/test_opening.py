@@ -14,6 +14,7 @@ def test_the_stored_edge_is_the_next_multiple_of_32():
     for size in range(16, 600):
         assert 1.14 * size - 1e-9 <= pixel_size_for(size) < 1.14 * size + 32
         assert pixel_size_for(size) % 32 == 0
+    assert pixel_size_for(3592) == 4096
 
 
 def test_the_phantom_is_made_once_with_masks_and_a_patient_wise_split(monkeypatch):

@@ -159,8 +159,14 @@ def test_patients_across_an_official_split_are_told():
 
 
 def test_a_split_without_training_images_is_refused():
-    with pytest.raises(BadInput, match="found only test images"):
+    with pytest.raises(BadInput, match=r"(?s)found only test images.*where: .*--split patients"):
         assign(["test"] * 10, np.arange(10), one_hot(np.zeros(10, int), 2), 0)
+
+
+def test_a_split_whose_training_patients_are_all_in_validation_is_refused():
+    official = ["train", "val", "test"] * 10
+    with pytest.raises(BadInput, match=r"(?s)none: all 10 lie in both parts.*where: .*--split patients"):
+        assign(official, np.arange(30) // 3, one_hot(np.zeros(30, int), 2), 0)
 
 
 @given(seed=st.integers(0, 1000), low=st.floats(0.01, 1), high=st.floats(0.01, 1))

@@ -291,7 +291,8 @@ def _preview(config: PreviewConfig) -> None:
 def _show(config: ShowConfig) -> None:
     from cxr_common.cohorts.opening import open_cohort, pixel_size_for
 
-    _print_counts(open_cohort(config.cohort or "phantom", pixel_size=pixel_size_for(config.size)))
+    pixel_size = pixel_size_for(config.size)
+    _print_counts(open_cohort(config.cohort or "phantom", pixel_size=pixel_size, note_smaller=False))
 
 
 def _folds(config: FoldsConfig) -> None:
@@ -322,7 +323,8 @@ def _audit(config: AuditConfig) -> None:
     from cxr_common.files import write_json, write_text
 
     sources = config.cohort or ["phantom"]
-    parts = [open_cohort(source, pixel_size=pixel_size_for(config.size)) for source in sources]
+    pixel_size = pixel_size_for(config.size)
+    parts = [open_cohort(source, pixel_size=pixel_size, note_smaller=False) for source in sources]
     cohort = join(parts)
     facts = [file_facts(Path(part.source), part.table["image"].to_list()) for part in parts]
     known = [fact for fact in facts if fact is not None]

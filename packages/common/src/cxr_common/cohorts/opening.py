@@ -38,7 +38,12 @@ def pixel_size_for(size: int) -> int:
 
     Returns:
         The next multiple of 32 at or above 1.14 · size (64 → 96, 96 → 128, 224 → 256).
+
+    Raises:
+        BadInput: Outside 16 to 3592 pixels.
     """
+    if not 16 <= size <= 3592:
+        raise BadInput("an input edge of 16 to 3592 pixels", str(size), where="--size", do="choose for example 224")
     return -(-114 * size // 3200) * 32
 
 
@@ -48,7 +53,12 @@ def is_phantom(data: str) -> bool:
 
 
 def open_cohort(
-    data: str | Path | Sequence[str | Path], *, pixel_size: int, seed: int = 0, show: bool = True
+    data: str | Path | Sequence[str | Path],
+    *,
+    pixel_size: int,
+    seed: int = 0,
+    show: bool = True,
+    note_smaller: bool = True,
 ) -> Cohort:
     """Open whatever ``data`` names.
 
@@ -57,10 +67,10 @@ def open_cohort(
             them), a folder written by ``cxr-data prepare``, or a folder as it was downloaded, which is
             prepared into the cache on first use. "NAME@2/5" has fold 2 of 5 as its validation part. Several are
             read as one, see :func:`cxr_common.cohorts.joined.join`.
-        pixel_size: Edge of the stored images. A prepared folder keeps its own; where that is smaller, a
-            note says so.
+        pixel_size: Edge of the stored images. A prepared folder keeps its own.
         seed: Fixes the phantom, and the split of data without one.
         show: Whether to show progress while preparing.
+        note_smaller: Whether a note says so where a prepared folder's edge is smaller.
 
     Returns:
         The cohort, its pixels as a memory map.
@@ -69,13 +79,14 @@ def open_cohort(
         BadInput: Nothing of that name, or what is wrong with it.
     """
     check_pixel_size(pixel_size)
+    options: dict[str, Any] = {"pixel_size": pixel_size, "seed": seed, "show": show}
     if not isinstance(data, str | Path):
         if not data:
             raise BadInput("one cohort or several", "none")
-        return join([open_cohort(one, pixel_size=pixel_size, seed=seed, show=show) for one in data])
+        return join([open_cohort(one, **options, note_smaller=note_smaller) for one in data])
     data = str(data)
     if (fold := _FOLD.fullmatch(data)) and not Path(data).expanduser().exists():
-        cohort = open_cohort(fold[1], pixel_size=pixel_size, seed=seed, show=show)
+        cohort = open_cohort(fold[1], **options, note_smaller=note_smaller)
         return with_fold(cohort, int(fold[2]), int(fold[3]), folder=Path(fold[1]).expanduser())
     if named := _PHANTOM.fullmatch(data):
         task = "multiclass" if named[1] else "multilabel"
@@ -86,11 +97,11 @@ def open_cohort(
         raise BadInput("phantom, phantom:500, phantom-multiclass or a folder", repr(data), do="check the spelling")
     folder = existing_folder(data)
     if not is_prepared(folder):
-        return prepare(folder, pixel_size=pixel_size, seed=seed, show=show)
+        return prepare(folder, **options)
     cohort = load(folder)
     if cohort.pixels.dtype != np.uint8:  # everything that reads pixels for a network takes bytes
         cohort = replace(cohort, pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels])))
-    if cohort.pixel_size < pixel_size:
+    if note_smaller and cohort.pixel_size < pixel_size:
         note = (
             f"stored at {cohort.pixel_size} pixels where {pixel_size} were asked for: views are enlarged; "
             "prepare again with a larger --size for full detail"

@@ -213,5 +213,5 @@ def too_many(root: Path, paths: Sequence[str], broken: dict[int, str], looked_at
         f"at most {allowed} broken images of {len(paths)}",
         f"{len(broken)} among the first {looked_at}\n  " + "\n  ".join(named + more),
         where=root,
-        do="mend or remove them, or allow more with --max_bad",
+        do="mend or remove them, or allow more with `cxr-data prepare FOLDER --max_bad SHARE`",
     )

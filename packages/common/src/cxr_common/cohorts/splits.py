@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from cxr_common.cohorts.cohort import Cohort
 
 SPLITS = ("train", "val", "test")
+_OFFICIAL = "the split that the data set brings"
+_ANOTHER = "have another one drawn with `cxr-data prepare FOLDER --split patients`"
 _OWN = (7, 1, 2)
 """Parts of train, val and test where a data set brings no split."""
 _OWN_UNLABELLED = (9, 1, 0)
@@ -137,7 +139,8 @@ def assign(
     if not (split != "").any():
         return _own_split(groups, targets, seed)
     if not (split == "train").any():
-        raise BadInput("training images", f"only {' and '.join(sorted(set(split.tolist())))} images")
+        found = f"only {' and '.join(sorted(set(split.tolist())))} images"
+        raise BadInput("training images", found, where=_OFFICIAL, do=f"put some into train, or {_ANOTHER}")
 
     notes = []
     train, val, test = (split == name for name in SPLITS)
@@ -153,6 +156,13 @@ def assign(
         shared = train & np.isin(groups, groups[val])
         split[shared] = "val"
         train &= ~shared
+        if not train.any():
+            raise BadInput(
+                "training patients who are not in validation too",
+                f"none: all {_count(groups, shared)} lie in both parts",
+                where=_OFFICIAL,
+                do=f"put each patient into one part, or {_ANOTHER}",
+            )
         moved = train & _drawn(groups, targets, train, (1, 9), seed, "validation")
         split[moved] = "val"
         moved |= shared
@@ -295,7 +305,12 @@ def _drawn(
     drawn = np.zeros(len(groups), bool)
     drawn[among] = stratified(groups[among], targets[among], parts[::-1], seed) == 1
     if not drawn.any() or drawn[among].all():
-        raise BadInput(f"enough training patients to take some for {what}", f"{_count(groups, among)} patients")
+        raise BadInput(
+            f"enough training patients to take some for {what}",
+            f"{_count(groups, among)} (identical images count as one patient)",
+            where=_OFFICIAL,
+            do=f"add training images or a {what} part, or {_ANOTHER}",
+        )
     return drawn
 
 
