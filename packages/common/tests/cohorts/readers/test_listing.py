@@ -1,3 +1,6 @@
+import os
+import sys
+
 import pytest
 
 from cxr_common.cohorts.folders import inside, scan
@@ -40,6 +43,14 @@ def test_a_folder_without_images_says_what_is_there(tmp_path):
     for name in ("a.webp", "b.webp", "c.csv"):
         (tmp_path / name).write_text("x")
     with pytest.raises(BadInput, match=r"2 x .webp, 1 x .csv"):
+        image_files(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
+def test_a_folder_of_names_that_are_not_utf8_says_so(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xff.png", "wb"):
+        pass
+    with pytest.raises(BadInput, match=r"UTF-8 file names, found \\xff\.png"):
         image_files(tmp_path)
 
 

@@ -83,6 +83,8 @@ def images_and_refused(root: Path) -> tuple[list[str], tuple[tuple[str, str], ..
                 images.append(name)
             else:
                 refused.append((name, "a file name that is not UTF-8"))
+    if refused and not images:
+        raise BadInput("images with UTF-8 file names", refused[0][0], where=root, do="rename them")
     if not images:
         kinds = Counter(os.path.splitext(file.path)[1].lower() or "no suffix" for file in files)
         found = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5)) or "an empty folder"

@@ -114,7 +114,7 @@ def _table(path: Path) -> Path:
     for name in NAMES:
         if _promises_labels(path / name):
             raise BadInput(
-                f"a table with a column {', '.join(FILE_COLUMNS)}",
+                f"a table with a column of files ({', '.join(FILE_COLUMNS)})",
                 _what_is_there(path / name),
                 where=path / name,
                 do=f"write it as UTF-8 text with commas, one row an image; {_UNLABELLED}",
