@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.cohorts.image_header import BrokenImage
-from cxr_common.cohorts.readers.listing import image_files
+from cxr_common.cohorts.readers.listing import found_images
 from cxr_common.errors import BadInput
 from cxr_common.training.loader import prefetch
 from cxr_eval.file_names import file_names
@@ -95,7 +95,7 @@ def list_files(paths: Sequence[str]) -> list[tuple[str, Path]]:
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            files += [(f"{given.rstrip('/')}/{name}", path / name) for name in image_files(path.resolve())]
+            files += [(f"{given.rstrip('/')}/{name}", path / name) for name in found_images(path.resolve())]
         elif path.is_file():
             files.append((given, path))
         else:

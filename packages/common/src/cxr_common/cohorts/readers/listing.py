@@ -69,27 +69,36 @@ def image_files(root: Path) -> list[str]:
 def images_and_refused(root: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:
     """Relative paths of the image files below a folder, sorted, and (name, reason) of those no table can name.
 
+    Raises:
+        BadInput: No image at all, or none that a table can name.
+    """
+    images, refused = [], []
+    for path in found_images(root):
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")
+        if name == path:
+            images.append(name)
+        else:
+            refused.append((name, "a file name that is not UTF-8"))
+    if not images:
+        raise BadInput("images with UTF-8 file names", refused[0][0], where=root, do="rename them")
+    return images, tuple(refused)
+
+
+def found_images(root: Path) -> list[str]:
+    """Relative paths of the image files below a folder, sorted, whatever bytes their names are.
+
     Suffixes decide; a file without one, or with digits for one, counts when it begins as DICOM does.
 
     Raises:
         BadInput: No image at all.
     """
     files = scan(root)
-    images, refused = [], []
-    for file in files:
-        if _is_image(root, file):
-            name = os.fsencode(file.path).decode("utf-8", "backslashreplace")
-            if name == file.path:
-                images.append(name)
-            else:
-                refused.append((name, "a file name that is not UTF-8"))
-    if refused and not images:
-        raise BadInput("images with UTF-8 file names", refused[0][0], where=root, do="rename them")
+    images = [file.path for file in files if _is_image(root, file)]
     if not images:
         kinds = Counter(os.path.splitext(file.path)[1].lower() or "no suffix" for file in files)
         found = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5)) or "an empty folder"
         raise BadInput(f"images ({', '.join(sorted(IMAGE_SUFFIXES))})", found, where=root)
-    return images, tuple(refused)
+    return images
 
 
 def _is_image(root: Path, file: File) -> bool:
