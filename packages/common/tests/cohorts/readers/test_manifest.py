@@ -64,15 +64,20 @@ def test_a_manifest_without_labels_is_for_pretraining(images):
 
 
 def test_manifests_of_patients_leave_class_folders_to_the_folder_reader(images):
-    (images / "manifest.csv").write_text("file,patient\na/1.png,p1\n")
+    (images / "manifest.csv").write_text("file,patient,smoker\na/1.png,p1,1\n")
     assert recognise(images) == "folder"
+    (images / "manifest.csv").rename(images / "labels.csv")
+    assert recognise(images) == "manifest"
 
 
 @pytest.mark.parametrize("files", ["file", "path", "image", "Image", "filename"])
 @pytest.mark.parametrize("label", ["a", "label:a"])
-def test_any_usual_name_of_the_column_of_files_and_columns_of_zeros_and_ones(tmp_path, write_images, files, label):
+@pytest.mark.parametrize("name", ["labels.csv", "manifest.csv"])
+def test_any_usual_name_of_the_column_of_files_and_columns_of_zeros_and_ones(
+    tmp_path, write_images, files, label, name
+):
     write_images(tmp_path, ["1.png", "2.png", "3.png"])
-    (tmp_path / "labels.csv").write_text(f"{files},{label}\n1.png,1\n2.png,0\n3.png,\n")
+    (tmp_path / name).write_text(f"{files},{label}\n1.png,1\n2.png,0\n3.png,\n")
     assert recognise(tmp_path) == "manifest"
     listing = manifest.read(tmp_path)
     assert (listing.task, listing.labels) == ("multilabel", ("a",))

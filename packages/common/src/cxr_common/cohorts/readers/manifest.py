@@ -152,6 +152,8 @@ def _labelled(table_path: Path) -> bool:
         return False
     if _CLASS in columns or any(name.startswith("label:") for name in columns):
         return True
+    if not _promises_labels(table_path) and not unlabelled.looks_like(table_path.parent):
+        return False  # class folders, and a manifest of their patients with some other column of zeros and ones
     try:
         return bool(_plain_labels(_text(table_path)))
     except BadInput:
