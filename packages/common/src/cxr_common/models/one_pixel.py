@@ -31,7 +31,8 @@ class OnePixel(nn.Conv2d):
             return super().forward(input)
         met = min(height, kernel - padding)  # pixels, and weights, that meet in each direction
         pixels = input[..., :met, :met].permute(0, 2, 3, 1).flatten(1)
-        weight = self.weight[..., padding : padding + met, padding : padding + met].permute(0, 2, 3, 1).flatten(1)
+        # Cut from the channels-last view, so that the gradient comes in the layout of the weight and is not copied.
+        weight = self.weight.permute(0, 2, 3, 1)[:, padding : padding + met, padding : padding + met].flatten(1)
         return F.linear(pixels, weight, self.bias)[..., None, None]
 
 
