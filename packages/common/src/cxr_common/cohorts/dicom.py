@@ -11,6 +11,8 @@ import os
 import secrets
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,23 +44,23 @@ def decode_dicom(data: bytes, window: str) -> NDArray[np.float32]:
     from pydicom import dcmread
 
     _hush_pydicom()
-    try:
+    with _damaged("its header cannot be read"):
         dataset = dcmread(io.BytesIO(data), force=True)
-    except Exception as error:  # a damaged data set can fail anywhere in pydicom, with any exception
-        raise BrokenImage("damaged DICOM: its header cannot be read") from error
-    try:
+    with _damaged("its pixels cannot be decoded"):
         stored = _stored(dataset)
-    except BrokenImage:
-        raise
-    except Exception as error:
-        raise BrokenImage("damaged DICOM: its pixels cannot be decoded") from error
+    # What is no number afterwards is refused.
+    with _damaged("its header says nothing usable on how its pixels are shown"), np.errstate(all="ignore"):
+        return _displayed(dataset, stored, window)
+
+
+@contextmanager
+def _damaged(reason: str) -> Iterator[None]:
     try:
-        with np.errstate(all="ignore"):  # what is no number afterwards is refused
-            return _displayed(dataset, stored, window)
+        yield
     except BrokenImage:
         raise
-    except Exception as error:
-        raise BrokenImage("damaged DICOM: its header says nothing usable on how its pixels are shown") from error
+    except Exception as error:  # a damaged data set can fail anywhere in pydicom, with any exception
+        raise BrokenImage(f"damaged DICOM: {reason}") from error
 
 
 def dicom_facts(path: Path, salt: bytes) -> dict[str, Any]:
