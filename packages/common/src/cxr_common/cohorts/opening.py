@@ -1,6 +1,7 @@
 """One name for every kind of data: the phantom, a prepared cohort, or a folder as it was downloaded."""
 
 import difflib
+import functools
 import re
 import shutil
 from collections.abc import Sequence
@@ -79,14 +80,14 @@ def open_cohort(
         BadInput: Nothing of that name, or what is wrong with it.
     """
     check_pixel_size(pixel_size)
-    options: dict[str, Any] = {"pixel_size": pixel_size, "seed": seed, "show": show}
+    again = functools.partial(open_cohort, pixel_size=pixel_size, seed=seed, show=show, note_smaller=note_smaller)
     if not isinstance(data, str | Path):
         if not data:
             raise BadInput("one cohort or several", "none")
-        return join([open_cohort(one, **options, note_smaller=note_smaller) for one in data])
+        return join([again(one) for one in data])
     data = str(data)
     if (fold := _FOLD.fullmatch(data)) and not Path(data).expanduser().exists():
-        cohort = open_cohort(fold[1], **options, note_smaller=note_smaller)
+        cohort = again(fold[1])
         return with_fold(cohort, int(fold[2]), int(fold[3]), folder=Path(fold[1]).expanduser())
     if named := _PHANTOM.fullmatch(data):
         task = "multiclass" if named[1] else "multilabel"
@@ -97,7 +98,7 @@ def open_cohort(
         raise BadInput("phantom, phantom:500, phantom-multiclass or a folder", repr(data), do="check the spelling")
     folder = existing_folder(data)
     if not is_prepared(folder):
-        return prepare(folder, **options)
+        return prepare(folder, pixel_size=pixel_size, seed=seed, show=show)
     cohort = load(folder)
     if cohort.pixels.dtype != np.uint8:  # everything that reads pixels for a network takes bytes
         cohort = replace(cohort, pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels])))
