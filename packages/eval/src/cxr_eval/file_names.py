@@ -17,7 +17,7 @@ def file_names(names: Iterable[str], longest: int = 50) -> dict[str, str]:
     found: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
-        short = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._")[-longest:] or "unnamed"
+        short = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)[-longest:].strip("._") or "unnamed"
         number, unique = 1, short
         while unique.lower() in taken:
             number += 1

@@ -1,6 +1,5 @@
 """The stage: a model and any number of image files in, one row an image out."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.cohorts.image_header import BrokenImage
-from cxr_common.cohorts.readers.listing import found_images
+from cxr_common.cohorts.readers.listing import found_images, spelt
 from cxr_common.errors import BadInput
 from cxr_common.training.loader import prefetch
 from cxr_eval.file_names import file_names
@@ -56,6 +55,7 @@ def predict(config: PredictConfig) -> None:
     refused: list[Row] = []
     warned = answered = 0
     stems = file_names((name for name, _ in files), longest=150) if config.heatmaps else {}
+    endings = list(file_names(classifier.labels).values())
     with ExitStack() as stack:
         write = stack.enter_context(tables.writing(Path(config.out), classifier.labels)) if config.out else None
         advance = stack.enter_context(
@@ -72,7 +72,8 @@ def predict(config: PredictConfig) -> None:
                 if len(files) <= SPOKEN:
                     say(_line(row, classifier.labels))
                 if config.heatmaps:
-                    _draw(Path(config.heatmaps, stems[row.file]), row, maps, pixels, classifier)
+                    for label, picture in _pictures(row, maps, pixels, classifier):
+                        overlay.write(Path(config.heatmaps, f"{stems[row.file]}.{endings[label]}.png"), picture)
             advance(1)
         if not answered:
             raise _none_usable(refused)
@@ -101,8 +102,7 @@ def list_files(paths: Sequence[str]) -> list[tuple[str, Path]]:
         else:
             found = "a pipe or a device" if path.exists() else "nothing there"
             raise BadInput("an image or a folder of images", found, where=given, do="check the path")
-    # A name that is not UTF-8 cannot be written into a table: its bytes are spelt out.
-    return list(dict.fromkeys((os.fsencode(name).decode("utf-8", "backslashreplace"), path) for name, path in files))
+    return list(dict.fromkeys((spelt(name), path) for name, path in files))
 
 
 def _rows(
@@ -135,8 +135,8 @@ def _read(classifier: Classifier, name: str, path: Path) -> Picture:
         return Picture(name, None, error=str(error))
 
 
-def _draw(stem: Path, row: Row, maps: Any, pixels: Any, classifier: Classifier) -> None:
-    """A picture for each shown label, in STEM.LABEL.png."""
+def _pictures(row: Row, maps: Any, pixels: Any, classifier: Classifier) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Each shown label and its picture."""
     if maps is None:
         raise BadInput(
             "a network with heat maps",
@@ -146,9 +146,8 @@ def _draw(stem: Path, row: Row, maps: Any, pixels: Any, classifier: Classifier) 
         )
     called, p = np.array(row.decisions), np.array(row.probabilities)
     heats = heat(maps, classifier.size)
-    labels = list(file_names(classifier.labels).values())
     for label in overlay.shown_labels(called, p, classifier.header.task or "multilabel"):
-        overlay.write(stem.with_name(f"{stem.name}.{labels[label]}.png"), overlay.draw(pixels, heats[label]))
+        yield label, overlay.draw(pixels, heats[label])
 
 
 def _line(row: Row, labels: Sequence[str]) -> str:

@@ -74,7 +74,7 @@ def images_and_refused(root: Path) -> tuple[list[str], tuple[tuple[str, str], ..
     """
     images, refused = [], []
     for path in found_images(root):
-        name = os.fsencode(path).decode("utf-8", "backslashreplace")
+        name = spelt(path)
         if name == path:
             images.append(name)
         else:
@@ -82,6 +82,11 @@ def images_and_refused(root: Path) -> tuple[list[str], tuple[tuple[str, str], ..
     if not images:
         raise BadInput("images with UTF-8 file names", refused[0][0], where=root, do="rename them")
     return images, tuple(refused)
+
+
+def spelt(path: str) -> str:
+    """A path as text that a table can hold: bytes that are not UTF-8 as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def found_images(root: Path) -> list[str]:
