@@ -48,10 +48,11 @@ def test_progress_is_one_line_when_piped_and_a_bar_on_a_terminal(capsys, monkeyp
         def isatty(self):
             return True
 
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
     with counting("judging", 4) as advance:
         advance(3)
-    written = sys.stdout.getvalue()  # type: ignore[attr-defined]
+    written = terminal.getvalue()
     assert "3/4" in written
     assert "images/s" in written

@@ -72,7 +72,7 @@ def fit_heads(x: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tenso
             value.backward()
             return value
 
-        solver.step(objective)  # type: ignore[arg-type] - its stub wants a float
+        solver.step(objective)
         with torch.no_grad():
             value = float(loss(standard @ weight.T + bias, targets))
             own = weight * inverse

@@ -98,4 +98,4 @@ def new_network(
     """
     network = build(architecture, labels, size=size, drop_path=drop_path)
     load_start(network, architecture, start, size)
-    return GrayNetwork(network, mean, std).to(memory_format=torch.channels_last)  # type: ignore[call-overload] - its stub wants a dtype too
+    return GrayNetwork(network, mean, std).to(memory_format=torch.channels_last)

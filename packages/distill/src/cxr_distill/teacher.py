@@ -68,7 +68,7 @@ def load_teacher(path: str | Path, labels: Sequence[str], task: str, stages: Seq
     network, header = checkpoint.load(path, kind="model")
     check_labels(header, labels, task, path)
     network.requires_grad_(False)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] - its stub wants a dtype too
+    network.to(memory_format=torch.channels_last)
     order = torch.tensor([header.labels.index(label) for label in labels])
     return Teacher(network, header, order, tuple(stages), sha256(path))
 

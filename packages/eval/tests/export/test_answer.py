@@ -1,3 +1,5 @@
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -38,8 +40,8 @@ def test_maps_are_grad_cam_on_the_last_stage(lively, radiographs):
         _, _, maps = Answering(network, header)(pixels)
     for label in range(len(header.labels)):
         with GradCAM(model=network, target_layers=[network.network.layer4[-1]]) as peer:
-            targets = [ClassifierOutputTarget(label)] * 2
-            expected = peer(pixels.float(), targets=targets)  # type: ignore[arg-type]
+            targets: Any = [ClassifierOutputTarget(label)] * 2
+            expected = peer(pixels.float(), targets=targets)
         # The peer scales the positive part to [0, 1], enlarges it bilinearly, and scales it again.
         small = scaled(maps[:, label].clamp(min=0).numpy())
         enlarged = scaled(np.stack([cv2.resize(one, (96, 96)) for one in small]))

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import sklearn.metrics as peer
@@ -107,8 +109,8 @@ def test_recalibration_is_the_most_likely_logistic_regression(seed, slope, shift
     expected = optimize.minimize(loss, [0.0, 0.0], jac=gradient, method="L-BFGS-B", tol=1e-14)
     fit = fit_recalibration(target, p)
     np.testing.assert_allclose([fit.shift, fit.slope], expected.x, rtol=1e-4, atol=1e-4)
-    alone = optimize.minimize_scalar(lambda a: loss([a, 1.0]), tol=1e-10)
-    np.testing.assert_allclose(fit.intercept, alone.x, atol=1e-4)  # type: ignore[attr-defined]
+    alone: Any = optimize.minimize_scalar(lambda a: loss([a, 1.0]), tol=1e-10)
+    np.testing.assert_allclose(fit.intercept, alone.x, atol=1e-4)
 
 
 def test_calibrated_answers_have_slope_one_and_overconfident_ones_less():

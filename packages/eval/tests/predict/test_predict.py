@@ -208,8 +208,12 @@ def test_a_picture_is_the_radiograph_where_there_is_no_heat():
 
 
 def test_a_failed_run_leaves_no_table(tmp_path):
-    for name in ("a.csv", "a.jsonl", "a.parquet"):
-        with pytest.raises(RuntimeError), tables.writing(tmp_path / name, ["A"]) as write:  # noqa: PT012
+    def write_one(name: str) -> None:
+        with tables.writing(tmp_path / name, ["A"]) as write:
             write(Row("x", [0.5], [True]))
             raise RuntimeError
+
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        with pytest.raises(RuntimeError):
+            write_one(name)
     assert not list(tmp_path.iterdir())

@@ -134,7 +134,7 @@ def new_backbone(
         )
     load_start(network, architecture, start, size)
     shorten(network)  # local views end in few pixels
-    return GrayNetwork(network, *mean_std).to(memory_format=torch.channels_last)  # type: ignore[call-overload] - its stub wants a dtype too
+    return GrayNetwork(network, *mean_std).to(memory_format=torch.channels_last)
 
 
 def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
