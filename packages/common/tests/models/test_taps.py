@@ -32,6 +32,7 @@ CHANNELS = {
     "vgg19_bn": {"stage1": 256, "stage2": 512, "stage3": 512, "stage4": 512, "pooled": 4096},
     "visformer_small": {"stage2": 192, "stage3": 384, "stage4": 768, "pooled": 768},
     "vit_small_patch16_224": {"stage1": 384, "stage2": 384, "stage3": 384, "stage4": 384, "pooled": 384},
+    "vit_tiny_patch16_224": {"stage1": 192, "stage2": 192, "stage3": 192, "stage4": 192, "pooled": 192},
 }
 STRIDES = {"stage1": 4, "stage2": 8, "stage3": 16, "stage4": 32}
 
@@ -48,7 +49,7 @@ def test_every_network_shows_its_stages(architecture, gray_network, pixels):
     assert {name: one.shape[1] for name, one in found.items()} == CHANNELS[architecture]
     assert stage_channels(network, names, 64) == CHANNELS[architecture]
     assert found["pooled"].shape == (2, network.network.num_features)
-    if architecture == "vit_small_patch16_224":
+    if architecture.startswith("vit_"):
         strides = dict.fromkeys(STRIDES, 16)
     elif architecture == "baseline_cnn":
         strides = {"stage3": 2, "stage4": 4}

@@ -27,6 +27,7 @@ FEATURES = {
     "vgg19_bn": 4096,
     "visformer_small": 768,
     "vit_small_patch16_224": 384,
+    "vit_tiny_patch16_224": 192,
 }
 
 
@@ -102,7 +103,7 @@ def test_same_seed_same_weights():
 
 
 def test_transformers_take_other_sizes_as_multi_crop_needs():
-    for architecture in ("vit_small_patch16_224", "swin_tiny_patch4_window7_224"):
+    for architecture in ("vit_small_patch16_224", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"):
         with torch.device("meta"):
             network: Any = build(architecture, 0, size=64)
             assert network(torch.rand(2, 1, 32, 32)).shape == (2, network.num_features)

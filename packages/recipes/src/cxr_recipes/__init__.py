@@ -2,8 +2,16 @@
 
 >>> from pathlib import Path
 >>> from cxr_recipes import recipe
->>> recipe.names()[:3]
-['babaahmadi2023', 'daniel2024', 'desbele2025']
+>>> print(*recipe.names(), sep="\n")
+babaahmadi2023
+daniel2024
+desbele2025
+kermany
+label-efficiency
+methods-multiclass
+methods-multilabel
+quickstart
+termritthikun2023
 >>> quickstart = recipe.read("quickstart")
 >>> stages = quickstart.commands("tiny", Path("runs/try"), data="phantom:60")
 >>> [stage[0][0] for stage in stages]

@@ -35,6 +35,7 @@ OFFERED = (
     "vgg19_bn",
     "visformer_small",
     "vit_small_patch16_224",
+    "vit_tiny_patch16_224",
 )
 """The architectures that are tested end to end. Any other name of timm's, and any "a+b", builds as well."""
 
@@ -44,6 +45,7 @@ OWN: dict[str, Callable[[int, int, int], nn.Module]] = {"baseline_cnn": Baseline
 ANY_SIZE: dict[str, dict[str, Any]] = {
     "swin_tiny_patch4_window7_224": {"strict_img_size": False},
     "vit_small_patch16_224": {"dynamic_img_size": True},
+    "vit_tiny_patch16_224": {"dynamic_img_size": True},
 }
 """How a transformer built for one size is told to take others too (multi-crop); the weights are the same."""
 
