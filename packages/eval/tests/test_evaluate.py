@@ -3,6 +3,7 @@ import json
 import math
 import shlex
 
+import cv2
 import numpy as np
 import polars as pl
 import pytest
@@ -151,6 +152,23 @@ def test_a_student_is_held_against_the_teacher_it_names(tmp_path, make_model, la
     document = json.loads((tmp_path / "runs" / "quickstart" / "report" / "metrics.json").read_text())
     against = {name: entry["against"] for name, entry in document["noninferiority"].items()}
     assert against == {"b-teacher": "a-reference", "c-student": "b-teacher"}
+
+
+def test_patients_who_share_an_identical_image_are_drawn_as_one(tmp_path, make_model, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    random = np.random.default_rng(0)
+    rows = ["file,patient,split,label:EFFUSION"]
+    for number in range(40):
+        if number != 1:  # the second patient's image is the first's
+            pixels = random.integers(0, 256, (32, 32), np.uint8)
+        cv2.imwrite(str(images / f"{number}.png"), pixels)
+        rows.append(f"{number}.png,p{number},{'train' if number >= 30 else 'test'},{number // 2 % 2}")
+    (images / "labels.csv").write_text("\n".join(rows))
+    make_model("model", ("EFFUSION",), "multilabel")
+    assert run(tmp_path, "--data", str(images), "--speed", "false") == 0
+    said = capsys.readouterr().out
+    assert "20 resamples of 29 patients (30, those who share an identical image as one)" in said
 
 
 def test_a_column_that_is_not_there_is_bad_input_before_anything_is_computed(tmp_path, make_model, labels, capsys):

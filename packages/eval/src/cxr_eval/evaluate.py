@@ -98,8 +98,11 @@ def evaluate(config: EvaluateConfig) -> Path:
         given[name] = answers(logits, header, match.labels, name)
         networks[name] = (network, size)
 
-    say(f"evaluate: {config.resamples} resamples of {len(set(cohort.groups[rows]))} patients")
-    document = measure(config, match, targets, given, cohort.groups[rows], groupings, headers, files)
+    groups = cohort.groups[rows]
+    drawn, patients = len(np.unique(groups)), cohort.table["patient"][rows].n_unique()
+    together = f" ({patients}, those who share an identical image as one)" if patients > drawn else ""
+    say(f"evaluate: {config.resamples} resamples of {drawn} patients{together}")
+    document = measure(config, match, targets, given, groups, groupings, headers, files)
     timed = {}
     if config.speed:
         say(f"evaluate: time and memory of {len(networks)} model{'s' if len(networks) > 1 else ''}")

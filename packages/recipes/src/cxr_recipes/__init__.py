@@ -1,4 +1,4 @@
-"""Whole experiments in one command.
+r"""Whole experiments in one command.
 
 >>> from pathlib import Path
 >>> from cxr_recipes import recipe
