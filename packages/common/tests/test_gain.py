@@ -59,6 +59,11 @@ def test_undefined_is_nan_and_equal_is_zero() -> None:
     alone = auroc_gain(y, first, second, np.zeros(len(y)))
     assert np.isfinite(alone.difference)
     assert np.isnan(alone.low)
+    # One patient with the finding says nothing on how the next would be ranked.
+    once = auroc_gain([[1], [0], [0], [0], [0]], np.arange(5)[:, None], -np.arange(5)[:, None], np.arange(5))
+    assert once.difference == -1
+    assert np.isnan(once.low)
+    assert np.isnan(once.high)
 
 
 def test_the_interval_over_seeds_is_students() -> None:

@@ -14,7 +14,7 @@ class Gain(NamedTuple):
 
     Attributes:
         difference: AUROC of the one minus AUROC of the other; NaN where no label is defined.
-        low: Lower bound of its 95 % interval; NaN with fewer than two patients of either kind.
+        low: Lower bound of its 95 % interval; NaN where a label has fewer than two patients with it, or without it.
         high: Upper bound.
     """
 
@@ -50,7 +50,8 @@ def auroc_gain(targets: ArrayLike, scores: ArrayLike, reference: ArrayLike, pati
     """
     y = np.asarray(targets, np.float64)
     models = np.stack([np.asarray(scores, np.float64), np.asarray(reference, np.float64)])
-    influence, differences = np.zeros(len(y)), []
+    clusters = np.unique(np.asarray(patients), return_inverse=True)[1]
+    influence, differences, enough = np.zeros(len(y)), [], True
     for label in range(y.shape[1]):
         positive, negative = np.flatnonzero(y[:, label] > 0.5), np.flatnonzero(y[:, label] <= 0.5)
         if not len(positive) or not len(negative):
@@ -59,14 +60,14 @@ def auroc_gain(targets: ArrayLike, scores: ArrayLike, reference: ArrayLike, pati
         of_positives, of_negatives = placements(y[known, label], models[:, known, label])
         delta = of_positives[0] - of_positives[1]
         differences.append(delta.mean())
+        enough = enough and all(len(np.unique(clusters[kind])) > 1 for kind in (positive, negative))
         influence[positive] += (delta - differences[-1]) / len(positive)
         influence[negative] += (of_negatives[0] - of_negatives[1] - differences[-1]) / len(negative)
     if not differences:
         return Gain(float("nan"), float("nan"), float("nan"))
     difference = float(np.mean(differences))
-    clusters = np.unique(np.asarray(patients), return_inverse=True)[1]
     of_patient = np.bincount(clusters, influence / len(differences))
-    if len(of_patient) < 2:
+    if not enough:
         return Gain(difference, float("nan"), float("nan"))
     error = float(np.sqrt(len(of_patient) / (len(of_patient) - 1) * np.square(of_patient).sum()))
     return Gain(difference, max(-1.0, difference - 1.96 * error), min(1.0, difference + 1.96 * error))
