@@ -100,6 +100,8 @@ class Evil:
         (b"", "0 bytes"),
         (b"\xff" * 64, "64 bytes"),
         (b"\x10" + b"\0" * 7 + b"not json at all!", "something else"),
+        (b"\x07" + b"\0" * 7 + b'{"a":1}', "something else"),
+        (b"\x11" + b"\0" * 7 + b'{"a":{"dtype":1}}', "something else"),
     ],
 )
 def test_what_is_no_safetensors_file(tmp_path, content, says) -> None:

@@ -265,14 +265,14 @@ def metadata(path: Path) -> dict[str, str]:
                 )
             file.seek(8)
             table = json.loads(file.read(length))
+            found = table.pop("__metadata__", {})
+            end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
     except FileNotFoundError as error:
         raise BadInput("a file", "nothing there", where=path, do=do) from error
     except OSError as error:
         raise BadInput("a readable file", error.strerror or str(error), where=path, do=do) from error
-    except ValueError as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # no JSON, or a table of another shape
         raise BadInput("a safetensors file", "something else", where=path, do=do) from error
-    found = table.pop("__metadata__", {})
-    end = max((entry["data_offsets"][1] for entry in table.values()), default=0)
     if size != 8 + length + end:
         raise BadInput(
             f"{8 + length + end} bytes",
