@@ -1,5 +1,7 @@
 """Running a network over a cohort's images."""
 
+import functools
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ def outputs(
     *,
     batch_size: int = 64,
     precision: torch.dtype = torch.float32,
+    workers: int = 0,
 ) -> NDArray[np.float32]:
     """What the network answers for whole images: logits of a classifier, features of a backbone.
 
@@ -29,6 +32,7 @@ def outputs(
         size: Edge the network takes.
         batch_size: Images of a forward.
         precision: Arithmetic of the forward: float32, or bfloat16 where the device has it.
+        workers: Threads that prepare images; 0 chooses.
 
     Returns:
         (M, D) float32.
@@ -39,7 +43,8 @@ def outputs(
     network.eval()
     answers = []
     try:
-        for batch in prefetch(lambda start: whole(pixels[rows[start : start + batch_size]], size), starts):
+        images_of = functools.partial(_whole_images, pixels, rows, size, batch_size)
+        for batch in prefetch(images_of, starts, workers=workers):
             images = torch.from_numpy(batch).unsqueeze(1).to(device, non_blocking=True)
             with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
                 answer = network(images)
@@ -47,3 +52,9 @@ def outputs(
     finally:
         network.train(was_training)
     return torch.cat(answers).numpy() if answers else np.empty((0, 0), np.float32)
+
+
+def _whole_images(
+    pixels: NDArray[np.uint8], rows: NDArray[np.int64], size: int, count: int, start: int
+) -> NDArray[np.uint8]:
+    return whole(pixels[rows[start : start + count]], size)

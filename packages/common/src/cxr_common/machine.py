@@ -16,6 +16,12 @@ def cpu_name() -> str:
     return lines[0].split(":", 1)[1].strip() if lines else platform.processor() or platform.machine()
 
 
+def usable_cores() -> int:
+    """Cores this process may use: those it is bound to, shared with the other processes of a training here."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, bound // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def memory() -> int:
     """Memory of this machine, bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

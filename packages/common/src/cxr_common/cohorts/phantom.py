@@ -5,7 +5,6 @@ pixel. Thickness maps of a variable anatomy are summed, attenuated (Beer-Lambert
 displayed like film. Nothing here is a substitute for clinical data.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -16,6 +15,7 @@ from cxr_common.cohorts.anatomy import Layers, Patient, draw_patient, layers
 from cxr_common.cohorts.drawing import Frame, band, blur, curve, ellipse, paint
 from cxr_common.cohorts.findings import FINDINGS, Disease, draw_disease
 from cxr_common.errors import BadInput, unknown_name
+from cxr_common.machine import usable_cores
 
 NORMAL = "normal"
 CLASSES = (NORMAL, *FINDINGS)
@@ -86,7 +86,7 @@ def phantom(n: int, *, size: int, seed: int = 0, task: str = "multilabel") -> di
 
     # A large block freed once makes glibc keep freed canvases instead of handing each back to the system: 2x faster.
     np.empty(1 << 24, np.uint8)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         list(pool.map(draw, range(int(owner[-1]) + 1)))
     if task == "multiclass":
         targets[:, 0] = targets[:, 1:].sum(1) == 0

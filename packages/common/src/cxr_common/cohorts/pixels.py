@@ -18,6 +18,7 @@ from cxr_common.cohorts.image_header import BrokenImage
 from cxr_common.cohorts.images import fit_image, read_image
 from cxr_common.errors import BadInput
 from cxr_common.files import not_writable, refuse_small_disk
+from cxr_common.machine import usable_cores
 from cxr_common.training.progress import Progress
 
 TASK = 32
@@ -142,11 +143,6 @@ def keep_rows(folder: Path, rows: NDArray[np.int64]) -> None:
 def forget_journal(folder: Path) -> None:
     """Remove the journal once nothing is left to do in the working folder."""
     (folder / _JOURNAL).unlink(missing_ok=True)
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

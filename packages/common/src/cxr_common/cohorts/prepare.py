@@ -26,10 +26,11 @@ from cxr_common.cohorts.cohort import (
 )
 from cxr_common.cohorts.folders import existing_folder, locked, refuse_full, take_name
 from cxr_common.cohorts.images import array_digest, check_bits, check_mapping, check_pixel_size, full_digest
-from cxr_common.cohorts.pixels import decode_once, forget_journal, keep_rows, too_many, usable_cores
+from cxr_common.cohorts.pixels import decode_once, forget_journal, keep_rows, too_many
 from cxr_common.cohorts.readers import Listing, read, recognise
 from cxr_common.cohorts.selection import Selection, select
 from cxr_common.errors import BadInput
+from cxr_common.machine import usable_cores
 
 
 def prepare(

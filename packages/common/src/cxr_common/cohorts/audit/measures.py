@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.cohorts.image_header import claimed_size
-from cxr_common.cohorts.pixels import usable_cores
+from cxr_common.machine import usable_cores
 
 THUMB, SMALL = 48, 16
 """Edges of the reduced copies that images are compared by."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cxr_common.cohorts.audit.measures import Measures
 from cxr_common.cohorts.cohort import Cohort
+from cxr_common.metrics import midranks
 
 AUROC, CRAMER = 0.10, 0.10
 """From |AUROC - 0.5| of a number, or bias-corrected Cramér's V of a category, on a label is confounded with it."""
@@ -124,10 +125,8 @@ def auroc(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> tuple[flo
     Returns:
         The area in [0, 1] and its standard error.
     """
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     yes, no = int(positive.sum()), int((~positive).sum())
-    area = float((ranks[positive].sum() - yes * (yes + 1) / 2) / (yes * no))
+    area = float((midranks(values)[positive].sum() - yes * (yes + 1) / 2) / (yes * no))
     both_yes, both_no = area / (2 - area), 2 * area**2 / (1 + area)
     variance = area * (1 - area) + (yes - 1) * (both_yes - area**2) + (no - 1) * (both_no - area**2)
     return area, float(np.sqrt(max(variance, 0.0) / (yes * no)))
