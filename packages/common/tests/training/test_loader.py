@@ -15,11 +15,10 @@ def test_every_image_once_in_equal_batches() -> None:
     assert not (order == epoch_order(103, 1, 1, 10)).all()
 
 
-def test_the_last_batch_is_filled_up_where_nothing_may_be_left_out() -> None:
-    order = epoch_order(103, 1, 0, 10, drop_last=False)
-    assert order.shape == (11, 10)
-    assert set(order.ravel()) == set(range(103))
-    assert epoch_order(3, 0, 0, 8).shape == (1, 8)
+def test_a_set_smaller_than_a_batch_is_repeated_to_fill_one() -> None:
+    order = epoch_order(3, 0, 0, 8)
+    assert order.shape == (1, 8)
+    assert set(order.ravel()) == {0, 1, 2}
 
 
 def test_shares_join_to_the_batch() -> None:

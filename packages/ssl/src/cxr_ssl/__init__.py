@@ -11,7 +11,7 @@ One step, as :mod:`cxr_ssl.step` takes it, by hand:
 >>> views = torch.randint(0, 256, (4, 8, 1, 32, 32), dtype=torch.uint8)  # 4 views of 8 images
 >>> embeddings, scores = swav([views])  # a stack for each size of views: one forward each
 >>> codes = torch.stack([sinkhorn(one) for one in scores[:2].detach()])  # of the two global views
->>> loss, parts = swapped_prediction_loss(scores, codes, temperature=0.1)
+>>> loss = swapped_prediction_loss(scores, codes, temperature=0.1)
 >>> loss.backward()
 >>> bool(loss > 0), codes.sum(dim=2).allclose(torch.ones(2, 8))
 (True, True)

@@ -61,7 +61,7 @@ def train_step(
             with accelerator.autocast():
                 embeddings, scores = model(portion)
             codes = codes_of(scores[:coded].detach(), queue, swav, epsilon)
-            loss, _ = swapped_prediction_loss(scores, codes, temperature=temperature)
+            loss = swapped_prediction_loss(scores, codes, temperature=temperature)
             accelerator.backward(loss / parts)
         monitor.update(loss, embeddings[:coded], scores[:coded].detach(), codes)
         embedded.append(embeddings[:coded].detach())

@@ -63,8 +63,8 @@ class SwAV(nn.Module):
 
         Views of one size go through the backbone in one pass, so BatchNorm sees them together (as in the
         published code) and small images fill the processor. Head and prototypes see all views at once; from
-        the L2 normalisation on everything is float32, whatever the backbone ran in: bf16 scores divided by
-        eps = .05 would be off by several percent.
+        the L2 normalisation on everything is float32 (its products TF32 on a GPU), whatever the backbone ran in:
+        bf16 scores divided by eps = .05 would be off by several percent.
 
         Args:
             views: One tensor a size, (V_s, B, 1, H_s, W_s): V_s views each of the same B images in the same
@@ -99,9 +99,7 @@ def freeze_prototypes(prototypes: nn.Linear) -> None:
     prototypes.weight.grad = None
 
 
-def swapped_prediction_loss(
-    scores: Tensor, codes: Tensor, *, temperature: float = 0.1
-) -> tuple[Tensor, dict[str, Tensor]]:
+def swapped_prediction_loss(scores: Tensor, codes: Tensor, *, temperature: float = 0.1) -> Tensor:
     """Predict the code of one view from every other view of the same image.
 
         L = mean over a of mean over v != a of mean over b of  - sum_k codes[a,b,k] log softmax(scores[v,b] /
@@ -115,8 +113,7 @@ def swapped_prediction_loss(
         temperature: tau, > 0.
 
     Returns:
-        The scalar loss, and its parts without gradient: "global", the mean over predictions between the A
-        coded views, and "local", the mean over predictions from the other views (NaN where there are none).
+        The scalar loss.
 
     Raises:
         ValueError: If there are not 1 <= A <= V views with V >= 2, or the other dimensions differ.
@@ -131,10 +128,4 @@ def swapped_prediction_loss(
     rows = [-(code * log_p).sum(-1).mean(-1) for code in codes.detach()]
     cross_entropy = torch.stack(rows)  # (A, V): code of view a predicted from view v
     own = torch.eye(coded, views, dtype=torch.bool, device=scores.device)
-    loss = cross_entropy.masked_fill(own, 0.0).sum() / (coded * (views - 1))
-    between = cross_entropy.detach()[:, :coded]
-    parts = {
-        "global": between[~own[:, :coded]].mean(),
-        "local": cross_entropy.detach()[:, coded:].mean(),
-    }
-    return loss, parts
+    return cross_entropy.masked_fill(own, 0.0).sum() / (coded * (views - 1))

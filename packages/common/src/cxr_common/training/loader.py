@@ -1,6 +1,5 @@
 """Batches made ahead on threads; which images they hold depends on (seed, epoch) alone."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,10 +8,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_common.machine import usable_cores
+
 T = TypeVar("T")
 
 
-def epoch_order(n: int, seed: int, epoch: int, global_batch: int, drop_last: bool = True) -> NDArray[np.int64]:
+def epoch_order(n: int, seed: int, epoch: int, global_batch: int) -> NDArray[np.int64]:
     """Shuffle the images of an epoch into global batches of equal size.
 
     Args:
@@ -20,14 +21,14 @@ def epoch_order(n: int, seed: int, epoch: int, global_batch: int, drop_last: boo
         seed: Seed of the run.
         epoch: Epoch.
         global_batch: Images of a step over all processes.
-        drop_last: Leave out what does not fill a batch; else the last batch is filled up from the front.
 
     Returns:
-        (steps, global_batch) positions in [0, n); a set smaller than one batch is repeated to fill one.
+        (steps, global_batch) positions in [0, n); what does not fill a batch is left out, and a set smaller than one
+        batch is repeated to fill one.
     """
     order = np.random.default_rng([seed, epoch, 0xC0FFEE]).permutation(n)
-    if n < global_batch or (not drop_last and n % global_batch):
-        order = np.resize(order, -(-n // global_batch) * global_batch)
+    if n < global_batch:
+        order = np.resize(order, global_batch)
     return order[: len(order) // global_batch * global_batch].reshape(-1, global_batch)
 
 
@@ -45,12 +46,12 @@ def prefetch(make: Callable[[int], T], steps: Sequence[int], *, workers: int = 0
     Args:
         make: Builds the batch of one step; must not depend on the order of calls.
         steps: The steps wanted.
-        workers: Threads, and batches held ready beyond one; 0 chooses by the cores there are.
+        workers: Threads, and batches held ready beyond one; 0 chooses by the cores this process may use.
 
     Yields:
         The batches; an exception in ``make`` is raised here.
     """
-    workers = workers or max(1, min(16, (os.cpu_count() or 2) - 1))
+    workers = workers or max(1, min(16, usable_cores() - 1))
     waiting = iter(steps)
     with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
         ready: deque[Future[T]] = deque()

@@ -19,34 +19,26 @@ def cross_entropy(
     *,
     label_smoothing: float = 0.0,
     class_weights: Tensor | None = None,
-    prior: Tensor | None = None,
-    adjustment: float = 1.0,
 ) -> Tensor:
     """Softmax cross-entropy with one-hot (or mixed) targets.
 
-    With q = (1 - ε) y + ε / L and p = softmax(z + τ ln π):
+    With q = (1 - ε) y + ε / L and p = softmax(z):
 
         loss = Σ_i Σ_k w_k q_ik (-ln p_ik) / Σ_i Σ_k w_k y_ik        over the labelled images i
 
-    Label smoothing ε: Szegedy et al. 2016, "Rethinking the Inception architecture", §7. Logit adjustment:
-    Menon et al. 2021, "Long-tail learning via logit adjustment", eq. 10; only the loss sees the adjusted
-    logits, so that predictions come out balanced over the classes.
+    Label smoothing ε: Szegedy et al. 2016, "Rethinking the Inception architecture", §7.
 
     Args:
         logits: z, (B, L).
         targets: y, (B, L), rows summing to 1. A row with a NaN is an unlabelled image.
         label_smoothing: ε in [0, 1).
         class_weights: w, (L,), positive; all 1 when None.
-        prior: π, (L,), share of each class among the training images, positive; no adjustment when None.
-        adjustment: τ, strength of the logit adjustment.
 
     Returns:
         Scalar, weighted mean over the labelled images.
     """
     known = known_rows(targets)
     y = torch.where(known[:, None], targets, 0).to(logits.dtype)
-    if prior is not None:
-        logits = logits + adjustment * prior.to(logits).log()
     weights = torch.ones_like(y[0]) if class_weights is None else class_weights.to(logits)
     smooth = torch.where(known[:, None], (1 - label_smoothing) * y + label_smoothing / y.shape[1], 0)
     total = -(weights * smooth * F.log_softmax(logits, dim=1)).sum()
