@@ -158,10 +158,10 @@ def test_patients_who_share_an_identical_image_are_drawn_as_one(tmp_path, make_m
     images = tmp_path / "images"
     images.mkdir()
     random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (40, 32, 32), np.uint8)
+    pictures[1] = pictures[0]
     rows = ["file,patient,split,label:EFFUSION"]
-    for number in range(40):
-        if number != 1:  # the second patient's image is the first's
-            pixels = random.integers(0, 256, (32, 32), np.uint8)
+    for number, pixels in enumerate(pictures):
         cv2.imwrite(str(images / f"{number}.png"), pixels)
         rows.append(f"{number}.png,p{number},{'train' if number >= 30 else 'test'},{number // 2 % 2}")
     (images / "labels.csv").write_text("\n".join(rows))

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers.pos_embed import resample_abs_pos_embed
 
 from cxr_common.checkpoint import Header, Input, save
 from cxr_common.errors import BadInput
@@ -89,9 +90,15 @@ def test_each_part_of_a_concatenated_network_has_its_own_file(hub, theirs, tmp_p
 
 
 def test_position_embeddings_of_others_fit_the_size(tmp_path) -> None:
-    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "vit.safetensors")
+    theirs: Any = timm.create_model("test_vit")
+    save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
     network = build("test_vit", 2, size=64)
     load_start(network, "test_vit", (tmp_path / "vit.safetensors",), 64)
+    given = theirs.state_dict()["pos_embed"]
+    edge = 64 // theirs.patch_embed.patch_size[0]
+    expected = resample_abs_pos_embed(given, [edge, edge], num_prefix_tokens=theirs.num_prefix_tokens)
+    assert expected.shape != given.shape
+    torch.testing.assert_close(network.state_dict()["pos_embed"], expected)
 
 
 def test_networks_without_imagenet_weights_say_so(hub) -> None:
