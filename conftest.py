@@ -6,8 +6,10 @@ import os
 # each other on a busy machine are many times slower than none. Commands started by tests inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,35 @@ def _own_engine() -> Iterator[None]:
     yield
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def in_two_processes() -> Callable[..., list[tuple[int, str]]]:
+    """Runs a Python script twice, as processes that know of each other (gloo): (script, *arguments) -> exits, words."""
+
+    def run(*command: str) -> list[tuple[int, str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": 1}
+        running = []
+        for rank in range(2):
+            own = {name: str(value) for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, "-W", "error::FutureWarning", *command],
+                    env={**os.environ, **own},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+        try:
+            said = [process.communicate(timeout=250)[0] for process in running]
+        finally:
+            for process in running:
+                process.kill()
+        return [(process.returncode, words) for process, words in zip(running, said, strict=True)]
+
+    return run

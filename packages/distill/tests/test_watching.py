@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from cxr_distill.watching import divergence, drowning, gradient_shares, validation
+from cxr_common.errors import BadInput
+from cxr_distill.watching import check_finite, divergence, drowning, gradient_shares, validation
 
 
 def test_shares_are_those_of_the_gradients_norms() -> None:
@@ -15,6 +16,13 @@ def test_shares_are_those_of_the_gradients_norms() -> None:
     assert x.grad is not None
     torch.testing.assert_close(x.grad, 3 + 2 * x.detach())
     assert gradient_shares({"a": torch.zeros(()), "b": 0 * x.sum()}, [x])["a_share"] == 0
+
+
+def test_what_is_not_finite_is_named(tmp_path) -> None:
+    check_finite("a finite loss", 0.5, 1, tmp_path)
+    check_finite("a finite loss on validation images", None, 1, tmp_path)
+    with pytest.raises(BadInput, match=r"a finite loss on validation images, found nan at epoch 2"):
+        check_finite("a finite loss on validation images", float("nan"), 2, tmp_path)
 
 
 def test_a_loss_that_leaves_nothing_to_the_others_is_named() -> None:

@@ -95,6 +95,24 @@ def test_each_batch_is_counted_once():
     assert {norm.momentum for norm in norms} == {0.1}
 
 
+class Particular(nn.BatchNorm2d):
+    """Wants its counter, as SyncBatchNorm does."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        assert self.num_batches_tracked is not None
+        return super().forward(input)
+
+
+def test_norms_that_want_their_counter_have_one_while_they_recompute():
+    block = nn.Sequential(nn.Conv2d(1, 4, 3), Particular(4))
+    network = nn.Sequential(block)
+    assert recompute_activations(network) == 1
+    network(torch.rand(2, 1, 8, 8)).sum().backward()
+    counter = block[1].num_batches_tracked
+    assert isinstance(counter, Tensor)
+    assert counter.item() == 1
+
+
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -137,10 +137,10 @@ PLAN = plan(60, batch_size=6, optimizer="adamw", epochs=2, prototypes=20, embedd
 def test_a_learner_goes_on_exactly_with_the_scale_of_its_loss(tmp_path):
     whole = learner_for(PLAN)
     steps(whole, 0, 3)
-    save_state(tmp_path / "state.pt", whole.state())
+    save_state(tmp_path / "state.pt", whole.state(), 1)
     steps(whole, 3, 6)
     again = learner_for(PLAN)
-    found = load_state(tmp_path / "state.pt")
+    found = load_state(tmp_path / "state.pt", 1)
     assert found is not None
     again.restore(found)
     scaler: Any = again.accelerator.scaler

@@ -1,7 +1,4 @@
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,43 +14,18 @@ from cxr_ssl.config import Crops, PretrainConfig
 
 HERE = Path(__file__).parent
 
-
-def in_two_processes(*command: str) -> list[tuple[int, str]]:
-    """Exit code and words of two processes that know of each other (gloo)."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": 1}
-    running = []
-    for rank in range(2):
-        own = {name: str(value) for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()}
-        running.append(
-            subprocess.Popen(
-                [sys.executable, "-W", "error::FutureWarning", *command],
-                env={**os.environ, **own},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    try:
-        said = [process.communicate(timeout=250)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    return [(process.returncode, words) for process, words in zip(running, said, strict=True)]
+InTwo = Callable[..., list[tuple[int, str]]]
 
 
-def alone_and_together(target: Path) -> list[dict[str, torch.Tensor]]:
+def alone_and_together(in_two_processes: InTwo, target: Path) -> list[dict[str, torch.Tensor]]:
     """What the script finds with one process holding everything, and with two that share."""
     for code, said in in_two_processes(str(HERE / "two_processes.py"), str(target)):
         assert code == 0, said
     return torch.load(target, weights_only=True)
 
 
-def test_two_processes_do_what_one_does_with_the_joined_batch(tmp_path):
-    alone, together = alone_and_together(tmp_path / "results.pt")
+def test_two_processes_do_what_one_does_with_the_joined_batch(tmp_path, in_two_processes):
+    alone, together = alone_and_together(in_two_processes, tmp_path / "results.pt")
     gradients = [name for name in alone if name[0].isdigit()]
     assert len(gradients) > 20
     assert "1 prototypes.weight" not in gradients  # frozen
@@ -96,7 +68,7 @@ def config_of(tmp_path: Path, run: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_sigterm_to_one_of_two_processes_stops_both_and_both_go_on_exactly(tmp_path):
+def test_a_sigterm_to_one_of_two_processes_stops_both_and_both_go_on_exactly(tmp_path, in_two_processes):
     script = str(HERE / "whole_run.py")
     for code, said in in_two_processes(script, str(config_of(tmp_path, "whole")), "0"):
         assert code == 0, said

@@ -1,7 +1,8 @@
 """A linear classifier on fixed features: computed once, then the classifier is fitted in seconds."""
 
+import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from cxr_common import inference
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.models.taps import POOLED, features
 from cxr_common.models.zoo import GrayNetwork
+from cxr_common.training.run_folder import RunFolder
+from cxr_distill.teacher import linear_layer
 
 PENALTIES = tuple(10.0**power for power in range(1, -6, -1))
 """Ridge penalties tried, strongest first, each from the solution before it."""
@@ -33,6 +36,53 @@ class Head(NamedTuple):
     bias: Tensor
     penalty: float
     loss: float
+
+
+def fit(
+    network: GrayNetwork,
+    look: Callable[..., Tensor],
+    rows: NDArray[np.int64],
+    val_rows: NDArray[np.int64],
+    targets: NDArray[np.float32],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    judge: Callable[..., dict[str, float | None]],
+    run: RunFolder,
+) -> tuple[dict[str, Any], float]:
+    """Fit the classifier alone, for every penalty; keep the one with the best validation AUROC.
+
+    Args:
+        network: Its last layer is replaced.
+        look: `pooled_features` of the network, a function of rows.
+        rows: Training rows.
+        val_rows: Validation rows.
+        targets: (N, L) of the whole cohort, NaN where unknown.
+        loss: Loss on the labels, of logits and targets.
+        judge: Validation figures of (N_val, L) logits.
+        run: The run folder; every penalty is a line of its log.
+
+    Returns:
+        "epoch" (number of the penalty), "score", "val" and "head" of the best; and the seconds it took.
+
+    Raises:
+        BadInput: A network that does not end in a linear layer.
+    """
+    began = time.perf_counter()
+    layer = linear_layer(network, "a network for --mode linear")
+    run.truncate_log(0)
+    x, x_val = look(rows=rows), look(rows=val_rows)
+    best: dict[str, Any] = {}
+    heads = fit_heads(x, torch.from_numpy(targets[rows]), loss)
+    for number, head in enumerate(heads, start=1):
+        val = judge((x_val @ head.weight.T + head.bias).numpy(), teacher=None)
+        run.log({"epoch": number, "penalty": head.penalty, "loss": head.loss, **val})
+        score = [round(val["val_auroc"] or 0.0, 6), -(val["val_loss"] or 0.0)]
+        if not best or score > best["score"]:
+            best = {"score": score, "epoch": number, "val": val, "head": head}
+    put(best["head"], layer)
+    if run.main:
+        area = "undefined" if best["val"]["val_auroc"] is None else f"{best['val']['val_auroc']:.4f}"
+        print(f"{run.path.name}: ridge penalty {best['head'].penalty:g} of {len(heads)}, validation AUROC {area}")
+    return best, time.perf_counter() - began
 
 
 def pooled_features(

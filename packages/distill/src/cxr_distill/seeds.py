@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from cxr_common.files import write_json
 from cxr_common.gain import over_seeds
+from cxr_common.training.processes import is_main
 from cxr_distill.config import DistillConfig, FinetuneConfig
 from cxr_distill.stages import GAIN, stage_name
 
@@ -31,11 +32,19 @@ def each_seed(config: C, stage: Callable[[C], Path]) -> list[Path]:
     """
     if not config.seeds:
         return [stage(config)]
-    name = stage_name(config)
+    name, main = stage_name(config), is_main()
     models = []
     for seed in config.seeds:
-        print(f"seed {seed}:", flush=True)
+        if main:
+            print(f"seed {seed}:", flush=True)
         models.append(stage(dataclasses.replace(config, seed=seed, seeds=[], name=f"{name}-seed{seed}")))
+    if main:
+        _summarise(config, name, models)
+    return models
+
+
+def _summarise(config: FinetuneConfig | DistillConfig, name: str, models: list[Path]) -> None:
+    """Write and say means and intervals over the seeds."""
     figures = [_figures(model.parent, isinstance(config, DistillConfig) and config.control) for model in models]
     summary: dict[str, Any] = {"seeds": list(config.seeds), "level": 0.95}
     for key in figures[0]:
@@ -52,7 +61,6 @@ def each_seed(config: C, stage: Callable[[C], Path]) -> list[Path]:
             interval = "" if math.isnan(half) else f" ± {half:.4f} (95 % t interval of the mean)"
             print(f"{name}, {len(models)} seeds: {key} {mean:.4f}{interval}")
     write_json(models[0].parent.with_name(f"{name}-seeds.json"), summary)
-    return models
 
 
 def _figures(folder: Path, control: bool) -> dict[str, float | None]:

@@ -107,12 +107,15 @@ def distill(config: DistillConfig) -> Path:
     if config.control:
         name, seed, number = folder.name.rpartition("-seed")  # evaluate and recipes look for a seed at the end
         beside = folder.with_name(f"{name}-control{seed}{number}" if name else f"{folder.name}-control")
+        accelerator.free_memory()  # or the first network and its optimiser stay on the device
+        accelerator = start_engine(config.precision, config.seed)
         written.append(train(config, config.student, beside, cohort, accelerator, start=start, parents=parents))
     if accelerator.is_main_process:
         if config.control:
             print(_gain(folder / GAIN, cohort, *written))
         print("\n".join(f"wrote {path}" for path in written))
         print(f"next:  uv run evaluate --run {config.run}{_data(config)}")
+    accelerator.wait_for_everyone()  # the gain is written when this returns
     return model
 
 

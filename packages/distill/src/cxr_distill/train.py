@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +15,23 @@ from torch import Tensor, nn
 from cxr_common import checkpoint, inference
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
-from cxr_common.machine import peak_memory
 from cxr_common.models.starts import Start
 from cxr_common.models.taps import stage_channels
 from cxr_common.models.zoo import GrayNetwork
-from cxr_common.training.accelerator import arithmetic
+from cxr_common.training.accelerator import arithmetic, peak_memories
 from cxr_common.training.loader import epoch_order
-from cxr_common.training.parameters import average_buffers, groups, set_lr
+from cxr_common.training.parameters import groups, set_lr
+from cxr_common.training.processes import (
+    anyone,
+    as_main_says,
+    average_buffers,
+    gathered,
+    give_back,
+    global_batch,
+    share_batch_statistics,
+)
 from cxr_common.training.progress import Progress
-from cxr_common.training.resume import StopSignal, anyone, load_state, rng_state, save_state, set_rng_state
+from cxr_common.training.resume import StopSignal, load_state, rng_state, save_state, set_rng_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_common.training.schedules import warmup_cosine
 from cxr_common.views import ViewSpec
@@ -84,7 +93,12 @@ def train(
     weights = sampling_weights(targets[rows], task) if remedy == "balanced" else None
     val_rows = cohort.rows("val")
     on_validation = functools.partial(
-        inference.outputs, pixels=cohort.pixels, rows=val_rows, size=config.size, precision=arithmetic(accelerator)
+        inference.outputs,
+        pixels=cohort.pixels,
+        rows=val_rows,
+        size=config.size,
+        precision=arithmetic(accelerator),
+        workers=config.workers,
     )
     judge = functools.partial(validation, targets=cohort.targets[val_rows], task=task)
 
@@ -93,13 +107,11 @@ def train(
     mean_std = cohort.mean_std()
     network = new_network(architecture, len(cohort.labels), config.size, *mean_std, start, optim.drop_path)
     student = Student(network, *_adapters(network, config.size, guidance))
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(student)  # in place, as the student itself is no BatchNorm
-    global_batch = min(config.batch_size, max(2, len(rows)))
-    global_batch -= global_batch % accelerator.num_processes
-    steps = len(epoch_order(len(rows), config.seed, 0, global_batch))
+    share_batch_statistics(student, accelerator)
+    batch_size = global_batch(config.batch_size, len(rows), accelerator.num_processes)
+    steps = len(epoch_order(len(rows), config.seed, 0, batch_size))
     epochs = config.epochs or automatic_epochs(steps)
-    peak = config.lr or automatic_lr(start) * (global_batch / 64) ** 0.5
+    peak = config.lr or automatic_lr(start) * (batch_size / 64) ** 0.5
     rate = functools.partial(
         warmup_cosine, steps=epochs * steps, warmup_steps=max(steps // 2, 1), peak=peak, start=peak / 20
     )
@@ -107,7 +119,8 @@ def train(
     # Where it is written.
     main = accelerator.is_main_process
     wanted = identity(config, architecture, cohort, parents, guided=guidance is not None)
-    run = open_run(folder, wanted, config_dict(config), restart=config.restart, main=main, later=LATER)
+    with accelerator.main_process_first():
+        run = open_run(folder, wanted, config_dict(config), restart=config.restart, main=main, later=LATER)
     if run.finished:
         if main:
             print(f"{folder}: done before, nothing to do")
@@ -118,7 +131,10 @@ def train(
     if config.mode == "linear":
         network.to(accelerator.device)
         chosen = rows if weights is None else rows[order_of(len(rows), config.seed, 0, len(rows), weights).images[0]]
-        best, seconds = _fit_linear(config, network, cohort, chosen, targets, loss, judge, run, accelerator)
+        look = functools.partial(
+            linear.pooled_features, network, cohort, size=config.size, precision=arithmetic(accelerator)
+        )
+        best, seconds = linear.fit(network, look, chosen, val_rows, targets, loss, judge, run)
         finish(on_validation(network), best, summary={**facts, "seconds": round(seconds, 1)})
         accelerator.wait_for_everyone()
         return folder / MODEL
@@ -135,7 +151,7 @@ def train(
     average = Average(student, optim.ema) if optim.ema else None
     kept = {"student": student, "optimizer": optimizer, "average": average, "scaler": accelerator.scaler}
 
-    at = _resume(run, kept)
+    at = _resume(run, kept, accelerator)
     began = saved = time.perf_counter() - at["seconds"]
     cost_of_saving = 0.0
     shown = Progress(folder.name, epochs, steps, start_epoch=at["epoch"], start_step=at["step"], show=main)
@@ -149,7 +165,7 @@ def train(
                 rows,
                 targets,
                 spec,
-                order_of(len(rows), config.seed, epoch, global_batch, weights, fixed=fixed),
+                order_of(len(rows), config.seed, epoch, batch_size, weights, fixed=fixed),
                 epoch_views(guidance, spec, len(rows), config.seed, epoch),
                 accelerator=accelerator,
                 first_step=at["step"],
@@ -170,28 +186,30 @@ def train(
                     average.update(student)
                 for name, value in parts.items():
                     total, count = at["sums"].get(name, (0, 0))
-                    at["sums"][name] = (total + value.double(), count + 1)
-                progress.step(global_batch, **({"loss": float(parts["loss"])} if step % 10 == 0 else {}))
+                    at["sums"][name] = (total + value.float(), count + 1)
+                progress.step(batch_size, **({"loss": float(parts["loss"])} if step % 10 == 0 else {}))
                 at["step"] += 1
-                at["images"] += global_batch
+                at["images"] += batch_size
                 if anyone(stop.requested, at["step"], accelerator):
                     at["seconds"] = time.perf_counter() - began
-                    _save(run, kept, at)
+                    _save(run, kept, at, accelerator)
                     run.close()
                     raise SystemExit(143)
 
             means = {name: float(total) / count for name, (total, count) in at["sums"].items()}
-            check_finite(means["loss"], epoch + 1, folder)
-            average_buffers(student)
+            check_finite("a finite loss", means["loss"], epoch + 1, folder)
+            average_buffers(student, accelerator)
             with average.applied(student) if average else contextlib.nullcontext():
-                average_buffers(student)
+                average_buffers(student, accelerator)
                 student.settle()
                 val = judge(on_validation(network), teacher=lessons.validation if lessons else None)
+                val = as_main_says(val, accelerator)
+                check_finite("a finite loss on validation images", val["val_loss"], epoch + 1, folder)
                 score = [round(val["val_auroc"] or 0.0, 6), -(val["val_loss"] or 0.0)]
                 if not at["best"] or score > at["best"]["score"]:
                     state = {k: v.detach().cpu().clone() for k, v in network.network.state_dict().items()}
                     at["best"] = {"score": score, "epoch": epoch + 1, "weights": state, "val": val}
-            line = {"epoch": epoch + 1, **means, **val}
+            line = {"epoch": epoch + 1, **{k: v if math.isfinite(v) else None for k, v in means.items()}, **val}
             run.log({**line, "lr": rate(epoch * steps + steps - 1)})
             progress.epoch(line)
             _warn(line, at, progress, folder.name)
@@ -201,8 +219,10 @@ def train(
             now = time.perf_counter()
             at |= {"epoch": epoch + 1, "step": 0, "sums": {}, "seconds": now - began}
             # Saving stays below a tenth of the time, however big the network.
-            if at["epoch"] < epochs and now - saved >= 10 * cost_of_saving:
-                _save(run, kept, at)
+            # The clock of one process decides for all, since all must come along.
+            due = main and at["epoch"] < epochs and now - saved >= 10 * cost_of_saving
+            if anyone(due, 0, accelerator):
+                _save(run, kept, at, accelerator)
                 saved = time.perf_counter()
                 cost_of_saving = saved - now
 
@@ -212,7 +232,7 @@ def train(
         "epochs": epochs,
         "seconds": round(at["seconds"], 1),
         "images_per_second": round(at["images"] / at["seconds"], 1),
-        "peak_memory_gib": round(peak_memory() / 2**30, 2),
+        **peak_memories(),
         "precision": accelerator.mixed_precision.replace("no", "fp32"),
     }
     finish(on_validation(network), at["best"], summary=summary)
@@ -266,14 +286,18 @@ def train_step(
             use_unlabelled=True,
         )
         weights = {"task": guidance.task_weight, **guidance.losses}
-    terms = {name: weights[name] * value for name, value in parts.items() if weights[name] != 0}
+    # Several processes wait for the gradient of every parameter, also where only a loss of weight 0 has one.
+    shared = accelerator.num_processes > 1
+    terms = {name: weights[name] * value for name, value in parts.items() if weights[name] != 0 or shared}
     loss = functools.reduce(torch.add, terms.values())
     shares = {}
     if measure and len(terms) > 1:
         # Losses on logits meet there, at no cost; others meet in the weights alone.
         trained = [p for p in student.network.parameters() if p.requires_grad]
         scale = accelerator.scaler.get_scale() if accelerator.scaler else 1.0
-        shares = gradient_shares(terms, trained if student.stages else [out.logits], scale)
+        found = gradient_shares(terms, trained if student.stages else [out.logits], scale)
+        # fp16 begins with a scale at which gradients overflow, so as to find the largest that holds.
+        shares = found if torch.stack(list(found.values())).isfinite().all() else {}
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(loss)
     if clip and accelerator.sync_gradients:
@@ -323,40 +347,6 @@ def _adapters(
     return adapters, stages, reused
 
 
-def _fit_linear(
-    config: TrainConfig,
-    network: GrayNetwork,
-    cohort: Cohort,
-    rows: Any,
-    targets: Any,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    judge: Any,
-    run: RunFolder,
-    accelerator: "Accelerator",
-) -> tuple[dict[str, Any], float]:
-    """Fit the classifier alone, for every penalty; keep the one with the best validation AUROC."""
-    began = time.perf_counter()
-    layer = linear_layer(network, "a network for --mode linear")
-    run.truncate_log(0)
-    look = functools.partial(
-        linear.pooled_features, network, cohort, size=config.size, precision=arithmetic(accelerator)
-    )
-    x, x_val = look(rows=rows), look(rows=cohort.rows("val"))
-    best: dict[str, Any] = {}
-    heads = list(linear.fit_heads(x, torch.from_numpy(targets[rows]), loss))
-    for number, head in enumerate(heads, start=1):
-        val = judge((x_val @ head.weight.T + head.bias).numpy(), teacher=None)
-        run.log({"epoch": number, "penalty": head.penalty, "loss": head.loss, **val})
-        score = [round(val["val_auroc"] or 0.0, 6), -(val["val_loss"] or 0.0)]
-        if not best or score > best["score"]:
-            best = {"score": score, "epoch": number, "val": val, "head": head}
-    linear.put(best["head"], layer)
-    if run.main:
-        area = "undefined" if best["val"]["val_auroc"] is None else f"{best['val']['val_auroc']:.4f}"
-        print(f"{run.path.name}: ridge penalty {best['head'].penalty:g} of {len(heads)}, validation AUROC {area}")
-    return best, time.perf_counter() - began
-
-
 def _warn(line: dict[str, Any], at: dict[str, Any], progress: Progress, name: str) -> None:
     """Say once of each loss that it drowns the others."""
     loud = drowning(line)
@@ -367,9 +357,9 @@ def _warn(line: dict[str, Any], at: dict[str, Any], progress: Progress, name: st
         progress.say(f"{name}: warning: {loud} makes up {share} of the gradient; lower {option} to let others count")
 
 
-def _resume(run: RunFolder, kept: dict[str, Any]) -> dict[str, Any]:
+def _resume(run: RunFolder, kept: dict[str, Any], accelerator: "Accelerator") -> dict[str, Any]:
     """Where to begin: at the start, or where the run's resume state says, which is then loaded into ``kept``."""
-    state = load_state(run.state)
+    state = load_state(run.state, accelerator.num_processes)
     nothing = {"epoch": 0, "step": 0, "sums": {}, "best": {}, "stopped": False, "drowning": []}
     nothing |= {"seconds": 0.0, "images": 0}
     if state is None:
@@ -378,13 +368,24 @@ def _resume(run: RunFolder, kept: dict[str, Any]) -> dict[str, Any]:
     for name, part in kept.items():
         if part is not None:
             part.load_state_dict(state[name])
+    give_back(_own(kept), state["own"], accelerator)
     set_rng_state(state["rng"])
     run.truncate_log(state["lines"])
     return nothing | state["at"]
 
 
-def _save(run: RunFolder, kept: dict[str, Any], at: dict[str, Any]) -> None:
-    """Write what `_resume` reads."""
+def _save(run: RunFolder, kept: dict[str, Any], at: dict[str, Any], accelerator: "Accelerator") -> None:
+    """Write what `_resume` reads; all processes must come here together."""
+    own = gathered(_own(kept), accelerator)
     if run.main:
         state = {name: part.state_dict() for name, part in kept.items() if part is not None}
-        save_state(run.state, {**state, "rng": rng_state(), "at": at, "lines": len(run.lines())})
+        state |= {"own": own, "rng": rng_state(), "at": at, "lines": len(run.lines())}
+        save_state(run.state, state, accelerator.num_processes)
+
+
+def _own(kept: dict[str, Any]) -> dict[str, Tensor]:
+    """Batch statistics, and their averages, which every process has of its own."""
+    buffers, average = dict(kept["student"].named_buffers()), kept["average"]
+    if average:
+        buffers |= {f"average of {name}": average.values[name] for name in list(buffers) if name in average.values}
+    return buffers

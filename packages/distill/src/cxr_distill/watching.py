@@ -32,7 +32,8 @@ def gradient_shares(terms: Mapping[str, Tensor], shared: Sequence[Tensor], scale
         scale: Factor against underflow in half precision; it cancels out.
 
     Returns:
-        "NAME_share" in [0, 1] of each term, adding up to 1; all 0 where no term has a gradient.
+        "NAME_share" in [0, 1] of each term, adding up to 1; all 0 where no term has a gradient, NaN where one is too
+        large for the arithmetic.
     """
     norms = {}
     for name, term in terms.items():
@@ -45,20 +46,21 @@ def gradient_shares(terms: Mapping[str, Tensor], shared: Sequence[Tensor], scale
     return {f"{name}_share": norm / torch.where(total > 0, total, 1) for name, norm in norms.items()}
 
 
-def check_finite(loss: float, epoch: int, folder: Path) -> None:
+def check_finite(wanted: str, loss: float | None, epoch: int, folder: Path) -> None:
     """Stop a training that has diverged.
 
     Args:
-        loss: Mean of the epoch.
+        wanted: What the number should be, in words.
+        loss: Mean of the epoch; None where there is none.
         epoch: Counted from 1.
         folder: The stage's folder.
 
     Raises:
         BadInput: The loss is NaN or infinite.
     """
-    if not math.isfinite(loss):
+    if loss is not None and not math.isfinite(loss):
         raise BadInput(
-            "a finite loss",
+            wanted,
             f"{loss} at epoch {epoch}",
             where=folder,
             do="lower --lr, or try --precision fp32; of a --start or --teacher, see that its own answers are finite",

@@ -54,12 +54,14 @@ def _recomputed(block: nn.Module, forward: Callable[..., Any], *arguments: Any) 
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """Leave running statistics alone: the first forward pass has counted this batch already.
 
-    A momentum of 0 keeps mean and variance to the bit, while the arguments stay those of the first pass.
+    A momentum of 0 keeps mean and variance to the bit, while the arguments stay those of the first pass. The counter
+    is a stand-in and not None, which SyncBatchNorm refuses.
     """
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        counter = norm.num_batches_tracked
+        norm.momentum, norm.num_batches_tracked = 0.0, None if counter is None else counter.clone()
     try:
         yield
     finally:

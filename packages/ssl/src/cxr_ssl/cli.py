@@ -14,3 +14,7 @@ def main() -> int:
 
     description = "Pretrain a backbone on unlabelled chest radiographs with SwAV (no labels are read by the training)."
     return run_command(pretrain, PretrainConfig, prog="ssl-pretrain", description=description, presets=PRESETS)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -156,7 +156,7 @@ class PretrainConfig:
         workers: Threads that prepare views; 0 chooses by the cores.
         on_collapse: What to do when all images come to look the same to the network: "stop", "warn", or "remedy",
             which goes back to the last healthy epoch and on with one published remedy after the other.
-        restart: Set an earlier run in the same folder aside and start anew.
+        restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
     """
 
     preset: str = ""

@@ -92,7 +92,7 @@ class Monitor:
 
             NaN where the run gave NaN.
         """
-        sums = {name: reduce(tensor).double().cpu() for name, tensor in self.sums.items()}
+        sums = {name: reduce(tensor).cpu().double() for name, tensor in self.sums.items()}
         ln_k = math.log(len(sums["nearest"]))
         images, steps, views = sums["images"].item(), sums["steps"].item(), sums["nearest"].sum().item()
         mean = sums["mean"] / images
@@ -107,15 +107,6 @@ class Monitor:
             "embedding_std": covariance.trace().clamp(min=0).sqrt().item(),
             "rank": _effective_rank(covariance),
         }
-
-    def state(self) -> dict[str, Tensor]:
-        """What has to be kept to go on in the middle of an epoch."""
-        return {name: tensor.clone() for name, tensor in self.sums.items()}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take kept sums up again."""
-        for name, tensor in self.sums.items():
-            tensor.copy_(state[name])
 
 
 def _effective_rank(covariance: Tensor) -> float:

@@ -11,6 +11,7 @@ from cxr_common.models.one_pixel import shorten
 from cxr_common.models.starts import Start, load_start
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.parameters import groups
+from cxr_common.training.processes import gathered, give_back
 from cxr_common.training.resume import rng_state, set_rng_state
 from cxr_ssl.feature_queue import FeatureQueue
 from cxr_ssl.health import Monitor
@@ -50,16 +51,16 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Copies of everything that going on exactly here takes; all processes must come here together."""
-        gather, scaler = self.accelerator.gather, self.accelerator.scaler
+        engine, scaler = self.accelerator, self.accelerator.scaler
         state = {
             "swav": self.swav.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},  # fp16
             "rng": rng_state(),
             # Queue, batch statistics and health are each process's own.
-            "queue": {**self.queue.state(), "embeddings": gather(self.queue.embeddings[None])},
-            "buffers": {name: gather(buffer[None]) for name, buffer in self.swav.named_buffers()},
-            "monitor": {name: gather(value[None]) for name, value in self.monitor.state().items()},
+            "queue": {**self.queue.state(), **gathered({"embeddings": self.queue.embeddings}, engine)},
+            "buffers": gathered(dict(self.swav.named_buffers()), engine),
+            "monitor": gathered(self.monitor.sums, engine),
         }
         return _copied(state)
 
@@ -72,9 +73,8 @@ class Learner:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.queue.restore({**state["queue"], "embeddings": state["queue"]["embeddings"][rank]})
-        for name, buffer in self.swav.named_buffers():
-            buffer.copy_(state["buffers"][name][rank])
-        self.monitor.restore({name: values[rank] for name, values in state["monitor"].items()})
+        give_back(dict(self.swav.named_buffers()), state["buffers"], self.accelerator)
+        give_back(self.monitor.sums, state["monitor"], self.accelerator)
         set_rng_state(state["rng"])
 
 
@@ -169,12 +169,6 @@ def set_weight_decay(optimizer: Any, weight_decay: float) -> None:
     for group in optimizer.param_groups:
         if group["decays"]:
             group["weight_decay"] = weight_decay
-
-
-def total(value: Tensor, accelerator: "Accelerator") -> Tensor:
-    """The sum of a tensor over all processes."""
-    added: Any = accelerator.reduce(value, "sum")
-    return added
 
 
 def _copied(tree: Any) -> Any:

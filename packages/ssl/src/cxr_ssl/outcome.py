@@ -11,8 +11,8 @@ from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
 from cxr_common.files import whole_file, write_text
-from cxr_common.machine import peak_memory
 from cxr_common.models.foreign import to_torchvision
+from cxr_common.training.accelerator import peak_memories
 from cxr_common.training.run_folder import RunFolder
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.picture_page import page
@@ -139,7 +139,7 @@ def summary(
         **best["figures"],
         "seconds": round(seconds, 1),
         "images_per_second": round(images / seconds, 1),
-        "peak_memory_gib": round(peak_memory() / 2**30, 2),
+        **peak_memories(),
         "device": str(accelerator.device),
         "precision": accelerator.mixed_precision.replace("no", "fp32"),
     }

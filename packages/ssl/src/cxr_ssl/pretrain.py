@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from cxr_common.cohorts import open_cohort, pixel_size_for
 from cxr_common.cohorts.cohort import Cohort
@@ -18,15 +17,16 @@ from cxr_common.models.starts import files_of, parents_of
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_engine
-from cxr_common.training.parameters import average_buffers, set_lr
+from cxr_common.training.parameters import set_lr
+from cxr_common.training.processes import added, anyone, average_buffers, share_batch_statistics
 from cxr_common.training.progress import Progress
-from cxr_common.training.resume import StopSignal, anyone, load_state, save_state
+from cxr_common.training.resume import StopSignal, load_state, save_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.crops import view_batches, view_specs
 from cxr_ssl.health import defined, diagnose
-from cxr_ssl.learner import Learner, make_optimizer, new_backbone, new_learner, set_weight_decay, total
+from cxr_ssl.learner import Learner, make_optimizer, new_backbone, new_learner, set_weight_decay
 from cxr_ssl.messages import SHOWN, farewell, introduction, probe_sentence
 from cxr_ssl.outcome import before, header, summary, write_backbone, write_pictures
 from cxr_ssl.probe import probe_backbone
@@ -61,7 +61,7 @@ def pretrain(config: PretrainConfig) -> Path:
     if len(rows) < 2:
         raise BadInput("at least 2 training images", str(len(rows)), where=cohort.source)
     accelerator = start_engine(config.precision, config.seed)
-    main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
+    main, processes = accelerator.is_main_process, accelerator.num_processes
     first_plan = planned(config, len(rows), processes)
     if config.on_collapse != "warn":
         refuse_hopeless(first_plan)
@@ -87,8 +87,7 @@ def pretrain(config: PretrainConfig) -> Path:
         num_prototypes=first_plan.prototypes,
         standardise=config.standardise,
     )
-    if processes > 1 and device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(swav)  # in place, as swav itself is no BatchNorm
+    share_batch_statistics(swav, accelerator)
     if config.checkpointing:
         recompute_activations(backbone.network)
     optimizer = make_optimizer(config.optimizer, swav, lr=first_plan.lr, weight_decay=first_plan.weight_decay)
@@ -166,8 +165,8 @@ def pretrain(config: PretrainConfig) -> Path:
                         _save(run, learner, at, healthy)
                         raise SystemExit(143)
 
-                average_buffers(swav)
-                health = learner.monitor.numbers(functools.partial(total, accelerator=accelerator))
+                average_buffers(swav, accelerator)
+                health = learner.monitor.numbers(functools.partial(added, accelerator=accelerator))
                 figures = {**{name: defined(value) for name, value in health.items()}, **probe()}
                 line = {"epoch": epoch + 1, "lr": learner.optimizer.param_groups[0]["lr"], **figures}
                 progress.epoch({name: figures[name] for name in SHOWN})
@@ -250,7 +249,7 @@ def _begin(run: RunFolder, learner: Learner, first_plan: Plan) -> tuple[dict[str
     The place is a dict: epoch and step to go on with, best epoch so far, seconds and images spent, remedies
     tried, and the fields of the plan that they changed.
     """
-    state = load_state(run.state)
+    state = load_state(run.state, learner.accelerator.num_processes)
     if state is None:
         run.truncate_log(0)
         at = {"epoch": 0, "step": 0, "best": {}, "seconds": 0.0, "images": 0, "remedies": [], "changes": {}}
@@ -265,7 +264,7 @@ def _save(run: RunFolder, learner: Learner, at: dict[str, Any], healthy: dict[st
     """Keep everything that going on exactly here takes; all processes must come here together."""
     state = {"learner": learner.state(), "at": at, "healthy": healthy, "lines": len(run.lines())}
     if run.main:
-        save_state(run.state, state)
+        save_state(run.state, state, learner.accelerator.num_processes)
 
 
 def _better(best: dict[str, Any], figures: dict[str, Any], epoch: int, backbone: GrayNetwork) -> dict[str, Any]:

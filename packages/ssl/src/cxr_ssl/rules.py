@@ -14,6 +14,7 @@ small settings collapse to uniform codes within an epoch, for two reasons that t
 from dataclasses import dataclass
 
 from cxr_common.errors import BadInput
+from cxr_common.training.processes import global_batch
 from cxr_common.training.schedules import warmup_cosine
 
 FREEZE_ENOUGH = 100
@@ -118,23 +119,23 @@ def plan(
         The plan.
     """
     shares = processes * accumulate
-    global_batch = max(min(batch_size, images) // shares, 2) * shares
-    steps = max(images // global_batch, 1)
+    batch = global_batch(batch_size, images, shares)
+    steps = max(images // batch, 1)
     epochs = epochs or epochs_for(steps)
     embedding = embedding or embedding_for(images)
     prototypes = prototypes or prototypes_for(images, embedding)
     return Plan(
-        global_batch=global_batch,
+        global_batch=batch,
         steps=steps,
         epochs=epochs,
         embedding=embedding,
         prototypes=prototypes,
-        queue=queue_for(global_batch, prototypes, steps, epochs) if queue is None else queue,
+        queue=queue_for(batch, prototypes, steps, epochs) if queue is None else queue,
         queue_from=min(15 * steps, epochs * steps // 2) if queue_start is None else round(queue_start * steps),
         epsilon=epsilon,
         freeze_steps=freeze_steps_for(steps, epochs) if freeze is None else freeze,
         warmup_steps=epochs * steps // 10 if warmup is None else round(warmup * steps),
-        lr=lr or lr_for(optimizer, global_batch),
+        lr=lr or lr_for(optimizer, batch),
         weight_decay=weight_decay,
         weight_decay_end=weight_decay if weight_decay_end is None else weight_decay_end,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cxr_common.errors import BadInput, unknown_name
+from cxr_common.machine import peak_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -20,7 +21,8 @@ def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
     """Start the engine on what is there: CPU, one GPU, or the processes of ``accelerate launch``.
 
     Args:
-        precision: "fp32", "bf16", "fp16", or "auto": bf16 where the device computes in it, else fp32.
+        precision: "fp32", "bf16", "fp16", or "auto": bf16 where the device computes in it, else fp32. On GPUs of
+            NVIDIA, convolutions and products of fp32 are rounded to TF32, ten bits of mantissa.
         seed: Seeds torch in every process alike.
 
     Returns:
@@ -84,3 +86,11 @@ def has_bf16(cuda: bool) -> bool:
 def arithmetic(accelerator: "Accelerator") -> torch.dtype:
     """The dtype its ``autocast()`` computes in."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+
+
+def peak_memories() -> dict[str, float]:
+    """Largest memory of this process so far, GiB: "peak_memory_gib" and, of a GPU, "peak_gpu_memory_gib"."""
+    found = {"peak_memory_gib": peak_memory()}
+    if torch.cuda.is_available():
+        found["peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated()
+    return {name: round(value / 2**30, 2) for name, value in found.items()}

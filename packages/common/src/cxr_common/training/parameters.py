@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import nn
 
 
@@ -28,14 +26,3 @@ def set_lr(optimizer: Any, lr: float) -> None:
     """Set the learning rate of every group, times the group's own ``lr_scale`` where it has one."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-
-
-@torch.no_grad()
-def average_buffers(module: nn.Module) -> None:
-    """Give every process the mean of the processes' batch statistics, so that all evaluate one network."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return
-    for buffer in module.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= dist.get_world_size()

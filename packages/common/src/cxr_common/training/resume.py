@@ -3,37 +3,34 @@
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 
 from cxr_common.errors import BadInput
 from cxr_common.files import whole_file
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-
-FORMAT = 1
+FORMAT = 2
 """Layout of the state; raised with every change to what a stage saves, so that an older file is refused."""
 
 
-def save_state(path: str | Path, state: dict[str, Any]) -> None:
+def save_state(path: str | Path, state: dict[str, Any], processes: int) -> None:
     """Write resume state whole or not at all.
 
     Args:
         path: Target, usually ``state.pt`` in the run folder.
         state: Tensors and plain Python values only: it is read back with ``weights_only=True``.
+        processes: How many share the training; as many must go on with it.
     """
     with whole_file(path) as file:
-        torch.save({**state, "format": FORMAT}, file)
+        torch.save({**state, "format": FORMAT, "processes": processes}, file)
 
 
-def load_state(path: str | Path) -> dict[str, Any] | None:
+def load_state(path: str | Path, processes: int) -> dict[str, Any] | None:
     """Read resume state; None when there is none.
 
     Raises:
-        BadInput: The file is damaged, or of a version that saved something else.
+        BadInput: The file is damaged, of a version that saved something else, or of another number of processes.
     """
     if not Path(path).exists():
         return None
@@ -49,6 +46,9 @@ def load_state(path: str | Path) -> dict[str, Any] | None:
         ) from error
     if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
         raise BadInput("resume state of this version", "one of another", where=path, do=anew)
+    if (before := state.pop("processes", processes)) != processes:
+        do = f"go on with {before}, or {anew}"
+        raise BadInput(f"resume state of {processes} processes", f"one of {before}", where=path, do=do)
     return state
 
 
@@ -86,19 +86,3 @@ class StopSignal:
 
     def _note(self, _signum: int, _frame: FrameType | None) -> None:
         self.requested = True
-
-
-def anyone(requested: bool, step: int, accelerator: "Accelerator") -> bool:
-    """Whether any process was asked to stop; all must leave after the same step.
-
-    Args:
-        requested: Whether this one was.
-        step: The step just done; several processes ask each other after every tenth.
-        accelerator: The engine.
-    """
-    if accelerator.num_processes == 1:
-        return requested
-    if step % 10:
-        return False
-    asked: Any = accelerator.reduce(torch.tensor(float(requested), device=accelerator.device), "sum")
-    return bool(asked)

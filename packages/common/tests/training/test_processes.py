@@ -1,0 +1,105 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cxr_common.models.zoo import OFFERED, build
+from cxr_common.training.processes import (
+    anyone,
+    as_main_says,
+    average_buffers,
+    gathered,
+    give_back,
+    global_batch,
+    is_main,
+    share_batch_statistics,
+)
+
+ALONE: Any = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"), gather=lambda tensor: tensor)
+TWO_GPUS: Any = SimpleNamespace(num_processes=2, device=SimpleNamespace(type="cuda"))
+
+
+class Two:
+    """The second of two processes; the first has ten times its values."""
+
+    num_processes, process_index, device = 2, 1, torch.device("cpu")
+
+    def gather(self, tensor):
+        return torch.cat([10 * tensor, tensor])
+
+    def reduce(self, tensor, how):
+        assert how == "sum"
+        return 11 * tensor
+
+
+TWO: Any = Two()
+
+
+@pytest.mark.parametrize("name", [name for name in OFFERED if "+" not in name])
+def test_sharing_batch_statistics_changes_no_answer(name) -> None:
+    with torch.device("meta"):
+        network = nn.Sequential(build(name, 2, size=64))
+    kinds = {part: getattr(module, "act", None) for part, module in network.named_modules()}
+    names = list(network.state_dict())
+    share_batch_statistics(network, TWO_GPUS)
+    assert list(network.state_dict()) == names
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    # timm keeps an activation within its BatchNorm.
+    assert {part: getattr(module, "act", None) for part, module in network.named_modules()} == kinds
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "resnet18"])
+def test_shared_batch_statistics_answer_the_same_in_numbers(name) -> None:
+    network = nn.Sequential(build(name, 2, size=32)).eval()
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = network(images)
+    share_batch_statistics(network, TWO_GPUS)
+    torch.testing.assert_close(network(images), before)
+
+
+def test_one_process_shares_nothing() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3))
+    share_batch_statistics(network, ALONE)
+    assert type(network[0]) is nn.BatchNorm2d
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    average_buffers(network, ALONE)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in network.named_buffers())
+    assert as_main_says({"a": 1.0, "b": None}, ALONE) == {"a": 1.0, "b": None}
+    assert anyone(True, 3, ALONE)
+    assert is_main()
+
+
+@pytest.mark.parametrize(
+    ("batch", "images", "processes", "expected"),
+    [(64, 1000, 1, 64), (64, 40, 1, 40), (2, 1000, 4, 8), (65, 1000, 2, 64)],
+)
+def test_every_process_gets_the_same_share_of_at_least_two(batch, images, processes, expected) -> None:
+    assert global_batch(batch, images, processes) == expected
+
+
+def test_each_process_gets_back_what_was_its_own() -> None:
+    own = {"mean": torch.tensor([1.0, 2.0]), "count": torch.tensor(3)}
+    everyones = gathered(own, TWO)
+    assert everyones["mean"].tolist() == [[10.0, 20.0], [1.0, 2.0]]
+    own["mean"].zero_()
+    give_back(own, everyones, TWO)
+    assert own["mean"].tolist() == [1.0, 2.0]
+    assert own["count"].item() == 3
+
+
+def test_batch_statistics_become_their_mean() -> None:
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean = torch.tensor([2.0, 4.0])
+    average_buffers(norm, TWO)
+    assert norm.running_mean.tolist() == [11.0, 22.0]
+    assert norm.num_batches_tracked is not None
+    assert norm.num_batches_tracked.item() == 0
+
+
+def test_processes_ask_each_other_after_every_tenth_step() -> None:
+    assert anyone(True, 10, TWO)
+    assert not anyone(True, 11, TWO)
+    assert not anyone(False, 10, TWO)

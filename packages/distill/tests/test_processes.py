@@ -1,0 +1,58 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cxr_common.checkpoint import Header, Input, save
+from cxr_common.models.zoo import build
+
+SCRIPT = str(Path(__file__).parent / "whole_run.py")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def test_a_sigterm_to_one_of_two_processes_stops_both_and_both_go_on_exactly(tmp_path, toy_folder, in_two_processes):
+    """With batch statistics, and averages of them, of each process's own."""
+    flags = f"--data {toy_folder} --runs_dir {tmp_path} --name model --size 32 --batch_size 4 --epochs 2".split()
+    flags += ["--architecture", "test_resnet", "--start", "random", "--precision", "fp32", "--optim.ema", "0.9"]
+    for code, said in in_two_processes(SCRIPT, "0", "finetune", *flags, "--run", "whole"):
+        assert code == 0, said
+    for code, said in in_two_processes(SCRIPT, "15", "finetune", *flags, "--run", "cut"):
+        assert code == 143, said
+    assert (tmp_path / "cut" / "model" / "state.pt").exists()
+    for code, said in in_two_processes(SCRIPT, "0", "finetune", *flags, "--run", "cut"):
+        assert code == 0, said
+    whole, cut = (tmp_path / run / "model" for run in ("whole", "cut"))
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, cut))
+    assert all(torch.equal(other[name], tensor) for name, tensor in one.items())
+    assert (cut / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def test_two_processes_end_with_one_gain_and_one_summary_of_the_seeds(tmp_path, toy_folder, in_two_processes):
+    """With weights of 0, which leave an adapter and the classifier without a gradient to wait for."""
+    labels = ("NORMAL", "PNEUMONIA")
+    given = Header("model", "test_resnet", Input(32, 0.5, 0.2), task="multiclass", labels=labels)
+    save(tmp_path / "t.safetensors", build("test_resnet", 2, size=32), given)
+    flags = f"--data {toy_folder} --runs_dir {tmp_path} --run two --name student --size 32 --batch_size 8".split()
+    flags += f"--teacher {tmp_path}/t.safetensors --student test_vit --start random --epochs 1".split()
+    flags += [
+        "--loss",
+        "pkt=1",
+        "--loss",
+        "fitnets=0",
+        "--task_weight",
+        "0",
+        "--control",
+        "--seeds",
+        "0,1",
+        "--precision",
+        "fp32",
+    ]
+    said = []
+    for code, words in in_two_processes(SCRIPT, "0", "distill", *flags):
+        assert code == 0, words
+        said.append(words)
+    assert sorted("2 seeds: gain" in words for words in said) == [False, True]
+    assert json.loads((tmp_path / "two" / "student-seeds.json").read_text())["seeds"] == [0, 1]
