@@ -111,13 +111,17 @@ def evaluate(config: EvaluateConfig) -> Path:
         timed = {name: timed[name] | {"peak_bytes": held[name]} for name in files}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": timed.get(name)}
-        fingerprint = cohorts[pixel_size_for(networks[name][1])].fingerprint
-        document["models"][name]["cohort"] = found.relation(headers[name], cohort.name, fingerprint)
+        document["models"][name]["cohort"] = found.relation(headers[name], cohorts[pixel_size_for(networks[name][1])])
     warnings = filter(None, [speed.disturbed(timed)])
     document |= {
         "images": len(rows),
         "patients": int(cohort.table["patient"].gather(rows).n_unique()),
-        "cohort": {**cohort.describe(), "notes": list(cohort.notes), "broken": len(cohort.broken)},
+        "cohort": {
+            **cohort.describe(),
+            "shared_patients": {f"{one} and {other}": n for (one, other), n in cohort.shared_groups.items()},
+            "notes": list(cohort.notes),
+            "broken": len(cohort.broken),
+        },
         "notes": [*match.notes, *notes(config.split, headers, cohorts, match), *warnings],
         "provenance": {
             **provenance(),
