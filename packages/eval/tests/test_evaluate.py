@@ -255,14 +255,18 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path, make_model, labels, c
     assert (tmp_path / "runs" / "quickstart" / "teacher" / "model.safetensors").is_file()
 
 
-def test_a_failed_write_leaves_the_earlier_report(tmp_path):
-    folder = tmp_path / "report"
-    with stage.whole_folder(folder) as beside:
-        (beside / "index.html").write_text("old")
-    with pytest.raises(ZeroDivisionError), stage.whole_folder(folder) as beside:
-        (beside / "index.html").write_text(f"half{1 / 0}")
-    assert (folder / "index.html").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
+    tmp_path, make_model, labels, capsys, monkeypatch
+):
+    make_model("teacher", labels, "multilabel")
+
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    monkeypatch.setattr(stage, "_open", lambda *args: pytest.fail("the cohort was opened first"))
+    assert run(tmp_path) == 2
+    assert "a folder this user may write to, found Permission denied" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

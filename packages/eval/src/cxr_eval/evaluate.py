@@ -8,11 +8,8 @@ import csv
 import dataclasses
 import datetime
 import io
-import os
 import shlex
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ from cxr_common.cohorts import open_cohort, pixel_size_for
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
-from cxr_common.files import not_writable, sha256, write_json, write_text
+from cxr_common.files import refuse_unwritable, sha256, whole_folder, write_json, write_text
 from cxr_common.machine import cpu_name
 from cxr_common.training.accelerator import has_bf16
 from cxr_eval import entries, results, speed, subgroups
@@ -260,11 +257,12 @@ def _typed(value: object) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """See that a report may be written: nothing there, or an earlier report.
+    """See that a report may be written: nothing there, or an earlier report, and a folder that can be written.
 
     Raises:
-        BadInput: The folder holds other files, or is a file.
+        BadInput: The folder holds other files, is a file, or cannot be written.
     """
+    refuse_unwritable(folder)
     if folder.exists():
         others = sorted({path.name for path in folder.iterdir()} - OURS) if folder.is_dir() else [folder.name]
         if others:
@@ -274,35 +272,6 @@ def check_folder(folder: Path) -> None:
                 where=folder,
                 do="choose another --name",
             )
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder that takes its name only once all its files are written; an earlier one is replaced.
-
-    Args:
-        folder: The folder to write.
-
-    Yields:
-        The folder beside it to write into.
-
-    Raises:
-        BadInput: It cannot be written to.
-    """
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        beside.mkdir(parents=True)
-    except OSError as error:
-        raise not_writable(folder.parent, error) from error
-    try:
-        yield beside
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        if folder.exists():
-            folder.rename(old)
-        beside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _open(config: EvaluateConfig, headers: Mapping[str, Header], files: Mapping[str, Path]) -> dict[int, Cohort]:

@@ -108,8 +108,8 @@ def _data(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     trained, cohort = model["file"]["cohort"], document["cohort"]
     known = {
         "internal": _internal(document),
-        "overlapping": "trained on data that shares a data set with the evaluated cohort; the figures are neither internal "
-        "nor external",
+        "overlapping": "trained on data that shares a data set with the evaluated cohort; the figures are neither "
+        "internal nor external",
         "other state": f"trained on another state of this data set; some of the {_images(document)} may have been seen "
         "in training",
         "external": "an external cohort: the model was trained on other data",
