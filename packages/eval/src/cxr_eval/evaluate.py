@@ -33,6 +33,7 @@ from cxr_eval.benchmark.entries import EAGER
 from cxr_eval.benchmark.memory import peaks
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.explain.explanations import explain
+from cxr_eval.export.cohort import rows_of
 from cxr_eval.notes import notes
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
@@ -285,12 +286,12 @@ def _open(config: EvaluateConfig, headers: Mapping[str, Header], files: Mapping[
 def _rows(cohorts: Mapping[int, Cohort], split: str) -> NDArray[np.int64]:
     """The rows of a split, which must be the same images at every pixel size."""
     first = next(iter(cohorts.values()))
-    rows = _rows_of(first, split)
+    rows = rows_of(first, split)
     if len(rows) == 0:
         raise BadInput(f"{split} images", "none in this cohort", where=first.source, do="choose another --split")
     images = first.table["image"].gather(rows)
     for other in cohorts.values():
-        if not other.table["image"].gather(_rows_of(other, split)).equals(images) or len(other) != len(first):
+        if not other.table["image"].gather(rows_of(other, split)).equals(images) or len(other) != len(first):
             raise BadInput(
                 "the same images at every input size",
                 f"others at {other.pixel_size} px",
@@ -298,10 +299,6 @@ def _rows(cohorts: Mapping[int, Cohort], split: str) -> NDArray[np.int64]:
                 do="prepare the cohort again, or compare models of one input size",
             )
     return rows
-
-
-def _rows_of(cohort: Cohort, split: str) -> NDArray[np.int64]:
-    return np.arange(len(cohort)) if split == "all" else cohort.rows(split)
 
 
 def _thresholds(header: Header, match: found.Match) -> dict[str, float] | None:
