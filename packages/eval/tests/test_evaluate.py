@@ -154,13 +154,34 @@ def test_a_student_is_held_against_the_teacher_it_names(tmp_path, make_model, la
     assert against == {"b-teacher": "a-reference", "c-student": "b-teacher"}
 
 
+def test_a_split_with_patients_on_both_sides_is_told_before_the_figures(tmp_path, make_model):
+    images = tmp_path / "images"
+    images.mkdir()
+    random = np.random.default_rng(0)
+    rows = ["file,patient,split,label:EFFUSION"]
+    for number in range(60):
+        cv2.imwrite(str(images / f"{number}.png"), random.integers(0, 256, (32, 32), np.uint8))
+        rows.append(f"{number}.png,p{number // 2},{'train' if number % 2 else 'test'},{number // 4 % 2}")
+    (images / "labels.csv").write_text("\n".join(rows))
+    make_model("model", ("EFFUSION",), "multilabel")
+    assert run(tmp_path, "--data", str(images), "--speed", "false") == 0
+    report = tmp_path / "runs" / "quickstart" / "report"
+    document, page = json.loads((report / "metrics.json").read_text()), (report / "index.html").read_text()
+    shared = document["cohort"]["shared_patients"]["train and test"]
+    said = f"{shared} patients (or patients with an identical image) lie in both train and test"
+    assert document["notes"][0].startswith(said)
+    assert page.index(said) < page.index('id="summary"')
+    assert "Some patients lie in two splits" in page
+
+
 def test_patients_who_share_an_identical_image_are_drawn_as_one(tmp_path, make_model, capsys):
     images = tmp_path / "images"
     images.mkdir()
     random = np.random.default_rng(0)
     rows = ["file,patient,split,label:EFFUSION"]
+    pixels = random.integers(0, 256, (32, 32), np.uint8)
     for number in range(40):
-        if number != 1:  # the second patient's image is the first's
+        if number > 1:  # the second patient's image is the first's
             pixels = random.integers(0, 256, (32, 32), np.uint8)
         cv2.imwrite(str(images / f"{number}.png"), pixels)
         rows.append(f"{number}.png,p{number},{'train' if number >= 30 else 'test'},{number // 2 % 2}")
