@@ -1,11 +1,13 @@
 import errno
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from cxr_common.errors import BadInput
-from cxr_common.files import sha256, whole_file, write_json
+from cxr_common.files import refuse_unwritable, sha256, whole_file, whole_folder, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path) -> None:
@@ -58,3 +60,74 @@ def test_a_place_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BadInput, match="write"), whole_file(tmp_path / "file" / "a.txt", "w"):
         raise AssertionError("must not be opened")
+
+
+def write(folder: Path, text: str) -> None:
+    with whole_folder(folder) as beside:
+        (beside / "a.txt").write_text(text)
+
+
+def test_a_folder_is_replaced_whole_and_left_as_it_was_on_a_failure(tmp_path) -> None:
+    folder = tmp_path / "runs" / "report"
+    write(folder, "old")
+    with pytest.raises(ZeroDivisionError), whole_folder(folder) as beside:
+        (beside / "a.txt").write_text(f"half{1 / 0}")
+    assert (folder / "a.txt").read_text() == "old"
+    write(folder, "new")
+    assert (folder / "a.txt").read_text() == "new"
+    assert folder.stat().st_mode == folder.parent.stat().st_mode  # no private folder
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_the_folder_one_stands_in_can_be_written(tmp_path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write(Path("."), "new")
+    assert (tmp_path / "here" / "a.txt").read_text() == "new"
+
+
+def test_leftovers_of_a_call_of_the_same_number_are_no_hindrance(tmp_path) -> None:
+    for end in ("part", "old"):
+        (tmp_path / f".report.{os.getpid()}.{end}").mkdir()
+        (tmp_path / f".report.{os.getpid()}.{end}" / "a.txt").write_text("left")
+    write(tmp_path / "report", "old")
+    write(tmp_path / "report", "new")
+    assert (tmp_path / "report" / "a.txt").read_text() == "new"
+
+
+def test_what_a_killed_call_left_is_put_right_by_the_next(tmp_path) -> None:
+    forgotten, at_work, foreign = (tmp_path / f".report.{name}.tmp" for name in ("abcd_123", "abcd_124", "abc.d_123"))
+    for holder in (forgotten, at_work, foreign):
+        (holder / "new").mkdir(parents=True)
+    for path in (forgotten / "new", forgotten, foreign / "new", foreign):
+        os.utime(path, (0, 0))
+    between = tmp_path / ".report.abcd_125.tmp"  # killed between two renames: no report under its name
+    write(between / "old", "old")
+    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "report") as beside:
+        (beside / "missing").read_text()
+    assert (tmp_path / "report" / "a.txt").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"report", at_work.name, foreign.name}
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_name(tmp_path, monkeypatch) -> None:
+    write(tmp_path / "report", "old")
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError(errno.EACCES, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(BadInput, match="Permission denied"):
+        write(tmp_path / "report", "new")
+    assert (tmp_path / "report" / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_a_folder_that_will_not_be_writable_is_told_beforehand(tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BadInput, match="a folder this user may write to, found Not a directory"):
+        refuse_unwritable(tmp_path / "file" / "report")
+    refuse_unwritable(tmp_path / "a" / "b" / "report")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -124,6 +124,7 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
             "labels": labels,
             "notes": ["split by us"],
             "broken": 2,
+            "shared_patients": {},
             "splits": {"train": split, "val": split, "test": split},
         },
         "models": {

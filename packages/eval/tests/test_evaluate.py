@@ -154,14 +154,35 @@ def test_a_student_is_held_against_the_teacher_it_names(tmp_path, make_model, la
     assert against == {"b-teacher": "a-reference", "c-student": "b-teacher"}
 
 
+def test_a_split_with_patients_on_both_sides_is_told_before_the_figures(tmp_path, make_model):
+    images = tmp_path / "images"
+    images.mkdir()
+    random = np.random.default_rng(0)
+    rows = ["file,patient,split,label:EFFUSION"]
+    for number in range(60):
+        cv2.imwrite(str(images / f"{number}.png"), random.integers(0, 256, (32, 32), np.uint8))
+        rows.append(f"{number}.png,p{number // 2},{'train' if number % 2 else 'test'},{number // 4 % 2}")
+    (images / "labels.csv").write_text("\n".join(rows))
+    make_model("model", ("EFFUSION",), "multilabel")
+    assert run(tmp_path, "--data", str(images), "--speed", "false") == 0
+    report = tmp_path / "runs" / "quickstart" / "report"
+    document, page = json.loads((report / "metrics.json").read_text()), (report / "index.html").read_text()
+    shared = document["cohort"]["shared_patients"]["train and test"]
+    said = f"{shared} patients (or patients with an identical image) lie in both train and test"
+    assert document["notes"][0].startswith(said)
+    assert page.index(said) < page.index('id="summary"')
+    assert "Some patients lie in two splits" in page
+
+
 def test_patients_who_share_an_identical_image_are_drawn_as_one(tmp_path, make_model, capsys):
     images = tmp_path / "images"
     images.mkdir()
     random = np.random.default_rng(0)
-    pictures = random.integers(0, 256, (40, 32, 32), np.uint8)
-    pictures[1] = pictures[0]
     rows = ["file,patient,split,label:EFFUSION"]
-    for number, pixels in enumerate(pictures):
+    pixels = random.integers(0, 256, (32, 32), np.uint8)
+    for number in range(40):
+        if number > 1:  # the second patient's image is the first's
+            pixels = random.integers(0, 256, (32, 32), np.uint8)
         cv2.imwrite(str(images / f"{number}.png"), pixels)
         rows.append(f"{number}.png,p{number},{'train' if number >= 30 else 'test'},{number // 2 % 2}")
     (images / "labels.csv").write_text("\n".join(rows))
@@ -255,14 +276,18 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path, make_model, labels, c
     assert (tmp_path / "runs" / "quickstart" / "teacher" / "model.safetensors").is_file()
 
 
-def test_a_failed_write_leaves_the_earlier_report(tmp_path):
-    folder = tmp_path / "report"
-    with stage.whole_folder(folder) as beside:
-        (beside / "index.html").write_text("old")
-    with pytest.raises(ZeroDivisionError), stage.whole_folder(folder) as beside:
-        (beside / "index.html").write_text(f"half{1 / 0}")
-    assert (folder / "index.html").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
+    tmp_path, make_model, labels, capsys, monkeypatch
+):
+    make_model("teacher", labels, "multilabel")
+
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    monkeypatch.setattr(stage, "_open", lambda *args: pytest.fail("the cohort was opened first"))
+    assert run(tmp_path) == 2
+    assert "a folder this user may write to, found Permission denied" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

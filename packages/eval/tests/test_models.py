@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -90,11 +93,37 @@ def test_models_of_other_classes_or_without_a_common_label_are_refused():
 
 def test_relation_to_the_training_cohort():
     trained = header(["A"], cohort={"name": "nih", "fingerprint": "1"})
-    assert relation(trained, "nih", "1") == "internal"
-    assert relation(trained, "renamed", "1") == "internal"  # the content counts
-    assert relation(trained, "nih", "2") == "other state"
-    assert relation(trained, "padchest", "2") == "external"
-    assert relation(header(["A"]), "nih", "1") == "unknown"
+    assert relation(trained, cohort("nih", "1")) == "internal"
+    assert relation(trained, cohort("renamed", "1")) == "internal"  # the content counts
+    assert relation(trained, cohort("nih", "2")) == "other state"
+    assert relation(trained, cohort("padchest", "2")) == "external"
+    assert relation(header(["A"]), cohort("nih", "1")) == "unknown"
+
+
+def cohort(name: str, fingerprint: str, **parts: str) -> Any:
+    listed = tuple({"name": part, "fingerprint": content} for part, content in parts.items())
+    return SimpleNamespace(name=name, fingerprint=fingerprint, parts=listed)
+
+
+def test_relation_of_joined_cohorts_is_that_of_their_parts():
+    alone = header(["A"], cohort={"name": "nih", "fingerprint": "1"})
+    assert relation(alone, cohort("nih + padchest", "x", nih="1", padchest="2")) == "overlapping"
+    assert relation(alone, cohort("nih + padchest", "x", nih="9", padchest="2")) == "other state"
+    assert relation(alone, cohort("a + b", "x", a="8", b="9")) == "external"
+    parts = [{"name": "nih", "fingerprint": "1"}, {"name": "padchest", "fingerprint": "2"}]
+    joined = header(["A"], cohort={"name": "nih + padchest", "fingerprint": "x", "parts": parts})
+    assert relation(joined, cohort("nih", "1")) == "overlapping"
+    assert relation(joined, cohort("padchest", "9")) == "other state"
+    assert relation(joined, cohort("nih + chexpert", "y", nih="1", chexpert="3")) == "overlapping"
+    assert relation(joined, cohort("vindr", "3")) == "external"
+
+
+def test_a_file_from_before_parts_were_told_is_known_by_its_names():
+    old = header(["A"], cohort={"name": "nih + padchest", "fingerprint": "x"})
+    assert relation(old, cohort("nih + padchest", "x", nih="1", padchest="2")) == "internal"
+    assert relation(old, cohort("nih", "1")) == "other state"
+    assert relation(old, cohort("nih + padchest", "y")) == "other state"
+    assert relation(old, cohort("vindr", "3")) == "external"
 
 
 def test_teachers_are_found_by_their_files():

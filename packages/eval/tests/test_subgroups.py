@@ -26,11 +26,20 @@ def test_ages_are_cut_at_whole_years_and_other_numbers_at_quartiles():
     (age,) = subgroups.groupings(table, ["age"])
     assert [age.names[i] for i in age.number] == ["0-17", "0-17", "18-39", "18-39", "80+", "80+"]
     (dose,) = subgroups.groupings(table, ["dose"])
-    assert dose.names == ("1.0", "2.0", "3.0", "4.0", "5.0", "6.0")  # few values stand as they are
+    assert dose.names == ("1", "2", "3", "4", "5", "6")  # few values stand as they are
     many = pl.DataFrame({"dose": np.arange(100.0)})
     (dose,) = subgroups.groupings(many, ["dose"])
     assert len(dose.names) == 4
     assert np.bincount(dose.number).tolist() == [25, 25, 25, 25]
+
+
+def test_numbers_are_groups_by_value_and_nan_is_none():
+    dosed = {"dose": [100.0, 80.0, np.nan, None, 80.0], "mas": [2.5, 10.0, 2.5, 2.5, 10.0]}
+    table = pl.DataFrame({**dosed, "kv": [9, 10, 9, 9, 9]})
+    dose, mas, kv = subgroups.groupings(table, ["dose", "mas", "kv"])
+    assert (dose.names, dose.number.tolist()) == (("80", "100"), [1, 0, -1, -1, 0])
+    assert (mas.names, mas.number.tolist()) == (("2.5", "10"), [0, 1, 0, 0, 1])
+    assert kv.names == ("9", "10")
 
 
 def test_columns_that_cannot_be_groups_are_refused():

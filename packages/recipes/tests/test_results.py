@@ -1,5 +1,5 @@
 from cxr_recipes.recipe import Recipe
-from cxr_recipes.results import _confusion, _difference, _figures, _gains, _published, by_seed, page
+from cxr_recipes.results import _confusion, _difference, _figures, _finished, _gains, _published, _report, by_seed, page
 
 
 def model(auroc: float | None) -> dict:
@@ -84,3 +84,27 @@ def test_a_recipe_without_reports_ends_with_a_page_without_figures(tmp_path) -> 
     assert "# Only a look" in text
     assert "cxr-data show phantom:60" in text
     assert "## Training" not in text
+
+
+def test_the_page_says_what_its_intervals_do_not_cover() -> None:
+    measured = {"confusion_matrix": None, "size": {"parameters": 1.0, "macs": 1.0, "bytes": 1.0}, "speed": None}
+    models = {f"a-seed{i}": {**model(0.9), **measured} for i in range(2)}
+    split = {"images": 1, "patients": 1, "positive": {}, "unknown": {}}
+    cohort = {
+        "name": "x",
+        "task": "multilabel",
+        "labels": [],
+        "splits": {"test": split},
+        "notes": [],
+        "fingerprint": "0" * 64,
+    }
+    report = {"models": models, "headline": "H", "intervals": {"resamples": 9}, "labels": [], "cohort": cohort}
+    text = "\n".join(_report(Recipe("x", "X", "", "phantom", {}, (), gains={}), "report", "x", report, {}))
+    assert "not that of the patients; students that share teachers are not independent of one another." in text
+
+
+def test_trainings_that_a_restart_set_aside_are_not_listed(tmp_path) -> None:
+    for folder in ("teacher", "teacher.1", "kd-0.5/student", "kd-0.5/student.2"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "done.json").write_text('{"val_auroc": 0.9}')
+    assert list(_finished(tmp_path)) == ["kd-0.5/student", "teacher"]

@@ -1,11 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,8 @@ from cxr_common.errors import BadInput
 
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """Errors of writing for which the user's disk is the cause."""
+FORGOTTEN = 24 * 3600
+"""Seconds after which a temporary folder is taken for that of a killed call: no folder takes so long to write."""
 
 
 @contextmanager
@@ -55,6 +59,99 @@ def whole_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
             raise not_writable(path.parent, error) from error
         raise
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """A folder that takes its name only once all its files are written; an earlier one is replaced.
+
+    It is filled within a temporary folder beside the target, whose name no other call uses: process numbers come back
+    in containers. On an exception the target is left as it was. Whatever a killed call left is put right by the next.
+
+    Args:
+        path: The folder to write; missing parents are made.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        BadInput: It cannot be written to, or its disk is full.
+    """
+    folder = Path(path).resolve()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _put_right(folder)
+        holder = Path(tempfile.mkdtemp(prefix=_prefix(folder), suffix=".tmp", dir=folder.parent))
+    except OSError as error:
+        raise not_writable(folder.parent, error) from error
+    new, old = holder / "new", holder / "old"
+    try:
+        new.mkdir()  # mkdtemp makes private folders; results are meant to be shared
+        yield new
+        sync_files(new)
+        try:
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        except OSError as error:
+            raise not_writable(folder, error) from error
+    except OSError as error:
+        if error.errno in OF_THE_DISK:
+            raise not_writable(folder.parent, error) from error
+        raise
+    finally:
+        _settle(holder, folder)
+
+
+def sync_files(folder: Path) -> None:
+    """Have the disk hold every file below a folder."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def refuse_unwritable(path: str | Path) -> None:
+    """See before long work that :func:`whole_folder` will be able to write; nothing is left there.
+
+    Raises:
+        BadInput: It will not.
+    """
+    above = next(parent for parent in Path(path).resolve().parents if parent.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=above))
+    except OSError as error:
+        raise not_writable(above, error) from error
+
+
+def _prefix(folder: Path) -> str:
+    return f".{folder.name[:60]}."  # 60 letters are 240 bytes at most, and a name may have 255
+
+
+def _put_right(folder: Path) -> None:
+    """Settle what killed calls left beside a folder."""
+    ours = re.compile(re.escape(_prefix(folder)) + r"[a-z0-9_]{8}\.tmp")
+    for holder in [path for path in folder.parent.iterdir() if ours.fullmatch(path.name)]:
+        # Without "old" it may be another call's that is at work.
+        if (holder / "old").exists() or _age(holder) > FORGOTTEN:
+            _settle(holder, folder)
+
+
+def _settle(holder: Path, folder: Path) -> None:
+    """Put back an earlier folder that nothing has replaced, and remove the temporary one."""
+    old = holder / "old"
+    if old.exists() and not folder.exists():
+        try:
+            old.rename(folder)
+        except OSError:
+            return  # rather a temporary folder too many than the only copy lost
+    shutil.rmtree(holder, ignore_errors=True)
+
+
+def _age(holder: Path) -> float:
+    """Seconds since something was last made in a temporary folder; 0 where it is gone by now."""
+    made = [path.stat().st_mtime for path in (holder, holder / "new") if path.exists()]
+    return time.time() - max(made) if made else 0.0
 
 
 def not_writable(folder: Path, error: OSError) -> BadInput:

@@ -47,6 +47,16 @@ def test_labels_meet_by_name_and_are_unknown_where_a_cohort_does_not_know_them()
     assert "labels of two: Edema; unknown for images of cohorts without them (one)" in both.notes
 
 
+def test_parts_are_told_by_their_own_names_and_fingerprints(tmp_path):
+    one, two = made("one", ("Mass",), 8), made("two", ("Mass",), 8, seed=1)
+    both = join([one, two])
+    told = [{"name": "one", "fingerprint": "0one"}, {"name": "two", "fingerprint": "1two"}]
+    assert both.describe()["parts"] == told
+    assert "parts" not in one.describe()
+    save(both, tmp_path / "both")
+    assert load(tmp_path / "both").describe()["parts"] == told
+
+
 def test_images_and_patients_of_one_name_stay_apart():
     one, two = made("set", ("Mass",), 8), made("set", ("Mass",), 8, seed=1)
     both = join([one, two])

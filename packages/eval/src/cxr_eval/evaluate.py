@@ -8,11 +8,8 @@ import csv
 import dataclasses
 import datetime
 import io
-import os
 import shlex
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ from cxr_common.cohorts import open_cohort, pixel_size_for
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
-from cxr_common.files import not_writable, sha256, write_json, write_text
+from cxr_common.files import refuse_unwritable, sha256, whole_folder, write_json, write_text
 from cxr_common.machine import cpu_name
 from cxr_common.training.accelerator import has_bf16
 from cxr_eval import entries, results, speed, subgroups
@@ -36,6 +33,7 @@ from cxr_eval.benchmark.entries import EAGER
 from cxr_eval.benchmark.memory import peaks
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.explain.explanations import explain
+from cxr_eval.export.cohort import rows_of
 from cxr_eval.notes import notes
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
@@ -111,13 +109,17 @@ def evaluate(config: EvaluateConfig) -> Path:
         timed = {name: timed[name] | {"peak_bytes": held[name]} for name in files}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": timed.get(name)}
-        fingerprint = cohorts[pixel_size_for(networks[name][1])].fingerprint
-        document["models"][name]["cohort"] = found.relation(headers[name], cohort.name, fingerprint)
+        document["models"][name]["cohort"] = found.relation(headers[name], cohorts[pixel_size_for(networks[name][1])])
     warnings = filter(None, [speed.disturbed(timed)])
     document |= {
         "images": len(rows),
         "patients": int(cohort.table["patient"].gather(rows).n_unique()),
-        "cohort": {**cohort.describe(), "notes": list(cohort.notes), "broken": len(cohort.broken)},
+        "cohort": {
+            **cohort.describe(),
+            "shared_patients": {f"{one} and {other}": n for (one, other), n in cohort.shared_groups.items()},
+            "notes": list(cohort.notes),
+            "broken": len(cohort.broken),
+        },
         "notes": [*match.notes, *notes(config.split, headers, cohorts, match), *warnings],
         "provenance": {
             **provenance(),
@@ -256,11 +258,12 @@ def _typed(value: object) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """See that a report may be written: nothing there, or an earlier report.
+    """See that a report may be written: nothing there, or an earlier report, and a folder that can be written.
 
     Raises:
-        BadInput: The folder holds other files, or is a file.
+        BadInput: The folder holds other files, is a file, or cannot be written.
     """
+    refuse_unwritable(folder)
     if folder.exists():
         others = sorted({path.name for path in folder.iterdir()} - OURS) if folder.is_dir() else [folder.name]
         if others:
@@ -270,35 +273,6 @@ def check_folder(folder: Path) -> None:
                 where=folder,
                 do="choose another --name",
             )
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder that takes its name only once all its files are written; an earlier one is replaced.
-
-    Args:
-        folder: The folder to write.
-
-    Yields:
-        The folder beside it to write into.
-
-    Raises:
-        BadInput: It cannot be written to.
-    """
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        beside.mkdir(parents=True)
-    except OSError as error:
-        raise not_writable(folder.parent, error) from error
-    try:
-        yield beside
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        if folder.exists():
-            folder.rename(old)
-        beside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _open(config: EvaluateConfig, headers: Mapping[str, Header], files: Mapping[str, Path]) -> dict[int, Cohort]:
@@ -312,12 +286,12 @@ def _open(config: EvaluateConfig, headers: Mapping[str, Header], files: Mapping[
 def _rows(cohorts: Mapping[int, Cohort], split: str) -> NDArray[np.int64]:
     """The rows of a split, which must be the same images at every pixel size."""
     first = next(iter(cohorts.values()))
-    rows = _rows_of(first, split)
+    rows = rows_of(first, split)
     if len(rows) == 0:
         raise BadInput(f"{split} images", "none in this cohort", where=first.source, do="choose another --split")
     images = first.table["image"].gather(rows)
     for other in cohorts.values():
-        if not other.table["image"].gather(_rows_of(other, split)).equals(images) or len(other) != len(first):
+        if not other.table["image"].gather(rows_of(other, split)).equals(images) or len(other) != len(first):
             raise BadInput(
                 "the same images at every input size",
                 f"others at {other.pixel_size} px",
@@ -325,10 +299,6 @@ def _rows(cohorts: Mapping[int, Cohort], split: str) -> NDArray[np.int64]:
                 do="prepare the cohort again, or compare models of one input size",
             )
     return rows
-
-
-def _rows_of(cohort: Cohort, split: str) -> NDArray[np.int64]:
-    return np.arange(len(cohort)) if split == "all" else cohort.rows(split)
 
 
 def _thresholds(header: Header, match: found.Match) -> dict[str, float] | None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header, describe
+from cxr_common.cohorts.cohort import Cohort
 from cxr_common.errors import BadInput
 
 FILE = "model.safetensors"
@@ -184,24 +185,38 @@ def match_labels(headers: Mapping[str, Header], task: str, labels: Sequence[str]
     return Match(task, matched, tuple(notes))
 
 
-def relation(header: Header, name: str, fingerprint: str) -> str:
+def relation(header: Header, cohort: Cohort) -> str:
     """How an evaluated cohort relates to the one a model was trained on.
 
     Args:
         header: The model's header.
-        name: Name of the evaluated cohort.
-        fingerprint: Its fingerprint at the model's input size.
+        cohort: The evaluated cohort at the model's input size, on which fingerprints depend.
 
     Returns:
-        "internal" (the same cohort), "other state" (a data set of the same name, but not the same images, labels
-        or splits), "external" (another data set), or "unknown" (the file does not say).
+        "internal" (the same cohort), "overlapping" (one is joined from several, and a part is the same), "other state"
+        (a data set of the same name, but not the same images, labels or splits), "external" (another data set), or
+        "unknown" (the file does not say).
     """
     trained = header.cohort or {}
     if not trained.get("fingerprint"):
         return "unknown"
-    if trained["fingerprint"] == fingerprint:
+    if trained["fingerprint"] == cohort.fingerprint:
         return "internal"
-    return "other state" if trained.get("name") == name else "external"
+    theirs = _parts(trained.get("name") or "", trained["fingerprint"], trained.get("parts") or ())
+    ours = _parts(cohort.name, cohort.fingerprint, cohort.parts)
+    same = {content for _, content in theirs if content} & {content for _, content in ours}
+    changed = [{name for name, content in side if name and content not in same} for side in (theirs, ours)]
+    if changed[0] & changed[1]:
+        return "other state"
+    return "overlapping" if same else "external"
+
+
+def _parts(name: str, fingerprint: str, parts: Sequence[Mapping[str, str]]) -> set[tuple[str, str]]:
+    """(name, fingerprint) of everything a cohort holds."""
+    if parts:
+        return {(part["name"], part["fingerprint"]) for part in parts}
+    # Files written before parts were told say only "one + two": each is known by name, none by content.
+    return {(part, fingerprint if part == name else "") for part in name.split(" + ")}
 
 
 def teachers(headers: Mapping[str, Header], hashes: Mapping[str, str]) -> dict[str, str]:

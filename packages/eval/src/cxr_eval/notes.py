@@ -22,14 +22,20 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
         Sentences: held-out or not, internal or external, other pixel mapping, thresholds that were not fitted.
     """
     found = []
-    relations = {
-        name: relation(header, _cohort(header, cohorts).name, _cohort(header, cohorts).fingerprint)
-        for name, header in headers.items()
-    }
+    relations = {name: relation(header, _cohort(header, cohorts)) for name, header in headers.items()}
     if split in ("train", "val"):
         found.append(f"These are {split} images, not test images: the figures may flatter the models.")
-    if split == "all" and "external" not in relations.values():
-        found.append("These are all images of the cohort, training images among them: the figures flatter the models.")
+    known = [name for name in headers if relations[name] != "external"]
+    if split == "all" and known:
+        found.append(
+            f"These are all images of the cohort, training images of {', '.join(known)} among them: the figures "
+            f"flatter {'that model' if len(known) == 1 else 'these models'}."
+        )
+    if known and (shared := next(iter(cohorts.values())).shared_groups.get(("train", split))):
+        found.append(
+            f"{shared} patients (or patients with an identical image) lie in both train and {split}: the figures "
+            f"flatter models trained on this cohort ({', '.join(known)})."
+        )
     trained = {name: (header.cohort or {}).get("name") for name, header in headers.items()}
     for kind, sentence in _RELATIONS.items():
         for origin in dict.fromkeys(trained[name] for name in headers if relations[name] == kind):
@@ -53,6 +59,10 @@ _RELATIONS = {
     "external": (
         "External cohort: {models} {verb} trained on {origin}, not on {cohort}. Thresholds and temperatures come from "
         "there. That no patient is in both is for you to know."
+    ),
+    "overlapping": (
+        "Overlapping cohorts: {models} {verb} trained on {origin}, which has a data set in common with {cohort}. The "
+        "split of that one holds; taken together the figures are neither internal nor external."
     ),
     "other state": (
         "{models} {verb} trained on another state of {origin}: images, labels or splits differ, so some of these "

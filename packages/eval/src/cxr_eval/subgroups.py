@@ -95,6 +95,7 @@ def groupings(table: pl.DataFrame, asked: Sequence[str]) -> list[Grouping]:
 
 
 def _grouping(column: pl.Series, name: str) -> Grouping:
+    column = column.fill_nan(None) if column.dtype.is_float() else column  # what is not known is no group
     if column.dtype.is_numeric() and (name == "age" or column.drop_nulls().n_unique() > MOST_GROUPS):
         values = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
         if name == "age":
@@ -104,10 +105,16 @@ def _grouping(column: pl.Series, name: str) -> Grouping:
         cuts = np.unique(np.nanquantile(values, [0.0, 0.25, 0.5, 0.75])) if not np.isnan(values).all() else np.empty(0)
         ends = [*(f"{a:g} to < {b:g}" for a, b in _pairs(cuts)), *(f"{a:g} and more" for a in cuts[-1:])]
         return _bands(name, values, cuts, ends)
-    words = column.cast(pl.String).to_list()
-    names = tuple(sorted({word for word in words if word is not None and word.strip()}))
-    numbers = {word: i for i, word in enumerate(names)}
+    words, in_order = _words(column), _words(column.unique().sort())  # by value: 80 comes before 100
+    names = tuple(dict.fromkeys(word for word in in_order if word is not None and word.strip()))
+    numbers: dict[str | None, int] = {word: i for i, word in enumerate(names)}
     return Grouping(name, names, np.array([numbers.get(word, -1) for word in words], np.int64))
+
+
+def _words(column: pl.Series) -> list[str | None]:
+    words = column.cast(pl.String)
+    # Whole numbers with gaps among them are read as floats.
+    return (words.str.strip_suffix(".0") if column.dtype.is_float() else words).to_list()
 
 
 def _bands(column: str, values: NDArray, lows: Sequence[float] | NDArray, names: list[str]) -> Grouping:

@@ -74,6 +74,16 @@ def test_every_runtime_and_precision_is_a_row(model, tmp_path):
     assert found["ONNX Runtime", "fp32"].file.parent == tmp_path  # made for this, since none lies beside the weights
 
 
+def test_float_and_8_bits_are_scored_on_the_same_images(model, tmp_path):
+    """A float AUROC of all validation images beside one of a sample would show a loss that is none."""
+    export_beside(model, "model.onnx", "fp32")
+    export_beside(model, "model.int8.onnx", "int8", quantisation={"auroc": 0.91, "drop": 0.002})
+    files = {"small": model, "plain": model.parent / "export" / "model.onnx"}
+    rows, _ = entries(files, tmp_path)
+    assert {(row.precision == "int8", round(row.auroc or 0, 6)) for row in rows} == {(False, 0.912), (True, 0.91)}
+    assert len({row.auroc_of for row in rows}) == 1
+
+
 def test_exports_of_other_weights_are_not_taken(model, tmp_path):
     export_beside(model, "model.int8.onnx", "int8", source={"sha256": "0" * 64})
     rows, notes = entries({"small": model}, tmp_path)
@@ -106,7 +116,16 @@ def test_a_table_json_and_a_plot(model, tmp_path, monkeypatch, capsys):
     assert len(titles) == 1 + len(document["rows"])
 
 
-def test_an_onnx_file_alone_is_timed_and_scored_on_a_cohort(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("asked", "says"), [(["phantom-multiclass:60"], "multiclass"), (["nowhere"], "nothing there")])
+def test_an_unusable_cohort_is_told_before_anything_is_timed(model, tmp_path, monkeypatch, capsys, asked, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cxr_eval.speed.side_by_side", lambda *args: pytest.fail("timed first"))
+    assert main(["--data", *asked, "--memory", "false"]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["test", "all"])
+def test_an_onnx_file_alone_is_timed_and_scored_on_a_cohort(model, tmp_path, monkeypatch, split):
     monkeypatch.chdir(tmp_path)
     export_beside(model, "model.onnx", "fp32")
     file = model.parent / "export" / "model.onnx"
@@ -115,11 +134,28 @@ def test_an_onnx_file_alone_is_timed_and_scored_on_a_cohort(model, tmp_path, mon
     graph = convert(Answering(network, shared), shared)
     onnx_file.describe(graph, shared, {"schema": 1, "precision": "fp32"})
     onnx_file.save(graph, file)
-    assert main([str(file), "--data", "phantom:60", "--seconds", "0.05", "--memory", "false", "--out", "b"]) == 0
+    assert (
+        main(
+            [
+                str(file),
+                "--data",
+                "phantom:60",
+                "--seconds",
+                "0.05",
+                "--memory",
+                "false",
+                "--out",
+                "b",
+                "--split",
+                split,
+            ]
+        )
+        == 0
+    )
     rows = json.loads((tmp_path / "b" / "benchmark.json").read_text())["rows"]
     assert {row["runtime"] for row in rows} <= {"ONNX Runtime", "OpenVINO"}
     assert all(row["speedup"] is None for row in rows)
-    assert all(row["auroc_of"] == "test images of phantom" for row in rows)
+    assert all(row["auroc_of"] == f"{split} images of phantom" for row in rows)
     fp32 = [row["auroc"] for row in rows if row["precision"] == "fp32"]
     assert max(fp32) - min(fp32) < 0.02
 

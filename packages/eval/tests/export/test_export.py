@@ -11,8 +11,9 @@ from cxr_eval import runtimes
 from cxr_eval.export import onnx_file
 from cxr_eval.export.answer import Answering
 from cxr_eval.export.cli import main
+from cxr_eval.export.config import ExportConfig
 from cxr_eval.export.convert import convert
-from cxr_eval.export.export import check
+from cxr_eval.export.export import check, export
 from cxr_eval.web.runtime_files import FILES
 
 
@@ -39,12 +40,62 @@ def test_a_model_becomes_a_checked_file(model_file, capsys):
     assert about["source"]["sha256"] == sha256(path)
     assert about["check"]["batches"] == [1, 6]  # the validation part of 60 images
     assert about["check"]["largest_difference"] <= 1e-4
+    assert about["check"]["differences"].keys() == {"probabilities", "logits", "maps"}
     assert about["files"]["model.onnx"]["sha256"] == sha256(out / "model.onnx")
     assert about["quantisation"] is None
     said = capsys.readouterr().out
     assert "next:  uv run predict" in said
     _, header, _ = onnx_file.load(out / "model.onnx")
     assert header.labels == ("effusion", "cardiomegaly", "nodule")
+
+
+@pytest.mark.parametrize(("output", "factor"), [("logits", 1.01), ("maps", 1.01)])
+def test_logits_and_maps_that_differ_are_seen_too(lively, radiographs, monkeypatch, output, factor):
+    """Of saturated probabilities nothing can be read."""
+    network, header = lively()
+    model, right = convert(Answering(network, header), header), runtimes.in_onnxruntime
+
+    def wrong(model, **options):
+        run = right(model, **options)
+        return lambda pixels: {**run(pixels), output: run(pixels)[output] * np.float32(factor)}
+
+    assert check(model.SerializeToString(), network, header, radiographs(3, 64)).keys() == set(runtimes.OUTPUTS)
+    monkeypatch.setattr(runtimes, "in_onnxruntime", wrong)
+    with pytest.raises(BadInput, match=f"{output} within 0.001"):
+        check(model.SerializeToString(), network, header, radiographs(3, 64))
+
+
+def test_an_export_that_ends_early_leaves_the_earlier_one(model_file, monkeypatch, tmp_path):
+    path = model_file()
+    assert main([str(path), "--int8", "false"]) == 0
+    out = path.parent / "export"
+    (out / "model.int8.onnx").write_text("of the same export")
+    (out / "mine.txt").write_text("x")
+    before = {one.name: sha256(one) for one in out.iterdir()}
+
+    def killed(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cxr_eval.export.quantise.search", killed)
+    model_file(labels=("effusion", "nodule"))  # other weights of the same name
+    with pytest.raises(KeyboardInterrupt):
+        export(ExportConfig(models=[str(path)]))
+    assert {one.name: sha256(one) for one in out.iterdir()} == before
+    assert not [one for one in out.parent.iterdir() if one.name.startswith(".")]
+    assert main([str(path), "--int8", "false"]) == 0
+    assert {one.name for one in out.iterdir()} == {"model.onnx", "export.json", "mine.txt"}
+    assert json.loads((out / "export.json").read_text())["source"]["sha256"] == sha256(path)
+
+
+def test_what_8_bits_need_is_looked_for_before_anything_is_made(model_file, tmp_path, monkeypatch, capsys, shared_data):
+    path = model_file()
+    monkeypatch.setattr("cxr_eval.export.export.convert", lambda *args: pytest.fail("converted first"))
+    images = tmp_path / "images"
+    images.mkdir()
+    for file in sorted((shared_data / "covid_cxr").rglob("*.jpg"))[:12]:
+        (images / file.name).write_bytes(file.read_bytes())
+    assert main([str(path), "--data", str(images)]) == 2
+    assert "a cohort with labels for 8 bits, found one without" in capsys.readouterr().err
 
 
 def test_a_file_that_answers_otherwise_is_not_kept(model_file, monkeypatch, capsys):

@@ -117,7 +117,8 @@ def test_search_reports_what_was_tried_and_why_nothing_was_kept(graph):
     assert kept is not None
     assert report["kept"] in [variant.name for variant in variants]
     assert all(
-        {"auroc", "drop", "low", "high", "latency_ms", "speedup", "bytes"} <= row.keys() for row in report["variants"]
+        {"auroc", "drop", "low", "high", "agreement", "latency_ms", "speedup", "bytes"} <= row.keys()
+        for row in report["variants"]
     )
     none, report = quantise.search(
         model, header, images[:8], images, targets * 0, np.arange(24), max_drop=0.4, **options

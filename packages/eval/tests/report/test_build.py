@@ -141,6 +141,15 @@ def test_names_from_files_cannot_inject(make_document):
         assert not [tag for tag in ElementTree.fromstring(drawing).iter() if tag.tag.endswith(("script", "img"))]
 
 
+def test_the_page_says_of_patients_and_splits_what_holds(make_document):
+    document, targets, answers = make_document("multilabel", ["Mass"], {"teacher": 2.5})
+    assert "No patient lies in two splits" in render(document, targets, answers)[0]
+    document["cohort"]["shared_patients"] = {"train and val": 2, "train and test": 7}
+    html, _ = render(document, targets, answers)
+    assert "Some patients lie in two splits: 2 in train and val, 7 in train and test." in html
+    assert "No patient lies in two splits" not in html
+
+
 def test_an_external_cohort_is_called_that(make_document):
     html, _ = render(*make_document("multiclass", ["NORMAL", "PNEUMONIA"], {"guest": 2.0, "b": 1.0}))
     assert '<span class="badge">external cohort</span>' in html

@@ -1,3 +1,4 @@
+import pytest
 import yaml
 
 from cxr_eval.file_names import file_names
@@ -43,6 +44,25 @@ def test_one_model_without_intervals_nor_timing_still_has_a_card(make_document):
     _, body = split(cards(document)["guest"])
     assert "an external cohort" in body
     assert "Beside other models" not in body
+
+
+@pytest.mark.parametrize(
+    ("part", "shared", "said"),
+    [
+        ("test", {}, "the test images come from the data set the model was trained on, of other patients"),
+        ("val", {"train and test": 4}, "the val images come from the data set the model was trained on, of other"),
+        ("test", {"train and test": 4}, "4 patients lie in train too"),
+        ("train", {}, "these are training images of"),
+        ("all", {}, "these are all images of the data set the model was trained on, training images among them"),
+    ],
+)
+def test_a_card_says_of_the_split_what_holds_for_it(make_document, part, shared, said):
+    document, _, _ = make_document("multilabel", ["Mass", "Edema"], {"teacher": 2.5})
+    document["split"], document["cohort"]["shared_patients"] = part, shared
+    (text,) = cards(document).values()
+    assert said in text
+    if part != "test":
+        assert "test images" not in text
 
 
 def test_names_cannot_break_out_of_the_card(make_document):

@@ -74,6 +74,15 @@ def test_squares_are_those_of_python(tmp_path):
         assert np.abs(np.reshape(found["whole"], (48, 48)).astype(int) - view).max() <= limit
 
 
+@pytest.mark.parametrize("shape", [(257, 512), (512, 257)])
+def test_half_a_row_is_rounded_to_even_in_a_padded_square(tmp_path, shape):
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, shape, np.uint8), (0, 0), 4)
+    expected = fit_image(image, 256, aspect="pad", window="voi")
+    case = {"data": image.ravel().tolist(), "width": shape[1], "height": shape[0], "size": 256, "view": 48}
+    (found,) = run([{**case, "aspect": "pad", "window": "voi"}], tmp_path)
+    assert np.abs(np.reshape(found["data"], (256, 256)).astype(int) - expected).max() <= 1
+
+
 def test_large_jpegs_are_reduced_as_their_decoder_does(tmp_path, shared_data):
     file = sorted((shared_data / "formats" / "kermany_fullsize" / "NORMAL").iterdir())[0]
     full = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)

@@ -27,10 +27,7 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
         commands: The commands as typed.
         record: The runner's ledger: machine, jobs, scale, note.
     """
-    done = {
-        str(file.parent.relative_to(run)): json.loads(file.read_text("utf-8"))
-        for file in sorted(run.rglob("done.json"))
-    }
+    done = _finished(run)
     sections = [
         f"# {recipe.title}",
         recipe.about.strip(),
@@ -48,6 +45,13 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def _finished(run: Path) -> dict[str, dict[str, Any]]:
+    """``done.json`` of every training by its folder below the run."""
+    # A --restart sets the earlier training aside as NAME.1, NAME.2, ...
+    files = [file for file in sorted(run.rglob("done.json")) if not re.search(r"\.\d+$", file.parent.name)]
+    return {str(file.parent.relative_to(run)): json.loads(file.read_text("utf-8")) for file in files}
+
+
 def _validation(run: Path, done: Mapping[str, Mapping[str, Any]], model: Mapping[str, Any]) -> float | None:
     folder = os.path.relpath(Path(model["file"]["path"]).parent, run)
     return done.get(folder, {}).get("val_auroc")
@@ -63,7 +67,9 @@ def _report(
         f"## Results on {title}\n\n" + _cohort(report),
         f"{report['headline']}. Over several seeds: mean ± half-width of the 95 % t interval; over one: value and "
         f"95 % interval of {report['intervals']['resamples']} bootstrap resamples of patients. Epoch, temperature "
-        "and threshold were chosen on validation images.\n\n" + _figures(groups, models),
+        "and threshold were chosen on validation images. Intervals over seeds cover the draw of the seed (weights, "
+        "order, views), not that of the patients; students that share teachers are not independent of one another."
+        "\n\n" + _figures(groups, models),
         _gains(recipe, groups, models, validation),
         _published(recipe.published.get(folder, {}), groups, models),
         _confusion(groups, models, report["labels"]),

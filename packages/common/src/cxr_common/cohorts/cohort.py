@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cxr_common.cohorts.folders import new_folder
-from cxr_common.cohorts.splits import SPLITS
+from cxr_common.cohorts.splits import SPLITS, shared_groups
 from cxr_common.errors import BadInput, unknown_name
 from cxr_common.files import refuse_small_disk, write_json
 
@@ -50,6 +50,7 @@ class Cohort:
         notes: What was done to the data and what is wrong with it, in plain sentences.
         masks: (N, L, P, P) lesion masks, 0 or 1, where they are known (the phantom); else None.
         broken: (file, reason) of every image set aside.
+        parts: ``{"name", "fingerprint"}`` of each cohort that was joined into this one; empty for one that is whole.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Cohort:
     notes: tuple[str, ...] = ()
     masks: NDArray[np.uint8] | None = None
     broken: tuple[tuple[str, str], ...] = ()
+    parts: tuple[Mapping[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -94,6 +96,11 @@ class Cohort:
             return self.table["group"].to_numpy().astype(np.int64)
         return _codes(self.table["patient"])
 
+    @cached_property
+    def shared_groups(self) -> dict[tuple[str, str], int]:
+        """Number of groups that lie in two splits at once, where there are any: ("train", "test") -> 5."""
+        return shared_groups(self.table["split"].to_numpy(), self.groups)
+
     def mean_std(self) -> tuple[float, float]:
         """Mean and standard deviation of the training pixels divided by 255, exact over all of them."""
         return self._mean_std
@@ -118,8 +125,8 @@ class Cohort:
 
         Returns:
             name, source (its last part: weights files travel, paths of a machine need not), fingerprint,
-            task, labels, pixel_size, pixel_mapping, and per split the number of images, patients, and
-            positives and unknowns of each label.
+            task, labels, pixel_size, pixel_mapping, per split the number of images, patients, and
+            positives and unknowns of each label, and parts where the cohort was joined.
         """
         known = {name: self.targets[:, i] for i, name in enumerate(self.labels)}
         splits = {}
@@ -140,6 +147,7 @@ class Cohort:
             "pixel_size": self.pixel_size,
             "pixel_mapping": dict(self.pixel_mapping),
             "splits": splits,
+            **({"parts": [dict(part) for part in self.parts]} if self.parts else {}),
         }
 
 
@@ -278,6 +286,7 @@ def load(folder: str | Path) -> Cohort:
             notes=tuple(found["notes"]),
             masks=masks,
             broken=tuple((entry["file"], entry["reason"]) for entry in found["broken"]),
+            parts=tuple(found.get("parts", ())),
         )
         missing = {"image", "patient", "split", *(f"label:{name}" for name in cohort.labels)} - set(table.columns)
         if missing:

@@ -2,7 +2,6 @@
 
 import difflib
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from cxr_common.cohorts.image_header import BrokenImage
 from cxr_common.errors import BadInput
-from cxr_common.files import not_writable
+from cxr_common.files import not_writable, sync_files, whole_folder
 
 SKIPPED = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
@@ -130,30 +129,21 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         folder: Must not exist, or be empty.
 
     Yields:
-        The folder to fill, beside the final one. It is removed on an exception.
+        The folder to fill, near the final one. It is removed on an exception.
 
     Raises:
         BadInput: The folder holds something, or cannot be written.
     """
     folder = Path(folder)
     refuse_full(folder)
-    beside = folder.parent / f".{folder.name}.{os.getpid()}.part"
-    try:
-        beside.mkdir(parents=True)
-    except OSError as error:
-        raise not_writable(folder.parent, error) from error
-    try:
+    with whole_folder(folder) as beside:
         yield beside
-        take_name(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        refuse_full(folder)  # somebody else may have filled it meanwhile
 
 
 def take_name(beside: Path, folder: Path) -> None:
     """Sync a finished folder's files to disk and rename it."""
-    for path in beside.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+    sync_files(beside)
     if folder.exists():
         folder.rmdir()  # empty: refuse_full has looked
     os.rename(beside, folder)

@@ -69,6 +69,7 @@ def join(cohorts: Sequence[Cohort]) -> Cohort:
             for name, cohort in zip(names, cohorts, strict=True)
             for file, reason in cohort.broken
         ),
+        parts=tuple({"name": cohort.name, "fingerprint": cohort.fingerprint} for cohort in cohorts),
     )
 
 

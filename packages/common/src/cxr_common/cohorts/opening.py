@@ -131,7 +131,7 @@ def _phantom(task: Task, images: int, pixel_size: int, seed: int, show: bool) ->
         lock = folder.parent / f".{folder.name}.lock"
         with locked(lock):
             if not is_prepared(folder):
-                for killed in (folder, *folder.parent.glob(f".{folder.name}.*.part")):
+                for killed in (folder, *folder.parent.glob(f".{folder.name}.*.tmp")):
                     shutil.rmtree(killed, ignore_errors=True)
                 if show:
                     print(f"drawing {images:,} synthetic radiographs of {pixel_size} pixels, once", flush=True)

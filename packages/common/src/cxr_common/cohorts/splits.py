@@ -3,8 +3,9 @@
 A *group* is what must stay together: one patient, or several patients joined by exact duplicate images.
 """
 
+import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,6 +177,22 @@ def assign(
     return split.tolist(), notes + _leaks(split, groups)
 
 
+def shared_groups(split: NDArray[Any], groups: NDArray[np.int64]) -> dict[tuple[str, str], int]:
+    """How many groups lie in two parts at once.
+
+    Args:
+        split: (N,) "train", "val" or "test".
+        groups: (N,) group of each image.
+
+    Returns:
+        Two parts -> number of groups in both, for those that share any.
+    """
+    members = {name: np.unique(groups[split == name]) for name in SPLITS}
+    pairs = itertools.combinations(SPLITS, 2)
+    both = {(one, other): len(np.intersect1d(members[one], members[other])) for one, other in pairs}
+    return {pair: count for pair, count in both.items() if count}
+
+
 def redraw(
     groups: NDArray[np.int64], targets: NDArray[np.float32], *, by: str, test_share: float, seed: int
 ) -> tuple[list[str], list[str]]:
@@ -315,15 +332,11 @@ def _drawn(
 
 
 def _leaks(split: NDArray[np.str_], groups: NDArray[np.int64], whose: str = "the official") -> list[str]:
-    notes = []
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        both = np.intersect1d(groups[split == one], groups[split == other])
-        if len(both):
-            notes.append(
-                f"{len(both)} patients (or patients with an identical image) lie in both {one} and {other} "
-                f"of {whose} split, which was left as it is"
-            )
-    return notes
+    return [
+        f"{both} patients (or patients with an identical image) lie in both {one} and {other} of {whose} split, which "
+        "was left as it is"
+        for (one, other), both in shared_groups(split, groups).items()
+    ]
 
 
 def _strata(numbers: NDArray[np.int64], targets: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from cxr_common.checkpoint import Header, provenance
+from cxr_common.cohorts.cohort import Cohort
 from cxr_common.command import config_dict
 from cxr_common.errors import BadInput
 from cxr_common.files import write_json, write_text
@@ -60,6 +62,7 @@ def benchmark(config: BenchmarkConfig) -> Path:
     before = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="cxr-benchmark-") as scratch:
         rows, notes = entries(files, Path(scratch))
+        images = _images(rows, config)
         machine = f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
         say(f"benchmark-model: {len(rows)} rows, {machine}")
         torch.set_num_threads(threads)
@@ -67,7 +70,7 @@ def benchmark(config: BenchmarkConfig) -> Path:
             runs = {row.name: row.load(threads) for row in rows}
             ways = {row.name: (runs[row.name], row.header.input.size) for row in rows}
             timed = speed.side_by_side(ways, config.seconds)
-            scores = {row.name: _auroc(row, runs[row.name], config) for row in rows}
+            scores = {row.name: _auroc(row, runs[row.name], images, config.split) for row in rows}
         finally:
             torch.set_num_threads(before)
         memory = _peaks(rows, threads) if config.memory else {}
@@ -111,23 +114,37 @@ def _row(row: Entry, timed: Mapping[str, Any], scores: Mapping[str, Any], memory
     }
 
 
-def _auroc(row: Entry, run: Run, config: BenchmarkConfig) -> tuple[float | None, str | None]:
+def _images(entries: Sequence[Entry], config: BenchmarkConfig) -> dict[str, tuple[Cohort, NDArray[np.int64]]]:
+    """Cohort and rows to measure the AUROC of each model on; empty where no cohort is named."""
+    found: dict[str, tuple[Cohort, NDArray[np.int64]]] = {}
+    for one in entries if config.data else ():
+        if one.model in found:
+            continue
+        cohort = images_of.open_for(one.header, config.data, one.file)
+        if cohort.task is None:
+            raise BadInput("a cohort with labels", "one without", where=cohort.source)
+        found[one.model] = cohort, images_of.rows_of(cohort, config.split)
+        if not len(found[one.model][1]):
+            raise BadInput(
+                f"{config.split} images", "none in this cohort", where=cohort.source, do="choose another --split"
+            )
+    return found
+
+
+def _auroc(
+    row: Entry, run: Run, images_by_model: Mapping[str, tuple[Cohort, NDArray[np.int64]]], split: str
+) -> tuple[float | None, str | None]:
     """AUROC of a row and what it was measured on."""
-    if not config.data:
-        return row.auroc, None if row.auroc is None else "validation images, from the file"
-    cohort = images_of.open_for(row.header, config.data, row.file)
-    rows = cohort.rows(config.split)
-    if not len(rows):
-        raise BadInput(
-            f"{config.split} images", "none in this cohort", where=cohort.source, do="choose another --split"
-        )
+    if row.model not in images_by_model:
+        return row.auroc, None if row.auroc is None else row.auroc_of
+    cohort, rows = images_by_model[row.model]
     answers = []
     for start in range(0, len(rows), 32):
         images = images_of.pixels(cohort, rows[start : start + 32], row.header.input.size)
         answers.append(run(images)["probabilities"])
     values = auroc(images_of.targets(cohort, rows, row.header), np.concatenate(answers))
     mean = macro(values)
-    return (mean if np.isfinite(mean) else None), f"{config.split} images of {cohort.name}"
+    return (mean if np.isfinite(mean) else None), f"{split} images of {cohort.name}"
 
 
 def _peaks(rows: Sequence[Entry], threads: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ class BenchmarkConfig:
             the run.
         data: Cohort to measure AUROC on, for each runtime and precision. Default: the validation figures that the
             files carry.
-        split: Part of that cohort: test, val or train.
+        split: Part of that cohort: test, val, train or all.
         run: Name of the run whose models are timed when none is named, and which keeps the result.
         runs_dir: Folder of all runs.
         out: Folder for benchmark.json and benchmark.svg. Default: "benchmark" within the run.

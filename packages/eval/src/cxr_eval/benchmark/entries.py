@@ -22,6 +22,9 @@ Make = Callable[[Path, int], Run]
 
 EAGER = ("PyTorch eager", "fp32")
 """What every other row of the same model is compared with."""
+INT8 = "model.int8.onnx"
+ALL = "validation images, from the file"
+SAMPLED = "validation images that export-model compared 8 bits on, from the file"
 
 RUNTIMES: dict[tuple[str, str], Make] = {
     EAGER: lambda path, threads: torch_runtime.in_torch(*checkpoint.load(path, kind="model")),
@@ -52,6 +55,7 @@ class Entry:
         file: What is loaded.
         header: Header of the weights.
         auroc: Validation AUROC the file carries, or None.
+        auroc_of: What it was measured on.
     """
 
     model: str
@@ -60,6 +64,7 @@ class Entry:
     file: Path
     header: Header
     auroc: float | None
+    auroc_of: str
 
     @property
     def name(self) -> str:
@@ -115,44 +120,63 @@ def versions() -> dict[str, str]:
 
 def _of_onnx(name: str, file: Path) -> Iterator[Entry]:
     _, header, about = onnx_file.load(file)
-    yield from _onnx_rows(name, file, header, about)
+    eight = file if about["precision"] == "int8" else file.with_name(INT8)
+    digest = (about.get("source") or {}).get("sha256")
+    yield from _onnx_rows(name, file, header, about["precision"], _validation(header, eight, digest))
 
 
 def _of_weights(name: str, file: Path, scratch: Path, notes: list[str]) -> Iterator[Entry]:
     network, header = checkpoint.load(file, kind="model")
-    auroc = _number(header.metrics.get("val_auroc"))
+    digest, exported = sha256(file), file.parent / "export"
+    validation = _validation(header, exported / INT8, digest)
     for runtime, precision in RUNTIMES:
         if runtime.startswith("PyTorch") and (precision != "bf16" or has_bf16(False)):
-            yield Entry(name, runtime, precision, file, header, auroc)
-    digest = sha256(file)
-    ready = {path.name: path for path in (file.parent / "export").glob("*.onnx") if _made_from(path, digest)}
+            yield Entry(name, runtime, precision, file, header, *validation["fp32"])
+    ready = {path.name: path for path in exported.glob("*.onnx") if _made_from(path, digest)}
     plain = ready.get("model.onnx")
     if plain is None:
         plain = scratch / f"{digest[:16]}.onnx"
         model = convert(Answering(network, header), header)
         onnx_file.describe(model, header, {"schema": 1, "precision": "fp32", "source": {"sha256": digest}})
         onnx_file.save(model, plain)
-    yield from _of_onnx(name, plain)
-    if "model.int8.onnx" in ready:
-        yield from _of_onnx(name, ready["model.int8.onnx"])
+    yield from _onnx_rows(name, plain, header, "fp32", validation)
+    if INT8 in ready:
+        yield from _onnx_rows(name, ready[INT8], header, "int8", validation)
     else:
         notes.append(f"{name}: no 8-bit file of these weights beside it; `export-model` makes one where AUROC holds")
 
 
-def _onnx_rows(name: str, file: Path, header: Header, about: Mapping[str, Any]) -> Iterator[Entry]:
-    eight = about["precision"] == "int8"
-    auroc = _number((about.get("quantisation") or {}).get("auroc") if eight else header.metrics.get("val_auroc"))
+def _validation(header: Header, eight: Path, digest: str | None) -> dict[str, tuple[float | None, str]]:
+    """Precision of a file -> its validation AUROC and what that was measured on.
+
+    Both are of the images that export-model compared the two files on, where there is such an 8-bit file: figures of
+    other images side by side would show a loss, or hide one, that is a matter of the sample.
+    """
+    found = {"fp32": (_number(header.metrics.get("val_auroc")), ALL), "int8": (None, SAMPLED)}
+    if not eight.is_file() or not _made_from(eight, digest):
+        return found
+    kept = onnx_file.load(eight)[2].get("quantisation") or {}
+    auroc, drop = _number(kept.get("auroc")), _number(kept.get("drop"))
+    found["int8"] = (auroc, SAMPLED)
+    if auroc is not None and drop is not None:
+        found["fp32"] = (auroc + drop, SAMPLED)
+    return found
+
+
+def _onnx_rows(
+    name: str, file: Path, header: Header, made: str, validation: Mapping[str, tuple[float | None, str]]
+) -> Iterator[Entry]:
     for runtime, precision in RUNTIMES:
-        if runtime.startswith("PyTorch") or (precision == "int8") != eight:
+        if runtime.startswith("PyTorch") or (precision == "int8") != (made == "int8"):
             continue
         if runtime == "OpenVINO" and not runtimes.has_openvino():
             continue
         if precision == "bf16" and not has_bf16(False):
             continue
-        yield Entry(name, runtime, precision, file, header, auroc)
+        yield Entry(name, runtime, precision, file, header, *validation[made])
 
 
-def _made_from(path: Path, digest: str) -> bool:
+def _made_from(path: Path, digest: str | None) -> bool:
     _, _, about = onnx_file.load(path)
     return (about.get("source") or {}).get("sha256") == digest
 

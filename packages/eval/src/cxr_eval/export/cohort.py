@@ -39,6 +39,11 @@ def open_for(header: Header, data: str | Sequence[str], where: Path) -> Cohort:
     return cohort
 
 
+def rows_of(cohort: Cohort, split: str) -> NDArray[np.int64]:
+    """Row numbers of a split, or of "all"."""
+    return np.arange(len(cohort)) if split == "all" else cohort.rows(split)
+
+
 def sample(cohort: Cohort, split: str, most: int) -> NDArray[np.int64]:
     """At most so many rows of a split, drawn without replacement by a fixed seed, ascending."""
     rows = cohort.rows(split)

@@ -16,8 +16,8 @@ from cxr_common.files import whole_file
 
 ABOUT, LABELS = "cxr_export", "cxr_labels"
 """Keys of the metadata beside the header's own (``checkpoint.KEY``)."""
-TOLERANCE = 1e-4
-"""Largest difference of a probability to PyTorch's that a float32 file may show."""
+TOLERANCE = {"probabilities": 1e-4, "logits": 1e-3, "maps": 1e-3}
+"""Largest difference to PyTorch's answer that a float32 file may show, as :func:`compare` counts it."""
 
 
 def describe(model: onnx.ModelProto, header: Header, about: Mapping[str, Any]) -> None:
@@ -79,6 +79,19 @@ def load(path: str | Path) -> tuple[onnx.ModelProto, Header, dict[str, Any]]:
     return model, checkpoint.parse_header(found[checkpoint.KEY], path), json.loads(found[ABOUT])
 
 
-def compare(ours: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDArray[Any]]) -> float:
-    """Largest absolute difference of a probability between two answers to the same images."""
-    return float(np.abs(ours["probabilities"].astype(np.float64) - theirs["probabilities"]).max())
+def compare(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Largest difference of each output between two answers to the same images.
+
+    Args:
+        expected: Outputs by name.
+        found: The same outputs of another runtime.
+
+    Returns:
+        Name -> difference: absolute for probabilities; for logits and maps, which know no bounds, as a share of the
+        largest value expected where that is above 1.
+    """
+    differences = {}
+    for name, values in expected.items():
+        largest = float(np.abs(values.astype(np.float64) - found[name]).max())
+        differences[name] = largest / (1.0 if name == "probabilities" else max(1.0, float(np.abs(values).max())))
+    return differences

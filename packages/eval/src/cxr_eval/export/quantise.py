@@ -19,6 +19,7 @@ from cxr_common.checkpoint import Header
 from cxr_common.metrics import auroc, macro
 from cxr_eval import runtimes, speed
 from cxr_eval.export import ranges
+from cxr_eval.export.agreement import agreement
 from cxr_eval.export.stem import in_blocks
 from cxr_eval.runtimes import INPUT, OUTPUTS
 from cxr_eval.statistics import bootstrap
@@ -93,8 +94,8 @@ def search(
 
     Returns:
         The graph kept, or None; and a report of JSON types: "kept" (its name, or null with a "reason"), "auroc" of
-        the float file, and for every variant "auroc", "drop", "low" and "high" of its 95 % interval, "latency_ms",
-        "speedup" over the float file, "bytes".
+        the float file, and for every variant "auroc", "drop", "low" and "high" of its 95 % interval, what
+        :func:`cxr_eval.export.agreement.agreement` gives, "latency_ms", "speedup" over the float file, "bytes".
     """
     variants = list(variants)
     model = in_blocks(model)
@@ -112,6 +113,7 @@ def search(
         {
             "name": name,
             **drops[name],
+            **agreement(targets, scores[""], scores[name], header),
             "latency_ms": latency[name],
             "speedup": latency[""] / latency[name],
             "bytes": graphs[name].ByteSize(),

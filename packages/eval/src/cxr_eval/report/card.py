@@ -107,8 +107,11 @@ def _intended_use() -> str:
 def _data(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     trained, cohort = model["file"]["cohort"], document["cohort"]
     known = {
-        "internal": "the test images come from the data set the model was trained on, split by patient",
-        "other state": "trained on another state of this data set; some test images may have been seen in training",
+        "internal": _internal(document),
+        "overlapping": "trained on data that shares a data set with the evaluated cohort; the figures are neither "
+        "internal nor external",
+        "other state": f"trained on another state of this data set; some of the {_images(document)} may have been seen "
+        "in training",
         "external": "an external cohort: the model was trained on other data",
         "unknown": "the file does not say what the model was trained on",
     }[model["cohort"]]
@@ -123,6 +126,22 @@ def _data(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         "- Epoch, temperature and thresholds come from validation images of the training cohort, never from test.",
     ]
     return "\n".join(lines)
+
+
+def _images(document: Mapping[str, Any]) -> str:
+    return "images" if document["split"] == "all" else f"{document['split']} images"
+
+
+def _internal(document: Mapping[str, Any]) -> str:
+    """How the images of the training cohort that were evaluated relate to those trained on."""
+    split, origin = document["split"], "the data set the model was trained on"
+    if split == "train":
+        return f"these are training images of {origin}"
+    if split == "all":
+        return f"these are all images of {origin}, training images among them"
+    shared = document["cohort"]["shared_patients"].get(f"train and {split}")
+    people = f"{shared} patients lie in train too" if shared else "of other patients than its training images"
+    return f"the {split} images come from {origin}, {people}"
 
 
 def _results(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:

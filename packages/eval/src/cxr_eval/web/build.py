@@ -6,8 +6,7 @@ from pathlib import Path
 
 from cxr_common.checkpoint import KEY, Header
 from cxr_common.errors import BadInput
-from cxr_common.files import write_text
-from cxr_eval.evaluate import whole_folder
+from cxr_common.files import refuse_unwritable, whole_folder, write_text
 from cxr_eval.export import onnx_file
 from cxr_eval.predict import unusual
 from cxr_eval.predict.classifier import Classifier
@@ -80,8 +79,9 @@ def check_folder(folder: Path) -> None:
     """See that a page may be written: nothing there, or an earlier page.
 
     Raises:
-        BadInput: The folder holds other files, or is a file.
+        BadInput: The folder holds other files, is a file, or cannot be written.
     """
+    refuse_unwritable(folder)
     if folder.is_file():
         raise BadInput("a folder", "a file", where=folder, do="choose another --web")
     if folder.is_dir():

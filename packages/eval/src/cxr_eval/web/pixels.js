@@ -73,11 +73,15 @@ function linearWeights(from, to) {
   });
 }
 
+/** Round half to even, as Python does; Math.round rounds half up. */
+function round(value) {
+  const low = Math.floor(value), rest = value - low;
+  return rest > 0.5 || (rest === 0.5 && low % 2 !== 0) ? low + 1 : low;
+}
+
 /** Round half to even and keep within 0..255. */
 export function toByte(value) {
-  const low = Math.floor(value), rest = value - low;
-  const rounded = rest > 0.5 || (rest === 0.5 && low % 2 === 1) ? low + 1 : low;
-  return Math.min(255, Math.max(0, rounded));
+  return Math.min(255, Math.max(0, round(value)));
 }
 
 /** A decoded image as the square a cohort stores: resampled, mapped to 8 bits, then padded. */
@@ -91,8 +95,8 @@ export function fit(image, size, aspect, window) {
   let rows = size, columns = size;
   if (aspect === "pad") {
     const longest = Math.max(width, height);
-    rows = Math.max(1, Math.round((height * size) / longest));
-    columns = Math.max(1, Math.round((width * size) / longest));
+    rows = Math.max(1, round((height * size) / longest));
+    columns = Math.max(1, round((width * size) / longest));
   }
   const gray = toBytes(resize(image, columns, rows), window);
   if (aspect !== "pad") return gray;
