@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from cxr_eval import comparisons, entries, reliability
 from cxr_eval.metrics import classification as metrics
-from cxr_eval.metrics.classification import COUNTS, METRICS
+from cxr_eval.metrics.classification import COUNTS, METRICS, PREVALENCE_DEPENDENT
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics import bootstrap, delong
-from cxr_eval.statistics.ranking import Weights
+from cxr_eval.statistics.bootstrap import Draws
 
+AVERAGES = ("macro", "micro", "weighted")
 Samples = dict[str, dict[str, NDArray[np.float64]]]
 
 
@@ -33,7 +34,7 @@ def headline(task: str, labels: Sequence[str]) -> str:
 
 def resamples_of(
     task: str, labels: Sequence[str], targets: NDArray[np.float32], patients: NDArray, resamples: int, seed: int
-) -> tuple[NDArray[np.int64], Weights | None]:
+) -> tuple[NDArray[np.int64], Draws | None]:
     """Number the patients and draw them.
 
     Args:
@@ -45,13 +46,12 @@ def resamples_of(
         seed: Seed of the draw.
 
     Returns:
-        (N,) number of each image's patient, and the weights (P, resamples), None for 0.
+        (N,) number of each image's patient, and the draws, None for 0 resamples.
     """
     number = bootstrap.patient_numbers(patients)
     if not resamples:
         return number, None
-    stratum = bootstrap.strata(targets[:, reported(task, labels)], number)
-    return number, bootstrap.draw_weights(stratum, resamples, seed)
+    return number, bootstrap.draw(targets[:, reported(task, labels)], number, resamples, seed)
 
 
 def measure(
@@ -60,7 +60,7 @@ def measure(
     targets: NDArray[np.float32],
     answers: Mapping[str, Answers],
     patient: NDArray[np.int64],
-    weights: Weights | None,
+    draws: Draws | None,
     *,
     margin: float = 0.02,
     teachers: Mapping[str, str] | None = None,
@@ -73,7 +73,7 @@ def measure(
         targets: (N, L) in {0, 1, NaN}.
         answers: Answers by model name; the first model is the reference.
         patient: (N,) number of each image's patient, from ``resamples_of``.
-        weights: (P, R), from ``resamples_of``; None for no intervals.
+        draws: From ``resamples_of``; None for no intervals.
         margin: Margin of the non-inferiority test, AUROC.
         teachers: Model -> the model it is held against there; the reference for those not named.
 
@@ -90,8 +90,8 @@ def measure(
     models: dict[str, Any] = {}
     samples: dict[str, Samples] = {}
     for name, answer in answers.items():
-        models[name], drawn = _one_model(task, shown, columns, targets, answer, patient, weights)
-        if weights is not None:
+        models[name], drawn = _one_model(task, shown, columns, targets, answer, patient, draws)
+        if draws is not None:
             samples[name] = drawn
     tests = _delong(
         models, shown, targets[:, columns], [a.probabilities[:, columns] for a in answers.values()], patient
@@ -114,7 +114,7 @@ def _one_model(
     targets: NDArray[np.float32],
     answer: Answers,
     patient: NDArray[np.int64],
-    weights: Weights | None,
+    draws: Draws | None,
 ) -> tuple[dict[str, Any], Samples]:
     """The numbers of one model, and its resamples: scope -> metric -> (R, L) for labels, (R,) else."""
     truth, p, called = targets[:, columns], answer.probabilities[:, columns], answer.decisions[:, columns]
@@ -122,10 +122,9 @@ def _one_model(
     macro, weighted = metrics.averages(values)
     micro = {key: float(value[0]) for key, value in metrics.micro(truth, p, called).items()}
     averages = {"macro": macro, "micro": micro, "weighted": weighted}
-    samples = _resample(truth, p, called, patient, weights) if weights is not None else {}
+    samples = _resample(truth, p, called, patient, draws) if draws is not None else {}
     result: dict[str, Any] = {
-        kind: {key: entries.metric(key, averages[kind][key], samples.get(kind)) for key in METRICS}
-        for kind in ("macro", "micro", "weighted")
+        kind: {key: entries.metric(key, averages[kind][key], samples.get(kind)) for key in METRICS} for kind in AVERAGES
     }
     result["labels"] = {}
     for i, label in enumerate(shown):
@@ -138,7 +137,7 @@ def _one_model(
             **counts,
             **{key: entries.metric(key, float(values[key][i]), drawn, counts) for key in METRICS},
         }
-    of_labels, result["calibration"] = reliability.summarise(answer, truth, columns, patient, weights)
+    of_labels, result["calibration"] = reliability.summarise(answer, truth, columns, patient, draws)
     for label, summary in zip(shown, of_labels, strict=True):
         result["labels"][label]["calibration"] = summary
     result["overall"] = (
@@ -151,32 +150,46 @@ def _one_model(
         result["confusion_matrix"] = matrix.tolist()
         if len(shown) > 1:
             drawn = None
-            if weights is not None:
-                drawn = _resample_classes(targets, answer.decisions, patient, weights)
+            if draws is not None:
+                drawn = _resample_classes(targets, answer.decisions, patient, draws)
                 samples["overall"] |= drawn
             for key, value in metrics.from_confusion_matrix(matrix).items():
                 result["overall"][key] = entries.metric(key, float(value), drawn)
     return result, samples
 
 
-def _resample(truth: NDArray, p: NDArray, called: NDArray, patient: NDArray[np.int64], weights: Weights) -> Samples:
-    samples: Samples = {"labels": bootstrap.resample(truth, p, called, patient, weights)}
-    samples["macro"], samples["weighted"] = bootstrap.averages(samples["labels"])
-    pooled = samples["labels"]
-    if truth.shape[1] > 1:
-        flat = truth.reshape(-1, 1), p.reshape(-1, 1), called.reshape(-1, 1)
-        pooled = bootstrap.resample(*flat, patient.repeat(truth.shape[1]), weights)
-    samples["micro"] = {key: value[:, 0] for key, value in pooled.items()}
-    return samples
+def _resample(truth: NDArray, p: NDArray, called: NDArray, patient: NDArray[np.int64], draws: Draws) -> Samples:
+    """Scope -> metric -> (R, L) for labels, (R,) else."""
+    labels = truth.shape[1]
+    if labels == 1:
+        found = bootstrap.resample_each(truth, p, called, patient, draws)
+        alone = {key: value[:, 0] for key, value in found.items()}
+        return {"labels": found, "macro": alone, "micro": alone, "weighted": alone}
+    # Whatever pools labels or weighs them by their positives depends on how common each finding is, the AUROC too.
+    plain = bootstrap.resample(truth, p, called, patient, draws.plain)
+    fixed = [key for key in METRICS if key not in PREVALENCE_DEPENDENT]
+    of_labels = plain | bootstrap.resample(truth, p, called, patient, draws.stratified, fixed)
+    flat = truth.reshape(-1, 1), p.reshape(-1, 1), called.reshape(-1, 1)
+    pooled = bootstrap.resample(*flat, patient.repeat(labels), draws.plain)
+    return {
+        "labels": {key: of_labels[key] for key in METRICS},
+        "macro": {key: metrics.macro(of_labels[key]) for key in METRICS},
+        "micro": {key: pooled[key][:, 0] for key in METRICS},
+        "weighted": {key: metrics.weighted(plain[key], plain["positives"]) for key in METRICS},
+    }
 
 
 def _resample_classes(
-    targets: NDArray, decisions: NDArray, patient: NDArray[np.int64], weights: Weights
+    targets: NDArray, decisions: NDArray, patient: NDArray[np.int64], draws: Draws
 ) -> dict[str, NDArray[np.float64]]:
+    """Metrics of the decided class, each (R,), in the draw that suits them."""
     classes = targets.shape[1]
     cells = ((targets == 1)[:, :, None] & decisions[:, None, :]).reshape(len(targets), -1)
-    sums = bootstrap.weighted_sums(cells, patient, weights)
-    return metrics.from_confusion_matrix(sums.reshape(-1, classes, classes))
+    fixed, plain = (
+        metrics.from_confusion_matrix(bootstrap.weighted_sums(cells, patient, weights).reshape(-1, classes, classes))
+        for weights in (draws.stratified, draws.plain)
+    )
+    return {key: (plain if key in PREVALENCE_DEPENDENT else fixed)[key] for key in fixed}
 
 
 def _delong(

@@ -129,7 +129,10 @@ def _results(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     intervals = document["intervals"]
     drawn = "no intervals were computed"
     if intervals["resamples"]:
-        drawn = f"{intervals['level']:.0%} intervals of {intervals['resamples']} stratified resamples of patients"
+        drawn = (
+            f"{intervals['level']:.0%} intervals of {intervals['resamples']} resamples of patients, stratified for "
+            "figures that do not depend on how common the findings are"
+        )
     lines = ["## Results", "", f"{_text(document['headline'])}; {drawn}.", "", "| metric | value |", "|---|---|"]
     lines += [f"| {TITLES[key]} | {figure(model['overall'][key])} |" for key in SHOWN]
     if len(model["labels"]) > 1:
