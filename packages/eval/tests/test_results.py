@@ -7,7 +7,7 @@ import sklearn.metrics as peer
 from cxr_eval import entries, results
 from cxr_eval.metrics.classification import METRICS
 from cxr_eval.predictions import Answers
-from cxr_eval.statistics import delong
+from cxr_eval.statistics import bootstrap, delong
 
 
 def made_up(task, labels, n=200, seed=0):
@@ -112,6 +112,87 @@ def test_p_values_are_adjusted_within_a_metric():
     delong_p = [found["student"]["labels"][label]["auroc"]["delong_p"] for label in "ab"]
     adjusted = [found["student"]["labels"][label]["auroc"]["delong_p_holm"] for label in "ab"]
     assert min(adjusted) == pytest.approx(4 * min(delong_p))
+
+
+def never_calls_the_last():
+    """Two models that answer alike, but that the second never calls the last label, which the first calls badly."""
+    targets, answers = made_up("multilabel", 3, n=300)
+    first = answers["teacher"]
+    poor = np.stack([first.decisions[:, 0], first.decisions[:, 1], np.arange(300) % 2 == 0], axis=1)
+    silent = poor & [True, True, False]
+    return targets, {"speaks": Answers(first.probabilities, poor), "silent": Answers(first.probabilities, silent)}
+
+
+def test_a_model_that_never_calls_a_label_gains_nothing_by_it():
+    targets, answers = never_calls_the_last()
+    found = measured("multilabel", ["a", "b", "c"], targets, answers, resamples=200)
+    speaks, silent = (found["models"][name] for name in ("speaks", "silent"))
+    # Its mean is larger, but says of how many labels; the difference is over those that both have.
+    assert silent["overall"]["precision"]["value"] > speaks["overall"]["precision"]["value"] + 0.05
+    for scope in ("overall", "macro", "weighted"):
+        assert silent[scope]["precision"]["labels"] == 2
+        assert "labels" not in speaks[scope]["precision"]
+        assert "labels" not in silent[scope]["recall"]
+    difference = found["differences"]["silent"]["overall"]["precision"]
+    assert (difference["value"], difference["labels"], difference["p"]) == (0, 2, 1)
+    assert "labels" not in found["differences"]["silent"]["overall"]["recall"]
+    remark = next(
+        row["reason"]
+        for row in results.as_rows(found)
+        if (row["model"], row["scope"], row["metric"]) == ("silent", "overall", "precision")
+    )
+    assert "mean of 2 labels" in remark
+
+
+def test_a_difference_is_that_of_the_means_over_shared_labels_and_noninferiority_too():
+    targets, answers = made_up("multilabel", 4, n=300)
+    targets[:, 3] = 0  # no AUROC for either model
+    found = measured("multilabel", list("abcd"), targets, answers)
+    for key in ("auroc", "precision", "mcc"):
+        of_labels = [
+            [found["models"][name]["labels"][label][key]["value"] for label in "abcd"]
+            for name in ("student", "teacher")
+        ]
+        gaps = [one - other for one, other in zip(*of_labels, strict=True) if one is not None and other is not None]
+        entry = found["differences"]["student"]["overall"][key]
+        assert entry["value"] == pytest.approx(np.mean(gaps))
+        assert entry.get("labels", 4) == len(gaps)
+    test = found["noninferiority"]["student"]
+    assert test["labels"] == 3
+    assert test["value"] == found["differences"]["student"]["overall"]["auroc"]["value"]
+    assert test["low"] == found["differences"]["student"]["overall"]["auroc"]["low"]
+
+
+def test_a_resample_without_one_of_the_labels_says_nothing_of_their_mean():
+    """The last label is positive in one patient, whom a third of the resamples leave out."""
+    targets, answers = made_up("multilabel", 2, n=200)
+    targets[:, 1] = np.arange(200) < 2
+    patient, draws = results.resamples_of("multilabel", ["a", "b"], targets, np.arange(200) // 2, 200, 0)
+    entry = results.measure("multilabel", ["a", "b"], targets, answers, patient, draws)["differences"]["student"]
+    drawn = [
+        bootstrap.resample_each(targets, a.probabilities, a.decisions, patient, draws, ["auprc"])["auprc"].mean(axis=1)
+        for a in answers.values()
+    ]
+    both = (drawn[1] - drawn[0])[draws.plain[0] > 0]
+    assert 110 < len(both) < 145
+    assert entry["overall"]["auprc"]["low"] == pytest.approx(np.quantile(both, 0.025))
+    assert entry["overall"]["auprc"]["high"] == pytest.approx(np.quantile(both, 0.975))
+
+
+def test_the_decided_class_has_no_labels_to_average():
+    targets, answers = made_up("multiclass", 3)
+    decisions = np.zeros_like(answers["student"].decisions)
+    decisions[np.arange(200), targets[:, :2].argmax(axis=1)] = True  # never the third class
+    answers["student"] = Answers(answers["student"].probabilities, decisions)
+    found = measured("multiclass", list("abc"), targets, answers)
+    overall = [found["models"][name]["overall"] for name in ("student", "teacher")]
+    difference = found["differences"]["student"]["overall"]
+    for key in ("accuracy", "balanced_accuracy", "mcc"):
+        assert "labels" not in overall[0][key]
+        assert "labels" not in difference[key]
+        assert difference[key]["value"] == overall[0][key]["value"] - overall[1][key]["value"]
+        assert difference[key]["low"] < difference[key]["value"] < difference[key]["high"]
+    assert overall[0]["precision"]["labels"] == difference["precision"]["labels"] == 2
 
 
 def test_delong_interval_stands_beside_the_aurocs_of_labels():

@@ -1,3 +1,5 @@
+import pytest
+
 from cxr_recipes.recipe import Recipe
 from cxr_recipes.results import _confusion, _difference, _figures, _gains, _published, by_seed, page
 
@@ -84,3 +86,14 @@ def test_a_recipe_without_reports_ends_with_a_page_without_figures(tmp_path) -> 
     assert "# Only a look" in text
     assert "cxr-data show phantom:60" in text
     assert "## Training" not in text
+
+
+def test_averages_over_some_labels_say_so_and_gains_are_over_those_that_both_have() -> None:
+    models = {"a": model(0.9), "b": model(0.8)}
+    for name, values in {"a": (0.9, None), "b": (0.8, 0.2)}.items():
+        models[name]["labels"] = {label: {"f1": {"value": value}} for label, value in zip("xy", values, strict=True)}
+    models["a"]["overall"]["f1"] = {"value": 0.9, "low": 0.8, "high": 1.0, "labels": 1}
+    assert _difference(models["a"], models["b"], "f1") == pytest.approx(10)
+    rows = _figures(by_seed(models), models).splitlines()
+    assert rows[2].endswith("| 0.9000 [0.8000, 1.0000] (mean of 1 of 2 labels) |")
+    assert "mean of" not in rows[3]

@@ -51,6 +51,26 @@ def metric(
     return entry
 
 
+def over_labels(entry: Entry, values: NDArray) -> Entry:
+    """An average that says how many labels it is over, where some of them have no value.
+
+    Args:
+        entry: The average.
+        values: (L,) the figure of each label, NaN where undefined.
+
+    Returns:
+        The entry, with "labels" where it averages some of the L labels and not all.
+    """
+    count = int(np.sum(~np.isnan(values)))
+    return {**entry, "labels": count} if 0 < count < len(values) else entry
+
+
+def remark(entry: Mapping[str, Any]) -> str:
+    """What a reader must know of a figure: why there is no value or interval, how many labels it averages."""
+    over = f"mean of {entry['labels']} labels" if "labels" in entry else ""
+    return "; ".join(filter(None, [entry.get("reason"), entry.get("interval_reason"), over]))
+
+
 def undefined(reason: str) -> Entry:
     """A figure that does not exist."""
     return {"value": None, "low": None, "high": None, "reason": reason}

@@ -61,7 +61,10 @@ def summarise(
             **_shape(targets[:, i], before[:, i]),
         }
     averaged = {key: macro(sample) for key, sample in drawn.items()} if drawn else None
-    overall = {key: entries.metric(key, float(macro(values[key])), averaged) for key in FIGURES}
+    overall = {
+        key: entries.over_labels(entries.metric(key, float(macro(values[key])), averaged), values[key])
+        for key in FIGURES
+    }
     return labels, {"temperature": answer.temperature, "before": overall}
 
 

@@ -103,7 +103,7 @@ def measure(
     return {
         "models": models,
         "differences": comparisons.compare(models, samples, shown, tests),
-        "noninferiority": comparisons.noninferiority(models, samples, against, margin),
+        "noninferiority": comparisons.noninferiority(models, samples, shown, against, margin),
     }
 
 
@@ -116,7 +116,10 @@ def _one_model(
     patient: NDArray[np.int64],
     draws: Draws | None,
 ) -> tuple[dict[str, Any], Samples]:
-    """The numbers of one model, and its resamples: scope -> metric -> (R, L) for labels, (R,) else."""
+    """The numbers of one model, and its resamples: scope -> metric -> (R, L) for labels, (R,) else.
+
+    The scope "decided" holds the overall metrics that are no average of labels but those of the decided class.
+    """
     truth, p, called = targets[:, columns], answer.probabilities[:, columns], answer.decisions[:, columns]
     values = metrics.per_label(truth, p, called)
     macro, weighted = metrics.averages(values)
@@ -126,6 +129,11 @@ def _one_model(
     result: dict[str, Any] = {
         kind: {key: entries.metric(key, averages[kind][key], samples.get(kind)) for key in METRICS} for kind in AVERAGES
     }
+    weighed = values["tp"] + values["fn"] > 0
+    for key in METRICS:
+        result["macro"][key] = entries.over_labels(result["macro"][key], values[key])
+        counted = np.where(weighed, values[key], np.nan)
+        result["weighted"][key] = entries.over_labels(result["weighted"][key], counted)
     result["labels"] = {}
     for i, label in enumerate(shown):
         counts = {key: int(values[key][i]) for key in COUNTS}
@@ -143,7 +151,6 @@ def _one_model(
     result["overall"] = (
         dict(result["macro"]) if len(shown) > 1 else {key: result["labels"][shown[0]][key] for key in METRICS}
     )
-    samples["overall"] = dict(samples.get("macro", {}))
     result["confusion_matrix"] = None
     if task == "multiclass":
         matrix = metrics.confusion_matrix(targets, answer.decisions)
@@ -152,7 +159,7 @@ def _one_model(
             drawn = None
             if draws is not None:
                 drawn = _resample_classes(targets, answer.decisions, patient, draws)
-                samples["overall"] |= drawn
+                samples["decided"] = drawn
             for key, value in metrics.from_confusion_matrix(matrix).items():
                 result["overall"][key] = entries.metric(key, float(value), drawn)
     return result, samples
@@ -247,5 +254,5 @@ def _row(model: str, scope: str, label: str, key: str, entry: Mapping[str, Any])
         "label": label,
         "metric": key,
         **figures,
-        "reason": entry.get("reason", ""),
+        "reason": entries.remark(entry),
     }

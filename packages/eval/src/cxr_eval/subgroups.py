@@ -236,9 +236,10 @@ def _one_group(
         figures["overall"] = _nothing("no label has patients enough in every group")
         return figures, drawn
     drawn[None] = {key: metrics.macro(sample[key][:, shared]) for key in FIGURES} if sample else None
-    figures["overall"] = {
-        key: entries.metric(key, float(metrics.macro(values[key][shared])), drawn[None]) for key in FIGURES
-    }
+    for key in FIGURES:
+        of_labels = values[key][shared]
+        entry = entries.metric(key, float(metrics.macro(of_labels)), drawn[None])
+        figures.setdefault("overall", {})[key] = entries.over_labels(entry, of_labels)
     return figures, drawn
 
 

@@ -92,6 +92,17 @@ def test_figures_of_the_document_are_on_the_page(make_document):
     assert "2 unreadable files" in html
 
 
+def test_an_average_says_how_many_labels_it_is_over(make_document):
+    document, targets, answers = make_document("multilabel", ["Mass", "Edema", "Hernia"], MODELS)
+    html, _ = render(document, targets, answers)
+    note = "<small>mean of 2 of 3 labels</small>"
+    entry = document["models"]["teacher"]["overall"]["auroc"]
+    assert f"<small>{figure(entry['low'])}–{figure(entry['high'])}</small>{note}" in html
+    assert note in html.split('id="differences"')[1].split("<h3")[0]
+    assert note in html.split('id="noninferiority"')[1].split("<h2")[0]
+    assert note not in render(*make_document("multiclass", ["a", "b", "c"], MODELS))[0]
+
+
 def test_operating_points_of_the_script_are_those_of_the_metrics(make_document):
     document, targets, answers = make_document("multiclass", ["NORMAL", "PNEUMONIA"], MODELS)
     html, _ = render(document, targets, answers)

@@ -34,6 +34,7 @@ def test_a_card_says_what_the_document_says(make_document):
         assert f"## {heading}\n" in body
     assert f"{overall['auroc']['value']:.3f} ({overall['auroc']['low']:.3f} to" in body
     assert "no positive image" in body  # Hernia
+    assert f"to {overall['auroc']['high']:.3f}, mean of 2 of 3 labels |" in body.replace(")", "")
     assert "non-inferior to teacher" in body or "not shown to be non-inferior to teacher" in body
     assert "Logits are divided by 1.3" in split(made["teacher"])[1]
 

@@ -134,7 +134,7 @@ def _results(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
             "figures that do not depend on how common the findings are"
         )
     lines = ["## Results", "", f"{_text(document['headline'])}; {drawn}.", "", "| metric | value |", "|---|---|"]
-    lines += [f"| {TITLES[key]} | {figure(model['overall'][key])} |" for key in SHOWN]
+    lines += [f"| {TITLES[key]} | {figure(model['overall'][key], len(model['labels']))} |" for key in SHOWN]
     if len(model["labels"]) > 1:
         lines += ["", "| label | positive | " + " | ".join(TITLES[key] for key in OF_LABELS) + " |"]
         lines.append("|---" * (2 + len(OF_LABELS)) + "|")
@@ -152,7 +152,8 @@ def _subgroups(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     for column, groups in model["subgroups"].items():
         for about in document["subgroups"]["columns"][column]["groups"]:
             overall = groups[about["name"]]["overall"]
-            cells = " | ".join(figure(overall[key]) for key in ("auroc", "recall", "specificity"))
+            labels = len(document["subgroups"]["columns"][column]["labels"])
+            cells = " | ".join(figure(overall[key], labels) for key in ("auroc", "recall", "specificity"))
             lines.append(f"| {_text(column)}: {_text(about['name'])} | {about['images']} | {cells} |")
     return "\n".join(lines)
 
@@ -170,8 +171,8 @@ def _calibration(model: Mapping[str, Any]) -> str:
         "|---|---|---|" if before else "|---|---|",
     ]
     for key in ("ece", "brier", "calibration_slope", "calibration_intercept"):
-        first = f" {figure(before[key])} |" if before else ""
-        lines.append(f"| {TITLES[key]} |{first} {figure(scope[key])} |")
+        first = f" {figure(before[key], len(model['labels']))} |" if before else ""
+        lines.append(f"| {TITLES[key]} |{first} {figure(scope[key], len(model['labels']))} |")
     return "\n".join(lines)
 
 
@@ -183,7 +184,8 @@ def _comparison(document: Mapping[str, Any], name: str) -> str:
         if entry["value"] is not None:
             interval = "" if entry["low"] is None else f" ({entry['low']:+.3f} to {entry['high']:+.3f})"
             p = "" if entry["p_holm"] is None else f", p {entry['p_holm']:.2g} after Holm's adjustment"
-            lines.append(f"- AUROC {entry['value']:+.3f}{interval} against {_text(difference['reference'])}{p}")
+            over = _over(entry, len(document["models"][name]["labels"]))
+            lines.append(f"- AUROC {entry['value']:+.3f}{interval} against {_text(difference['reference'])}{p}{over}")
     test = document["noninferiority"].get(name)
     if test and test["noninferior"] is not None:
         verdict = "non-inferior" if test["noninferior"] else "not shown to be non-inferior"
@@ -243,13 +245,16 @@ def _provenance(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     )
 
 
-def figure(entry: Mapping[str, Any]) -> str:
-    """A metric as text: value and interval, or why there is none."""
+def figure(entry: Mapping[str, Any], labels: int = 0) -> str:
+    """A metric as text: value and interval, or why there is none; of so many labels where it is an average."""
     if entry["value"] is None:
         return f"– ({_text(entry['reason'])})"
-    if entry["low"] is None:
-        return f"{entry['value']:.3f}"
-    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+    interval = "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
+    return f"{entry['value']:.3f}{interval}{_over(entry, labels)}"
+
+
+def _over(entry: Mapping[str, Any], labels: int) -> str:
+    return f", mean of {entry['labels']} of {labels} labels" if "labels" in entry else ""
 
 
 def _listed(names: list[str]) -> str:
