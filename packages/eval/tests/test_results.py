@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import sklearn.metrics as peer
+from scipy import stats
 
 from cxr_eval import entries, results
 from cxr_eval.metrics.classification import METRICS
@@ -168,6 +169,7 @@ def test_a_resample_without_one_of_the_labels_says_nothing_of_their_mean():
     targets, answers = made_up("multilabel", 2, n=200)
     targets[:, 1] = np.arange(200) < 2
     patient, draws = results.resamples_of("multilabel", ["a", "b"], targets, np.arange(200) // 2, 200, 0)
+    assert draws is not None
     entry = results.measure("multilabel", ["a", "b"], targets, answers, patient, draws)["differences"]["student"]
     drawn = [
         bootstrap.resample_each(targets, a.probabilities, a.decisions, patient, draws, ["auprc"])["auprc"].mean(axis=1)
@@ -208,7 +210,8 @@ def test_delong_interval_stands_beside_the_aurocs_of_labels():
 
 def test_a_student_is_held_against_its_own_teacher():
     targets, answers = made_up("multilabel", 2, n=600)
-    answers["close"] = Answers(answers["student"].probabilities ** 1.01, answers["student"].decisions)
+    noise = 0.01 * np.random.default_rng(1).random(targets.shape)
+    answers["close"] = Answers(0.99 * answers["student"].probabilities + noise, answers["student"].decisions)
     found = measured("multilabel", ["a", "b"], targets, answers, teachers={"close": "student"})["noninferiority"]
     assert found["student"]["against"] == "teacher"
     assert found["student"]["noninferior"] is False
@@ -219,6 +222,68 @@ def test_a_student_is_held_against_its_own_teacher():
     bare = measured("multilabel", ["a", "b"], targets, answers, resamples=0)["noninferiority"]
     assert bare["student"]["noninferior"] is None
     assert bare["student"]["reason"] == entries.NO_RESAMPLES
+
+
+def perfect(n=20):
+    """Two models that separate 20 patients without error, one that answers all alike, and one that errs."""
+    targets = (np.arange(n)[:, None] % 2).astype(np.float32)
+    sure = targets * 0.6 + 0.1 + 0.1 * np.random.default_rng(0).random((n, 1))
+    right = targets == 1
+    errs = Answers(np.where(np.arange(n)[:, None] < 4, 1 - sure, sure), right ^ (np.arange(n)[:, None] < 4))
+    flat = Answers(np.full((n, 1), 0.5), right)
+    return targets, {"perfect": Answers(sure, right), "too": Answers(sure**2, right), "flat": flat, "errs": errs}
+
+
+def of_patients(targets, answers, **more):
+    patient, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(len(targets)), 100, 0)
+    return results.measure("multilabel", ["a"], targets, answers, patient, draws, **more)
+
+
+def test_no_error_in_few_images_is_no_certainty():
+    found = of_patients(*perfect())["models"]["perfect"]
+    for scope in (found["labels"]["a"], found["overall"], found["macro"], found["micro"]):
+        for key, patients in (("recall", 10), ("specificity", 10), ("precision", 10), ("npv", 10), ("accuracy", 20)):
+            expected = stats.binomtest(patients, patients).proportion_ci(method="exact")
+            assert scope[key]["low"] == pytest.approx(expected.low)
+            assert (scope[key]["value"], scope[key]["high"], scope[key]["exact"]) == (1, 1, patients)
+        for key in ("auroc", "auprc", "f1", "mcc", "balanced_accuracy", "sensitivity_at_specificity_90"):
+            assert scope[key]["value"] == pytest.approx(1)
+            assert (scope[key]["low"], scope[key]["high"]) == (None, None), key
+            assert scope[key]["interval_reason"] == entries.ALL_EQUAL
+    area = found["labels"]["a"]["auroc"]["delong"]
+    assert (area["standard_error"], area["low"], area["high"]) == (0, None, None)
+    assert area["interval_reason"] == entries.NO_VARIANCE
+
+
+def test_the_patients_of_an_exact_interval_are_those_concerned():
+    """Two images each; one patient is never sick, and one image of another is unknown."""
+    targets = np.array([[1, 0], [1, 0], [0, 0], [1, np.nan], [1, 0], [1, 0]], np.float32).reshape(-1, 1)
+    p = targets.astype(np.float64) * 0.5 + 0.2
+    answers = {"m": Answers(p, targets == 1)}
+    patient, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(12) // 2, 50, 0)
+    label = results.measure("multilabel", ["a"], targets, answers, patient, draws)["models"]["m"]["labels"]["a"]
+    exact = {key: label[key].get("exact") for key in ("recall", "specificity", "precision", "npv", "accuracy")}
+    assert exact == {"recall": 5, "specificity": 5, "precision": 5, "npv": 5, "accuracy": 6}
+    none_found = Answers(p, targets == 2)
+    found = results.measure("multilabel", ["a"], targets, {"m": none_found}, patient, draws)["models"]["m"]["labels"]
+    recall = found["a"]["recall"]
+    assert (recall["value"], recall["low"]) == (0, 0)
+    assert recall["high"] == pytest.approx(stats.binomtest(0, 5).proportion_ci(method="exact").high)
+
+
+def test_differences_without_spread_have_neither_interval_nor_certain_p():
+    found = of_patients(*perfect())
+    json.dumps(found, allow_nan=False)
+    flat = found["differences"]["flat"]["labels"]["a"]["auroc"]
+    assert (flat["value"], flat["low"], flat["p"], flat["p_holm"]) == (-0.5, None, None, None)
+    assert flat["interval_reason"] == entries.ALL_EQUAL
+    assert (flat["delong_p"], flat["delong_p_holm"], flat["delong_reason"]) == (None, None, entries.NO_VARIANCE)
+    alike = found["differences"]["too"]["overall"]["auroc"]
+    assert (alike["value"], alike["low"], alike["p"], alike["p_holm"]) == (0, None, 1, 1)
+    assert found["differences"]["errs"]["overall"]["recall"]["low"] < 0
+    for name in ("too", "flat"):
+        test = found["noninferiority"][name]
+        assert (test["low"], test["p"], test["noninferior"], test["reason"]) == (None, None, None, entries.ALL_EQUAL)
 
 
 def test_calibration_before_and_after_the_temperature():

@@ -97,3 +97,9 @@ def test_averages_over_some_labels_say_so_and_gains_are_over_those_that_both_hav
     rows = _figures(by_seed(models), models).splitlines()
     assert rows[2].endswith("| 0.9000 [0.8000, 1.0000] (mean of 1 of 2 labels) |")
     assert "mean of" not in rows[3]
+
+
+def test_a_figure_without_an_interval_stands_alone() -> None:
+    models = {"a": model(1.0)}
+    models["a"]["overall"]["auroc"]["interval_reason"] = "all resamples are equal"
+    assert _figures(by_seed(models), models).splitlines()[2].startswith("| a | 1 | 1.0000 | 0.5000 [0.4000, 0.6000] |")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cxr_eval import entries
 from cxr_eval.metrics.classification import DECIDED, DECISION, RANKING
-from cxr_eval.statistics import comparison, delong
+from cxr_eval.statistics import bootstrap, comparison, delong
 
 COMPARED = (*RANKING, *DECISION, "brier")
 """Metrics whose differences are reported. A difference of two absolute calibration errors, or of two slopes around
@@ -39,7 +39,7 @@ def compare(
     Returns:
         Name -> "reference", "overall" (metric -> value, low, high, p, p_holm, and "labels", the number of labels that
         both models define, where that is not all of them) and "labels" (label -> the same; the AUROC also with
-        "delong_p" and "delong_p_holm").
+        "delong_p" and "delong_p_holm", null with "delong_reason").
     """
     first, *others = models
     found: dict[str, Any] = {}
@@ -53,7 +53,11 @@ def compare(
             },
         }
         for label, test in zip(labels, tests[name], strict=True):
-            found[name]["labels"][label]["auroc"]["delong_p"] = entries.number(test.p)
+            entry = found[name]["labels"][label]["auroc"]
+            entry["delong_p"] = entries.number(test.p)
+            if entry["value"] is not None and entry["delong_p"] is None:
+                few = np.isnan(test.standard_error)
+                entry["delong_reason"] = entries.FEW_PATIENTS if few else entries.NO_VARIANCE
     for key in COMPARED:
         _adjust([difference["overall"][key] for difference in found.values()], "p")
         of_labels = [values[key] for difference in found.values() for values in difference["labels"].values()]
@@ -104,6 +108,8 @@ def _judged(pair: "_Pair", margin: float) -> dict[str, Any]:
     test = comparison.noninferiority(*pair.drawn, margin, entries.LEVEL)
     if np.isnan(test.low):
         return {"reason": entries.RARELY_DEFINED}
+    if bootstrap.constant(pair.drawn[0] - pair.drawn[1]):
+        return {"reason": entries.ALL_EQUAL}
     return {"low": test.low, "p": test.p, "noninferior": test.low > -margin}
 
 

@@ -122,47 +122,74 @@ def _one_model(
     """
     truth, p, called = targets[:, columns], answer.probabilities[:, columns], answer.decisions[:, columns]
     values = metrics.per_label(truth, p, called)
-    macro, weighted = metrics.averages(values)
-    micro = {key: float(value[0]) for key, value in metrics.micro(truth, p, called).items()}
-    averages = {"macro": macro, "micro": micro, "weighted": weighted}
     samples = _resample(truth, p, called, patient, draws) if draws is not None else {}
-    result: dict[str, Any] = {
-        kind: {key: entries.metric(key, averages[kind][key], samples.get(kind)) for key in METRICS} for kind in AVERAGES
-    }
-    weighed = values["tp"] + values["fn"] > 0
-    for key in METRICS:
-        result["macro"][key] = entries.over_labels(result["macro"][key], values[key])
-        counted = np.where(weighed, values[key], np.nan)
-        result["weighted"][key] = entries.over_labels(result["weighted"][key], counted)
-    result["labels"] = {}
-    for i, label in enumerate(shown):
-        counts = {key: int(values[key][i]) for key in COUNTS}
-        drawn = {key: value[:, i] for key, value in samples["labels"].items()} if samples else None
-        result["labels"][label] = {
-            "positives": counts["tp"] + counts["fn"],
-            "negatives": counts["fp"] + counts["tn"],
-            "unknown": int(np.isnan(truth[:, i]).sum()),
-            **counts,
-            **{key: entries.metric(key, float(values[key][i]), drawn, counts) for key in METRICS},
-        }
+    result = _averages(truth, p, called, values, samples, patient)
+    result["labels"] = _labels(shown, truth, called, values, samples, patient)
     of_labels, result["calibration"] = reliability.summarise(answer, truth, columns, patient, draws)
     for label, summary in zip(shown, of_labels, strict=True):
         result["labels"][label]["calibration"] = summary
-    result["overall"] = (
-        dict(result["macro"]) if len(shown) > 1 else {key: result["labels"][shown[0]][key] for key in METRICS}
-    )
+    alone = result["labels"][shown[0]]
+    result["overall"] = dict(result["macro"]) if len(shown) > 1 else {key: alone[key] for key in METRICS}
     result["confusion_matrix"] = None
     if task == "multiclass":
         matrix = metrics.confusion_matrix(targets, answer.decisions)
         result["confusion_matrix"] = matrix.tolist()
         if len(shown) > 1:
-            drawn = None
-            if draws is not None:
-                drawn = _resample_classes(targets, answer.decisions, patient, draws)
-                samples["decided"] = drawn
+            samples["decided"] = _resample_classes(targets, answer.decisions, patient, draws) if draws else {}
+            patients = {"accuracy": len(np.unique(patient[(targets == 1).any(axis=1)]))}
             for key, value in metrics.from_confusion_matrix(matrix).items():
-                result["overall"][key] = entries.metric(key, float(value), drawn)
+                drawn = samples["decided"] or None
+                result["overall"][key] = entries.metric(key, float(value), drawn, patients=patients)
     return result, samples
+
+
+def _averages(
+    truth: NDArray, p: NDArray, called: NDArray, values: Mapping[str, NDArray], samples: Samples, patient: NDArray
+) -> dict[str, Any]:
+    """Each of ``AVERAGES`` -> metric -> entry."""
+    macro, weighted = metrics.averages(values)
+    flat = truth.reshape(-1, 1), called.reshape(-1, 1)
+    pooled = metrics.per_label(flat[0], p.reshape(-1, 1), flat[1])
+    means = {"macro": macro, "micro": {key: float(pooled[key][0]) for key in METRICS}, "weighted": weighted}
+    # What pools the images is a proportion of them; so is an average of one label.
+    patients = {key: int(n[0]) for key, n in bootstrap.concerned(*flat, patient.repeat(truth.shape[1])).items()}
+    found: dict[str, Any] = {}
+    for kind in AVERAGES:
+        of_images = patients if kind == "micro" or truth.shape[1] == 1 else None
+        found[kind] = {
+            key: entries.metric(key, means[kind][key], samples.get(kind), patients=of_images) for key in METRICS
+        }
+    weighed = values["tp"] + values["fn"] > 0
+    for key in METRICS:
+        found["macro"][key] = entries.over_labels(found["macro"][key], values[key])
+        counted = np.where(weighed, values[key], np.nan)
+        found["weighted"][key] = entries.over_labels(found["weighted"][key], counted)
+    return found
+
+
+def _labels(
+    shown: Sequence[str],
+    truth: NDArray,
+    called: NDArray,
+    values: Mapping[str, NDArray],
+    samples: Samples,
+    patient: NDArray,
+) -> dict[str, Any]:
+    """Label -> counts, and metric -> entry."""
+    patients = bootstrap.concerned(truth, called, patient)
+    found: dict[str, Any] = {}
+    for i, label in enumerate(shown):
+        counts = {key: int(values[key][i]) for key in COUNTS}
+        drawn = {key: value[:, i] for key, value in samples["labels"].items()} if samples else None
+        concerned = {key: int(n[i]) for key, n in patients.items()}
+        found[label] = {
+            "positives": counts["tp"] + counts["fn"],
+            "negatives": counts["fp"] + counts["tn"],
+            "unknown": int(np.isnan(truth[:, i]).sum()),
+            **counts,
+            **{key: entries.metric(key, float(values[key][i]), drawn, counts, concerned) for key in METRICS},
+        }
+    return found
 
 
 def _resample(truth: NDArray, p: NDArray, called: NDArray, patient: NDArray[np.int64], draws: Draws) -> Samples:
@@ -213,10 +240,13 @@ def _delong(
         auroc, cov = delong.covariance(targets[:, i], np.stack([p[:, i] for p in probabilities]), patient)
         for row, name in enumerate(names):
             error, low, high = delong.interval(float(auroc[row]), float(cov[row, row]))
-            figures = {"standard_error": error, "low": low, "high": high}
-            models[name]["labels"][label]["auroc"]["delong"] = (
-                None if np.isnan(error) else {key: entries.number(value) for key, value in figures.items()}
-            )
+            figures: dict[str, Any] = {
+                "standard_error": error,
+                "low": entries.number(low),
+                "high": entries.number(high),
+            }
+            figures |= {"interval_reason": entries.NO_VARIANCE} if np.isnan(low) else {}
+            models[name]["labels"][label]["auroc"]["delong"] = None if np.isnan(error) else figures
             if row:
                 tests[name].append(delong.difference(auroc, cov, row, 0))
     return tests

@@ -220,6 +220,7 @@ def _one_group(
     if reason is not None:
         return {"overall": _nothing(reason), "labels": {label: _nothing(reason) for label in labels}}, {}
     values = metrics.per_label(truth, p, called, FIGURES)
+    patients = bootstrap.concerned(truth, called, patient)
     sample = bootstrap.resample_each(truth, p, called, patient, draws, FIGURES) if draws is not None else None
     figures: dict[str, Any] = {"labels": {}}
     drawn: dict[Any, Any] = {}
@@ -229,8 +230,9 @@ def _one_group(
             continue
         drawn[label] = {key: sample[key][:, i] for key in FIGURES} if sample else None
         counts = {key: int(values[key][i]) for key in COUNTS}
+        concerned = {key: int(n[i]) for key, n in patients.items()}
         figures["labels"][label] = {
-            key: entries.metric(key, float(values[key][i]), drawn[label], counts) for key in FIGURES
+            key: entries.metric(key, float(values[key][i]), drawn[label], counts, concerned) for key in FIGURES
         }
     if not (enough & shared).any():
         figures["overall"] = _nothing("no label has patients enough in every group")

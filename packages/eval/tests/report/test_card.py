@@ -46,6 +46,14 @@ def test_one_model_without_intervals_nor_timing_still_has_a_card(make_document):
     assert "Beside other models" not in body
 
 
+def test_a_figure_without_an_interval_says_why(make_document):
+    document, _, _ = make_document("multiclass", ["NORMAL", "PNEUMONIA"], {"a": 20.0, "b": 30.0})
+    _, body = split(cards(document)["b"])
+    assert "| AUROC | 1.000 (no interval: all resamples are equal" in body
+    assert f"| Sensitivity | 1.000 ({document['models']['b']['overall']['recall']['low']:.3f} to 1.000) |" in body
+    assert "- AUROC +0.000 against a, p 1 after Holm's adjustment" in body
+
+
 def test_names_cannot_break_out_of_the_card(make_document):
     evil = "<script>|`#_x"
     document, _, _ = make_document("multilabel", [evil, "Edema"], {evil: 1.0})

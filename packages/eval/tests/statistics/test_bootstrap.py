@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from cxr_eval.metrics import classification
 from cxr_eval.metrics.classification import DECISION, METRICS, PREVALENCE_DEPENDENT, RANKING
@@ -182,6 +183,21 @@ def test_interval_is_nan_when_most_resamples_are_undefined():
     assert np.isnan(low[0])
     assert np.isnan(high[0])
     assert low[1] == high[1] == 0.7
+
+
+@pytest.mark.parametrize("n", [1, 7, 20, 500])
+def test_exact_interval_is_scipys(n):
+    for hits in (0, n):
+        for level in (0.9, 0.95):
+            expected = stats.binomtest(hits, n).proportion_ci(level, method="exact")
+            assert bootstrap.exact_interval(hits / n, n, level) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(bootstrap.exact_interval(0.5, n)).all()
+
+
+def test_resamples_are_constant_where_the_defined_ones_agree():
+    assert bootstrap.constant(np.array([1.0, np.nan, 1.0]))
+    assert not bootstrap.constant(np.array([1.0, 0.99]))
+    assert not bootstrap.constant(np.full(3, np.nan))
 
 
 def test_paired_difference_of_a_model_with_itself_is_nothing():

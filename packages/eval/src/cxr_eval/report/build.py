@@ -111,6 +111,7 @@ def _environment() -> jinja2.Environment:
         "figure": figure,
         "cell": cell,
         "averaged": averaged,
+        "gap": gap,
         "signed": signed,
         "big": big,
         "short": short,
@@ -166,10 +167,21 @@ def cell(entry: Entry, labels: int = 0) -> Markup:
     if entry["value"] is None:
         return Markup('<abbr title="{}">–</abbr>').format(entry.get("reason", "undefined"))
     text = Markup("<b>{}</b>").format(figure(entry["value"]))
-    if entry["low"] is not None:
+    if entry.get("interval_reason"):
+        text = Markup('<b><abbr title="No interval: {}">{}</abbr></b>').format(
+            entry["interval_reason"], figure(entry["value"])
+        )
+    elif entry["low"] is not None:
         between = " to " if entry["low"] < 0 else "–"
         text += Markup("<small>{}{}{}</small>").format(figure(entry["low"]), between, figure(entry["high"]))
     return text + averaged(entry, labels)
+
+
+def gap(entry: Entry) -> Markup:
+    """A difference with its sign; hovered over, it tells why it has no interval."""
+    if not entry.get("interval_reason"):
+        return Markup("{}").format(signed(entry["value"]))
+    return Markup('<abbr title="No interval: {}">{}</abbr>').format(entry["interval_reason"], signed(entry["value"]))
 
 
 def averaged(entry: Entry, labels: int) -> Markup:

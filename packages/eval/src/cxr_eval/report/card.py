@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from cxr_eval import entries
 from cxr_eval.file_names import file_names
 from cxr_eval.metrics.classification import TITLES
 
@@ -250,6 +251,8 @@ def figure(entry: Mapping[str, Any], labels: int = 0) -> str:
     if entry["value"] is None:
         return f"– ({_text(entry['reason'])})"
     interval = "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
+    if entry.get("interval_reason", entries.NO_RESAMPLES) != entries.NO_RESAMPLES:
+        interval = f" (no interval: {entry['interval_reason']})"
     return f"{entry['value']:.3f}{interval}{_over(entry, labels)}"
 
 

@@ -193,6 +193,57 @@ def weighted_sums(values: NDArray, patient: NDArray[np.int64], weights: Weights)
     return (weights.T @ np.stack(by_patient, axis=1).astype(np.float32)).astype(np.float64)
 
 
+def concerned(targets: NDArray, decisions: NDArray, patient: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Patients with an image in the denominator of each proportion of images.
+
+    Args:
+        targets: (N, L) in {0, 1, NaN}.
+        decisions: (N, L) bool.
+        patient: (N,) patient number of each image.
+
+    Returns:
+        "accuracy", "precision", "recall", "specificity" and "npv", each (L,).
+    """
+    known, called = ~np.isnan(targets), decisions.astype(bool)
+    images = {
+        "accuracy": known,
+        "precision": known & called,
+        "recall": targets == 1,
+        "specificity": targets == 0,
+        "npv": known & ~called,
+    }
+    return {
+        name: np.array([np.count_nonzero(np.bincount(patient[column])) for column in used.T])
+        for name, used in images.items()
+    }
+
+
+def constant(values: Floats) -> bool:
+    """Whether all resamples (R,) in which a figure is defined agree, so that they say nothing of its spread."""
+    defined = values[~np.isnan(values)]
+    return len(defined) > 0 and float(np.ptp(defined)) < 1e-12
+
+
+def exact_interval(value: float, patients: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a proportion that is 0 or 1, in which resamples cannot differ (Clopper & Pearson 1934).
+
+    With n trials that all succeed it is ``[a^(1/n), 1]``, ``a = (1 - level)/2``, and mirrored when none does. Patients
+    count as the trials, as if the images of each were copies, which is conservative.
+
+    Args:
+        value: The proportion.
+        patients: Patients n with an image that counts, > 0.
+        level: Coverage, in (0, 1).
+
+    Returns:
+        Lower and upper bound; NaN for a value between 0 and 1.
+    """
+    bound = ((1 - level) / 2) ** (1 / patients)
+    if value == 1:
+        return bound, 1.0
+    return (0.0, 1 - bound) if value == 0 else (np.nan, np.nan)
+
+
 def interval(values: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     """Percentile interval over the resamples in which the metric is defined.
 
