@@ -224,6 +224,34 @@ def test_a_student_is_held_against_its_own_teacher():
     assert bare["student"]["reason"] == entries.NO_RESAMPLES
 
 
+def test_of_several_students_the_verdict_follows_the_adjusted_p():
+    """One student just passes alone; beside others that are held against the same teacher it does not."""
+    targets, answers = made_up("multilabel", 1, n=400)
+    teacher = answers["teacher"]
+    noise = np.random.default_rng(0).normal(size=targets.shape)
+    others = {
+        f"student {i}": Answers(np.clip(teacher.probabilities + spread * noise, 0, 1), teacher.decisions)
+        for i, spread in enumerate((0.1, 0.5, 0.5, 0.5))
+    }
+    alone = measured("multilabel", ["a"], targets, {"teacher": teacher, "student 0": others["student 0"]}, 400)
+    (drop,) = (entry["low"] for entry in alone["noninferiority"].values())
+    margin = 1e-6 - drop  # the lower bound lies just above
+    patient, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(400) // 2, 400, 0)
+
+    def judged(names):
+        chosen = {"teacher": teacher, **{name: others[name] for name in names}}
+        return results.measure("multilabel", ["a"], targets, chosen, patient, draws, margin=margin)["noninferiority"]
+
+    one = judged(["student 0"])["student 0"]
+    assert one["noninferior"] is True
+    assert one["p_holm"] == one["p"]
+    assert one["p"] == pytest.approx(0.025, abs=0.004)
+    among = judged(others)["student 0"]
+    assert (among["low"], among["p"]) == (one["low"], one["p"])
+    assert among["p_holm"] > 0.025
+    assert among["noninferior"] is False
+
+
 def perfect(n=20):
     """Two models that separate 20 patients without error, one that answers all alike, and one that errs."""
     targets = (np.arange(n)[:, None] % 2).astype(np.float32)

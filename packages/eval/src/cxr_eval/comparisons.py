@@ -86,7 +86,8 @@ def noninferiority(
     Returns:
         Model -> "against", "metric", "margin", "value" (the difference, over the labels defined for both), "labels"
         as in ``compare``, "low" (lower bound of its two-sided interval), "p" (one-sided), "p_holm" and
-        "noninferior" (low > -margin); null with a reason.
+        "noninferior": low > -margin, or where more models than one are tested, p_holm <= (1 - level)/2, which is the
+        same test adjusted for their number; null with a reason.
     """
     found: dict[str, Any] = {}
     for name, other in against.items():
@@ -98,7 +99,12 @@ def noninferiority(
         else:
             entry |= {"value": pair.values[0] - pair.values[1], **pair.labels, **_judged(pair, margin)}
         found[name] = entry
+    tested = [entry for entry in found.values() if entry["p"] is not None]
     _adjust(list(found.values()), "p")
+    if len(tested) > 1:
+        # The more models are held against a teacher, the likelier one of them passes by chance.
+        for entry in tested:
+            entry["noninferior"] = entry["p_holm"] <= (1 - entries.LEVEL) / 2
     return found
 
 

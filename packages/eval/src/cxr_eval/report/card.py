@@ -192,7 +192,7 @@ def _comparison(document: Mapping[str, Any], name: str) -> str:
         verdict = "non-inferior" if test["noninferior"] else "not shown to be non-inferior"
         lines.append(
             f"- {verdict} to {_text(test['against'])} with a margin of {test['margin']:g} AUROC (lower bound "
-            f"{test['low']:+.3f})"
+            f"{test['low']:+.3f}, one-sided p {test['p_holm']:.2g} after Holm's adjustment)"
         )
     return "\n".join(["## Beside other models", "", *lines]) if lines else ""
 
