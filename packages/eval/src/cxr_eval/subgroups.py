@@ -242,6 +242,8 @@ def _one_group(
         of_labels = values[key][shared]
         entry = entries.metric(key, float(metrics.macro(of_labels)), drawn[None])
         figures.setdefault("overall", {})[key] = entries.over_labels(entry, of_labels)
+    if len(labels) == 1:
+        figures["overall"] = dict(figures["labels"][labels[0]])
     return figures, drawn
 
 
