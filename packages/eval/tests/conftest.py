@@ -115,7 +115,14 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
         "headline": results.headline(task, labels),
         "images": n,
         "patients": n // 2,
-        "intervals": {"level": 0.95, "resamples": 60, "unit": "patient", "strata": "x", "seed": 0},
+        "intervals": {
+            "level": 0.95,
+            "resamples": 60,
+            "unit": "patient",
+            "strata": "x",
+            "without_strata": [],
+            "seed": 0,
+        },
         "cohort": {
             "name": "a cohort",
             "source": "somewhere",

@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import shlex
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -90,6 +91,11 @@ def test_explanations_are_a_section_of_the_report_and_scores_in_the_document(tmp
     named = {(score["model"], score["name"]) for score in document["scores"]}
     assert {("teacher", "Pointing game"), ("student", "Pointing game of the image centre")} <= named
     page = (folder / "index.html").read_text()
+    whole = json.loads((folder / "metrics.json").read_text())
+    described = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text("utf-8")
+    of_model = whole["models"]["teacher"]
+    for key in [*whole, *whole["intervals"], *of_model, *of_model["file"], *document]:
+        assert f"`{key}`" in described, key
     assert 'id="explanations"' in page
     assert page.count("data:image/png;base64,") >= len(labels)
     assert "--panels: 3" in page  # the radiograph and two maps side by side

@@ -3,11 +3,12 @@ import json
 import numpy as np
 import pytest
 import sklearn.metrics as peer
+from scipy import stats
 
 from cxr_eval import entries, results
 from cxr_eval.metrics.classification import METRICS
 from cxr_eval.predictions import Answers
-from cxr_eval.statistics import delong
+from cxr_eval.statistics import bootstrap, delong
 
 
 def made_up(task, labels, n=200, seed=0):
@@ -114,6 +115,88 @@ def test_p_values_are_adjusted_within_a_metric():
     assert min(adjusted) == pytest.approx(4 * min(delong_p))
 
 
+def never_calls_the_last():
+    """Two models that answer alike, but that the second never calls the last label, which the first calls badly."""
+    targets, answers = made_up("multilabel", 3, n=300)
+    first = answers["teacher"]
+    poor = np.stack([first.decisions[:, 0], first.decisions[:, 1], np.arange(300) % 2 == 0], axis=1)
+    silent = poor & [True, True, False]
+    return targets, {"speaks": Answers(first.probabilities, poor), "silent": Answers(first.probabilities, silent)}
+
+
+def test_a_model_that_never_calls_a_label_gains_nothing_by_it():
+    targets, answers = never_calls_the_last()
+    found = measured("multilabel", ["a", "b", "c"], targets, answers, resamples=200)
+    speaks, silent = (found["models"][name] for name in ("speaks", "silent"))
+    # Its mean is larger, but says of how many labels; the difference is over those that both have.
+    assert silent["overall"]["precision"]["value"] > speaks["overall"]["precision"]["value"] + 0.05
+    for scope in ("overall", "macro", "weighted"):
+        assert silent[scope]["precision"]["labels"] == 2
+        assert "labels" not in speaks[scope]["precision"]
+        assert "labels" not in silent[scope]["recall"]
+    difference = found["differences"]["silent"]["overall"]["precision"]
+    assert (difference["value"], difference["labels"], difference["p"]) == (0, 2, 1)
+    assert "labels" not in found["differences"]["silent"]["overall"]["recall"]
+    remark = next(
+        row["reason"]
+        for row in results.as_rows(found)
+        if (row["model"], row["scope"], row["metric"]) == ("silent", "overall", "precision")
+    )
+    assert "mean of 2 labels" in remark
+
+
+def test_a_difference_is_that_of_the_means_over_shared_labels_and_noninferiority_too():
+    targets, answers = made_up("multilabel", 4, n=300)
+    targets[:, 3] = 0  # no AUROC for either model
+    found = measured("multilabel", list("abcd"), targets, answers)
+    for key in ("auroc", "precision", "mcc"):
+        of_labels = [
+            [found["models"][name]["labels"][label][key]["value"] for label in "abcd"]
+            for name in ("student", "teacher")
+        ]
+        gaps = [one - other for one, other in zip(*of_labels, strict=True) if one is not None and other is not None]
+        entry = found["differences"]["student"]["overall"][key]
+        assert entry["value"] == pytest.approx(np.mean(gaps))
+        assert entry.get("labels", 4) == len(gaps)
+    test = found["noninferiority"]["student"]
+    assert test["labels"] == 3
+    assert test["value"] == found["differences"]["student"]["overall"]["auroc"]["value"]
+    assert test["low"] == found["differences"]["student"]["overall"]["auroc"]["low"]
+
+
+def test_a_resample_without_one_of_the_labels_says_nothing_of_their_mean():
+    """The last label is positive in one patient, whom a third of the resamples leave out."""
+    targets, answers = made_up("multilabel", 2, n=200)
+    targets[:, 1] = np.arange(200) < 2
+    patient, draws = results.resamples_of("multilabel", ["a", "b"], targets, np.arange(200) // 2, 200, 0)
+    assert draws is not None
+    entry = results.measure("multilabel", ["a", "b"], targets, answers, patient, draws)["differences"]["student"]
+    drawn = [
+        bootstrap.resample_each(targets, a.probabilities, a.decisions, patient, draws, ["auprc"])["auprc"].mean(axis=1)
+        for a in answers.values()
+    ]
+    both = (drawn[1] - drawn[0])[draws.plain[0] > 0]
+    assert 110 < len(both) < 145
+    assert entry["overall"]["auprc"]["low"] == pytest.approx(np.quantile(both, 0.025))
+    assert entry["overall"]["auprc"]["high"] == pytest.approx(np.quantile(both, 0.975))
+
+
+def test_the_decided_class_has_no_labels_to_average():
+    targets, answers = made_up("multiclass", 3)
+    decisions = np.zeros_like(answers["student"].decisions)
+    decisions[np.arange(200), targets[:, :2].argmax(axis=1)] = True  # never the third class
+    answers["student"] = Answers(answers["student"].probabilities, decisions)
+    found = measured("multiclass", list("abc"), targets, answers)
+    overall = [found["models"][name]["overall"] for name in ("student", "teacher")]
+    difference = found["differences"]["student"]["overall"]
+    for key in ("accuracy", "balanced_accuracy", "mcc"):
+        assert "labels" not in overall[0][key]
+        assert "labels" not in difference[key]
+        assert difference[key]["value"] == overall[0][key]["value"] - overall[1][key]["value"]
+        assert difference[key]["low"] < difference[key]["value"] < difference[key]["high"]
+    assert overall[0]["precision"]["labels"] == difference["precision"]["labels"] == 2
+
+
 def test_delong_interval_stands_beside_the_aurocs_of_labels():
     targets, answers = made_up("multilabel", 2)
     entry = measured("multilabel", ["a", "b"], targets, answers)["models"]["teacher"]["labels"]["a"]["auroc"]
@@ -127,7 +210,8 @@ def test_delong_interval_stands_beside_the_aurocs_of_labels():
 
 def test_a_student_is_held_against_its_own_teacher():
     targets, answers = made_up("multilabel", 2, n=600)
-    answers["close"] = Answers(answers["student"].probabilities ** 1.01, answers["student"].decisions)
+    noise = 0.01 * np.random.default_rng(1).random(targets.shape)
+    answers["close"] = Answers(0.99 * answers["student"].probabilities + noise, answers["student"].decisions)
     found = measured("multilabel", ["a", "b"], targets, answers, teachers={"close": "student"})["noninferiority"]
     assert found["student"]["against"] == "teacher"
     assert found["student"]["noninferior"] is False
@@ -138,6 +222,96 @@ def test_a_student_is_held_against_its_own_teacher():
     bare = measured("multilabel", ["a", "b"], targets, answers, resamples=0)["noninferiority"]
     assert bare["student"]["noninferior"] is None
     assert bare["student"]["reason"] == entries.NO_RESAMPLES
+
+
+def test_of_several_students_the_verdict_follows_the_adjusted_p():
+    """One student just passes alone; beside others that are held against the same teacher it does not."""
+    targets, answers = made_up("multilabel", 1, n=400)
+    teacher = answers["teacher"]
+    noise = np.random.default_rng(0).normal(size=targets.shape)
+    others = {
+        f"student {i}": Answers(np.clip(teacher.probabilities + spread * noise, 0, 1), teacher.decisions)
+        for i, spread in enumerate((0.1, 0.5, 0.5, 0.5))
+    }
+    alone = measured("multilabel", ["a"], targets, {"teacher": teacher, "student 0": others["student 0"]}, 400)
+    (drop,) = (entry["low"] for entry in alone["noninferiority"].values())
+    margin = 1e-6 - drop  # the lower bound lies just above
+    patient, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(400) // 2, 400, 0)
+
+    def judged(names):
+        chosen = {"teacher": teacher, **{name: others[name] for name in names}}
+        return results.measure("multilabel", ["a"], targets, chosen, patient, draws, margin=margin)["noninferiority"]
+
+    one = judged(["student 0"])["student 0"]
+    assert one["noninferior"] is True
+    assert one["p_holm"] == one["p"]
+    assert one["p"] == pytest.approx(0.025, abs=0.004)
+    among = judged(others)["student 0"]
+    assert (among["low"], among["p"]) == (one["low"], one["p"])
+    assert among["p_holm"] > 0.025
+    assert among["noninferior"] is False
+
+
+def perfect(n=20):
+    """Two models that separate 20 patients without error, one that answers all alike, and one that errs."""
+    targets = (np.arange(n)[:, None] % 2).astype(np.float32)
+    sure = targets * 0.6 + 0.1 + 0.1 * np.random.default_rng(0).random((n, 1))
+    right = targets == 1
+    errs = Answers(np.where(np.arange(n)[:, None] < 4, 1 - sure, sure), right ^ (np.arange(n)[:, None] < 4))
+    flat = Answers(np.full((n, 1), 0.5), right)
+    return targets, {"perfect": Answers(sure, right), "too": Answers(sure**2, right), "flat": flat, "errs": errs}
+
+
+def of_patients(targets, answers, **more):
+    patient, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(len(targets)), 100, 0)
+    return results.measure("multilabel", ["a"], targets, answers, patient, draws, **more)
+
+
+def test_no_error_in_few_images_is_no_certainty():
+    found = of_patients(*perfect())["models"]["perfect"]
+    for scope in (found["labels"]["a"], found["overall"], found["macro"], found["micro"]):
+        for key, patients in (("recall", 10), ("specificity", 10), ("precision", 10), ("npv", 10), ("accuracy", 20)):
+            expected = stats.binomtest(patients, patients).proportion_ci(method="exact")
+            assert scope[key]["low"] == pytest.approx(expected.low)
+            assert (scope[key]["value"], scope[key]["high"], scope[key]["exact"]) == (1, 1, patients)
+        for key in ("auroc", "auprc", "f1", "mcc", "balanced_accuracy", "sensitivity_at_specificity_90"):
+            assert scope[key]["value"] == pytest.approx(1)
+            assert (scope[key]["low"], scope[key]["high"]) == (None, None), key
+            assert scope[key]["interval_reason"] == entries.ALL_EQUAL
+    area = found["labels"]["a"]["auroc"]["delong"]
+    assert (area["standard_error"], area["low"], area["high"]) == (0, None, None)
+    assert area["interval_reason"] == entries.NO_VARIANCE
+
+
+def test_the_patients_of_an_exact_interval_are_those_concerned():
+    """Two images each; one patient is never sick, and one image of another is unknown."""
+    targets = np.array([[1, 0], [1, 0], [0, 0], [1, np.nan], [1, 0], [1, 0]], np.float32).reshape(-1, 1)
+    p = targets.astype(np.float64) * 0.5 + 0.2
+    answers = {"m": Answers(p, targets == 1)}
+    patient, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(12) // 2, 50, 0)
+    label = results.measure("multilabel", ["a"], targets, answers, patient, draws)["models"]["m"]["labels"]["a"]
+    exact = {key: label[key].get("exact") for key in ("recall", "specificity", "precision", "npv", "accuracy")}
+    assert exact == {"recall": 5, "specificity": 5, "precision": 5, "npv": 5, "accuracy": 6}
+    none_found = Answers(p, targets == 2)
+    found = results.measure("multilabel", ["a"], targets, {"m": none_found}, patient, draws)["models"]["m"]["labels"]
+    recall = found["a"]["recall"]
+    assert (recall["value"], recall["low"]) == (0, 0)
+    assert recall["high"] == pytest.approx(stats.binomtest(0, 5).proportion_ci(method="exact").high)
+
+
+def test_differences_without_spread_have_neither_interval_nor_certain_p():
+    found = of_patients(*perfect())
+    json.dumps(found, allow_nan=False)
+    flat = found["differences"]["flat"]["labels"]["a"]["auroc"]
+    assert (flat["value"], flat["low"], flat["p"], flat["p_holm"]) == (-0.5, None, None, None)
+    assert flat["interval_reason"] == entries.ALL_EQUAL
+    assert (flat["delong_p"], flat["delong_p_holm"], flat["delong_reason"]) == (None, None, entries.NO_VARIANCE)
+    alike = found["differences"]["too"]["overall"]["auroc"]
+    assert (alike["value"], alike["low"], alike["p"], alike["p_holm"]) == (0, None, 1, 1)
+    assert found["differences"]["errs"]["overall"]["recall"]["low"] < 0
+    for name in ("too", "flat"):
+        test = found["noninferiority"][name]
+        assert (test["low"], test["p"], test["noninferior"], test["reason"]) == (None, None, None, entries.ALL_EQUAL)
 
 
 def test_calibration_before_and_after_the_temperature():

@@ -107,6 +107,22 @@ def test_gaps_are_listed_the_largest_first_with_intervals(measured):
     assert not any(gap["label"] == "c" for gap in gaps)
 
 
+def test_a_group_without_an_error_has_an_exact_interval():
+    """One label: the overall figures of a group are its own, with the patients of the group as trials."""
+    targets = (np.arange(80)[:, None] % 2).astype(np.float32)
+    answers = {"m": Answers(targets.astype(np.float64) * 0.5 + 0.2, targets == 1)}
+    sex = pl.DataFrame({"sex": ["F"] * 40 + ["M"] * 40})
+    number, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(80), 50, 0)
+    groupings = subgroups.groupings(sex, ["sex"])
+    found = subgroups.measure(groupings, ["a"], [0], targets, answers, number, draws)
+    women = found["models"]["m"]["sex"]["F"]
+    assert women["overall"] == women["labels"]["a"]
+    assert women["overall"]["recall"]["exact"] == 20
+    assert women["overall"]["recall"]["low"] == pytest.approx(0.025 ** (1 / 20))
+    assert women["overall"]["auroc"]["low"] is None
+    assert all(gap["low"] is None for gap in found["gaps"])
+
+
 def test_without_resamples_there_are_values_alone(measured):
     _, targets, answer, sex = measured
     groupings = subgroups.groupings(pl.DataFrame({"sex": pl.Series(sex.tolist())}), ["sex"])

@@ -30,6 +30,18 @@ def test_best_is_the_largest_but_the_smallest_error():
     assert best_of(document(a=0.5, b=0.5), "f1") == {"a", "b"}
 
 
+def test_averages_over_some_of_the_labels_are_marked_and_none_is_best():
+    found = document(a=0.5, b=0.7)
+    found["models"]["b"]["overall"]["f1"]["labels"] = 1
+    for name in "ab":
+        found["models"][name]["labels"] = {
+            label: {key: {"value": None if (name, label) == ("b", "y") else 0.7} for key in ("auroc", "f1")}
+            for label in "xy"
+        }
+    assert best_of(found, "auroc") == {"b"}
+    assert best_of(found, "f1") == set()
+
+
 def test_piped_table_is_plain_and_takes_names_literally(capsys):
     summary(document(**{"[red]x": 0.5, "y": None}))
     heading, columns, first, second = capsys.readouterr().out.splitlines()
@@ -37,6 +49,16 @@ def test_piped_table_is_plain_and_takes_names_literally(capsys):
     assert columns.split()[:2] == ["model", "AUROC"]
     assert first.split() == ["[red]x", *["0.500"] * 7, "4.70", "M", "-"]
     assert second.split()[1] == number(None) == "-"
+
+
+def test_the_table_says_how_many_labels_a_mean_is_over(capsys):
+    found = document(a=0.5)
+    found["models"]["a"] |= {"labels": {label: {"f1": {"value": value}} for label, value in (("x", 0.5), ("y", None))}}
+    found["models"]["a"]["overall"]["f1"]["labels"] = 1
+    summary(found)
+    _, _, row, note = capsys.readouterr().out.splitlines()
+    assert row.split()[3] == "0.500*"
+    assert note == "* a: F1 is the mean of 1 of 2 labels"
 
 
 def test_progress_is_one_line_when_piped_and_a_bar_on_a_terminal(capsys, monkeypatch):

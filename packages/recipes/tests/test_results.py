@@ -1,3 +1,5 @@
+import pytest
+
 from cxr_recipes.recipe import Recipe
 from cxr_recipes.results import _confusion, _difference, _figures, _finished, _gains, _published, _report, by_seed, page
 
@@ -108,3 +110,20 @@ def test_trainings_that_a_restart_set_aside_are_not_listed(tmp_path) -> None:
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "done.json").write_text('{"val_auroc": 0.9}')
     assert list(_finished(tmp_path)) == ["kd-0.5/student", "teacher"]
+
+
+def test_averages_over_some_labels_say_so_and_gains_are_over_those_that_both_have() -> None:
+    models = {"a": model(0.9), "b": model(0.8)}
+    for name, values in {"a": (0.9, None), "b": (0.8, 0.2)}.items():
+        models[name]["labels"] = {label: {"f1": {"value": value}} for label, value in zip("xy", values, strict=True)}
+    models["a"]["overall"]["f1"] = {"value": 0.9, "low": 0.8, "high": 1.0, "labels": 1}
+    assert _difference(models["a"], models["b"], "f1") == pytest.approx(10)
+    rows = _figures(by_seed(models), models).splitlines()
+    assert rows[2].endswith("| 0.9000 [0.8000, 1.0000] (mean of 1 of 2 labels) |")
+    assert "mean of" not in rows[3]
+
+
+def test_a_figure_without_an_interval_stands_alone() -> None:
+    models = {"a": model(1.0)}
+    models["a"]["overall"]["auroc"]["interval_reason"] = "all resamples are equal"
+    assert _figures(by_seed(models), models).splitlines()[2].startswith("| a | 1 | 1.0000 | 0.5000 [0.4000, 0.6000] |")

@@ -1,14 +1,15 @@
 """What the models differ by: paired differences, tests adjusted for their number, and non-inferiority."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxr_eval import entries
-from cxr_eval.metrics.classification import DECISION, RANKING
-from cxr_eval.statistics import comparison, delong
+from cxr_eval.metrics.classification import DECIDED, DECISION, RANKING
+from cxr_eval.statistics import bootstrap, comparison, delong
 
 COMPARED = (*RANKING, *DECISION, "brier")
 """Metrics whose differences are reported. A difference of two absolute calibration errors, or of two slopes around
@@ -30,27 +31,33 @@ def compare(
 
     Args:
         models: Name -> figures, as ``results.measure`` returns them.
-        samples: Name -> scope -> metric -> (R,) or, for the scope "labels", (R, L); empty without resamples.
+        samples: Name -> scope -> metric -> (R, L) for the scope "labels", (R,) for "decided" (the metrics of the
+            decided class); empty without resamples.
         labels: Names of the L labels.
         tests: Name of every model but the first -> DeLong test of each label.
 
     Returns:
-        Name -> "reference", "overall" (metric -> value, low, high, p, p_holm) and "labels" (label -> the
-        same; the AUROC also with "delong_p" and "delong_p_holm").
+        Name -> "reference", "overall" (metric -> value, low, high, p, p_holm, and "labels", the number of labels that
+        both models define, where that is not all of them) and "labels" (label -> the same; the AUROC also with
+        "delong_p" and "delong_p_holm", null with "delong_reason").
     """
     first, *others = models
     found: dict[str, Any] = {}
     for name in others:
         found[name] = {
             "reference": first,
-            "overall": {key: _overall(key, name, first, models, samples) for key in COMPARED},
+            "overall": {key: _difference(_overall(key, (name, first), models, samples, labels)) for key in COMPARED},
             "labels": {
                 label: {key: _label(key, i, label, name, first, models, samples) for key in COMPARED}
                 for i, label in enumerate(labels)
             },
         }
         for label, test in zip(labels, tests[name], strict=True):
-            found[name]["labels"][label]["auroc"]["delong_p"] = entries.number(test.p)
+            entry = found[name]["labels"][label]["auroc"]
+            entry["delong_p"] = entries.number(test.p)
+            if entry["value"] is not None and entry["delong_p"] is None:
+                few = np.isnan(test.standard_error)
+                entry["delong_reason"] = entries.FEW_PATIENTS if few else entries.NO_VARIANCE
     for key in COMPARED:
         _adjust([difference["overall"][key] for difference in found.values()], "p")
         of_labels = [values[key] for difference in found.values() for values in difference["labels"].values()]
@@ -61,46 +68,104 @@ def compare(
 
 
 def noninferiority(
-    models: Mapping[str, Any], samples: Mapping[str, Samples], against: Mapping[str, str], margin: float
+    models: Mapping[str, Any],
+    samples: Mapping[str, Samples],
+    labels: Sequence[str],
+    against: Mapping[str, str],
+    margin: float,
 ) -> dict[str, Any]:
     """Whether each model's overall AUROC is not worse than another's by a margin or more.
 
     Args:
         models: Name -> figures.
-        samples: Name -> scope -> metric -> (R,); empty without resamples.
+        samples: Name -> scope -> metric -> (R, L) for the scope "labels"; empty without resamples.
+        labels: Names of the L labels.
         against: Model -> the model it is held against (its teacher).
         margin: Loss of AUROC that is said not to matter, > 0.
 
     Returns:
-        Model -> "against", "metric", "margin", "value" (the difference), "low" (lower bound of its two-sided
-        interval), "p" (one-sided), "p_holm" and "noninferior" (low > -margin); null with a reason.
+        Model -> "against", "metric", "margin", "value" (the difference, over the labels defined for both), "labels"
+        as in ``compare``, "low" (lower bound of its two-sided interval), "p" (one-sided), "p_holm" and
+        "noninferior": low > -margin, or where more models than one are tested, p_holm <= (1 - level)/2, which is the
+        same test adjusted for their number; null with a reason.
     """
     found: dict[str, Any] = {}
     for name, other in against.items():
         entry: dict[str, Any] = {"against": other, "metric": "auroc", "margin": margin}
         entry |= {"value": None, "low": None, "p": None, "noninferior": None}
-        values = [models[model]["overall"]["auroc"]["value"] for model in (name, other)]
-        if None in values:
+        pair = _overall("auroc", (name, other), models, samples, labels)
+        if pair.values is None:
             entry["reason"] = entries.ONE_UNDEFINED
-        elif not samples:
-            entry |= {"value": values[0] - values[1], "reason": entries.NO_RESAMPLES}
         else:
-            drawn = [samples[model]["overall"]["auroc"] for model in (name, other)]
-            test = comparison.noninferiority(drawn[0], drawn[1], margin, entries.LEVEL)
-            low = entries.number(test.low)
-            entry |= {"value": values[0] - values[1], "low": low, "p": entries.number(test.p)}
-            entry |= {"reason": entries.RARELY_DEFINED} if low is None else {"noninferior": low > -margin}
+            entry |= {"value": pair.values[0] - pair.values[1], **pair.labels, **_judged(pair, margin)}
         found[name] = entry
+    tested = [entry for entry in found.values() if entry["p"] is not None]
     _adjust(list(found.values()), "p")
+    if len(tested) > 1:
+        # The more models are held against a teacher, the likelier one of them passes by chance.
+        for entry in tested:
+            entry["noninferior"] = entry["p_holm"] <= (1 - entries.LEVEL) / 2
     return found
 
 
+def _judged(pair: "_Pair", margin: float) -> dict[str, Any]:
+    if pair.drawn is None:
+        return {"reason": entries.NO_RESAMPLES}
+    test = comparison.noninferiority(*pair.drawn, margin, entries.LEVEL)
+    if np.isnan(test.low):
+        return {"reason": entries.RARELY_DEFINED}
+    if bootstrap.constant(pair.drawn[0] - pair.drawn[1]):
+        return {"reason": entries.ALL_EQUAL}
+    return {"low": test.low, "p": test.p, "noninferior": test.low > -margin}
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """An overall figure of two models, so made that their difference means something.
+
+    Attributes:
+        values: Both figures; None where there is no label that both define.
+        drawn: (R,) each, both figures in the same resamples; None without resamples.
+        labels: {"labels": how many are averaged} where that is not all of them, else empty.
+    """
+
+    values: tuple[float, float] | None
+    drawn: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+    labels: dict[str, int]
+
+
 def _overall(
-    key: str, name: str, first: str, models: Mapping[str, Any], samples: Mapping[str, Samples]
-) -> entries.Entry:
-    values = [models[model]["overall"][key]["value"] for model in (name, first)]
-    drawn = [samples[model]["overall"][key] if samples else None for model in (name, first)]
-    return entries.difference(values[0], values[1], drawn[0], drawn[1])
+    key: str, pair: tuple[str, str], models: Mapping[str, Any], samples: Mapping[str, Samples], labels: Sequence[str]
+) -> _Pair:
+    """Both models' average over the labels for which both have the figure, or their figure of the decided class.
+
+    Each model's own average would do a favour to one that never calls a hard finding: the precision of that
+    finding is undefined, and left out. In a resample in which either model has no figure for one of these labels
+    both averages are NaN, which leaves the resample out: over the labels that remain it would be another quantity,
+    whose spread says nothing of this one.
+    """
+    first, second = (models[name]["overall"][key]["value"] for name in pair)
+    if key in DECIDED and models[pair[0]]["confusion_matrix"] is not None and len(labels) > 1:
+        if first is None or second is None:
+            return _Pair(None, None, {})
+        drawn = (samples[pair[0]]["decided"][key], samples[pair[1]]["decided"][key]) if samples else None
+        return _Pair((first, second), drawn, {})
+    of_labels = [[models[name]["labels"][label][key]["value"] for label in labels] for name in pair]
+    table = np.array(of_labels, np.float64)
+    both = ~np.isnan(table).any(axis=0)
+    if not both.any():
+        return _Pair(None, None, {})
+    one, other = table[:, both].mean(axis=1).tolist()
+    drawn = None
+    if samples:
+        ours, theirs = (samples[name]["labels"][key][:, both].mean(axis=1) for name in pair)
+        drawn = ours, theirs
+    return _Pair((one, other), drawn, {"labels": int(both.sum())} if not both.all() else {})
+
+
+def _difference(pair: _Pair) -> entries.Entry:
+    (value, other), (drawn, other_drawn) = pair.values or (None, None), pair.drawn or (None, None)
+    return {**entries.difference(value, other, drawn, other_drawn), **pair.labels}
 
 
 def _label(

@@ -34,6 +34,7 @@ from cxr_eval.benchmark.memory import peaks
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.explain.explanations import explain
 from cxr_eval.export.cohort import rows_of
+from cxr_eval.metrics.classification import PREVALENCE_DEPENDENT
 from cxr_eval.notes import notes
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
@@ -168,15 +169,15 @@ def measure(
     Returns:
         The document so far.
     """
-    patient, weights = results.resamples_of(match.task, match.labels, targets, patients, config.resamples, config.seed)
+    patient, draws = results.resamples_of(match.task, match.labels, targets, patients, config.resamples, config.seed)
     described = {name: _file(path, headers[name]) for name, path in files.items()}
     teachers = found.teachers(headers, {name: file["sha256"] for name, file in described.items()})
     measured = results.measure(
-        match.task, match.labels, targets, given, patient, weights, margin=config.margin, teachers=teachers
+        match.task, match.labels, targets, given, patient, draws, margin=config.margin, teachers=teachers
     )
     columns = results.reported(match.task, match.labels)
     shown = [match.labels[i] for i in columns]
-    by_group = subgroups.measure(groupings, shown, columns, targets, given, patient, weights)
+    by_group = subgroups.measure(groupings, shown, columns, targets, given, patient, draws)
     return {
         "schema": SCHEMA,
         "task": match.task,
@@ -188,6 +189,7 @@ def measure(
             "resamples": config.resamples,
             "unit": "patient",
             "strata": "rarest finding of the patient",
+            "without_strata": sorted(PREVALENCE_DEPENDENT),
             "seed": config.seed,
         },
         "models": {

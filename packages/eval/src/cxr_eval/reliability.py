@@ -10,7 +10,7 @@ from cxr_eval.metrics import calibration as metrics
 from cxr_eval.metrics.classification import COUNTS, confusion_counts, macro
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics import calibration
-from cxr_eval.statistics.ranking import Weights
+from cxr_eval.statistics.bootstrap import Draws
 
 FIGURES = calibration.NAMES
 
@@ -20,7 +20,7 @@ def summarise(
     targets: NDArray,
     columns: list[int],
     patient: NDArray[np.int64],
-    weights: Weights | None,
+    draws: Draws | None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What the four calibration metrics do not say by themselves.
 
@@ -29,7 +29,7 @@ def summarise(
         targets: (N, L) in {0, 1, NaN}, the reported labels.
         columns: Columns of the answers these labels are.
         patient: (N,) number of each image's patient.
-        weights: (P, R) from ``bootstrap.draw_weights``; None for no intervals.
+        draws: Resamples of the patients; None for no intervals.
 
     Returns:
         For each label "after" and "before": the "curve" (see ``curve``) and "brier_parts"; "before" also with the
@@ -50,7 +50,8 @@ def summarise(
         "calibration_slope": slope,
         "calibration_intercept": intercept,
     }
-    drawn = calibration.resample(targets, before, patient, weights) if weights is not None else None
+    # All of these figures depend on the prevalence.
+    drawn = calibration.resample(targets, before, patient, draws.plain) if draws is not None else None
     counts = confusion_counts(targets, answer.decisions[:, columns])
     for i, label in enumerate(labels):
         of_label = {key: sample[:, i] for key, sample in drawn.items()} if drawn else None
@@ -60,7 +61,10 @@ def summarise(
             **_shape(targets[:, i], before[:, i]),
         }
     averaged = {key: macro(sample) for key, sample in drawn.items()} if drawn else None
-    overall = {key: entries.metric(key, float(macro(values[key])), averaged) for key in FIGURES}
+    overall = {
+        key: entries.over_labels(entries.metric(key, float(macro(values[key])), averaged), values[key])
+        for key in FIGURES
+    }
     return labels, {"temperature": answer.temperature, "before": overall}
 
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from cxr_eval import comparisons, entries, reliability
 from cxr_eval.metrics import classification as metrics
-from cxr_eval.metrics.classification import COUNTS, METRICS
+from cxr_eval.metrics.classification import COUNTS, METRICS, PREVALENCE_DEPENDENT
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics import bootstrap, delong
-from cxr_eval.statistics.ranking import Weights
+from cxr_eval.statistics.bootstrap import Draws
 
+AVERAGES = ("macro", "micro", "weighted")
 Samples = dict[str, dict[str, NDArray[np.float64]]]
 
 
@@ -33,7 +34,7 @@ def headline(task: str, labels: Sequence[str]) -> str:
 
 def resamples_of(
     task: str, labels: Sequence[str], targets: NDArray[np.float32], patients: NDArray, resamples: int, seed: int
-) -> tuple[NDArray[np.int64], Weights | None]:
+) -> tuple[NDArray[np.int64], Draws | None]:
     """Number the patients and draw them.
 
     Args:
@@ -45,13 +46,12 @@ def resamples_of(
         seed: Seed of the draw.
 
     Returns:
-        (N,) number of each image's patient, and the weights (P, resamples), None for 0.
+        (N,) number of each image's patient, and the draws, None for 0 resamples.
     """
     number = bootstrap.patient_numbers(patients)
     if not resamples:
         return number, None
-    stratum = bootstrap.strata(targets[:, reported(task, labels)], number)
-    return number, bootstrap.draw_weights(stratum, resamples, seed)
+    return number, bootstrap.draw(targets[:, reported(task, labels)], number, resamples, seed)
 
 
 def measure(
@@ -60,7 +60,7 @@ def measure(
     targets: NDArray[np.float32],
     answers: Mapping[str, Answers],
     patient: NDArray[np.int64],
-    weights: Weights | None,
+    draws: Draws | None,
     *,
     margin: float = 0.02,
     teachers: Mapping[str, str] | None = None,
@@ -73,7 +73,7 @@ def measure(
         targets: (N, L) in {0, 1, NaN}.
         answers: Answers by model name; the first model is the reference.
         patient: (N,) number of each image's patient, from ``resamples_of``.
-        weights: (P, R), from ``resamples_of``; None for no intervals.
+        draws: From ``resamples_of``; None for no intervals.
         margin: Margin of the non-inferiority test, AUROC.
         teachers: Model -> the model it is held against there; the reference for those not named.
 
@@ -90,8 +90,8 @@ def measure(
     models: dict[str, Any] = {}
     samples: dict[str, Samples] = {}
     for name, answer in answers.items():
-        models[name], drawn = _one_model(task, shown, columns, targets, answer, patient, weights)
-        if weights is not None:
+        models[name], drawn = _one_model(task, shown, columns, targets, answer, patient, draws)
+        if draws is not None:
             samples[name] = drawn
     tests = _delong(
         models, shown, targets[:, columns], [a.probabilities[:, columns] for a in answers.values()], patient
@@ -103,7 +103,7 @@ def measure(
     return {
         "models": models,
         "differences": comparisons.compare(models, samples, shown, tests),
-        "noninferiority": comparisons.noninferiority(models, samples, against, margin),
+        "noninferiority": comparisons.noninferiority(models, samples, shown, against, margin),
     }
 
 
@@ -114,69 +114,116 @@ def _one_model(
     targets: NDArray[np.float32],
     answer: Answers,
     patient: NDArray[np.int64],
-    weights: Weights | None,
+    draws: Draws | None,
 ) -> tuple[dict[str, Any], Samples]:
-    """The numbers of one model, and its resamples: scope -> metric -> (R, L) for labels, (R,) else."""
+    """The numbers of one model, and its resamples: scope -> metric -> (R, L) for labels, (R,) else.
+
+    The scope "decided" holds the overall metrics that are no average of labels but those of the decided class.
+    """
     truth, p, called = targets[:, columns], answer.probabilities[:, columns], answer.decisions[:, columns]
     values = metrics.per_label(truth, p, called)
-    macro, weighted = metrics.averages(values)
-    micro = {key: float(value[0]) for key, value in metrics.micro(truth, p, called).items()}
-    averages = {"macro": macro, "micro": micro, "weighted": weighted}
-    samples = _resample(truth, p, called, patient, weights) if weights is not None else {}
-    result: dict[str, Any] = {
-        kind: {key: entries.metric(key, averages[kind][key], samples.get(kind)) for key in METRICS}
-        for kind in ("macro", "micro", "weighted")
-    }
-    result["labels"] = {}
-    for i, label in enumerate(shown):
-        counts = {key: int(values[key][i]) for key in COUNTS}
-        drawn = {key: value[:, i] for key, value in samples["labels"].items()} if samples else None
-        result["labels"][label] = {
-            "positives": counts["tp"] + counts["fn"],
-            "negatives": counts["fp"] + counts["tn"],
-            "unknown": int(np.isnan(truth[:, i]).sum()),
-            **counts,
-            **{key: entries.metric(key, float(values[key][i]), drawn, counts) for key in METRICS},
-        }
-    of_labels, result["calibration"] = reliability.summarise(answer, truth, columns, patient, weights)
+    samples = _resample(truth, p, called, patient, draws) if draws is not None else {}
+    result = _averages(truth, p, called, values, samples, patient)
+    result["labels"] = _labels(shown, truth, called, values, samples, patient)
+    of_labels, result["calibration"] = reliability.summarise(answer, truth, columns, patient, draws)
     for label, summary in zip(shown, of_labels, strict=True):
         result["labels"][label]["calibration"] = summary
-    result["overall"] = (
-        dict(result["macro"]) if len(shown) > 1 else {key: result["labels"][shown[0]][key] for key in METRICS}
-    )
-    samples["overall"] = dict(samples.get("macro", {}))
+    alone = result["labels"][shown[0]]
+    result["overall"] = dict(result["macro"]) if len(shown) > 1 else {key: alone[key] for key in METRICS}
     result["confusion_matrix"] = None
     if task == "multiclass":
         matrix = metrics.confusion_matrix(targets, answer.decisions)
         result["confusion_matrix"] = matrix.tolist()
         if len(shown) > 1:
-            drawn = None
-            if weights is not None:
-                drawn = _resample_classes(targets, answer.decisions, patient, weights)
-                samples["overall"] |= drawn
+            samples["decided"] = _resample_classes(targets, answer.decisions, patient, draws) if draws else {}
+            patients = {"accuracy": len(np.unique(patient[(targets == 1).any(axis=1)]))}
             for key, value in metrics.from_confusion_matrix(matrix).items():
-                result["overall"][key] = entries.metric(key, float(value), drawn)
+                drawn = samples["decided"] or None
+                result["overall"][key] = entries.metric(key, float(value), drawn, patients=patients)
     return result, samples
 
 
-def _resample(truth: NDArray, p: NDArray, called: NDArray, patient: NDArray[np.int64], weights: Weights) -> Samples:
-    samples: Samples = {"labels": bootstrap.resample(truth, p, called, patient, weights)}
-    samples["macro"], samples["weighted"] = bootstrap.averages(samples["labels"])
-    pooled = samples["labels"]
-    if truth.shape[1] > 1:
-        flat = truth.reshape(-1, 1), p.reshape(-1, 1), called.reshape(-1, 1)
-        pooled = bootstrap.resample(*flat, patient.repeat(truth.shape[1]), weights)
-    samples["micro"] = {key: value[:, 0] for key, value in pooled.items()}
-    return samples
+def _averages(
+    truth: NDArray, p: NDArray, called: NDArray, values: Mapping[str, NDArray], samples: Samples, patient: NDArray
+) -> dict[str, Any]:
+    """Each of ``AVERAGES`` -> metric -> entry."""
+    macro, weighted = metrics.averages(values)
+    flat = truth.reshape(-1, 1), called.reshape(-1, 1)
+    pooled = metrics.per_label(flat[0], p.reshape(-1, 1), flat[1])
+    means = {"macro": macro, "micro": {key: float(pooled[key][0]) for key in METRICS}, "weighted": weighted}
+    # What pools the images is a proportion of them; so is an average of one label.
+    patients = {key: int(n[0]) for key, n in bootstrap.concerned(*flat, patient.repeat(truth.shape[1])).items()}
+    found: dict[str, Any] = {}
+    for kind in AVERAGES:
+        of_images = patients if kind == "micro" or truth.shape[1] == 1 else None
+        found[kind] = {
+            key: entries.metric(key, means[kind][key], samples.get(kind), patients=of_images) for key in METRICS
+        }
+    weighed = values["tp"] + values["fn"] > 0
+    for key in METRICS:
+        found["macro"][key] = entries.over_labels(found["macro"][key], values[key])
+        counted = np.where(weighed, values[key], np.nan)
+        found["weighted"][key] = entries.over_labels(found["weighted"][key], counted)
+    return found
+
+
+def _labels(
+    shown: Sequence[str],
+    truth: NDArray,
+    called: NDArray,
+    values: Mapping[str, NDArray],
+    samples: Samples,
+    patient: NDArray,
+) -> dict[str, Any]:
+    """Label -> counts, and metric -> entry."""
+    patients = bootstrap.concerned(truth, called, patient)
+    found: dict[str, Any] = {}
+    for i, label in enumerate(shown):
+        counts = {key: int(values[key][i]) for key in COUNTS}
+        drawn = {key: value[:, i] for key, value in samples["labels"].items()} if samples else None
+        concerned = {key: int(n[i]) for key, n in patients.items()}
+        found[label] = {
+            "positives": counts["tp"] + counts["fn"],
+            "negatives": counts["fp"] + counts["tn"],
+            "unknown": int(np.isnan(truth[:, i]).sum()),
+            **counts,
+            **{key: entries.metric(key, float(values[key][i]), drawn, counts, concerned) for key in METRICS},
+        }
+    return found
+
+
+def _resample(truth: NDArray, p: NDArray, called: NDArray, patient: NDArray[np.int64], draws: Draws) -> Samples:
+    """Scope -> metric -> (R, L) for labels, (R,) else."""
+    labels = truth.shape[1]
+    if labels == 1:
+        found = bootstrap.resample_each(truth, p, called, patient, draws)
+        alone = {key: value[:, 0] for key, value in found.items()}
+        return {"labels": found, "macro": alone, "micro": alone, "weighted": alone}
+    # Whatever pools labels or weighs them by their positives depends on how common each finding is, the AUROC too.
+    plain = bootstrap.resample(truth, p, called, patient, draws.plain)
+    fixed = [key for key in METRICS if key not in PREVALENCE_DEPENDENT]
+    of_labels = plain | bootstrap.resample(truth, p, called, patient, draws.stratified, fixed)
+    flat = truth.reshape(-1, 1), p.reshape(-1, 1), called.reshape(-1, 1)
+    pooled = bootstrap.resample(*flat, patient.repeat(labels), draws.plain)
+    return {
+        "labels": {key: of_labels[key] for key in METRICS},
+        "macro": {key: metrics.macro(of_labels[key]) for key in METRICS},
+        "micro": {key: pooled[key][:, 0] for key in METRICS},
+        "weighted": {key: metrics.weighted(plain[key], plain["positives"]) for key in METRICS},
+    }
 
 
 def _resample_classes(
-    targets: NDArray, decisions: NDArray, patient: NDArray[np.int64], weights: Weights
+    targets: NDArray, decisions: NDArray, patient: NDArray[np.int64], draws: Draws
 ) -> dict[str, NDArray[np.float64]]:
+    """Metrics of the decided class, each (R,), in the draw that suits them."""
     classes = targets.shape[1]
     cells = ((targets == 1)[:, :, None] & decisions[:, None, :]).reshape(len(targets), -1)
-    sums = bootstrap.weighted_sums(cells, patient, weights)
-    return metrics.from_confusion_matrix(sums.reshape(-1, classes, classes))
+    fixed, plain = (
+        metrics.from_confusion_matrix(bootstrap.weighted_sums(cells, patient, weights).reshape(-1, classes, classes))
+        for weights in (draws.stratified, draws.plain)
+    )
+    return {key: (plain if key in PREVALENCE_DEPENDENT else fixed)[key] for key in fixed}
 
 
 def _delong(
@@ -193,10 +240,13 @@ def _delong(
         auroc, cov = delong.covariance(targets[:, i], np.stack([p[:, i] for p in probabilities]), patient)
         for row, name in enumerate(names):
             error, low, high = delong.interval(float(auroc[row]), float(cov[row, row]))
-            figures = {"standard_error": error, "low": low, "high": high}
-            models[name]["labels"][label]["auroc"]["delong"] = (
-                None if np.isnan(error) else {key: entries.number(value) for key, value in figures.items()}
-            )
+            figures: dict[str, Any] = {
+                "standard_error": error,
+                "low": entries.number(low),
+                "high": entries.number(high),
+            }
+            figures |= {"interval_reason": entries.NO_VARIANCE} if np.isnan(low) else {}
+            models[name]["labels"][label]["auroc"]["delong"] = None if np.isnan(error) else figures
             if row:
                 tests[name].append(delong.difference(auroc, cov, row, 0))
     return tests
@@ -234,5 +284,5 @@ def _row(model: str, scope: str, label: str, key: str, entry: Mapping[str, Any])
         "label": label,
         "metric": key,
         **figures,
-        "reason": entry.get("reason", ""),
+        "reason": entries.remark(entry),
     }

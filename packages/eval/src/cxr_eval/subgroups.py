@@ -20,7 +20,7 @@ from cxr_eval.metrics import classification as metrics
 from cxr_eval.metrics.classification import COUNTS, DECISION
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics import bootstrap
-from cxr_eval.statistics.ranking import Weights
+from cxr_eval.statistics.bootstrap import Draws
 
 USUAL = ("sex", "age", "view")
 AGE_BANDS = (0, 18, 40, 60, 80)
@@ -137,7 +137,7 @@ def measure(
     targets: NDArray[np.float32],
     answers: Mapping[str, Answers],
     patient: NDArray[np.int64],
-    weights: Weights | None,
+    draws: Draws | None,
 ) -> dict[str, Any]:
     """Figures of every model in every group, and the gaps between groups.
 
@@ -148,7 +148,7 @@ def measure(
         targets: (N, L) in {0, 1, NaN}.
         answers: Answers by model name.
         patient: (N,) number of each image's patient.
-        weights: (P, R) from ``bootstrap.draw_weights``, the resamples of the whole cohort; None for no intervals.
+        draws: The resamples of the whole cohort; None for no intervals.
 
     Returns:
         "columns": column -> "groups" (name, images, patients, reason why it is not evaluated or None), "unknown"
@@ -171,11 +171,11 @@ def measure(
             rows = np.flatnonzero(grouping.number == group)
             # Patients outside the group weigh nothing: leave them out of the products.
             inside, number = np.unique(patient[rows], return_inverse=True)
-            draws = (number, weights[inside]) if weights is not None and entry["reason"] is None else None
+            here = draws.of(inside) if draws is not None and entry["reason"] is None else None
             for name, answer in answers.items():
-                here = [array[rows][:, list(columns)] for array in (answer.probabilities, answer.decisions)]
+                p, called = (array[rows][:, list(columns)] for array in (answer.probabilities, answer.decisions))
                 figures, drawn[name][entry["name"]] = _one_group(
-                    entry["reason"], labels, truth[rows], here[0], here[1], draws, enough[group], _shared(enough)
+                    entry["reason"], labels, truth[rows], p, called, number, here, enough[group], _shared(enough)
                 )
                 models[name][grouping.column][entry["name"]] = figures
         for name in answers:
@@ -218,7 +218,8 @@ def _one_group(
     truth: NDArray,
     p: NDArray,
     called: NDArray,
-    draws: tuple[NDArray[np.int64], Weights] | None,
+    patient: NDArray[np.int64],
+    draws: Draws | None,
     enough: NDArray[np.bool_],
     shared: NDArray[np.bool_],
 ) -> tuple[dict[str, Any], dict[Any, Any]]:
@@ -226,7 +227,8 @@ def _one_group(
     if reason is not None:
         return {"overall": _nothing(reason), "labels": {label: _nothing(reason) for label in labels}}, {}
     values = metrics.per_label(truth, p, called, FIGURES)
-    sample = bootstrap.resample(truth, p, called, *draws, FIGURES) if draws is not None else None
+    patients = bootstrap.concerned(truth, called, patient)
+    sample = bootstrap.resample_each(truth, p, called, patient, draws, FIGURES) if draws is not None else None
     figures: dict[str, Any] = {"labels": {}}
     drawn: dict[Any, Any] = {}
     for i, label in enumerate(labels):
@@ -235,16 +237,20 @@ def _one_group(
             continue
         drawn[label] = {key: sample[key][:, i] for key in FIGURES} if sample else None
         counts = {key: int(values[key][i]) for key in COUNTS}
+        concerned = {key: int(n[i]) for key, n in patients.items()}
         figures["labels"][label] = {
-            key: entries.metric(key, float(values[key][i]), drawn[label], counts) for key in FIGURES
+            key: entries.metric(key, float(values[key][i]), drawn[label], counts, concerned) for key in FIGURES
         }
     if not (enough & shared).any():
         figures["overall"] = _nothing("no label has patients enough in every group")
         return figures, drawn
     drawn[None] = {key: metrics.macro(sample[key][:, shared]) for key in FIGURES} if sample else None
-    figures["overall"] = {
-        key: entries.metric(key, float(metrics.macro(values[key][shared])), drawn[None]) for key in FIGURES
-    }
+    for key in FIGURES:
+        of_labels = values[key][shared]
+        entry = entries.metric(key, float(metrics.macro(of_labels)), drawn[None])
+        figures.setdefault("overall", {})[key] = entries.over_labels(entry, of_labels)
+    if len(labels) == 1:
+        figures["overall"] = dict(figures["labels"][labels[0]])
     return figures, drawn
 
 

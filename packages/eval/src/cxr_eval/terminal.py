@@ -86,21 +86,51 @@ def summary(document: Mapping[str, Any]) -> None:
             text = number(model["overall"][key]["value"])
             if key == "auroc" and model["overall"][key]["low"] is not None:
                 text += f" ({number(model['overall'][key]['low'])}-{number(model['overall'][key]['high'])})"
+            text += "*" if "labels" in model["overall"][key] else ""
             cells.append(f"[bold]{text}[/bold]" if name in best[key] else text)
         speed = model["speed"]
         size = f"{model['size']['parameters'] / 1e6:.2f} M"
         grid.add_row(escape(name), *cells, size, f"{speed['latency_ms_p50']:.1f}" if speed else "-")
     console.print(grid)
+    for line in _partial(document):
+        console.print(f"* {escape(line)}")
+
+
+def _partial(document: Mapping[str, Any]) -> list[str]:
+    """What the table's averages are over where some labels have no such figure, a line a model and number."""
+    lines = []
+    for name, model in document["models"].items():
+        titles: dict[int, list[str]] = {}
+        for key in SHOWN:
+            if "labels" in model["overall"][key]:
+                titles.setdefault(model["overall"][key]["labels"], []).append(TITLES[key])
+        total = len(model.get("labels", ()))
+        for n, found in titles.items():
+            means = "are means" if len(found) > 1 else "is the mean"
+            lines.append(f"{name}: {', '.join(found)} {means} of {n} of {total} labels")
+    return lines
 
 
 def best_of(document: Mapping[str, Any], key: str) -> set[str]:
-    """Names of the models with the best overall value of a metric; empty when there is nothing to compare."""
+    """Names of the models with the best overall value of a metric.
+
+    Empty when there is nothing to compare, or when the models' averages are over different labels.
+    """
+    if len({_averaged(model, key) for model in document["models"].values() if "labels" in model}) > 1:
+        return set()
     values = {name: model["overall"][key]["value"] for name, model in document["models"].items()}
     defined = [value for value in values.values() if value is not None]
     if len(defined) < 2:
         return set()
     best = min(defined) if key in LOWER_IS_BETTER else max(defined)
     return {name for name, value in values.items() if value == best}
+
+
+def _averaged(model: Mapping[str, Any], key: str) -> frozenset[str]:
+    """The labels that have a figure in a model's overall average; those of none where all of them have."""
+    if "labels" not in model["overall"][key]:
+        return frozenset()
+    return frozenset(label for label, figures in model["labels"].items() if figures[key]["value"] is not None)
 
 
 def number(value: float | None) -> str:

@@ -134,6 +134,9 @@ def test_a_mean_is_resampled_by_patient():
     np.testing.assert_allclose([entry["low"], entry["high"]], np.quantile(drawn, [0.025, 0.975]), rtol=1e-5)
     assert entry["value"] == pytest.approx(np.nanmean(values))
     assert entry["images"] == 29
+    always = explanations.Mean(patient, weights).score("m", "n", np.ones(30), pairs)
+    assert (always["value"], always["low"], always["high"]) == (1, None, None)
+    assert "too few errors" in always["interval_reason"]
 
 
 def test_an_unknown_method_is_refused():

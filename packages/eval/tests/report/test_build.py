@@ -92,6 +92,34 @@ def test_figures_of_the_document_are_on_the_page(make_document):
     assert "2 unreadable files" in html
 
 
+def test_an_average_says_how_many_labels_it_is_over(make_document):
+    document, targets, answers = make_document("multilabel", ["Mass", "Edema", "Hernia"], MODELS)
+    html, _ = render(document, targets, answers)
+    note = "<small>mean of 2 of 3 labels</small>"
+    entry = document["models"]["teacher"]["overall"]["auroc"]
+    assert f"<small>{figure(entry['low'])}–{figure(entry['high'])}</small>{note}" in html
+    assert note in html.split('id="differences"')[1].split("<h3")[0]
+    assert note in html.split('id="noninferiority"')[1].split("<h2")[0]
+    assert note not in render(*make_document("multiclass", ["a", "b", "c"], MODELS))[0]
+
+
+def test_figures_without_an_interval_are_shown_and_say_why(make_document):
+    """Models without an error: AUROC 1 and differences of 0, none of which any resample changes."""
+    document, targets, answers = make_document("multiclass", ["NORMAL", "PNEUMONIA"], {"a": 20.0, "b": 30.0})
+    assert document["models"]["a"]["overall"]["auroc"]["interval_reason"]
+    html, plots = render(document, targets, answers)
+    Page(html)
+    assert '<b><abbr title="No interval: all resamples are equal' in html
+    low = document["models"]["a"]["overall"]["accuracy"]["low"]
+    assert 0.95 < low < 0.99
+    assert f"<b>1.000</b><small>{figure(low)}–1.000</small>" in html
+    assert (
+        '<abbr title="No interval: all resamples are equal: too few errors to say how far it may vary">+0.000' in html
+    )
+    assert '<abbr title="all resamples are equal' in html.split('id="noninferiority"')[1]
+    assert "auroc-latency" in plots
+
+
 def test_operating_points_of_the_script_are_those_of_the_metrics(make_document):
     document, targets, answers = make_document("multiclass", ["NORMAL", "PNEUMONIA"], MODELS)
     html, _ = render(document, targets, answers)

@@ -35,6 +35,7 @@ def test_a_card_says_what_the_document_says(make_document):
         assert f"## {heading}\n" in body
     assert f"{overall['auroc']['value']:.3f} ({overall['auroc']['low']:.3f} to" in body
     assert "no positive image" in body  # Hernia
+    assert f"to {overall['auroc']['high']:.3f}, mean of 2 of 3 labels |" in body.replace(")", "")
     assert "non-inferior to teacher" in body or "not shown to be non-inferior to teacher" in body
     assert "Logits are divided by 1.3" in split(made["teacher"])[1]
 
@@ -63,6 +64,14 @@ def test_a_card_says_of_the_split_what_holds_for_it(make_document, part, shared,
     assert said in text
     if part != "test":
         assert "test images" not in text
+
+
+def test_a_figure_without_an_interval_says_why(make_document):
+    document, _, _ = make_document("multiclass", ["NORMAL", "PNEUMONIA"], {"a": 20.0, "b": 30.0})
+    _, body = split(cards(document)["b"])
+    assert "| AUROC | 1.000 (no interval: all resamples are equal" in body
+    assert f"| Sensitivity | 1.000 ({document['models']['b']['overall']['recall']['low']:.3f} to 1.000) |" in body
+    assert "- AUROC +0.000 against a, p 1 after Holm's adjustment" in body
 
 
 def test_names_cannot_break_out_of_the_card(make_document):

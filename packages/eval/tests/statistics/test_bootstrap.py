@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from cxr_eval.metrics import classification
-from cxr_eval.metrics.classification import DECISION, RANKING
+from cxr_eval.metrics.classification import DECISION, METRICS, PREVALENCE_DEPENDENT, RANKING
 from cxr_eval.statistics import bootstrap
 from cxr_eval.statistics.ranking import ranking
 
@@ -38,12 +39,13 @@ def test_a_resample_equals_the_metric_of_the_images_drawn(problem):
             limit = 1e-6 if name == "brier" else 1e-9
             np.testing.assert_allclose(drawn[name][r], expected[name], rtol=limit, atol=limit, err_msg=name)
         np.testing.assert_array_equal(drawn["positives"][r], expected["tp"] + expected["fn"])
-        macro, weighted = bootstrap.averages(drawn)
         for name in EXACT:
             one = classification.macro(expected[name])
             other = classification.weighted(expected[name], expected["tp"] + expected["fn"])
-            np.testing.assert_allclose(macro[name][r], one, rtol=1e-6, atol=1e-7)
-            np.testing.assert_allclose(weighted[name][r], other, rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(classification.macro(drawn[name][r]), one, rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(
+                classification.weighted(drawn[name][r], drawn["positives"][r]), other, rtol=1e-6, atol=1e-7
+            )
 
 
 def test_weights_are_draws_with_replacement_and_the_same_for_the_same_seed():
@@ -112,6 +114,68 @@ def test_interval_covers_the_true_auroc_as_often_as_it_says():
     assert 87 <= hits <= 100
 
 
+def test_the_plain_draw_varies_the_prevalence_and_the_stratified_one_does_not():
+    targets = (np.arange(100)[:, None] < 30) * 1.0
+    draws = bootstrap.draw(targets, np.arange(100), 400, seed=0)
+    sick = [weights[:30].sum(axis=0) for weights in (draws.stratified, draws.plain)]
+    np.testing.assert_array_equal(sick[0], 30)
+    assert sick[1].std() == pytest.approx((100 * 0.3 * 0.7) ** 0.5, rel=0.1)
+    # Two streams: neither draw says anything of the other.
+    assert abs(np.corrcoef(draws.stratified.ravel(), draws.plain.ravel())[0, 1]) < 0.03
+    some = draws.of(np.array([3, 50]))
+    np.testing.assert_array_equal(some.plain, draws.plain[[3, 50]])
+    np.testing.assert_array_equal(some.stratified, draws.stratified[[3, 50]])
+
+
+def test_each_metric_comes_from_the_draw_that_suits_it():
+    rng = np.random.default_rng(0)
+    targets, p = (rng.random((80, 2)) < 0.3) * 1.0, rng.random((80, 2))
+    draws = bootstrap.draw(targets, np.arange(80), 30, seed=0)
+    found = bootstrap.resample_each(targets, p, p > 0.5, np.arange(80), draws)
+    assert list(found) == list(METRICS)
+    for dependent, weights in ((False, draws.stratified), (True, draws.plain)):
+        alone = bootstrap.resample(targets, p, p > 0.5, np.arange(80), weights)
+        for name in METRICS:
+            if (name in PREVALENCE_DEPENDENT) == dependent:
+                np.testing.assert_array_equal(found[name], alone[name], err_msg=name)
+
+
+def test_what_is_called_prevalence_dependent_is_and_nothing_else():
+    """Every negative twice: the model answers each class as before, and only the prevalence is another."""
+    rng = np.random.default_rng(0)
+    targets = (np.arange(400)[:, None] < 150) * 1.0
+    z = 0.5 * targets + rng.normal(size=(400, 1))
+    rows = np.concatenate([np.arange(150), np.arange(150, 400).repeat(2)])
+    before, after = (
+        classification.per_label(targets[i], 1 / (1 + np.exp(-z[i])), z[i] > 0.3) for i in (np.arange(400), rows)
+    )
+    changed = {name for name in METRICS if abs(before[name][0] - after[name][0]) > 1e-12}
+    assert changed == PREVALENCE_DEPENDENT
+
+
+@pytest.mark.parametrize("prevalence", [0.1, 0.3, 0.75])
+def test_intervals_cover_what_depends_on_the_prevalence_as_often_as_they_say(prevalence):
+    """Of a model that calls nearly everything; strata would cover 0.76-0.89, 0.36-0.51 and 0.39-0.70 of the time."""
+    rng = np.random.default_rng(0)
+    sensitivity, false_alarms, n, sets = 0.95, 0.85, 250, 500
+    called = prevalence * sensitivity + (1 - prevalence) * false_alarms
+    true = {
+        "accuracy": prevalence * sensitivity + (1 - prevalence) * (1 - false_alarms),
+        "precision": prevalence * sensitivity / called,
+        "f1": 2 * prevalence * sensitivity / (prevalence + called),
+    }
+    hits = dict.fromkeys(true, 0)
+    for seed in range(sets):
+        targets = (rng.random((n, 1)) < prevalence) * 1.0
+        decisions = rng.random((n, 1)) < np.where(targets == 1, sensitivity, false_alarms)
+        draws = bootstrap.draw(targets, np.arange(n), 200, seed)
+        drawn = bootstrap.resample_each(targets, targets, decisions, np.arange(n), draws, list(true))
+        for name, value in true.items():
+            low, high = bootstrap.interval(drawn[name])
+            hits[name] += low[0] <= value <= high[0]
+    assert {name: 0.91 <= count / sets <= 0.98 for name, count in hits.items()} == dict.fromkeys(true, True), hits
+
+
 def test_interval_is_nan_when_most_resamples_are_undefined():
     values = np.full((10, 2), np.nan)
     values[:4, 0], values[:6, 1] = 0.5, 0.7
@@ -119,6 +183,21 @@ def test_interval_is_nan_when_most_resamples_are_undefined():
     assert np.isnan(low[0])
     assert np.isnan(high[0])
     assert low[1] == high[1] == 0.7
+
+
+@pytest.mark.parametrize("n", [1, 7, 20, 500])
+def test_exact_interval_is_scipys(n):
+    for hits in (0, n):
+        for level in (0.9, 0.95):
+            expected = stats.binomtest(hits, n).proportion_ci(level, method="exact")
+            assert bootstrap.exact_interval(hits / n, n, level) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(bootstrap.exact_interval(0.5, n)).all()
+
+
+def test_resamples_are_constant_where_the_defined_ones_agree():
+    assert bootstrap.constant(np.array([1.0, np.nan, 1.0]))
+    assert not bootstrap.constant(np.array([1.0, 0.99]))
+    assert not bootstrap.constant(np.full(3, np.nan))
 
 
 def test_paired_difference_of_a_model_with_itself_is_nothing():

@@ -141,3 +141,12 @@ def test_clustered_variance_equals_the_definition(n, grid, seed):
 def test_interval_stays_between_zero_and_one_and_is_nan_without_variance():
     assert delong.interval(0.99, 0.01)[2] == 1.0
     assert np.isnan(delong.interval(0.9, np.nan)).all()
+    assert np.isnan(delong.interval(1.0, 0.0)[1:]).all()
+
+
+def test_a_gap_without_variance_is_no_proof():
+    target = np.arange(20) % 2 * 1.0
+    found = delong.compare(target, target, np.full(20, 0.5))
+    assert (found.difference, found.standard_error) == (0.5, 0)
+    assert np.isnan(found.p)
+    assert delong.compare(target, target, 2 * target).p == 1.0

@@ -109,6 +109,9 @@ def _figures(groups: Mapping[str, list[str]], models: Models) -> str:
     lines = [header, "|---" * (2 + len(METRICS)) + "|"]
     for group, names in groups.items():
         cells = [_cell([models[name]["overall"][metric] for name in names]) for metric in METRICS]
+        cells = [
+            cell + _over([models[name] for name in names], metric) for cell, metric in zip(cells, METRICS, strict=True)
+        ]
         lines.append(f"| {group} | {len(names)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -122,6 +125,15 @@ def _cell(entries: Sequence[Mapping[str, Any]]) -> str:
         return f"{mean:.4f} ± {half:.4f}"
     low, high = entries[0]["low"], entries[0]["high"]
     return f"{values[0]:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]")
+
+
+def _over(models: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """How many labels the averages of a metric are over, where it is not all of them in every model."""
+    counts = {model["overall"][metric].get("labels", len(model.get("labels", ()))) for model in models}
+    if not any("labels" in model["overall"][metric] for model in models):
+        return ""
+    least, most = min(counts), max(counts)
+    return f" (mean of {least if least == most else f'{least} to {most}'} of {len(models[0]['labels'])} labels)"
 
 
 def _gains(
@@ -164,7 +176,14 @@ def _gain(differences: Sequence[float | None]) -> str:
 
 
 def _difference(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> float | None:
-    return _points(a["overall"][metric]["value"], b["overall"][metric]["value"])
+    """Of the overall figures; of averages that leave labels out, over the labels that both have."""
+    overall = a["overall"][metric], b["overall"][metric]
+    if not any("labels" in entry for entry in overall):
+        return _points(overall[0]["value"], overall[1]["value"])
+    of_labels = [[model["labels"][label][metric]["value"] for label in a["labels"]] for model in (a, b)]
+    points = [_points(one, other) for one, other in zip(*of_labels, strict=True)]
+    known = [point for point in points if point is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _points(one: float | None, other: float | None) -> float | None:

@@ -21,6 +21,7 @@ from cxr_common.errors import unknown_name
 from cxr_common.models.anatomy import input_channels
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.views import whole
+from cxr_eval.entries import ALL_EQUAL
 from cxr_eval.explain import agreement, faithfulness, localisation, regions
 from cxr_eval.explain import gallery as pictures
 from cxr_eval.explain.activations import default_stage, grid
@@ -28,7 +29,7 @@ from cxr_eval.explain.cams import METHODS, finished, is_empty
 from cxr_eval.explain.titles import TITLES
 from cxr_eval.models import Match
 from cxr_eval.predictions import Answers
-from cxr_eval.statistics.bootstrap import draw_weights, interval, patient_numbers, strata, weighted_sums
+from cxr_eval.statistics.bootstrap import constant, draw_weights, interval, patient_numbers, strata, weighted_sums
 from cxr_eval.terminal import say
 
 LOCATED, TESTED = 200, 16
@@ -244,6 +245,8 @@ class Mean:
         drawn = sums[:, 1] > 0
         means = np.where(drawn, sums[:, 0] / np.where(drawn, sums[:, 1], 1), np.nan)
         low, high = (float(bound) for bound in interval(means))
+        if constant(means):
+            return {**entry, "interval_reason": ALL_EQUAL}
         return entry if np.isnan(low) else {**entry, "low": low, "high": high}
 
 

@@ -30,6 +30,12 @@ DECISION = ("f1", "accuracy", "balanced_accuracy", "precision", "recall", "speci
 CALIBRATION = ("brier", "ece", "calibration_slope", "calibration_intercept")
 METRICS = (*RANKING, *DECISION, *CALIBRATION)
 COUNTS = ("tp", "fp", "fn", "tn")
+PREVALENCE_DEPENDENT = frozenset({"auprc", "f1", "accuracy", "precision", "npv", "mcc", *CALIBRATION})
+"""Metrics that change with the share of positive images while the model answers either class as before. The others
+are rates within the positives and within the negatives. The calibration slope is free of the prevalence only where
+the logistic recalibration is the right model (Prentice & Pyke 1979), which nobody knows."""
+DECIDED = ("accuracy", "balanced_accuracy", "mcc")
+"""Metrics that more than two exclusive classes have for the decided class, see ``from_confusion_matrix``."""
 LOWER_IS_BETTER = frozenset({"brier", "ece"})
 IDEAL = {"calibration_slope": 1.0, "calibration_intercept": 0.0}
 """Metrics that are neither better high nor better low, and the value they should have."""

@@ -110,6 +110,8 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "figure": figure,
         "cell": cell,
+        "averaged": averaged,
+        "gap": gap,
         "signed": signed,
         "big": big,
         "short": short,
@@ -153,15 +155,40 @@ def image(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def cell(entry: Entry) -> Markup:
-    """A metric for a table cell: value, and its interval below; a dash that tells why when undefined."""
+def cell(entry: Entry, labels: int = 0) -> Markup:
+    """A metric for a table cell: value, its interval below, and how many of the labels it averages if not all.
+
+    A dash that tells why stands for a value that is undefined.
+
+    Args:
+        entry: The metric.
+        labels: How many labels there are; needed for an average.
+    """
     if entry["value"] is None:
         return Markup('<abbr title="{}">–</abbr>').format(entry.get("reason", "undefined"))
     text = Markup("<b>{}</b>").format(figure(entry["value"]))
-    if entry["low"] is None:
-        return text
-    between = " to " if entry["low"] < 0 else "–"
-    return text + Markup("<small>{}{}{}</small>").format(figure(entry["low"]), between, figure(entry["high"]))
+    if entry.get("interval_reason"):
+        text = Markup('<b><abbr title="No interval: {}">{}</abbr></b>').format(
+            entry["interval_reason"], figure(entry["value"])
+        )
+    elif entry["low"] is not None:
+        between = " to " if entry["low"] < 0 else "–"
+        text += Markup("<small>{}{}{}</small>").format(figure(entry["low"]), between, figure(entry["high"]))
+    return text + averaged(entry, labels)
+
+
+def gap(entry: Entry) -> Markup:
+    """A difference with its sign; hovered over, it tells why it has no interval."""
+    if not entry.get("interval_reason"):
+        return Markup("{}").format(signed(entry["value"]))
+    return Markup('<abbr title="No interval: {}">{}</abbr>').format(entry["interval_reason"], signed(entry["value"]))
+
+
+def averaged(entry: Entry, labels: int) -> Markup:
+    """Says in small print how many of the labels an average is over; empty where it is all of them."""
+    if "labels" not in entry:
+        return Markup("")
+    return Markup("<small>mean of {} of {} labels</small>").format(entry["labels"], labels)
 
 
 def _lead(document: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from cxr_eval import entries
 from cxr_eval.file_names import file_names
 from cxr_eval.metrics.classification import TITLES
 
@@ -148,9 +149,12 @@ def _results(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     intervals = document["intervals"]
     drawn = "no intervals were computed"
     if intervals["resamples"]:
-        drawn = f"{intervals['level']:.0%} intervals of {intervals['resamples']} stratified resamples of patients"
+        drawn = (
+            f"{intervals['level']:.0%} intervals of {intervals['resamples']} resamples of patients, stratified for "
+            "figures that do not depend on how common the findings are"
+        )
     lines = ["## Results", "", f"{_text(document['headline'])}; {drawn}.", "", "| metric | value |", "|---|---|"]
-    lines += [f"| {TITLES[key]} | {figure(model['overall'][key])} |" for key in SHOWN]
+    lines += [f"| {TITLES[key]} | {figure(model['overall'][key], len(model['labels']))} |" for key in SHOWN]
     if len(model["labels"]) > 1:
         lines += ["", "| label | positive | " + " | ".join(TITLES[key] for key in OF_LABELS) + " |"]
         lines.append("|---" * (2 + len(OF_LABELS)) + "|")
@@ -168,7 +172,8 @@ def _subgroups(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     for column, groups in model["subgroups"].items():
         for about in document["subgroups"]["columns"][column]["groups"]:
             overall = groups[about["name"]]["overall"]
-            cells = " | ".join(figure(overall[key]) for key in ("auroc", "recall", "specificity"))
+            labels = len(document["subgroups"]["columns"][column]["labels"])
+            cells = " | ".join(figure(overall[key], labels) for key in ("auroc", "recall", "specificity"))
             lines.append(f"| {_text(column)}: {_text(about['name'])} | {about['images']} | {cells} |")
     return "\n".join(lines)
 
@@ -186,8 +191,8 @@ def _calibration(model: Mapping[str, Any]) -> str:
         "|---|---|---|" if before else "|---|---|",
     ]
     for key in ("ece", "brier", "calibration_slope", "calibration_intercept"):
-        first = f" {figure(before[key])} |" if before else ""
-        lines.append(f"| {TITLES[key]} |{first} {figure(scope[key])} |")
+        first = f" {figure(before[key], len(model['labels']))} |" if before else ""
+        lines.append(f"| {TITLES[key]} |{first} {figure(scope[key], len(model['labels']))} |")
     return "\n".join(lines)
 
 
@@ -199,13 +204,14 @@ def _comparison(document: Mapping[str, Any], name: str) -> str:
         if entry["value"] is not None:
             interval = "" if entry["low"] is None else f" ({entry['low']:+.3f} to {entry['high']:+.3f})"
             p = "" if entry["p_holm"] is None else f", p {entry['p_holm']:.2g} after Holm's adjustment"
-            lines.append(f"- AUROC {entry['value']:+.3f}{interval} against {_text(difference['reference'])}{p}")
+            over = _over(entry, len(document["models"][name]["labels"]))
+            lines.append(f"- AUROC {entry['value']:+.3f}{interval} against {_text(difference['reference'])}{p}{over}")
     test = document["noninferiority"].get(name)
     if test and test["noninferior"] is not None:
         verdict = "non-inferior" if test["noninferior"] else "not shown to be non-inferior"
         lines.append(
             f"- {verdict} to {_text(test['against'])} with a margin of {test['margin']:g} AUROC (lower bound "
-            f"{test['low']:+.3f})"
+            f"{test['low']:+.3f}, one-sided p {test['p_holm']:.2g} after Holm's adjustment)"
         )
     return "\n".join(["## Beside other models", "", *lines]) if lines else ""
 
@@ -259,13 +265,18 @@ def _provenance(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     )
 
 
-def figure(entry: Mapping[str, Any]) -> str:
-    """A metric as text: value and interval, or why there is none."""
+def figure(entry: Mapping[str, Any], labels: int = 0) -> str:
+    """A metric as text: value and interval, or why there is none; of so many labels where it is an average."""
     if entry["value"] is None:
         return f"– ({_text(entry['reason'])})"
-    if entry["low"] is None:
-        return f"{entry['value']:.3f}"
-    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+    interval = "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
+    if entry.get("interval_reason", entries.NO_RESAMPLES) != entries.NO_RESAMPLES:
+        interval = f" (no interval: {entry['interval_reason']})"
+    return f"{entry['value']:.3f}{interval}{_over(entry, labels)}"
+
+
+def _over(entry: Mapping[str, Any], labels: int) -> str:
+    return f", mean of {entry['labels']} of {labels} labels" if "labels" in entry else ""
 
 
 def _listed(names: list[str]) -> str:

@@ -1,9 +1,11 @@
-"""Patient-clustered, stratified bootstrap of every metric, with all resamples computed at once.
+"""Patient-clustered bootstrap of every metric, with all resamples computed at once.
 
-Images of one patient resemble each other, so patients are drawn, not images (Field & Welsh 2007). They are
-drawn within strata of patients who share their rarest finding, so that every resample holds about as many
-patients with each finding as the data do and a rare finding never vanishes. A resample is a vector of
-weights: how often each patient was drawn. Every model and subgroup meets the same resamples, which makes
+Images of one patient resemble each other, so patients are drawn, not images (Field & Welsh 2007), and drawn twice.
+For metrics that do not depend on the prevalence they are drawn within strata of patients who share their rarest
+finding, so that every resample holds about as many patients with each finding as the data do and a rare finding
+never vanishes. That fixes the prevalence, which is a chance of the data as much as anything else: metrics that
+depend on it would get intervals far too narrow, so they meet a second draw from all patients alike. A resample is a
+vector of weights: how often each patient was drawn. Every model and subgroup meets the same resamples, which makes
 their differences paired.
 """
 
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_eval.metrics.classification import METRICS, RANKING, from_counts, macro, weighted
+from cxr_eval.metrics.classification import METRICS, PREVALENCE_DEPENDENT, RANKING, from_counts
 from cxr_eval.statistics import calibration
 from cxr_eval.statistics.ranking import Floats, Weights, ranking
 
@@ -53,7 +55,41 @@ def strata(targets: NDArray, patient: NDArray[np.int64]) -> NDArray[np.int64]:
     return found
 
 
-def draw_weights(stratum: NDArray[np.int64], resamples: int, seed: int) -> Weights:
+@dataclass(frozen=True)
+class Draws:
+    """Two draws of the same patients; a metric takes its resamples from exactly one of them.
+
+    Attributes:
+        stratified: (P, R) how often each patient is drawn in each resample, within strata.
+        plain: (P, R) the same from all patients alike, for ``PREVALENCE_DEPENDENT`` metrics and for averages that
+            weigh labels by their positives.
+    """
+
+    stratified: Weights
+    plain: Weights
+
+    def of(self, patients: NDArray[np.int64]) -> "Draws":
+        """The same resamples of some patients alone."""
+        return Draws(self.stratified[patients], self.plain[patients])
+
+
+def draw(targets: NDArray, patient: NDArray[np.int64], resamples: int, seed: int) -> Draws:
+    """Draw the patients within the strata of ``strata`` and without any.
+
+    Args:
+        targets: (N, L) in {0, 1, NaN}.
+        patient: (N,) patient number of each image, in [0, P), all of them used.
+        resamples: Number of resamples R.
+        seed: Seed of both draws, which are independent of each other.
+
+    Returns:
+        The draws.
+    """
+    stratum = strata(targets, patient)
+    return Draws(draw_weights(stratum, resamples, seed), draw_weights(np.zeros_like(stratum), resamples, (seed, 1)))
+
+
+def draw_weights(stratum: NDArray[np.int64], resamples: int, seed: int | Sequence[int]) -> Weights:
     """How often each patient is drawn in each resample (from each stratum as many as it has, with replacement).
 
     Args:
@@ -75,6 +111,34 @@ def draw_weights(stratum: NDArray[np.int64], resamples: int, seed: int) -> Weigh
             counts = np.bincount(drawn.ravel(), minlength=rows * len(patients)).reshape(rows, -1)
             weights[patients, start : start + rows] = counts.T
     return weights
+
+
+def resample_each(
+    targets: NDArray,
+    scores: NDArray,
+    decisions: NDArray,
+    patient: NDArray[np.int64],
+    draws: Draws,
+    names: Sequence[str] = METRICS,
+) -> dict[str, Floats]:
+    """Metrics of every label, each in the resamples of the draw that suits it.
+
+    Args:
+        targets: (N, L) in {0, 1, NaN}.
+        scores: (N, L) probabilities.
+        decisions: (N, L) bool.
+        patient: (N,) patient number of each image, in [0, P).
+        draws: Both draws.
+        names: Which of ``METRICS`` are wanted.
+
+    Returns:
+        Each name (R, L) float64, as from ``resample``.
+    """
+    found: dict[str, Floats] = {}
+    for weights, dependent in ((draws.stratified, False), (draws.plain, True)):
+        wanted = [name for name in names if (name in PREVALENCE_DEPENDENT) == dependent]
+        found |= resample(targets, scores, decisions, patient, weights, wanted)
+    return {name: found[name] for name in names}
 
 
 def resample(
@@ -129,16 +193,55 @@ def weighted_sums(values: NDArray, patient: NDArray[np.int64], weights: Weights)
     return (weights.T @ np.stack(by_patient, axis=1).astype(np.float32)).astype(np.float64)
 
 
-def averages(values: dict[str, Floats]) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Macro and weighted averages over the labels of what ``resample`` gave, each name -> (R,).
+def concerned(targets: NDArray, decisions: NDArray, patient: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Patients with an image in the denominator of each proportion of images.
 
-    As for the point estimate, labels undefined in a resample are left out of that resample's average.
+    Args:
+        targets: (N, L) in {0, 1, NaN}.
+        decisions: (N, L) bool.
+        patient: (N,) patient number of each image.
+
+    Returns:
+        "accuracy", "precision", "recall", "specificity" and "npv", each (L,).
     """
-    names = [name for name in values if name != "positives"]
-    return (
-        {name: macro(values[name]) for name in names},
-        {name: weighted(values[name], values["positives"]) for name in names},
-    )
+    known, called = ~np.isnan(targets), decisions.astype(bool)
+    images = {
+        "accuracy": known,
+        "precision": known & called,
+        "recall": targets == 1,
+        "specificity": targets == 0,
+        "npv": known & ~called,
+    }
+    return {
+        name: np.array([np.count_nonzero(np.bincount(patient[column])) for column in used.T])
+        for name, used in images.items()
+    }
+
+
+def constant(values: Floats) -> bool:
+    """Whether all resamples (R,) in which a figure is defined agree, so that they say nothing of its spread."""
+    defined = values[~np.isnan(values)]
+    return len(defined) > 0 and float(np.ptp(defined)) < 1e-12
+
+
+def exact_interval(value: float, patients: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a proportion that is 0 or 1, in which resamples cannot differ (Clopper & Pearson 1934).
+
+    With n trials that all succeed it is ``[a^(1/n), 1]``, ``a = (1 - level)/2``, and mirrored when none does. Patients
+    count as the trials, as if the images of each were copies, which is conservative.
+
+    Args:
+        value: The proportion.
+        patients: Patients n with an image that counts, > 0.
+        level: Coverage, in (0, 1).
+
+    Returns:
+        Lower and upper bound; NaN for a value between 0 and 1.
+    """
+    bound = ((1 - level) / 2) ** (1 / patients)
+    if value == 1:
+        return bound, 1.0
+    return (0.0, 1 - bound) if value == 0 else (np.nan, np.nan)
 
 
 def interval(values: Floats, level: float = 0.95) -> tuple[Floats, Floats]:

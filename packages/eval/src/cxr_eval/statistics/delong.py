@@ -16,6 +16,9 @@ from cxr_common.metrics import placements
 
 Floats = NDArray[np.float64]
 
+NO_ERROR = 1e-12
+"""Standard errors below it are rounding."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -24,7 +27,8 @@ class Comparison:
     Attributes:
         difference: AUROC of the first minus AUROC of the second.
         standard_error: Of the difference.
-        p: Two-sided p value; NaN when undefined.
+        p: Two-sided p value; NaN when undefined, as without any variance: two AUROCs that differ while no ranking
+            of the images varies are a sign of too few errors, not of certainty.
     """
 
     difference: float
@@ -103,8 +107,8 @@ def difference(auroc: Floats, cov: Floats, first: int, second: int) -> Compariso
     if np.isnan(variance):
         return Comparison(gap, np.nan, np.nan)
     error = math.sqrt(max(variance, 0.0))
-    if error < 1e-12:
-        return Comparison(gap, error, 1.0 if abs(gap) < 1e-12 else 0.0)
+    if error < NO_ERROR:
+        return Comparison(gap, error, 1.0 if abs(gap) < NO_ERROR else np.nan)
     return Comparison(gap, error, math.erfc(abs(gap) / error / math.sqrt(2)))
 
 
@@ -117,11 +121,14 @@ def interval(auroc: float, variance: float, z: float = 1.959963984540054) -> tup
         z: Quantile of the normal distribution; the default gives 95 %.
 
     Returns:
-        Standard error, lower and upper bound; NaN where the variance is undefined.
+        Standard error, lower and upper bound; NaN where the variance is undefined, the bounds also where it is 0:
+        an AUROC of 1 on few images is not known to be 1.
     """
     if math.isnan(variance):
         return math.nan, math.nan, math.nan
     error = math.sqrt(max(variance, 0.0))
+    if error < NO_ERROR:
+        return error, math.nan, math.nan
     return error, max(0.0, auroc - z * error), min(1.0, auroc + z * error)
 
 
