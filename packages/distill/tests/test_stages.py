@@ -142,4 +142,4 @@ def test_a_folder_of_another_config_is_kept(tmp_path, toy_folder) -> None:
     assert "seed was 0, now 1" in done.stderr
     assert model.read_bytes() == before
     assert run("finetune", *FAST, *fit, "--seed", 1, "--restart").returncode == 0
-    assert (tmp_path / "runs" / "quickstart" / "teacher.1" / "model.safetensors").read_bytes() == before
+    assert (tmp_path / "runs" / "quickstart" / "teacher.aside-1" / "model.safetensors").read_bytes() == before

@@ -21,7 +21,7 @@ def touch(folder, *paths):
 
 def test_the_teacher_of_a_run_comes_first_and_backbones_are_not_models(tmp_path):
     touch(tmp_path, "a/resnet18/model.safetensors", "a/teacher/model.safetensors", "a/ssl/backbone.safetensors")
-    touch(tmp_path, "a/teacher.1/model.safetensors")  # set aside by --restart
+    touch(tmp_path, "a/teacher.aside-1/model.safetensors")  # set aside by --restart
     touch(tmp_path, "a/eeea/model.safetensors", "b/other/model.safetensors")
     assert [path.parent.name for path in find([], tmp_path, "a")] == ["teacher", "eeea", "resnet18"]
 

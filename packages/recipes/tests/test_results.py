@@ -106,10 +106,10 @@ def test_the_page_says_what_its_intervals_do_not_cover() -> None:
 
 
 def test_trainings_that_a_restart_set_aside_are_not_listed(tmp_path) -> None:
-    for folder in ("teacher", "teacher.1", "kd-0.5/student", "kd-0.5/student.2"):
+    for folder in ("teacher", "teacher.aside-1", "kd-0.5", "kd-0.5.aside-2"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "done.json").write_text('{"val_auroc": 0.9}')
-    assert list(_finished(tmp_path)) == ["kd-0.5/student", "teacher"]
+    assert list(_finished(tmp_path)) == ["kd-0.5", "teacher"]
 
 
 def test_averages_over_some_labels_say_so_and_gains_are_over_those_that_both_have() -> None:

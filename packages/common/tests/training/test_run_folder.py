@@ -30,10 +30,10 @@ def test_restart_sets_another_run_aside_and_keeps_it(tmp_path) -> None:
     first.close()
     second = open_run(folder, {"lr": 2}, {"lr": 2}, restart=True)
     assert not second.finished
-    assert (tmp_path / "a.1" / "done.json").exists()
+    assert (tmp_path / "a.aside-1" / "done.json").exists()
     second.close()
     assert not open_run(folder, {"lr": 2}, {"lr": 2}, restart=True).finished
-    assert not (tmp_path / "a.2").exists()
+    assert not (tmp_path / "a.aside-2").exists()
 
 
 def test_a_start_that_came_to_nothing_is_in_nobodys_way(tmp_path) -> None:

@@ -1,6 +1,5 @@
 """Which models are compared, what they are called, and how their labels meet the cohort's."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from cxr_common.checkpoint import Header, describe
 from cxr_common.cohorts.cohort import Cohort
 from cxr_common.errors import BadInput
+from cxr_common.training.run_folder import set_aside
 
 FILE = "model.safetensors"
 
@@ -53,7 +53,7 @@ def find(paths: Sequence[str], runs_dir: str | Path, run: str) -> list[Path]:
 def _within(folder: Path) -> list[Path]:
     """Every model in a folder of models, the teacher first."""
     # A --restart sets the earlier run aside as NAME.1, NAME.2, ...
-    files = [file for file in folder.glob(f"*/{FILE}") if not re.search(r"\.\d+$", file.parent.name)]
+    files = [file for file in folder.glob(f"*/{FILE}") if not set_aside(file.parent)]
     return sorted(files, key=lambda file: (file.parent.name != "teacher", file.parent.name))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from cxr_common.checkpoint import provenance
 from cxr_common.gain import over_seeds
 from cxr_common.machine import cpu_name, memory
+from cxr_common.training.run_folder import set_aside
 from cxr_recipes.recipe import Recipe
 from cxr_recipes.schema import METRICS
 
@@ -48,7 +49,7 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
 def _finished(run: Path) -> dict[str, dict[str, Any]]:
     """``done.json`` of every training by its folder below the run."""
     # A --restart sets the earlier training aside as NAME.1, NAME.2, ...
-    files = [file for file in sorted(run.rglob("done.json")) if not re.search(r"\.\d+$", file.parent.name)]
+    files = [file for file in sorted(run.rglob("done.json")) if not set_aside(file.parent)]
     return {str(file.parent.relative_to(run)): json.loads(file.read_text("utf-8")) for file in files}
 
 

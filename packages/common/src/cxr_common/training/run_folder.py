@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +86,7 @@ def open_run(
         identity: What the result depends on: config fields, hashes of inputs. A folder of another
             identity is never touched.
         config: The config as a person reads it, written to ``config.yaml``.
-        restart: Set a run of another identity aside (as ``FOLDER.1``, ``FOLDER.2``, ...) and start anew.
+        restart: Set a run of another identity aside (as ``FOLDER.aside-1``, ``FOLDER.aside-2``, ...) and start anew.
         main: Whether this process is the one that writes.
         later: Options of the identity's "config" that records of older versions lack, and what these stood for.
 
@@ -129,8 +130,8 @@ def open_run(
             do="choose another --run or --name, or --restart to set the old one aside",
         )
     if differing:
-        number = next(i for i in range(1, 10_000) if not Path(f"{folder}.{i}").exists())
-        folder.rename(f"{folder}.{number}")
+        number = next(i for i in range(1, 10_000) if not Path(f"{folder}.aside-{i}").exists())
+        folder.rename(f"{folder}.aside-{number}")
         return open_run(folder, identity, config, later=later)
     if not record.exists():
         import yaml
@@ -138,6 +139,11 @@ def open_run(
         write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         write_json(record, wanted)
     return RunFolder(folder, (folder / "done.json").exists(), lock=lock)
+
+
+def set_aside(folder: Path) -> bool:
+    """Whether ``--restart`` has put this folder out of the way; it is no part of its run any more."""
+    return re.search(r"\.aside-\d+$", folder.name) is not None
 
 
 def _completed(record: Path, wanted: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
