@@ -1,7 +1,7 @@
 """What a student is to learn from its teachers, and how their answers reach the loop."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -170,9 +170,12 @@ def prepare(
         accelerator: The engine.
         workers: Threads that render views; 0 chooses.
     """
-    precision = arithmetic(accelerator)
+    precision, device = arithmetic(accelerator), accelerator.device
     for teacher in guidance.teachers:
-        teacher.network.to(accelerator.device)
+        teacher.network.to(device)
+    # A GPU would wait in every step for indices and weights that lie elsewhere.
+    moved = tuple(replace(teacher, order=teacher.order.to(device)) for teacher in guidance.teachers)
+    guidance = replace(guidance, teachers=moved)
     recordings: tuple[Recording, ...] = ()
     if guidance.view_sets and guidance.replay:
         show = accelerator.is_main_process
@@ -189,7 +192,7 @@ def prepare(
         ]
     weights = label_weights(answers, cohort.targets[cohort.rows("val")], str(cohort.task), guidance.combination)
     joint = joint_logits(torch.from_numpy(np.stack(answers)), torch.from_numpy(weights)).numpy()
-    return Lessons(guidance, torch.from_numpy(weights), joint, recordings)
+    return Lessons(guidance, torch.from_numpy(weights).to(device), joint, recordings)
 
 
 def joint_logits(logits: Tensor, weights: Tensor) -> Tensor:
