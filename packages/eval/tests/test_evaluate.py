@@ -57,6 +57,7 @@ def test_whole_stage_on_the_phantom(tmp_path, make_model, labels, capsys):
     speed = document["models"]["teacher"]["speed"]
     assert 0 < speed["latency_ms_p50"] <= speed["latency_ms_p99"]
     assert speed["peak_bytes"] > 50e6  # Python and PyTorch alone take more
+    assert document["models"]["baseline"]["speed"] == speed  # the same network: measured once
     assert document["differences"]["baseline"]["reference"] == "teacher"
     assert document["noninferiority"]["baseline"]["against"] == "teacher"
     assert document["schema"] == stage.SCHEMA

@@ -104,10 +104,13 @@ def evaluate(config: EvaluateConfig) -> Path:
     document = measure(config, match, targets, given, groups, groupings, headers, files)
     timed = {}
     if config.speed:
-        say(f"evaluate: time and memory of {len(networks)} model{'s' if len(networks) > 1 else ''}")
-        timed = speed.measure(networks, threads=config.threads)
-        held = peaks({name: (path, *EAGER) for name, path in files.items()}, config.threads)
-        timed = {name: timed[name] | {"peak_bytes": held[name]} for name in files}
+        kinds = {name: (header.architecture, header.input.size, len(header.labels)) for name, header in headers.items()}
+        # Weights do not change how long a network takes: of several seeds one is measured.
+        first = {kind: name for name, kind in reversed(kinds.items())}
+        say(f"evaluate: time and memory of {len(first)} network{'s' if len(first) > 1 else ''}")
+        measured = speed.measure({name: networks[name] for name in first.values()}, threads=config.threads)
+        held = peaks({name: (files[name], *EAGER) for name in first.values()}, config.threads)
+        timed = {name: measured[first[kind]] | {"peak_bytes": held[first[kind]]} for name, kind in kinds.items()}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": timed.get(name)}
         document["models"][name]["cohort"] = found.relation(headers[name], cohorts[pixel_size_for(networks[name][1])])
