@@ -119,8 +119,8 @@ def test_averages_over_some_labels_say_so_and_gains_are_over_those_that_both_hav
     models["a"]["overall"]["f1"] = {"value": 0.9, "low": 0.8, "high": 1.0, "labels": 1}
     assert _difference(models["a"], models["b"], "f1") == pytest.approx(10)
     rows = _figures(by_seed(models), models).splitlines()
-    assert rows[2].endswith("| 0.9000 [0.8000, 1.0000] (mean of 1 of 2 labels) |")
-    assert "mean of" not in rows[3]
+    assert rows[2].endswith("| 0.9000 [0.8000, 1.0000] (1) |")
+    assert "(" not in rows[3]
 
 
 def test_a_figure_without_an_interval_stands_alone() -> None:

@@ -64,9 +64,11 @@ def _report(
     """The sections of one report: cohort, figures, gains, the paper's values, confusion matrices, size and speed."""
     models = report["models"]
     groups = by_seed(models)
+    partly = any("labels" in model["overall"][metric] for model in models.values() for metric in METRICS)
+    bracketed = ", or of as many of them as have the figure, their number in brackets" if partly else ""
     return [
         f"## Results on {title}\n\n" + _cohort(report),
-        f"{report['headline']}. Over several seeds: mean ± half-width of the 95 % t interval; over one: value and "
+        f"{report['headline']}{bracketed}. Over several seeds: mean ± half-width of the 95 % t interval; over one: value and "
         f"95 % interval of {report['intervals']['resamples']} bootstrap resamples of patients. Epoch, temperature "
         "and threshold were chosen on validation images. Intervals over seeds cover the draw of the seed (weights, "
         "order, views), not that of the patients; students that share teachers are not independent of one another."
@@ -129,12 +131,12 @@ def _cell(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _over(models: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """How many labels the averages of a metric are over, where it is not all of them in every model."""
+    """In brackets over how many labels a metric is averaged, where it is not all of them in every model."""
     counts = {model["overall"][metric].get("labels", len(model.get("labels", ()))) for model in models}
     if not any("labels" in model["overall"][metric] for model in models):
         return ""
     least, most = min(counts), max(counts)
-    return f" (mean of {least if least == most else f'{least} to {most}'} of {len(models[0]['labels'])} labels)"
+    return f" ({least if least == most else f'{least} to {most}'})"
 
 
 def _gains(
