@@ -68,8 +68,8 @@ def _report(
     bracketed = ", or of as many of them as have the figure, their number in brackets" if partly else ""
     return [
         f"## Results on {title}\n\n" + _cohort(report),
-        f"{report['headline']}{bracketed}. Over several seeds: mean ± half-width of the 95 % t interval; over one: value "
-        f"and 95 % interval of {report['intervals']['resamples']} bootstrap resamples of patients. Epoch, temperature "
+        f"{report['headline']}{bracketed}. Over several seeds: mean ± half-width of the 95 % t interval; over one: "
+        f"value and 95 % interval of {report['intervals']['resamples']} bootstrap resamples of patients. Epoch, temperature "
         "and threshold were chosen on validation images. Intervals over seeds cover the draw of the seed (weights, "
         "order, views), not that of the patients; students that share teachers are not independent of one another."
         "\n\n" + _figures(groups, models),
