@@ -69,9 +69,10 @@ def _report(
     return [
         f"## Results on {title}\n\n" + _cohort(report),
         f"{report['headline']}{bracketed}. Over several seeds: mean ± half-width of the 95 % t interval; over one: "
-        f"value and 95 % interval of {report['intervals']['resamples']} bootstrap resamples of patients. Epoch, temperature "
-        "and threshold were chosen on validation images. Intervals over seeds cover the draw of the seed (weights, "
-        "order, views), not that of the patients; students that share teachers are not independent of one another."
+        f"value and 95 % interval of {report['intervals']['resamples']} bootstrap resamples of patients. Epoch, "
+        "temperature and threshold were chosen on validation images. Intervals over seeds cover the draw of the seed "
+        "(weights, order, views), not that of the patients; students that share teachers are not independent of one "
+        "another."
         "\n\n" + _figures(groups, models),
         _gains(recipe, groups, models, validation),
         _published(recipe.published.get(folder, {}), groups, models),
