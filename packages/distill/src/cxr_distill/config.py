@@ -187,8 +187,8 @@ class DistillConfig(TrainConfig):
         teacher_views: Views of each image the teacher is asked about once, ahead of training; the student sees
             them in turn, and other seeds, students and losses find the answers there. 0 asks in every step.
         student: Name of the student's network.
-        loss: Distillation losses and their weights, "--loss kd=0.9 --loss fitnets=10"; when empty, kd for classes
-            and multilabel_kd for labels, at their usual weights.
+        loss: Distillation losses and their weights, "--loss kd=0.9 --loss fitnets=10"; when empty, kd for two
+            classes, dkd for more and multilabel_kd for labels, at their usual weights.
         task_weight: Weight of the loss on the labels (alpha, beside 1 - alpha for kd); below 0 takes the one
             usual with the first distillation loss.
         temperature: Temperature of the logit losses; 0 takes each loss's usual one.

@@ -71,7 +71,7 @@ def distill(config: DistillConfig) -> Path:
     for given in config.teacher:  # a missing file must not cost the fitting of anything
         checkpoint.describe(given)
     task = labelled_task(cohort)
-    losses = dict(config.loss) or recommended(task)
+    losses = dict(config.loss) or recommended(task, len(cohort.labels))
     check_parts(losses, task, labels=len(cohort.labels))
     count = max(1, len(config.teacher))
     source = {"teachers": count, "combination": config.teachers, "sets": config.teacher_views}

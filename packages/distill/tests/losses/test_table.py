@@ -285,11 +285,17 @@ def test_task_losses_by_name():
         task_loss("regression")
 
 
+@pytest.mark.parametrize("labels", [2, 3, 14])
 @pytest.mark.parametrize("task", TASK_LOSSES)
-def test_the_recommended_losses_suit_the_task(task):
-    check_parts(recommended(task), task)
+def test_the_recommended_losses_suit_the_task(task, labels):
+    check_parts(recommended(task, labels), task, labels=labels)
+
+
+def test_what_is_recommended_depends_on_task_and_number_of_classes():
+    found = [recommended(*case) for case in (("multiclass", 2), ("multiclass", 3), ("multilabel", 2))]
+    assert found == [{"kd": 0.9}, {"dkd": 1.0}, {"multilabel_kd": 1.0}]
     with pytest.raises(BadInput, match="known task"):
-        recommended("regression")
+        recommended("regression", 2)
 
 
 def test_weights_are_those_of_the_literature():
