@@ -15,6 +15,7 @@ from cxr_common.models.taps import POOLED, features
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.run_folder import RunFolder
 from cxr_distill.teacher import linear_layer
+from cxr_distill.watching import score
 
 PENALTIES = tuple(10.0**power for power in range(1, -6, -1))
 """Ridge penalties tried, strongest first, each from the solution before it."""
@@ -75,9 +76,8 @@ def fit(
     for number, head in enumerate(heads, start=1):
         val = judge((x_val @ head.weight.T + head.bias).numpy(), teacher=None)
         run.log({"epoch": number, "penalty": head.penalty, "loss": head.loss, **val})
-        score = [round(val["val_auroc"] or 0.0, 6), -(val["val_loss"] or 0.0)]
-        if not best or score > best["score"]:
-            best = {"score": score, "epoch": number, "val": val, "head": head}
+        if not best or score(val) > best["score"]:
+            best = {"score": score(val), "epoch": number, "val": val, "head": head}
     put(best["head"], layer)
     if run.main:
         area = "undefined" if best["val"]["val_auroc"] is None else f"{best['val']['val_auroc']:.4f}"

@@ -46,7 +46,7 @@ from cxr_distill.losses import Outputs, build_adapters, each_loss
 from cxr_distill.outcome import LATER, MODEL, conclude, identity
 from cxr_distill.student import Student, new_network
 from cxr_distill.teacher import linear_layer
-from cxr_distill.watching import EVERY, check_finite, drowning, gradient_shares, validation
+from cxr_distill.watching import EVERY, check_finite, drowning, gradient_shares, score, validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -205,10 +205,9 @@ def train(
                 val = judge(on_validation(network), teacher=lessons.validation if lessons else None)
                 val = as_main_says(val, accelerator)
                 check_finite("a finite loss on validation images", val["val_loss"], epoch + 1, folder)
-                score = [round(val["val_auroc"] or 0.0, 6), -(val["val_loss"] or 0.0)]
-                if not at["best"] or score > at["best"]["score"]:
+                if not at["best"] or score(val) > at["best"]["score"]:
                     state = {k: v.detach().cpu().clone() for k, v in network.network.state_dict().items()}
-                    at["best"] = {"score": score, "epoch": epoch + 1, "weights": state, "val": val}
+                    at["best"] = {"score": score(val), "epoch": epoch + 1, "weights": state, "val": val}
             line = {"epoch": epoch + 1, **{k: v if math.isfinite(v) else None for k, v in means.items()}, **val}
             run.log({**line, "lr": rate(epoch * steps + steps - 1)})
             progress.epoch(line)

@@ -106,6 +106,11 @@ def validation(
     return figures
 
 
+def score(val: Mapping[str, float | None]) -> list[float]:
+    """By what the best of several validation figures is chosen: the AUROC, among equal ones the smaller loss."""
+    return [round(val["val_auroc"] or 0.0, 6), -(val["val_loss"] or 0.0)]
+
+
 def divergence(student: NDArray[np.float32], teacher: NDArray[np.float32], task: str) -> float:
     """Kullback-Leibler divergence of the student's probabilities from the teacher's, in nats.
 

@@ -52,7 +52,6 @@ def find(paths: Sequence[str], runs_dir: str | Path, run: str) -> list[Path]:
 
 def _within(folder: Path) -> list[Path]:
     """Every model in a folder of models, the teacher first."""
-    # A --restart sets the earlier run aside as NAME.1, NAME.2, ...
     files = [file for file in folder.glob(f"*/{FILE}") if not set_aside(file.parent)]
     return sorted(files, key=lambda file: (file.parent.name != "teacher", file.parent.name))
 

@@ -149,7 +149,7 @@ def _averages(
     """Each of ``AVERAGES`` -> metric -> entry."""
     macro, weighted = metrics.averages(values)
     flat = truth.reshape(-1, 1), called.reshape(-1, 1)
-    pooled = metrics.per_label(flat[0], p.reshape(-1, 1), flat[1])
+    pooled = metrics.micro(truth, p, called)
     means = {"macro": macro, "micro": {key: float(pooled[key][0]) for key in METRICS}, "weighted": weighted}
     # What pools the images is a proportion of them; so is an average of one label.
     patients = {key: int(n[0]) for key, n in bootstrap.concerned(*flat, patient.repeat(truth.shape[1])).items()}

@@ -47,8 +47,7 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
 
 
 def _finished(run: Path) -> dict[str, dict[str, Any]]:
-    """``done.json`` of every training by its folder below the run."""
-    # A --restart sets the earlier training aside as NAME.1, NAME.2, ...
+    """``done.json`` of every training by its folder below the run, without those a --restart has set aside."""
     files = [file for file in sorted(run.rglob("done.json")) if not set_aside(file.parent)]
     return {str(file.parent.relative_to(run)): json.loads(file.read_text("utf-8")) for file in files}
 
@@ -112,10 +111,8 @@ def _figures(groups: Mapping[str, list[str]], models: Models) -> str:
     header = "| model | seeds | " + " | ".join(METRICS.values()) + " |"
     lines = [header, "|---" * (2 + len(METRICS)) + "|"]
     for group, names in groups.items():
-        cells = [_cell([models[name]["overall"][metric] for name in names]) for metric in METRICS]
-        cells = [
-            cell + _over([models[name] for name in names], metric) for cell, metric in zip(cells, METRICS, strict=True)
-        ]
+        grouped = [models[name] for name in names]
+        cells = [_cell([one["overall"][metric] for one in grouped]) + _over(grouped, metric) for metric in METRICS]
         lines.append(f"| {group} | {len(names)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
