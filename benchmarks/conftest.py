@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from cxr_common.machine import cpu_name
+from cxr_data.machine import cpu_name
 
 PACKAGES = ("torch", "onnxruntime", "lightly", "scikit-learn", "torchdistill")
 """Whose versions a file carries: what is measured runs in them, or against them."""

@@ -22,11 +22,11 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 INDEX = """
 import json, sys, time
 from pathlib import Path
-from cxr_common.cohorts.readers import read, recognise
-from cxr_common.cohorts.selection import Selection, select
-from cxr_common.cohorts import splits
-from cxr_common.cohorts.cohort import label_matrix
-from cxr_common.machine import peak_memory
+from cxr_data.readers import read, recognise
+from cxr_data.selection import Selection, select
+from cxr_data import splits
+from cxr_data.cohort import label_matrix
+from cxr_data.machine import peak_memory
 began = time.perf_counter()
 root = Path(sys.argv[1])
 listing, _ = select(read(root, recognise(root)), Selection(view="all"), root)
@@ -75,7 +75,7 @@ def test_the_table_of_chestxray14_in_10_s_and_1_gb(
 
 def test_a_table_of_377110_rows_in_60_s_and_3_gb(tmp_path: Path, benchmark, own_process, record) -> None:
     """MIMIC-CXR-JPG, simulated: its size, its four tables, its folders."""
-    from cxr_common.cohorts.readers.chexpert import LABELS
+    from cxr_data.readers.chexpert import LABELS
 
     rng = np.random.default_rng(0)
     images, studies, subjects = 377_110, 227_835, 65_379
@@ -105,7 +105,7 @@ def test_a_table_of_377110_rows_in_60_s_and_3_gb(tmp_path: Path, benchmark, own_
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[Path]:
     """Forty radiographs of 2,000 x 2,000 pixels as gray JPEG: drawn chests with the grain of a detector."""
-    from cxr_common.cohorts.phantom import phantom
+    from cxr_data.synthetic.phantom import phantom
 
     folder = tmp_path_factory.mktemp("jpeg")
     rng = np.random.default_rng(0)
@@ -128,7 +128,7 @@ def pil(path: Path, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [64, 224])
 def test_decoding_is_3_times_pil_a_core(files: list[Path], size: int, medians, record) -> None:
-    from cxr_common.cohorts import pixel_size_for, read_image
+    from cxr_data import pixel_size_for, read_image
 
     cv2.setNumThreads(1)
     stored = pixel_size_for(size)
@@ -148,8 +148,8 @@ def test_decoding_is_3_times_pil_a_core(files: list[Path], size: int, medians, r
 
 
 def test_an_epoch_from_the_memory_map_is_20_times_one_from_files(files: list[Path], medians, record) -> None:
-    from cxr_common.cohorts import prepare
-    from cxr_common.views import ViewSpec, draw, render
+    from cxr_data import prepare
+    from cxr_data.augment import ViewSpec, draw, render
 
     cv2.setNumThreads(1)
     cohort = prepare(files[0].parent, pixel_size=256, show=False)
@@ -179,8 +179,8 @@ def test_an_epoch_from_the_memory_map_is_20_times_one_from_files(files: list[Pat
 
 def test_near_duplicates_among_112120_images_are_minutes(medians, record) -> None:
     """The pair search alone, on descriptors of random images, one image in a thousand a copy."""
-    from cxr_common.cohorts.audit.duplicates import near_pairs
-    from cxr_common.cohorts.audit.measures import SMALL, THUMB, Measures
+    from cxr_data.auditing.duplicates import near_pairs
+    from cxr_data.auditing.measures import SMALL, THUMB, Measures
 
     rng = np.random.default_rng(0)
     thumbs = rng.integers(0, 256, (112_120, THUMB, THUMB), dtype=np.uint8)

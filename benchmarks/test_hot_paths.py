@@ -17,10 +17,10 @@ from torch import nn
 
 from cxr_common import checkpoint
 from cxr_common.checkpoint import Header, Input
-from cxr_common.cohorts.phantom import phantom
-from cxr_common.files import sha256
 from cxr_common.models import cost
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.files import sha256
+from cxr_data.synthetic.phantom import phantom
 from cxr_eval import speed
 from cxr_eval.benchmark.entries import EAGER, entries
 from cxr_eval.export import onnx_file

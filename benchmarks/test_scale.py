@@ -11,7 +11,7 @@ TITLE = "All figures of a report"
 SCRIPT = """
 import json, time
 import numpy as np, polars as pl
-from cxr_common.machine import peak_memory
+from cxr_data.machine import peak_memory
 from cxr_eval import results, subgroups
 from cxr_eval.predictions import Answers
 

@@ -22,9 +22,9 @@ from lightly.transforms import SwaVTransform
 from PIL import Image
 from torch import nn
 
-from cxr_common.cohorts import Cohort
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import has_bf16
+from cxr_data import Cohort
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.crops import view_batches, view_specs
 from cxr_ssl.learner import Learner, make_optimizer, new_backbone, new_learner
@@ -237,7 +237,7 @@ def added_memory(own_process: Callable[[str], str], way: str) -> float:
 
 def tell(way: str) -> None:
     """Print the peak that two steps add, in GiB; run in a process of its own."""
-    from cxr_common.machine import peak_memory
+    from cxr_data.machine import peak_memory
 
     sizes, batch = (224, 96), 4
     views = random_views(sizes, batch)

@@ -18,7 +18,7 @@ import torch
 from lightly.transforms import SwaVTransform
 from PIL import Image
 
-from cxr_common.cohorts import Cohort
+from cxr_data import Cohort
 from cxr_ssl.crops import view_batches, view_specs
 
 TITLE = "Views and loader of pretraining"

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from cxr_common.cohorts.phantom import phantom
+from cxr_data.synthetic.phantom import phantom
 
 ROOT = Path(__file__).parent.parent
 RECORDS = {ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md"}

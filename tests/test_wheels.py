@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MEMBERS = {
-    "common": {"cxr_common.checkpoint", "cxr_common.cohorts", "cxr_common.models.zoo", "cxr_common.training.resume"},
+    "data": {"cxr_data.preparation", "cxr_data.sources", "cxr_data.auditing"},
+    "common": {"cxr_common.checkpoint", "cxr_common.models.zoo", "cxr_common.training.resume"},
     "ssl": {"cxr_ssl.pretrain"},
     "distill": {"cxr_distill.train", "cxr_distill.losses"},
     "eval": {"cxr_eval.evaluate", "cxr_eval.export.export", "cxr_eval.predict.predict", "cxr_eval.benchmark.benchmark"},

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from cxr_common.checkpoint import Header, Input, describe, load, metadata, parent, provenance, save
-from cxr_common.errors import BadInput
-from cxr_common.files import sha256
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.errors import BadInput
+from cxr_data.files import sha256
 
 
 def header(**changes) -> Header:

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import t
 
 from cxr_common.gain import auroc_gain, over_seeds
-from cxr_common.metrics import auroc, macro
+from cxr_data.metrics import auroc, macro
 
 
 def case(n: int = 120, labels: int = 3, seed: int = 0):

@@ -1,6 +1,6 @@
 import pytest
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_distill.config import Decision, DistillConfig, FinetuneConfig, Optim
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_common.training.accelerator import start as start_engine
-from cxr_common.views import ViewSpec, draw, render
+from cxr_data.augment import ViewSpec, draw, render
 from cxr_distill.data import Batch, batches, mixed, order_of
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from cxr_common.checkpoint import Header, Input, save
-from cxr_common.errors import BadInput
-from cxr_common.metrics import auroc
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
-from cxr_common.views import ViewSpec
+from cxr_data.augment import ViewSpec
+from cxr_data.errors import BadInput
+from cxr_data.metrics import auroc
 from cxr_distill.config import DistillConfig
 from cxr_distill.data import Batch
 from cxr_distill.guidance import Guidance, Lessons, check_sources, joint_logits, label_weights, prepare

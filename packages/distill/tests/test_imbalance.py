@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_distill.imbalance import label_loss, sampling_weights
 
 CLASSES = np.eye(3, dtype=np.float32)[np.repeat([0, 1, 2], [60, 30, 10])]

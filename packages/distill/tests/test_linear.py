@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 
 from cxr_common.checkpoint import Header, Input, load, save
-from cxr_common.decisions import decide, probabilities
-from cxr_common.errors import BadInput
 from cxr_common.inference import outputs
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
+from cxr_data.decisions import decide, probabilities
+from cxr_data.errors import BadInput
 from cxr_distill.config import Decision, DistillConfig, FinetuneConfig, Optim
 from cxr_distill.imbalance import label_loss
 from cxr_distill.linear import PENALTIES, fit_heads, pooled_features

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from cxr_common.checkpoint import Header, Input, save
-from cxr_common.errors import BadInput
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
-from cxr_common.views import ViewSpec, render
+from cxr_data.augment import ViewSpec, render
+from cxr_data.errors import BadInput
 from cxr_distill import recording as room
 from cxr_distill.config import DistillConfig
 from cxr_distill.guidance import Guidance

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from cxr_common.checkpoint import Header, Input, save
-from cxr_common.files import sha256
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_common.training.processes import anyone
-from cxr_common.training.progress import Progress
 from cxr_common.training.run_folder import open_run
+from cxr_data.files import sha256
+from cxr_data.progress import Progress
 from cxr_distill import train as loop
 from cxr_distill.config import DistillConfig, Optim
 from cxr_distill.guidance import Guidance

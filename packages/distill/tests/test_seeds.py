@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_distill.config import DistillConfig, FinetuneConfig
 from cxr_distill.seeds import each_seed
 from cxr_distill.stages import distill, finetune

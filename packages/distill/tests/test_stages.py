@@ -8,7 +8,7 @@ import pytest
 
 from cxr_common.checkpoint import Header, Input, describe, save
 from cxr_common.models.zoo import build
-from cxr_common.views import whole
+from cxr_data.augment import whole
 from cxr_distill import stages
 from cxr_distill.config import DistillConfig
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from cxr_common.checkpoint import Header, Input, load, save
-from cxr_common.errors import BadInput
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start as start_engine
+from cxr_data.errors import BadInput
 from cxr_distill.config import DistillConfig, Optim
 from cxr_distill.guidance import Guidance
 from cxr_distill.losses import build_adapters

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cxr_common.checkpoint import Header, Input, describe, load, save
-from cxr_common.errors import BadInput
-from cxr_common.files import sha256
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
+from cxr_data.errors import BadInput
+from cxr_data.files import sha256
 from cxr_distill.config import DistillConfig, FinetuneConfig
 from cxr_distill.guidance import Guidance
 from cxr_distill.losses import build_adapters

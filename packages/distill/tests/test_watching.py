@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_distill.watching import check_finite, divergence, drowning, gradient_shares, validation
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cxr_common.cohorts import open_cohort
-from cxr_common.command import parse
-from cxr_common.errors import BadInput
-from cxr_common.files import sha256
+from cxr_data import open_cohort
+from cxr_data.command import parse
+from cxr_data.errors import BadInput
+from cxr_data.files import sha256
 from cxr_eval import evaluate as stage
 from cxr_eval.cli import main
 from cxr_eval.config import EvaluateConfig

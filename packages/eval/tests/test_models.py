@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cxr_common.checkpoint import Header, Input
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_eval.models import aligned_targets, find, match_labels, names, relation, teachers
 
 

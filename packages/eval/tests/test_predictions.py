@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from cxr_common.checkpoint import Header, Input
-from cxr_common.errors import BadInput
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_common.views import whole
+from cxr_data.augment import whole
+from cxr_data.errors import BadInput
 from cxr_eval.predictions import Answers, answers, predict, table
 
 

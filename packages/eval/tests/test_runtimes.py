@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from cxr_common.checkpoint import Header, Input
-from cxr_common.errors import BadInput
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.errors import BadInput
 from cxr_eval import runtimes, torch_runtime
 from cxr_eval.export.answer import Answering
 from cxr_eval.export.convert import convert

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 import sklearn.metrics as peer
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_eval import results, subgroups
 from cxr_eval.predictions import Answers
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_recipes.recipe import names, read
 
 RUN = Path("runs/x")

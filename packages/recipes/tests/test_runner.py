@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_recipes import runner
 from cxr_recipes.config import ReproduceConfig
 from cxr_recipes.recipe import names, read

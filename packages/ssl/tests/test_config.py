@@ -5,8 +5,8 @@ from dataclasses import fields
 import pytest
 import yaml
 
-from cxr_common.command import config_dict, parse
-from cxr_common.errors import BadInput
+from cxr_data.command import config_dict, parse
+from cxr_data.errors import BadInput
 from cxr_ssl.cli import main
 from cxr_ssl.config import PRESETS, Crops, PretrainConfig, Schedule, preset
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cxr_common.cohorts import Cohort
-from cxr_common.views import whole
+from cxr_data import Cohort
+from cxr_data.augment import whole
 from cxr_ssl import pictures
 from cxr_ssl.pictures import groups, maps, nearest_images, principal_plane
 from cxr_ssl.swav import SwAV

@@ -16,10 +16,10 @@ import yaml
 from safetensors.torch import load_file
 
 from cxr_common import checkpoint
-from cxr_common.cohorts import Cohort, save
-from cxr_common.command import config_dict
-from cxr_common.errors import BadInput
-from cxr_common.files import sha256
+from cxr_data import Cohort, save
+from cxr_data.command import config_dict
+from cxr_data.errors import BadInput
+from cxr_data.files import sha256
 from cxr_ssl import pretrain as stage
 from cxr_ssl.config import Crops, PretrainConfig
 from cxr_ssl.learner import new_backbone
@@ -173,7 +173,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_backbone(resnet, data, tmp_pa
     code = (
         "import os, signal, sys, torch\n"
         "torch.set_num_threads(1)\n"
-        "from cxr_common.command import parse\n"
+        "from cxr_data.command import parse\n"
         "from cxr_ssl import pretrain as stage\n"
         "from cxr_ssl.config import PretrainConfig\n"
         "def steps_then_dies(*arguments, step=stage.train_step, done=[], **options):\n"

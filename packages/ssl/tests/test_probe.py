@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from cxr_common.metrics import auroc
+from cxr_data.metrics import auroc
 from cxr_ssl.probe import PENALTIES, _ridge_scores, linear_probe
 
 

@@ -8,8 +8,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from cxr_common.cohorts import Cohort, save
-from cxr_common.command import config_dict
+from cxr_data import Cohort, save
+from cxr_data.command import config_dict
 from cxr_ssl.config import Crops, PretrainConfig
 
 HERE = Path(__file__).parent

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_ssl.health import Collapse
 from cxr_ssl.remedies import MOST, ORDER, REMEDIES, answer, next_remedy
 from cxr_ssl.rules import plan

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_ssl.config import preset
 from cxr_ssl.feature_queue import FeatureQueue
 from cxr_ssl.pretrain import planned

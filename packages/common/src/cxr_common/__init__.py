@@ -2,7 +2,7 @@
 
 >>> import torch
 >>> from cxr_common import checkpoint
->>> from cxr_common.cohorts import open_cohort
+>>> from cxr_data import open_cohort
 >>> from cxr_common.models.zoo import build
 >>> cohort = open_cohort("phantom:40", pixel_size=32, show=False)
 >>> cohort.task, cohort.pixels.dtype.name, cohort.pixels.shape  # gray, one channel, decoded once

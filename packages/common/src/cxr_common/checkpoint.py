@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_common.errors import BadInput
-from cxr_common.files import sha256, whole_file
+from cxr_data.errors import BadInput
+from cxr_data.files import sha256, whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ class Header:
         task: "multilabel", "multiclass", or None for a backbone.
         labels: Label names in the order of the logits.
         thresholds: Decision threshold of each label, fitted on validation data.
-        calibration: What `cxr_common.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
+        calibration: What `cxr_data.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
             "shift": [...]}`` of each label, or nothing; fitted on validation data.
         config: The config of the run that wrote the file.
         parents: Files it came from: ``{"role", "path", "sha256"}``.

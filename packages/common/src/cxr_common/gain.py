@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from cxr_common.metrics import placements
+from cxr_data.metrics import placements
 
 
 class Gain(NamedTuple):

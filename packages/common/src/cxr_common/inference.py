@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cxr_common.training.loader import prefetch
-from cxr_common.views import whole
+from cxr_data.augment import whole
 
 
 @torch.inference_mode()

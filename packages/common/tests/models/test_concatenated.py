@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 import torch
 
-from cxr_common.errors import BadInput
 from cxr_common.models.zoo import build
+from cxr_data.errors import BadInput
 
 PAIR = "resnet18+eeea_net_c2"
 

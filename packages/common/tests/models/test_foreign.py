@@ -8,10 +8,10 @@ import torch
 import torchvision
 from torch import nn
 
-from cxr_common.errors import BadInput
 from cxr_common.models import foreign
 from cxr_common.models.foreign import from_foreign, to_torchvision
 from cxr_common.models.zoo import build
+from cxr_data.errors import BadInput
 
 
 def worn(network: Any, seed=0) -> Any:

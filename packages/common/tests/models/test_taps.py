@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 import torch
 
-from cxr_common.errors import BadInput
 from cxr_common.models.anatomy import feature_levels
 from cxr_common.models.taps import features, stage_channels, stage_names
 from cxr_common.models.zoo import OFFERED, GrayNetwork, build
+from cxr_data.errors import BadInput
 
 BIG = {"densenet161", "vgg19_bn", "resnetv2_50+vgg19_bn"}
 ALL = [pytest.param(name, marks=pytest.mark.slow if name in BIG else []) for name in OFFERED]

@@ -6,8 +6,8 @@ import pytest
 import timm
 import torch
 
-from cxr_common.errors import BadInput
 from cxr_common.models.zoo import OFFERED, GrayNetwork, build, check_size
+from cxr_data.errors import BadInput
 
 BIG = {"densenet161", "vgg19_bn", "resnetv2_50+vgg19_bn"}
 QUICK = {"baseline_cnn", "eeea_net_c2", "mobilenetv2_100", "resnet18"}

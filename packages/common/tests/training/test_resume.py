@@ -5,8 +5,8 @@ import signal
 import pytest
 import torch
 
-from cxr_common.errors import BadInput
 from cxr_common.training.resume import StopSignal, load_state, rng_state, save_state, set_rng_state
+from cxr_data.errors import BadInput
 
 
 def test_state_comes_back(tmp_path) -> None:

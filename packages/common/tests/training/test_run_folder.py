@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from cxr_common.errors import BadInput
 from cxr_common.training.run_folder import open_run
+from cxr_data.errors import BadInput
 
 
 def test_same_identity_goes_on_another_is_refused(tmp_path) -> None:

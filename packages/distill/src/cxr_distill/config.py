@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cxr_common.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, unknown_name
 
 STAGES = ("stage1", "stage2", "stage3", "stage4", "pooled")
 MODES = ("full", "linear", "layerwise")

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxr_common import decisions
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.errors import BadInput
-from cxr_common.metrics import auroc, macro
 from cxr_common.training.accelerator import arithmetic
-from cxr_common.views import Views, ViewSpec, draw
+from cxr_data import decisions
+from cxr_data.augment import Views, ViewSpec, draw
+from cxr_data.cohort import Cohort
+from cxr_data.errors import BadInput
+from cxr_data.metrics import auroc, macro
 from cxr_distill.data import Batch
 from cxr_distill.losses import LOSSES, Outputs
 from cxr_distill.recording import Recording, record, validation_answers, view_set

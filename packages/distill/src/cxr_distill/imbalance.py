@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_distill.losses import TASK_LOSSES, task_loss
 
 Targets = NDArray[np.float32]

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_common import inference
-from cxr_common.cohorts.cohort import Cohort
 from cxr_common.models.taps import POOLED, features
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.run_folder import RunFolder
+from cxr_data.cohort import Cohort
 from cxr_distill.teacher import linear_layer
 from cxr_distill.watching import score
 

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common import checkpoint, decisions
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.command import config_dict
+from cxr_common import checkpoint
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.run_folder import RunFolder
+from cxr_data import decisions
+from cxr_data.cohort import Cohort
+from cxr_data.command import config_dict
 from cxr_distill.config import DistillConfig, TrainConfig
 from cxr_distill.data import labelled_task
 

@@ -19,16 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import cxr_common.views
+import cxr_data.augment
 from cxr_common import inference
-from cxr_common.cohorts.cache import cache_folder
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.cohorts.folders import locked
-from cxr_common.errors import BadInput
-from cxr_common.files import whole_file, write_json
 from cxr_common.training.loader import prefetch
-from cxr_common.training.progress import Progress
-from cxr_common.views import Views, ViewSpec, draw, render
+from cxr_data.augment import Views, ViewSpec, draw, render
+from cxr_data.cache import cache_folder
+from cxr_data.cohort import Cohort
+from cxr_data.errors import BadInput
+from cxr_data.files import whole_file, write_json
+from cxr_data.folders import locked
+from cxr_data.progress import Progress
 from cxr_distill.teacher import Teacher
 
 SEED = 0x7EAC4E5
@@ -147,7 +147,7 @@ def _about(teacher: Teacher, cohort: Cohort, spec: ViewSpec, precision: torch.dt
         "views": asdict(spec),
         "view_seed": SEED,
         # Views drawn or rendered otherwise are other views.
-        "view_code": hashlib.sha256(Path(cxr_common.views.__file__).read_bytes()).hexdigest(),
+        "view_code": hashlib.sha256(Path(cxr_data.augment.__file__).read_bytes()).hexdigest(),
         "precision": str(precision).removeprefix("torch."),
     }
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cxr_common.files import write_json
 from cxr_common.gain import over_seeds
 from cxr_common.training.processes import is_main
+from cxr_data.files import write_json
 from cxr_distill.config import DistillConfig, FinetuneConfig
 from cxr_distill.stages import GAIN, stage_name
 

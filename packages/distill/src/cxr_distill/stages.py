@@ -8,18 +8,18 @@ import numpy as np
 import torch
 
 from cxr_common import checkpoint
-from cxr_common.cohorts import open_cohort, pixel_size_for
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.command import option
-from cxr_common.decisions import probabilities
-from cxr_common.errors import BadInput
-from cxr_common.files import write_json
 from cxr_common.gain import auroc_gain
 from cxr_common.inference import outputs
-from cxr_common.metrics import auroc, macro
 from cxr_common.models.starts import Start, files_of, parents_of
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
+from cxr_data import open_cohort, pixel_size_for
+from cxr_data.cohort import Cohort
+from cxr_data.command import option
+from cxr_data.decisions import probabilities
+from cxr_data.errors import BadInput
+from cxr_data.files import write_json
+from cxr_data.metrics import auroc, macro
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
 from cxr_distill.data import labelled_task
 from cxr_distill.guidance import Guidance, check_sources

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint, inference
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.command import config_dict
 from cxr_common.models.starts import Start
 from cxr_common.models.taps import stage_channels
 from cxr_common.models.zoo import GrayNetwork
@@ -30,11 +28,13 @@ from cxr_common.training.processes import (
     global_batch,
     share_batch_statistics,
 )
-from cxr_common.training.progress import Progress
 from cxr_common.training.resume import StopSignal, load_state, rng_state, save_state, set_rng_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_common.training.schedules import warmup_cosine
-from cxr_common.views import ViewSpec
+from cxr_data.augment import ViewSpec
+from cxr_data.cohort import Cohort
+from cxr_data.command import config_dict
+from cxr_data.progress import Progress
 from cxr_distill import linear
 from cxr_distill.average import Average
 from cxr_distill.config import TrainConfig

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_distill.losses import (
     LOSSES,
     STAGES,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cxr_common.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, unknown_name
 from cxr_eval.explain.titles import TITLES
 
 SPLITS = ("train", "val", "test", "all")

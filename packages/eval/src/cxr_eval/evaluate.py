@@ -20,13 +20,13 @@ import yaml
 from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header, load, provenance
-from cxr_common.cohorts import open_cohort, pixel_size_for
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.command import config_dict
-from cxr_common.errors import BadInput
-from cxr_common.files import refuse_unwritable, sha256, whole_folder, write_json, write_text
-from cxr_common.machine import cpu_name
 from cxr_common.training.accelerator import has_bf16
+from cxr_data import open_cohort, pixel_size_for
+from cxr_data.cohort import Cohort
+from cxr_data.command import config_dict
+from cxr_data.errors import BadInput
+from cxr_data.files import refuse_unwritable, sha256, whole_folder, write_json, write_text
+from cxr_data.machine import cpu_name
 from cxr_eval import entries, results, speed, subgroups
 from cxr_eval import models as found
 from cxr_eval.benchmark.entries import EAGER

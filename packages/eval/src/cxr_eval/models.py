@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header, describe
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.errors import BadInput
 from cxr_common.training.run_folder import set_aside
+from cxr_data.cohort import Cohort
+from cxr_data.errors import BadInput
 
 FILE = "model.safetensors"
 

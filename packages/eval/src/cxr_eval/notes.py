@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cxr_common.checkpoint import Header
-from cxr_common.cohorts import pixel_size_for
-from cxr_common.cohorts.cohort import Cohort
+from cxr_data import pixel_size_for
+from cxr_data.cohort import Cohort
 from cxr_eval.models import Match, relation
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cxr_common.checkpoint import Header
-from cxr_common.decisions import decide, probabilities
-from cxr_common.errors import BadInput
 from cxr_common.inference import outputs
+from cxr_data.decisions import decide, probabilities
+from cxr_data.errors import BadInput
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 
 INPUT = "pixels"
 OUTPUTS = ("probabilities", "logits", "maps")

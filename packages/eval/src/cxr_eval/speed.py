@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cxr_common.machine import cpu_name
 from cxr_common.models import cost
+from cxr_data.machine import cpu_name
 
 ROUNDS = 5
 WARM_UP = 3

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_common.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, unknown_name
 from cxr_eval import entries
 from cxr_eval.metrics import classification as metrics
 from cxr_eval.metrics.classification import COUNTS, DECISION

@@ -9,9 +9,9 @@ import torch
 
 from cxr_common import checkpoint
 from cxr_common.checkpoint import Header, Input
-from cxr_common.files import sha256
 from cxr_common.models import cost
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.files import sha256
 from cxr_eval.benchmark import benchmark as stage
 from cxr_eval.benchmark.cli import main
 from cxr_eval.benchmark.entries import EAGER, entries

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from cxr_common.errors import BadInput
 from cxr_common.models import taps
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.errors import BadInput
 from cxr_eval.explain.activations import activations, activations_and_gradients, default_stage, grid
 
 CONVOLUTIONAL = ["baseline_cnn", "densenet121", "eeea_net_c2", "mobilenetv2_100", "resnet18", "resnetv2_50"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cxr_common.checkpoint import load
-from cxr_common.cohorts import open_cohort
-from cxr_common.errors import BadInput
+from cxr_data import open_cohort
+from cxr_data.errors import BadInput
 from cxr_eval.explain import explanations
 from cxr_eval.explain.cams import METHODS
 from cxr_eval.explain.titles import TITLES

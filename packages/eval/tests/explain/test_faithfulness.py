@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from cxr_common.errors import BadInput
 from cxr_common.models.zoo import GrayNetwork
+from cxr_data.errors import BadInput
 from cxr_eval.explain import faithfulness
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cxr_common.cohorts import open_cohort
-from cxr_common.cohorts.outlines import boxes_of
+from cxr_data import open_cohort
+from cxr_data.outlines import boxes_of
 from cxr_eval.explain import regions
 
 NO_BOXES = pl.DataFrame(schema={"row": pl.Int64, "label": pl.String})

@@ -60,7 +60,7 @@ def radiographs(shared_data: Path):
     """Builds (N, 1, S, S) uint8 real radiographs: radiographs(count, size)."""
     import numpy as np
 
-    from cxr_common.cohorts.images import read_image
+    from cxr_data.images.read import read_image
 
     def read(count: int, size: int):
         files = sorted((shared_data / "covid_cxr").rglob("*.jpg"))[:count]

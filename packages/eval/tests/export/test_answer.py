@@ -8,8 +8,8 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from cxr_common.checkpoint import Header, Input
-from cxr_common.decisions import probabilities
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.decisions import probabilities
 from cxr_eval.export.answer import Answering, has_maps
 
 

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from cxr_common.errors import BadInput
-from cxr_common.files import sha256
+from cxr_data.errors import BadInput
+from cxr_data.files import sha256
 from cxr_eval import runtimes
 from cxr_eval.export import onnx_file
 from cxr_eval.export.answer import Answering

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cxr_common import checkpoint
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_eval import runtimes, torch_runtime
 from cxr_eval.export import onnx_file
 from cxr_eval.export.answer import Answering

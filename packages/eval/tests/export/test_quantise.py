@@ -3,7 +3,7 @@ import onnx
 import pytest
 
 from cxr_common import checkpoint
-from cxr_common.metrics import auroc, macro
+from cxr_data.metrics import auroc, macro
 from cxr_eval import runtimes
 from cxr_eval.export import onnx_file, quantise, ranges
 from cxr_eval.export.answer import Answering

@@ -7,10 +7,10 @@ import pytest
 
 import cxr_eval
 from cxr_common.checkpoint import load as load_weights
-from cxr_common.cohorts.images import fit_image, read_image
-from cxr_common.decisions import decide, probabilities
-from cxr_common.errors import BadInput
-from cxr_common.views import whole
+from cxr_data.augment import whole
+from cxr_data.decisions import decide, probabilities
+from cxr_data.errors import BadInput
+from cxr_data.images.read import fit_image, read_image
 from cxr_eval.predict.classifier import heat
 from cxr_eval.predictions import predict as evaluated
 

@@ -15,8 +15,8 @@ from pydicom import dcmread
 import cxr_eval
 from cxr_common.checkpoint import load as load_weights
 from cxr_common.checkpoint import save
-from cxr_common.cohorts import open_cohort
-from cxr_common.decisions import probabilities
+from cxr_data import open_cohort
+from cxr_data.decisions import probabilities
 from cxr_eval.predict import overlay, tables
 from cxr_eval.predict.cli import main
 from cxr_eval.predict.tables import Row

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
-from cxr_common.cohorts.images import read_image
+from cxr_data.images.read import read_image
 from cxr_eval.predict import unusual
 
 

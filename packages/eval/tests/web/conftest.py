@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from cxr_common.checkpoint import Header, Input
-from cxr_common.cohorts.phantom import phantom
-from cxr_common.errors import BadInput
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.errors import BadInput
+from cxr_data.synthetic.phantom import phantom
 from cxr_eval.export import onnx_file, quantise
 from cxr_eval.export.answer import Answering
 from cxr_eval.export.convert import convert

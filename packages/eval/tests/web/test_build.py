@@ -6,7 +6,7 @@ import tarfile
 import onnx
 import pytest
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_eval.web import runtime_files as ort
 from cxr_eval.web.build import PAGE, build
 

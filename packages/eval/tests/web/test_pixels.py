@@ -11,9 +11,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from cxr_common.cohorts.dicom import decode_dicom
-from cxr_common.cohorts.images import fit_image, read_image
-from cxr_common.views import whole
+from cxr_data.augment import whole
+from cxr_data.images.dicom import decode_dicom
+from cxr_data.images.read import fit_image, read_image
 from cxr_eval.predict import unusual
 
 NODE = shutil.which("node")

@@ -1,6 +1,6 @@
 """Command ``reproduce``."""
 
-from cxr_common.command import run_command
+from cxr_data.command import run_command
 from cxr_recipes.config import ReproduceConfig
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 
 
 @dataclass(frozen=True)

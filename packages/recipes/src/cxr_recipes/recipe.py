@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cxr_common.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, unknown_name
 from cxr_recipes import schema
 
 ONE_REPORT = {"report": "the test images"}

@@ -11,8 +11,8 @@ import numpy as np
 
 from cxr_common.checkpoint import provenance
 from cxr_common.gain import over_seeds
-from cxr_common.machine import cpu_name, memory
 from cxr_common.training.run_folder import set_aside
+from cxr_data.machine import cpu_name, memory
 from cxr_recipes.recipe import Recipe
 from cxr_recipes.schema import METRICS
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cxr_common.errors import BadInput
-from cxr_common.files import write_json, write_text
+from cxr_data.errors import BadInput
+from cxr_data.files import write_json, write_text
 from cxr_recipes import results
 from cxr_recipes.config import ReproduceConfig
 from cxr_recipes.recipe import Recipe, names, read

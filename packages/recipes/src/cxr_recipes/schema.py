@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from cxr_common.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, unknown_name
 
 COMMANDS = ("cxr-data", "ssl-pretrain", "finetune", "distill", "evaluate")
 FIELDS = ("title", "about", "data", "scales", "stages", "reports", "gains", "published", "published_gains", "differs")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from cxr_common.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, unknown_name
 
 OPTIMIZERS = ("adamw", "larc", "lars", "sgd")
 ON_COLLAPSE = ("stop", "warn", "remedy")

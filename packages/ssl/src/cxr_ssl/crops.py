@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxr_common.cohorts.cohort import Cohort
 from cxr_common.training.loader import epoch_order, prefetch, share
-from cxr_common.views import ViewSpec, draw, render
+from cxr_data.augment import ViewSpec, draw, render
+from cxr_data.cohort import Cohort
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cxr_common.errors import BadInput
 from cxr_common.models.one_pixel import shorten
 from cxr_common.models.starts import Start, load_start
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.parameters import groups
 from cxr_common.training.processes import gathered, give_back
 from cxr_common.training.resume import rng_state, set_rng_state
+from cxr_data.errors import BadInput
 from cxr_ssl.feature_queue import FeatureQueue
 from cxr_ssl.health import Monitor
 from cxr_ssl.rules import Plan

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.command import option
+from cxr_data.cohort import Cohort
+from cxr_data.command import option
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.rules import Plan
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from cxr_common import checkpoint
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.command import config_dict
-from cxr_common.errors import BadInput
-from cxr_common.files import whole_file, write_text
 from cxr_common.models.foreign import to_torchvision
 from cxr_common.training.accelerator import peak_memories
 from cxr_common.training.run_folder import RunFolder
+from cxr_data.cohort import Cohort
+from cxr_data.command import config_dict
+from cxr_data.errors import BadInput
+from cxr_data.files import whole_file, write_text
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.picture_page import page
 from cxr_ssl.pictures import maps, nearest_images

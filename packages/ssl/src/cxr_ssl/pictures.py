@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cxr_common.cohorts.cohort import Cohort
 from cxr_common.inference import outputs
-from cxr_common.views import whole
+from cxr_data.augment import whole
+from cxr_data.cohort import Cohort
 from cxr_ssl.swav import SwAV
 
 MOST_IMAGES = 1000

@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from cxr_common.cohorts import open_cohort, pixel_size_for
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.command import config_dict
-from cxr_common.errors import BadInput
 from cxr_common.models.starts import files_of, parents_of
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_engine
 from cxr_common.training.parameters import set_lr
 from cxr_common.training.processes import added, anyone, average_buffers, share_batch_statistics
-from cxr_common.training.progress import Progress
 from cxr_common.training.resume import StopSignal, load_state, save_state
 from cxr_common.training.run_folder import RunFolder, open_run
+from cxr_data import open_cohort, pixel_size_for
+from cxr_data.cohort import Cohort
+from cxr_data.command import config_dict
+from cxr_data.errors import BadInput
+from cxr_data.progress import Progress
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.crops import view_batches, view_specs

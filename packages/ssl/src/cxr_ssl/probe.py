@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cxr_common.cohorts.cohort import Cohort
 from cxr_common.inference import outputs
-from cxr_common.metrics import auroc, macro
+from cxr_data.cohort import Cohort
+from cxr_data.metrics import auroc, macro
 
 PENALTIES = np.logspace(-5, 1, 13)
 """Ridge penalties tried, as multiples of the mean variance times the number of images."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_ssl.health import Collapse
 from cxr_ssl.rules import Plan, fewest_prototypes
 

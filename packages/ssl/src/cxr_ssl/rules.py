@@ -13,9 +13,9 @@ small settings collapse to uniform codes within an epoch, for two reasons that t
 
 from dataclasses import dataclass
 
-from cxr_common.errors import BadInput
 from cxr_common.training.processes import global_batch
 from cxr_common.training.schedules import warmup_cosine
+from cxr_data.errors import BadInput
 
 FREEZE_ENOUGH = 100
 """Steps with fixed prototypes that have been enough for ResNets on small cohorts."""

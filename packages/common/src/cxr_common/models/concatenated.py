@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_common.errors import BadInput
 from cxr_common.models.anatomy import classifier_name, feature_levels
+from cxr_data.errors import BadInput
 
 
 class Concatenated(nn.Module):

@@ -15,10 +15,10 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
 from torch import Tensor, nn
 
-from cxr_common.errors import BadInput
 from cxr_common.models.anatomy import classifier_name
 from cxr_common.models.foreign_names import RENAMINGS, to_timm
 from cxr_common.models.zoo import OFFERED, build
+from cxr_data.errors import BadInput
 
 _TORCHVISION_RESNET = re.compile(
     r"(conv1|bn1|layer[1-4]\.\d+\.(conv[123]|bn[123]|downsample\.[01]))\.(weight|bias|running_mean|running_var"

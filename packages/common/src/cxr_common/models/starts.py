@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from cxr_common import checkpoint
-from cxr_common.errors import BadInput
 from cxr_common.models.anatomy import classifier_name
 from cxr_common.models.foreign import from_foreign
+from cxr_data.errors import BadInput
 
 Start = tuple[Path | None, ...]
 """Files a network begins with: none (random), one for the whole, or one for each part of "A+B" (None: random)."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cxr_common.errors import BadInput, unknown_name
 from cxr_common.models.anatomy import STAGES, dry_run, feature_levels
+from cxr_data.errors import BadInput, unknown_name
 
 if TYPE_CHECKING:
     from cxr_common.models.zoo import GrayNetwork

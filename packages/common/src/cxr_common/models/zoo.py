@@ -8,11 +8,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cxr_common.errors import BadInput, unknown_name
 from cxr_common.models import eeea_net  # noqa: F401 - registers eeea_net_c2 with timm
 from cxr_common.models.anatomy import dry_run, input_channels
 from cxr_common.models.baseline_cnn import BaselineCnn
 from cxr_common.models.concatenated import Concatenated
+from cxr_data.errors import BadInput, unknown_name
 
 DEFAULT_SIZE = 224
 """Input edge of a network whose weights depend on it, where none is given."""

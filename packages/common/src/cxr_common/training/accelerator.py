@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cxr_common.errors import BadInput, unknown_name
-from cxr_common.machine import peak_memory
+from cxr_data.errors import BadInput, unknown_name
+from cxr_data.machine import peak_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

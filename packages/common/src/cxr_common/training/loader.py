@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.machine import usable_cores
+from cxr_data.machine import usable_cores
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import torch
 
-from cxr_common.errors import BadInput
-from cxr_common.files import whole_file
+from cxr_data.errors import BadInput
+from cxr_data.files import whole_file
 
 FORMAT = 2
 """Layout of the state; raised with every change to what a stage saves, so that an older file is refused."""

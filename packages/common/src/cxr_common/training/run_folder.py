@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cxr_common.errors import BadInput
-from cxr_common.files import not_writable, write_json, write_text
+from cxr_data.errors import BadInput
+from cxr_data.files import not_writable, write_json, write_text
 
 
 @dataclass

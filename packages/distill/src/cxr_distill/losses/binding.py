@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from cxr_common.errors import BadInput
 from cxr_common.models.anatomy import STAGES
+from cxr_data.errors import BadInput
 from cxr_distill.losses import features as feature_losses
 from cxr_distill.losses.adapters import EmbeddingPair, ReviewFusion, regress
 from cxr_distill.losses.relations import label_embeddings

@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cxr_common.checkpoint import Header, provenance
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.command import config_dict
-from cxr_common.errors import BadInput
-from cxr_common.files import write_json, write_text
-from cxr_common.machine import cpu_name
-from cxr_common.metrics import auroc, macro
 from cxr_common.models import cost
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.cohort import Cohort
+from cxr_data.command import config_dict
+from cxr_data.errors import BadInput
+from cxr_data.files import write_json, write_text
+from cxr_data.machine import cpu_name
+from cxr_data.metrics import auroc, macro
 from cxr_eval import speed
 from cxr_eval.benchmark.config import BenchmarkConfig
 from cxr_eval.benchmark.entries import EAGER, Entry, entries, model_files, versions

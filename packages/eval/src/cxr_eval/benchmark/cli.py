@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cxr_common.command import run_command
+from cxr_data.command import run_command
 from cxr_eval.benchmark.config import BenchmarkConfig
 
 

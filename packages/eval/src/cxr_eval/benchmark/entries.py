@@ -8,8 +8,8 @@ from typing import Any
 
 from cxr_common import checkpoint
 from cxr_common.checkpoint import Header
-from cxr_common.files import sha256
 from cxr_common.training.accelerator import has_bf16
+from cxr_data.files import sha256
 from cxr_eval import models as found
 from cxr_eval import runtimes, torch_runtime
 from cxr_eval.export import onnx_file

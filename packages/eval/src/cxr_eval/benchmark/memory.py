@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cxr_common.errors import BadInput
-from cxr_common.machine import peak_memory
+from cxr_data.errors import BadInput
+from cxr_data.machine import peak_memory
 
 
 def peaks(wanted: Mapping[str, tuple[Path, str, str]], threads: int) -> dict[str, int]:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_common.errors import BadInput, unknown_name
 from cxr_common.models.anatomy import dry_run, feature_levels
 from cxr_common.models.concatenated import Concatenated
 from cxr_common.models.zoo import GrayNetwork
+from cxr_data.errors import BadInput, unknown_name
 
 GRID = 7
 """Cells on the edge of the map that most networks end with at their usual input, 224 / 32."""

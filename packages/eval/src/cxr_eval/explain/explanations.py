@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_common.checkpoint import Header
-from cxr_common.cohorts import pixel_size_for
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.cohorts.outlines import boxes_of
-from cxr_common.errors import unknown_name
 from cxr_common.models.anatomy import input_channels
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_common.views import whole
+from cxr_data import pixel_size_for
+from cxr_data.augment import whole
+from cxr_data.cohort import Cohort
+from cxr_data.errors import unknown_name
+from cxr_data.outlines import boxes_of
 from cxr_eval.entries import ALL_EQUAL
 from cxr_eval.explain import agreement, faithfulness, localisation, regions
 from cxr_eval.explain import gallery as pictures

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header
-from cxr_common.decisions import decide
-from cxr_common.metrics import macro
+from cxr_data.decisions import decide
+from cxr_data.metrics import macro
 from cxr_eval.metrics.classification import per_label
 
 LEAST_AGREEMENT = 0.97

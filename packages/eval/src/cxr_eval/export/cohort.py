@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header
-from cxr_common.cohorts import open_cohort, pixel_size_for
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.errors import BadInput
-from cxr_common.views import whole
+from cxr_data import open_cohort, pixel_size_for
+from cxr_data.augment import whole
+from cxr_data.cohort import Cohort
+from cxr_data.errors import BadInput
 from cxr_eval.models import cohort_of
 
 SEED = 0

@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from cxr_common.checkpoint import Header
-from cxr_common.errors import BadInput
+from cxr_data.errors import BadInput
 from cxr_eval.export.answer import Answering
 from cxr_eval.runtimes import INPUT, OUTPUTS
 

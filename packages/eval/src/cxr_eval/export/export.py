@@ -21,11 +21,11 @@ import onnx
 from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header, load, provenance
-from cxr_common.cohorts.cohort import Cohort
-from cxr_common.command import config_dict
-from cxr_common.errors import BadInput
-from cxr_common.files import refuse_unwritable, sha256, write_json
 from cxr_common.models.zoo import GrayNetwork
+from cxr_data.cohort import Cohort
+from cxr_data.command import config_dict
+from cxr_data.errors import BadInput
+from cxr_data.files import refuse_unwritable, sha256, write_json
 from cxr_eval import models as found
 from cxr_eval import runtimes, torch_runtime
 from cxr_eval.export import cohort as images_of

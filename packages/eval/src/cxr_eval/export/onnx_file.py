@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cxr_common import checkpoint
 from cxr_common.checkpoint import Header
-from cxr_common.errors import BadInput
-from cxr_common.files import whole_file
+from cxr_data.errors import BadInput
+from cxr_data.files import whole_file
 
 ABOUT, LABELS = "cxr_export", "cxr_labels"
 """Keys of the metadata beside the header's own (``checkpoint.KEY``)."""

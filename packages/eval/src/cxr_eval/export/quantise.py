@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header
-from cxr_common.metrics import auroc, macro
+from cxr_data.metrics import auroc, macro
 from cxr_eval import runtimes, speed
 from cxr_eval.export import ranges
 from cxr_eval.export.agreement import agreement

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.metrics import auroc
+from cxr_data.metrics import auroc
 from cxr_eval.metrics.calibration import brier, expected_calibration_error, recalibration
 
 Floats = NDArray[np.float64]

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header
-from cxr_common.cohorts import pixel_size_for
-from cxr_common.cohorts.image_header import BrokenImage
-from cxr_common.cohorts.images import fit_image, read_image
-from cxr_common.decisions import decide, probabilities
-from cxr_common.errors import BadInput, unknown_name
-from cxr_common.views import whole
+from cxr_data import pixel_size_for
+from cxr_data.augment import whole
+from cxr_data.decisions import decide, probabilities
+from cxr_data.errors import BadInput, unknown_name
+from cxr_data.images.header import BrokenImage
+from cxr_data.images.read import fit_image, read_image
 from cxr_eval.predict.config import RUNTIMES
 from cxr_eval.runtimes import Run
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.files import whole_file
+from cxr_data.files import whole_file
 
 OPACITY = 0.45
 """Share of the colour where the heat is 1; where it is 0 the radiograph is untouched."""

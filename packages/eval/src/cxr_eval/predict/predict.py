@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.cohorts.image_header import BrokenImage
-from cxr_common.cohorts.readers.listing import found_images, spelt
-from cxr_common.errors import BadInput
 from cxr_common.training.loader import prefetch
+from cxr_data.errors import BadInput
+from cxr_data.images.header import BrokenImage
+from cxr_data.readers.listing import found_images, spelt
 from cxr_eval.file_names import file_names
 from cxr_eval.predict import overlay, tables, unusual
 from cxr_eval.predict.classifier import Classifier, heat, load

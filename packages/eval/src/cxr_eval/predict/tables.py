@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_common.files import whole_file
+from cxr_data.files import whole_file
 
 if TYPE_CHECKING:
     import polars as pl

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.cohorts.dicom import dicom_facts
-from cxr_common.cohorts.image_header import BrokenImage, inspect
+from cxr_data.images.dicom import dicom_facts
+from cxr_data.images.header import BrokenImage, inspect
 
 LEAST_CONTRAST = 6.0
 COLOURED, SPREAD = 0.05, 24

@@ -5,8 +5,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from cxr_common.checkpoint import KEY, Header
-from cxr_common.errors import BadInput
-from cxr_common.files import refuse_unwritable, whole_folder, write_text
+from cxr_data.errors import BadInput
+from cxr_data.files import refuse_unwritable, whole_folder, write_text
 from cxr_eval.export import onnx_file
 from cxr_eval.predict import unusual
 from cxr_eval.predict.classifier import Classifier

@@ -1,4 +1,4 @@
-// One uncompressed DICOM radiograph as it is meant to be seen: the arithmetic of cxr_common/cohorts/dicom.py.
+// One uncompressed DICOM radiograph as it is meant to be seen: the arithmetic of cxr_data/images/dicom.py.
 // Only the tags that decide the pixels are kept; no name or number of a patient is read.
 
 const IMPLICIT = "1.2.840.10008.1.2", EXPLICIT = "1.2.840.10008.1.2.1";

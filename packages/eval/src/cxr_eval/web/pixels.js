@@ -1,4 +1,4 @@
-// From a decoded image to the pixels the network takes: the arithmetic of cxr_common/cohorts/images.py and views.py.
+// From a decoded image to the pixels the network takes: the arithmetic of cxr_data/images/read.py and augment.py.
 // An image is {data: Uint8Array or Float32Array, width, height, top}; top is the value of full white (255 or 1).
 
 /**

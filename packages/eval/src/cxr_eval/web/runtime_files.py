@@ -9,8 +9,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from cxr_common.cohorts.cache import cache_folder
-from cxr_common.errors import BadInput
+from cxr_data.cache import cache_folder
+from cxr_data.errors import BadInput
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="

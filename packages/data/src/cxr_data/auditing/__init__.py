@@ -1,0 +1,7 @@
+"""Audit: what is wrong with a set of radiographs, found by looking; every threshold is written beside its check."""
+
+from cxr_data.auditing.checks import LEVELS, audit
+from cxr_data.auditing.measures import file_facts
+from cxr_data.auditing.report import count_table, html
+
+__all__ = ["LEVELS", "audit", "count_table", "file_facts", "html"]

@@ -1,0 +1,342 @@
+"""A cohort: one row an image, its labels, its patient, its split, its pixels."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cxr_data.errors import BadInput, unknown_name
+from cxr_data.files import refuse_small_disk, write_json
+from cxr_data.folders import new_folder
+from cxr_data.splits import SPLITS, shared_groups
+
+SCHEMA = 1
+Task = Literal["multilabel", "multiclass"]
+_ABOUT = "cohort.json"
+_CHUNK = 16 * 2**20
+"""Bytes of pixels looked at at once; below 2^24, so that float32 counts of gray levels stay exact."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Radiographs with labels and a patient-wise split.
+
+    Attributes:
+        name: What the data set is called.
+        task: "multilabel" (findings side by side), "multiclass" (exclusive classes), None without labels.
+        labels: Label names, in the order of every label axis. With two classes the positive one is
+            ``labels[1]``.
+        table: One row an image: ``image`` (id, the path below the source), ``patient``, ``split`` ("train",
+            "val", "test"), ``group`` (Int64: patients joined by identical images), one Float32 column
+            ``label:NAME`` a label (0, 1, or NaN where unknown), and what else is known (``view``, ``sex``,
+            ``age`` in years, …).
+        pixels: (N, P, P) uint8 gray values, usually a read-only memory map; uint16 as :func:`load` returns a cohort
+            prepared with 16 bits, which :func:`cxr_data.open_cohort` gives out as uint8.
+        pixel_mapping: How files became pixels: ``aspect`` and ``window`` of
+            :func:`cxr_data.images.read.read_image`.
+        source: Folder or generator it was made from.
+        fingerprint: SHA-256 over labels, table and pixels.
+        notes: What was done to the data and what is wrong with it, in plain sentences.
+        masks: (N, L, P, P) lesion masks, 0 or 1, where they are known (the phantom); else None.
+        broken: (file, reason) of every image set aside.
+        parts: ``{"name", "fingerprint"}`` of each cohort that was joined into this one; empty for one that is whole.
+    """
+
+    name: str
+    task: Task | None
+    labels: tuple[str, ...]
+    table: pl.DataFrame
+    pixels: NDArray[np.uint8]
+    pixel_mapping: dict[str, Any]
+    source: str
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+    masks: NDArray[np.uint8] | None = None
+    broken: tuple[tuple[str, str], ...] = ()
+    parts: tuple[Mapping[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def pixel_size(self) -> int:
+        """Edge of the stored images, pixels."""
+        return self.pixels.shape[1]
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Row numbers of one split, ascending.
+
+        Raises:
+            BadInput: Not "train", "val" or "test".
+        """
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        return np.flatnonzero(self.table["split"].to_numpy() == split)
+
+    @cached_property
+    def targets(self) -> NDArray[np.float32]:
+        """(N, L) labels in {0, 1, NaN}; one-hot for exclusive classes, a whole row of NaN where unknown."""
+        return label_matrix(self.table, self.labels)
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """(N,) number of what must stay together: a patient, or patients that share an identical image."""
+        if "group" in self.table.columns:
+            return self.table["group"].to_numpy().astype(np.int64)
+        return _codes(self.table["patient"])
+
+    @cached_property
+    def shared_groups(self) -> dict[tuple[str, str], int]:
+        """Number of groups that lie in two splits at once, where there are any: ("train", "test") -> 5."""
+        return shared_groups(self.table["split"].to_numpy(), self.groups)
+
+    def mean_std(self) -> tuple[float, float]:
+        """Mean and standard deviation of the training pixels divided by 255, exact over all of them."""
+        return self._mean_std
+
+    @cached_property
+    def _mean_std(self) -> tuple[float, float]:
+        rows = self.rows("train")
+        if not len(rows):
+            raise BadInput("training images", "none", where=self.source)
+        levels = np.arange(256, dtype=np.float64)
+        counts = np.zeros(256)
+        step = max(1, _CHUNK // self.pixels[0].size - 1)
+        for start in range(0, len(rows), step):
+            chunk = np.ascontiguousarray(self.pixels[rows[start : start + step]]).reshape(-1, self.pixel_size)
+            counts += cv2.calcHist([chunk], [0], None, [256], [0, 256]).ravel()
+        mean = float(counts @ levels / counts.sum())
+        variance = float(counts @ (levels - mean) ** 2 / counts.sum())
+        return mean / 255, variance**0.5 / 255
+
+    def describe(self) -> dict[str, Any]:
+        """What the cohort is, as plain JSON types: goes into reports and into weights files.
+
+        Returns:
+            name, source (its last part: weights files travel, paths of a machine need not), fingerprint,
+            task, labels, pixel_size, pixel_mapping, per split the number of images, patients, and
+            positives and unknowns of each label, and parts where the cohort was joined.
+        """
+        known = {name: self.targets[:, i] for i, name in enumerate(self.labels)}
+        splits = {}
+        for split in SPLITS:
+            rows = self.rows(split)
+            splits[split] = {
+                "images": len(rows),
+                "patients": self.table["patient"].gather(rows).n_unique(),
+                "positive": {name: int((column[rows] == 1).sum()) for name, column in known.items()},
+                "unknown": {name: int(np.isnan(column[rows]).sum()) for name, column in known.items()},
+            }
+        return {
+            "name": self.name,
+            "source": Path(self.source).name or self.source,
+            "fingerprint": self.fingerprint,
+            "task": self.task,
+            "labels": list(self.labels),
+            "pixel_size": self.pixel_size,
+            "pixel_mapping": dict(self.pixel_mapping),
+            "splits": splits,
+            **({"parts": [dict(part) for part in self.parts]} if self.parts else {}),
+        }
+
+
+def label_matrix(table: pl.DataFrame, labels: tuple[str, ...]) -> NDArray[np.float32]:
+    """(N, L) float32 from the ``label:NAME`` columns; a null counts as unknown (NaN)."""
+    if not labels:
+        return np.zeros((table.height, 0), np.float32)
+    columns = [pl.col(f"label:{name}").cast(pl.Float32).fill_null(float("nan")) for name in labels]
+    return np.ascontiguousarray(table.select(columns).to_numpy().astype(np.float32, copy=False))
+
+
+def pixel_digests(pixels: NDArray[np.uint8]) -> list[bytes]:
+    """SHA-256 of every image's pixels.
+
+    Args:
+        pixels: (N, P, P) images.
+
+    Returns:
+        N digests of 32 bytes.
+    """
+
+    def digests(start: int) -> list[bytes]:
+        return [hashlib.sha256(image.tobytes()).digest() for image in pixels[start : start + 256]]
+
+    with ThreadPoolExecutor() as pool:
+        return [digest for block in pool.map(digests, range(0, len(pixels), 256)) for digest in block]
+
+
+def fingerprint(labels: tuple[str, ...], table: pl.DataFrame, digests: list[bytes]) -> str:
+    """SHA-256 over labels, table and pixels.
+
+    Patients count by order of appearance, not by name: salted DICOM hashes differ between machines.
+
+    Args:
+        labels: Label names in order.
+        table: The cohort's table.
+        digests: :func:`pixel_digests` of its pixels.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    total = hashlib.sha256(json.dumps(list(labels)).encode())
+    for name in table.columns:
+        column = _codes(table[name]).tolist() if name == "patient" else table[name].to_list()
+        values = [None if isinstance(v, float) and v != v else v for v in column]
+        total.update(json.dumps([name, values], ensure_ascii=False, default=str).encode())
+    for digest in digests:
+        total.update(digest)
+    return total.hexdigest()
+
+
+def is_prepared(folder: str | Path) -> bool:
+    """Whether a folder holds a prepared cohort."""
+    return (Path(folder) / _ABOUT).is_file()
+
+
+def save(cohort: Cohort, folder: str | Path) -> None:
+    """Write a cohort as a folder, whole or not at all.
+
+    Args:
+        cohort: What to write.
+        folder: New or empty folder; ``cohort.parquet``, ``pixels.npy``, ``cohort.json`` and, where there are
+            masks, ``masks.npy`` go there.
+
+    Raises:
+        BadInput: The folder holds something already, cannot be written, or the disk is too full.
+    """
+    with new_folder(folder) as beside:
+        _save_pixels(cohort.pixels, beside / "pixels.npy")
+        if cohort.masks is not None:
+            _save_masks(cohort.masks, beside / "masks.npy")
+        write_tables(cohort, beside)
+
+
+def write_tables(cohort: Cohort, folder: Path, **extra: Any) -> None:
+    """Write everything but the pixels; ``extra`` goes into ``cohort.json`` too.
+
+    ``cohort.json`` comes last: a folder that has it is whole.
+    """
+    cohort.table.write_parquet(folder / "cohort.parquet")
+    about = {
+        "schema": SCHEMA,
+        **cohort.describe(),
+        "source": cohort.source,
+        "notes": list(cohort.notes),
+        "broken": [{"file": file, "reason": reason} for file, reason in cohort.broken],
+        **extra,
+    }
+    write_json(folder / _ABOUT, about)
+
+
+def about(folder: str | Path) -> Mapping[str, Any]:
+    """``cohort.json`` of a prepared cohort.
+
+    Raises:
+        BadInput: There is none, it is damaged, or it is of a newer schema.
+    """
+    path = Path(folder) / _ABOUT
+    with _readable(folder):
+        found = json.loads(path.read_text("utf-8"))
+        schema = int(found["schema"])
+    if schema > SCHEMA:
+        raise BadInput(f"a cohort of schema {SCHEMA} or older", f"schema {schema}", where=path, do="update cxr-common")
+    return found
+
+
+def load(folder: str | Path) -> Cohort:
+    """Open a prepared cohort; pixels and masks stay on disk as memory maps.
+
+    Args:
+        folder: Written by :func:`save` or ``cxr-data prepare``.
+
+    Returns:
+        The cohort.
+
+    Raises:
+        BadInput: No prepared cohort, or a damaged one.
+    """
+    folder = Path(folder)
+    found = about(folder)
+    with _readable(folder):
+        table = pl.read_parquet(folder / "cohort.parquet")
+        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+        masks = None
+        if (folder / "masks.npy").exists():
+            masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)
+        cohort = Cohort(
+            name=found["name"],
+            task=found["task"],
+            labels=tuple(found["labels"]),
+            table=table,
+            pixels=pixels,
+            pixel_mapping=found["pixel_mapping"],
+            source=found["source"],
+            fingerprint=found["fingerprint"],
+            notes=tuple(found["notes"]),
+            masks=masks,
+            broken=tuple((entry["file"], entry["reason"]) for entry in found["broken"]),
+            parts=tuple(found.get("parts", ())),
+        )
+        missing = {"image", "patient", "split", *(f"label:{name}" for name in cohort.labels)} - set(table.columns)
+        if missing:
+            raise ValueError(f"cohort.parquet has no column {', '.join(sorted(missing))}")
+        if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or len(pixels) != table.height:
+            raise ValueError(f"pixels.npy is {pixels.dtype} {pixels.shape}, cohort.parquet has {table.height} rows")
+    return cohort
+
+
+@contextmanager
+def _readable(folder: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BadInput(
+            "a prepared cohort (cohort.json, cohort.parquet, pixels.npy)",
+            f"no {Path(error.filename).name}",
+            where=folder,
+            do="make one with `cxr-data prepare`",
+        ) from error
+    except (OSError, EOFError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        raise BadInput(
+            "a whole prepared cohort",
+            f"a damaged one: {error}",
+            where=folder,
+            do="remove the folder and prepare the cohort again",
+        ) from error
+
+
+def _save_pixels(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write pixels block by block: they may be more than memory holds."""
+    refuse_small_disk(path.parent, math.prod(pixels.shape) * pixels.dtype.itemsize)
+    file = np.lib.format.open_memmap(path, mode="w+", dtype=pixels.dtype, shape=pixels.shape)
+    for start in range(0, len(pixels), 256):
+        file[start : start + 256] = pixels[start : start + 256]
+    file.flush()
+
+
+def _save_masks(masks: NDArray[np.uint8], path: Path) -> None:
+    """Write masks so that empty ones take no room on disk: what is never written is a hole in the file."""
+    drawn = [of_image.reshape(len(of_image), -1).any(axis=1) for of_image in masks]
+    refuse_small_disk(path.parent, sum(int(labels.sum()) for labels in drawn) * math.prod(masks.shape[2:]))
+    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=masks.shape)
+    for row, labels in enumerate(drawn):
+        for label in np.flatnonzero(labels):
+            file[row, label] = masks[row, label]
+    file.flush()
+
+
+def _codes(column: pl.Series) -> NDArray[np.int64]:
+    """Numbers from 0 in order of first appearance."""
+    values, numbers = column.to_list(), {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)

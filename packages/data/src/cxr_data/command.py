@@ -1,0 +1,223 @@
+"""From a frozen dataclass to a command line, and from an error to an exit code."""
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import sys
+import types
+from argparse import ArgumentError
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+from cxr_data.errors import BadInput, unknown_name
+
+C = TypeVar("C")
+
+
+def run_command(
+    main: Callable[[C], None],
+    config_class: type[C],
+    *,
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None = None,
+    positional: str | None = None,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> int:
+    """Parse the command line into ``config_class``, run ``main``, and turn what happens into an exit code.
+
+    Every field is a flag (``--batch_size 32``), a field of a dataclass within it a dotted one (``--optim.ema
+    0.99``); ``--config FILE.yaml`` sets many at once, later flags win, ``--print_config`` prints what would
+    run. Help texts come from the class's "Attributes:" docstring.
+
+    Args:
+        main: Called with the finished config.
+        config_class: Frozen dataclass with a default for every field.
+        prog: Name of the command.
+        description: One or two sentences for ``--help``.
+        argv: Arguments; those of the process when None.
+        positional: A ``list[str]`` field that positional arguments fill.
+        presets: Defaults by the name that the field ``preset`` may take, dots leading into nested configs.
+
+    Returns:
+        0 when ``main`` returned, 2 for bad input, 130 or 143 when interrupted or terminated. A fault of
+        ours raises, so that Python prints the traceback and exits with 1.
+    """
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        config = parse(
+            config_class, prog=prog, description=description, argv=argv, positional=positional, presets=presets
+        )
+        main(config)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again to go on", file=sys.stderr)
+        return 130
+    except SystemExit as stopped:
+        if stopped.code == 143:
+            print("terminated; start the same command again to go on", file=sys.stderr)
+        raise
+    except BrokenPipeError:
+        # The reader (head, less) has left; Python must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def parse(
+    config_class: type[C],
+    *,
+    prog: str,
+    description: str,
+    argv: Sequence[str] | None = None,
+    positional: str | None = None,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> C:
+    """Build the config from a command line.
+
+    Raises:
+        BadInput: An argument cannot be parsed, or its value is refused by the config's own checks.
+        SystemExit: ``--help`` or ``--print_config`` (code 0).
+    """
+    from jsonargparse import ArgumentParser
+
+    arguments = _familiar(list(sys.argv[1:] if argv is None else argv), config_class)
+    # No abbreviations: a flag that works today must not become ambiguous when a field is added.
+    parser = ArgumentParser(prog=prog, description=description, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
+    if positional is not None:
+        parser.add_argument(positional, type=str, nargs="*", default=[], help="any number of them")
+    skip: set[str | int] = {positional} if positional else set()
+    parser.add_class_arguments(config_class, fail_untyped=True, skip=skip)
+    if presets:
+        parser.set_defaults(dict(presets.get(_preset(arguments), {})))
+    try:
+        found = parser.parse_args(arguments)
+    except (ArgumentError, UnicodeDecodeError) as error:
+        raise BadInput(
+            "arguments the command knows",
+            " ".join(str(getattr(error, "message", error)).split()),
+            do=f"see {prog} --help",
+        ) from error
+    return _made(config_class, found)
+
+
+def _preset(arguments: Sequence[str]) -> str:
+    """The preset that the arguments or their YAML file name; empty where none, as for a file that cannot be read."""
+    looking = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    looking.add_argument("--preset")
+    looking.add_argument("--config")
+    try:
+        found, _ = looking.parse_known_args(arguments)
+    except ArgumentError:  # a flag without its value: the parser proper says so
+        return ""
+    if found.preset is not None or found.config is None or not Path(found.config).is_file():
+        return found.preset or ""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(found.config).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return ""
+    return str(values.get("preset") or "") if isinstance(values, dict) else ""
+
+
+def _made(config_class: type[C], found: Any) -> C:
+    """The dataclass of what was parsed, with the dataclasses within it."""
+    values = {}
+    for name, kind in _fields(config_class).items():
+        inner = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        values[name] = _made(kind, found[name]) if inner else found[name]
+    return config_class(**values)
+
+
+def _familiar(arguments: list[str], config_class: type) -> list[str]:
+    """Let people type what they would expect.
+
+    ``--restart`` for true, ``--loss kd=0.9`` for one entry of a dict, ``--teacher A B`` for a list, which is a plain
+    word where one will do (``list[str] | str``), ``--seeds 0,1,2`` for a list of numbers.
+    """
+    fields = _fields(config_class)
+    translated: list[str] = []
+    position = 0
+    while position < len(arguments):
+        token = arguments[position]
+        position += 1
+        flag, _, value = token.partition("=")
+        name = flag[2:].split(".")[0]
+        if not flag.startswith("--") or not name or name in ("help", "config", "print_config"):
+            translated.append(token)
+            continue
+        if name not in fields:
+            if name.replace("-", "_") in fields:
+                raise BadInput("options written with underscores", flag, do=f"--{name.replace('-', '_')}")
+            raise unknown_name("option", name, fields)
+        kind, inner = fields[name], flag[2:].partition(".")[2]
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and inner:
+            known = {f"{name}.{field}": found for field, found in _fields(kind).items()}
+            if flag[2:] not in known:
+                raise unknown_name("option", flag[2:], known)
+            kind = known[flag[2:]]
+        following = arguments[position] if position < len(arguments) else None
+        is_value = following is not None and not following.startswith("--")
+        one_or_many = isinstance(kind, types.UnionType) and any(get_origin(part) is list for part in kind.__args__)
+        origin = list if one_or_many else get_origin(kind)
+        if kind is bool and not value and not (is_value and following in ("true", "false")):
+            translated.append(f"{flag}=true")
+        elif origin is list and (value or is_value):
+            listed = [value] if value else []
+            while not value and position < len(arguments) and not arguments[position].startswith("--"):
+                listed.append(arguments[position])
+                position += 1
+            if listed[0].startswith("[") or (one_or_many and len(listed) == 1):
+                translated.append(f"{flag}={listed[0]}")
+            elif get_args(kind) == (int,):
+                translated.append(f"{flag}=[{','.join(listed)}]")
+            else:
+                translated.append(f"{flag}={json.dumps(listed)}")
+        elif origin is dict and "." not in flag and "=" in (value or following or ""):
+            key, _, number = (value or str(following)).partition("=")
+            position += 0 if value else 1
+            translated.append(f"{flag}.{key}={number}")
+        else:
+            translated.append(token)
+    return translated
+
+
+def _fields(config_class: type) -> dict[str, Any]:
+    return {f.name: f.type for f in dataclasses.fields(config_class)}
+
+
+def option(name: str, value: Any, default: Any) -> str:
+    """`` --name value`` as a person would type it after a command; empty where it is the default."""
+    if value == default:
+        return ""
+    return f" --{name} {shlex.join([value] if isinstance(value, str) else map(str, value))}"
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON types: paths and tuples become strings and lists."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return config_dict(value)
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _terminate(signum: int, _frame: object) -> None:
+    # Loops that can save mid-way install their own handler; elsewhere stop at once, whole files only.
+    raise SystemExit(128 + signum)

@@ -1,0 +1,294 @@
+"""From logits to probabilities to decisions; what is fitted here is fitted on validation data only."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cxr_data.errors import unknown_name
+
+Array = NDArray[np.float64]
+
+
+def probabilities(logits: ArrayLike, task: str, calibration: dict[str, Any] | None = None) -> Array:
+    """Probability of every label.
+
+    Args:
+        logits: (N, L).
+        task: "multiclass" (softmax over the labels) or "multilabel" (sigmoid of each).
+        calibration: ``{"temperature": T}`` divides the logits by T > 0 first; ``{"scale": [...], "shift": [...]}``
+            takes a_k z_k + b_k for each label k; None leaves them.
+
+    Returns:
+        (N, L) in [0, 1].
+    """
+    given = calibration or {}
+    scaled = np.asarray(logits, np.float64) / given.get("temperature", 1.0)
+    if "scale" in given:
+        scaled = scaled * np.asarray(given["scale"], np.float64) + np.asarray(given["shift"], np.float64)
+    if task == "multiclass":
+        powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+    # tanh is the sigmoid that does not overflow
+    return 0.5 * (1 + np.tanh(0.5 * scaled))
+
+
+def fit_temperature(logits: ArrayLike, targets: ArrayLike, task: str) -> float:
+    """Temperature that minimises the negative log-likelihood (Guo et al. 2017), by golden section on log T.
+
+    Args:
+        logits: (N, L).
+        targets: (N, L) in {0, 1, NaN}; one-hot in multiclass.
+        task: "multiclass" or "multilabel".
+
+    Returns:
+        T in [0.05, 20]; 1 where no target is known.
+    """
+    logit, target = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
+    known = ~np.isnan(target)
+    if not known.any():
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        scaled = logit / np.exp(log_t)
+        if task == "multiclass":
+            top = scaled.max(axis=1, keepdims=True)
+            log_p = scaled - top - np.log(np.exp(scaled - top).sum(axis=1, keepdims=True))
+            return -float(np.where(known, target * log_p, 0).sum())
+        return float(np.where(known, np.logaddexp(0, scaled) - target * scaled, 0).sum())
+
+    return float(np.exp(_golden_section(loss, np.log(0.05), np.log(20.0))))
+
+
+def fit_calibration(logits: ArrayLike, targets: ArrayLike, task: str, method: str = "temperature") -> dict[str, Any]:
+    """Fit on validation data what `probabilities` takes as its calibration.
+
+    Args:
+        logits: (N, L).
+        targets: (N, L) in {0, 1, NaN}; one-hot in multiclass.
+        task: "multiclass" or "multilabel".
+        method: "temperature" (`fit_temperature`), "platt" (`fit_platt`) or "none".
+
+    Returns:
+        JSON types; empty for "none".
+    """
+    if method not in CALIBRATIONS:
+        raise unknown_name("calibration", method, CALIBRATIONS)
+    return CALIBRATIONS[method](logits, targets, task)
+
+
+def fit_platt(logits: ArrayLike, targets: ArrayLike, task: str) -> dict[str, list[float]]:
+    """A slope and a shift for each label, by maximum likelihood (Platt 1999).
+
+    Multilabel: p_k = σ(a_k z_k + b_k), each label by itself, with Platt's targets (N₊ + 1) / (N₊ + 2) and
+    1 / (N₋ + 2) for 1 and 0, which keep it finite where a label separates perfectly. Multiclass: one slope for all
+    classes and a shift for each, p = softmax(a z + b) (Alexandari et al. 2020, "bias-corrected temperature
+    scaling"), which with two classes is Platt's sigmoid of their difference.
+
+    Args:
+        logits: (N, L).
+        targets: (N, L) in {0, 1, NaN}; one-hot in multiclass.
+        task: "multiclass" or "multilabel".
+
+    Returns:
+        ``{"scale": a, "shift": b}`` of L numbers each, a in [0.05, 20]; 1 and 0 for a label without positives or
+        negatives.
+    """
+    logit, target = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
+    labels = logit.shape[1]
+    scale, shift = np.ones(labels), np.zeros(labels)
+    if task == "multiclass":
+        known = ~np.isnan(target).any(axis=1)
+        if len(np.unique(target[known].argmax(axis=1))) > 1:
+            slope, shift = _fit_softmax(logit[known], target[known])
+            scale[:] = slope
+        return {"scale": scale.tolist(), "shift": shift.tolist()}
+    for label in range(labels):
+        known = ~np.isnan(target[:, label])
+        z, positive = logit[known, label], target[known, label] > 0.5
+        up, down = int(positive.sum()), int((~positive).sum())
+        if up and down:
+            wanted = np.where(positive, (up + 1) / (up + 2), 1 / (down + 2))
+            scale[label], shift[label] = _fit_sigmoid(z, wanted)
+    return {"scale": scale.tolist(), "shift": shift.tolist()}
+
+
+def _fit_sigmoid(z: Array, wanted: Array) -> tuple[float, float]:
+    """Slope and shift of σ(a z + b) of the least mean cross-entropy to ``wanted``."""
+    x = np.stack([z, np.ones(len(z))])
+
+    def derivatives(theta: Array) -> tuple[float, Array, Array]:
+        scaled = theta @ x
+        p = probabilities(scaled, "multilabel")
+        loss = float(np.mean(np.logaddexp(0, scaled) - wanted * scaled))
+        return loss, x @ (p - wanted) / len(z), (x * p * (1 - p)) @ x.T / len(z)
+
+    a, b = _minimise_with_slope(derivatives, 1)
+    return float(a), float(b)
+
+
+def _fit_softmax(z: Array, target: Array) -> tuple[float, Array]:
+    """Slope and shifts (mean 0) of softmax(a z + b) of the least mean cross-entropy."""
+    classes = z.shape[1]
+    # One made-up image, uniform in all, keeps the shifts finite and fixes their sum.
+    x = np.concatenate([z, np.zeros((1, classes))])
+    wanted = np.concatenate([target, np.full((1, classes), 1 / classes)])
+
+    def derivatives(theta: Array) -> tuple[float, Array, Array]:
+        scaled = theta[0] * x + theta[1:]
+        top = scaled.max(axis=1, keepdims=True)
+        log_p = scaled - top - np.log(np.exp(scaled - top).sum(axis=1, keepdims=True))
+        p = np.exp(log_p)
+        error = p - wanted
+        gradient = np.concatenate([[np.sum(error * x)], error.sum(axis=0)])
+        hessian = np.empty((classes + 1, classes + 1))
+        mean = (p * x).sum(axis=1, keepdims=True)
+        hessian[0, 0] = np.sum(p * (x - mean) ** 2)
+        hessian[0, 1:] = hessian[1:, 0] = (p * (x - mean)).sum(axis=0)
+        hessian[1:, 1:] = np.diag(p.sum(axis=0)) - p.T @ p + 1  # + 1: adding one number to all shifts is no change
+        return -float(np.sum(wanted * log_p)) / len(x), gradient / len(x), hessian / len(x)
+
+    slope, *shift = _minimise_with_slope(derivatives, classes)
+    centred = np.asarray(shift, np.float64) - float(np.mean(shift))
+    return float(slope), centred
+
+
+def _minimise_with_slope(derivatives: Callable[[Array], tuple[float, Array, Array]], shifts: int) -> Array:
+    """Minimise a convex loss of (slope, shifts) by Newton's method; a slope out of [0.05, 20] is held at the bound."""
+    theta = _newton(derivatives, np.concatenate([[1.0], np.zeros(shifts)]), np.arange(shifts + 1))
+    if not 0.05 <= theta[0] <= 20:
+        theta[0] = np.clip(theta[0], 0.05, 20)
+        theta = _newton(derivatives, theta, np.arange(1, shifts + 1))
+    return theta
+
+
+def _newton(derivatives: Callable[[Array], tuple[float, Array, Array]], theta: Array, free: NDArray[np.int64]) -> Array:
+    """Damped Newton's method on the free ones of some parameters."""
+    loss, gradient, hessian = derivatives(theta)
+    for _ in range(100):
+        step = np.zeros_like(theta)
+        step[free] = np.linalg.lstsq(hessian[np.ix_(free, free)], gradient[free], rcond=None)[0]
+        length = 1.0
+        while length > 1e-8:
+            found = derivatives(theta - length * step)
+            if found[0] <= loss:
+                break
+            length /= 2
+        else:
+            return theta
+        theta, improved = theta - length * step, loss - found[0]
+        loss, gradient, hessian = found
+        if improved < 1e-14 and np.abs(length * step).max() < 1e-8:
+            break
+    return theta
+
+
+CALIBRATIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    "temperature": lambda logits, targets, task: {"temperature": fit_temperature(logits, targets, task)},
+    "platt": fit_platt,
+    "none": lambda logits, targets, task: {},
+}
+
+
+def _golden_section(f: Callable[[float], float], low: float, high: float, steps: int = 60) -> float:
+    ratio = (5**0.5 - 1) / 2
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    fa, fb = f(a), f(b)
+    for _ in range(steps):
+        if fa <= fb:
+            high, b, fb = b, a, fa
+            a = high - ratio * (high - low)
+            fa = f(a)
+        else:
+            low, a, fa = a, b, fb
+            b = low + ratio * (high - low)
+            fb = f(b)
+    return (low + high) / 2
+
+
+def fit_thresholds(
+    probs: ArrayLike, targets: ArrayLike, task: str, rule: str = "youden", sensitivity: float = 0.95
+) -> tuple[float, ...]:
+    """Decision threshold of every label, on validation data.
+
+    Candidates lie half-way between neighbouring probabilities, so that the choice does not hug a case.
+    "youden" maximises sensitivity + specificity - 1, which does not depend on prevalence (test sets are
+    often balanced otherwise than training sets); "f1" maximises F1; "sensitivity" maximises specificity where
+    sensitivity is at least the one wanted.
+
+    Args:
+        probs: (N, L) in [0, 1].
+        targets: (N, L) in {0, 1, NaN}.
+        task: "multiclass" or "multilabel".
+        rule: A name in `RULES`.
+        sensitivity: Wanted by the rule "sensitivity", in (0, 1].
+
+    Returns:
+        (L,) thresholds; 0.5 where a label lacks positives or negatives. Two classes: labels[1] decides and
+        the pair sums to 1. More classes are decided by the largest probability: empty.
+    """
+    if rule not in RULES:
+        raise unknown_name("threshold rule", rule, RULES)
+    p, target = np.asarray(probs, np.float64), np.asarray(targets, np.float64)
+    if task == "multiclass" and p.shape[1] != 2:
+        return ()
+    score = functools.partial(_at_sensitivity, wanted=sensitivity) if rule == "sensitivity" else RULES[rule]
+    fitted = [_best_threshold(p[:, i], target[:, i], score) for i in range(p.shape[1])]
+    return (1 - fitted[1], fitted[1]) if task == "multiclass" else tuple(fitted)
+
+
+def _best_threshold(p: Array, target: Array, score: Callable[[Array, Array, int, int], Array]) -> float:
+    known = ~np.isnan(target)
+    p, positive = p[known], target[known] > 0.5
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if not n_positive or not n_negative:
+        return 0.5
+    values, inverse = np.unique(p, return_inverse=True)
+    if len(values) == 1:
+        return 0.5
+    # Cases at or above each distinct value: what a threshold just below it calls positive.
+    hits = np.bincount(inverse, positive, len(values))[::-1].cumsum()[::-1]
+    alarms = np.bincount(inverse, ~positive, len(values))[::-1].cumsum()[::-1]
+    scores = score(hits, alarms, n_positive, n_negative)[1:]
+    if np.isneginf(scores).all():  # only calling everything positive will do
+        return float(values[0] / 2)
+    best = 1 + int(np.argmax(scores))
+    return float((values[best - 1] + values[best]) / 2)
+
+
+def _youden(hits: Array, alarms: Array, n_positive: int, n_negative: int) -> Array:
+    return hits / n_positive - alarms / n_negative
+
+
+def _f1(hits: Array, alarms: Array, n_positive: int, n_negative: int) -> Array:
+    return 2 * hits / (hits + alarms + n_positive)
+
+
+def _at_sensitivity(hits: Array, alarms: Array, n_positive: int, n_negative: int, wanted: float = 0.95) -> Array:
+    # The rounding of wanted * n must not cost a case: 0.95 * 20 is a little more than 19.
+    return np.where(hits >= wanted * n_positive - 1e-9, -alarms / n_negative, -np.inf)
+
+
+RULES = {"youden": _youden, "f1": _f1, "sensitivity": _at_sensitivity}
+
+
+def decide(probs: ArrayLike, thresholds: tuple[float, ...] | None, task: str) -> NDArray[np.bool_]:
+    """Whether each label is called.
+
+    Args:
+        probs: (N, L) in [0, 1].
+        thresholds: From :func:`fit_thresholds`; None or empty means 0.5 (multiclass: the largest).
+        task: "multiclass" or "multilabel".
+
+    Returns:
+        (N, L); exactly one true a row in multiclass.
+    """
+    p = np.asarray(probs, np.float64)
+    if task == "multilabel":
+        return p >= np.asarray(thresholds or [0.5] * p.shape[1])
+    if p.shape[1] == 2 and thresholds:
+        positive = p[:, 1] >= thresholds[1]
+        return np.stack([~positive, positive], axis=1)
+    return np.arange(p.shape[1]) == p.argmax(axis=1, keepdims=True)

@@ -1,0 +1,1 @@
+"""One radiograph: file to gray array (JPEG, PNG, TIFF, BMP, DICOM)."""

@@ -1,0 +1,161 @@
+"""Several cohorts as one: labels matched by name, pixels read from each one's memory map."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cxr_data.cohort import Cohort, Task
+from cxr_data.errors import BadInput
+from cxr_data.pixel_rows import PixelRows
+
+
+def join(cohorts: Sequence[Cohort]) -> Cohort:
+    """Put cohorts one after the other.
+
+    Labels are the same when their names are, but for case, spaces and punctuation; the first spelling is kept. A
+    finding that a cohort does not know is unknown (NaN) for its images; a class that it does not know is 0, classes
+    being exclusive. Each cohort keeps its split. Images and patients carry their cohort's name in front, so that
+    none is mistaken for another's.
+
+    Args:
+        cohorts: At least one. Those without labels are unknown throughout.
+
+    Returns:
+        The cohort, with a column ``cohort``; its pixels are :class:`PixelRows`.
+
+    Raises:
+        BadInput: Different tasks, pixel sizes or ways to map files to pixels, one cohort twice, or two labels of one
+            cohort that read alike.
+    """
+    if len(cohorts) == 1:
+        return cohorts[0]
+    names = _names(cohorts)
+    _refuse_unlike(cohorts, names)
+    labels = _union(cohorts, names)
+    task: Task | None = next((cohort.task for cohort in cohorts if cohort.task), None)
+    tables, start = [], 0
+    for name, cohort in zip(names, cohorts, strict=True):
+        tables.append(_table(name, cohort, labels, start))
+        start += int(cohort.groups.max(initial=-1)) + 1
+    table = pl.concat(tables, how="diagonal_relaxed")
+    first = ["image", "patient", "split", "group", "cohort", *(f"label:{label}" for label in labels.values())]
+    table = table.select(*first, *(name for name in table.columns if name not in first))
+    masks = None
+    if all(cohort.masks is not None and cohort.labels == cohorts[0].labels for cohort in cohorts):
+        masks = cast(NDArray[np.uint8], PixelRows([cast(NDArray[np.uint8], cohort.masks) for cohort in cohorts]))
+    identity = json.dumps([cohort.fingerprint for cohort in cohorts]).encode()
+    return Cohort(
+        name=" + ".join(names),
+        task=task,
+        labels=tuple(labels.values()),
+        table=table,
+        pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels for cohort in cohorts])),
+        pixel_mapping=cohorts[0].pixel_mapping,
+        source=" + ".join(cohort.source for cohort in cohorts),
+        fingerprint=hashlib.sha256(identity).hexdigest(),
+        notes=(
+            *_matched(cohorts, names, labels),
+            *(f"{name}: {note}" for name, cohort in zip(names, cohorts, strict=True) for note in cohort.notes),
+        ),
+        masks=masks,
+        broken=tuple(
+            (f"{name}/{file}", reason)
+            for name, cohort in zip(names, cohorts, strict=True)
+            for file, reason in cohort.broken
+        ),
+        parts=tuple({"name": cohort.name, "fingerprint": cohort.fingerprint} for cohort in cohorts),
+    )
+
+
+def _names(cohorts: Sequence[Cohort]) -> list[str]:
+    """The cohorts' names; a repeated one is numbered."""
+    names: list[str] = []
+    for cohort in cohorts:
+        again = sum(other.name == cohort.name for other in cohorts[: len(names)])
+        names.append(f"{cohort.name} {again + 1}" if again else cohort.name)
+    return names
+
+
+def _refuse_unlike(cohorts: Sequence[Cohort], names: list[str]) -> None:
+    where = " and ".join(names)
+    if len({cohort.fingerprint for cohort in cohorts}) < len(cohorts):
+        raise BadInput("each cohort once", "one twice", where=where)
+    tasks = {cohort.task: name for name, cohort in zip(names, cohorts, strict=True) if cohort.task}
+    if len(tasks) > 1:
+        found = ", ".join(f"{task} ({name})" for task, name in tasks.items())
+        do = "prepare one again with a manifest that gives its labels as the other's are"
+        raise BadInput("cohorts of one task", found, where=where, do=do)
+    sizes = {cohort.pixel_size: name for name, cohort in zip(names, cohorts, strict=True)}
+    if len(sizes) > 1:
+        found = ", ".join(f"{size} pixels ({name})" for size, name in sizes.items())
+        raise BadInput("cohorts stored at one size", found, where=where, do="prepare them with the same --size")
+    pairs = zip(names, cohorts, strict=True)
+    mappings = {json.dumps(cohort.pixel_mapping, sort_keys=True): name for name, cohort in pairs}
+    if len(mappings) > 1:
+        found = ", ".join(f"{mapping} ({name})" for mapping, name in mappings.items())
+        do = "prepare them with the same --aspect and --window"
+        raise BadInput("cohorts whose files became pixels in one way", found, where=where, do=do)
+
+
+def _union(cohorts: Sequence[Cohort], names: list[str]) -> dict[str, str]:
+    """What a label's name reads as -> its first spelling, in order of appearance."""
+    labels: dict[str, str] = {}
+    for name, cohort in zip(names, cohorts, strict=True):
+        own: dict[str, str] = {}
+        for label in cohort.labels:
+            if (key := _key(label)) in own:
+                raise BadInput("labels that read differently", f"{own[key]} and {label}", where=name)
+            own[key] = label
+        labels |= {key: label for key, label in own.items() if key not in labels}
+    return labels
+
+
+def _key(label: str) -> str:
+    return re.sub(r"[\W_]+", "", label.lower()) or label
+
+
+def _table(name: str, cohort: Cohort, labels: dict[str, str], start: int) -> pl.DataFrame:
+    own = {_key(label): f"label:{label}" for label in cohort.labels}
+    absent = 0.0 if cohort.task == "multiclass" else float("nan")
+    unknown = cohort.table.height and np.isnan(cohort.targets).all(axis=1)
+    columns = []
+    for key, label in labels.items():
+        if key in own:
+            columns.append(pl.col(own[key]).cast(pl.Float32).alias(f"label:{label}"))
+        else:
+            values = np.full(len(cohort), absent, np.float32)
+            values[unknown] = np.nan
+            columns.append(pl.Series(f"label:{label}", values))
+    extras = [c for c in cohort.table.columns if not c.startswith("label:") and c not in ("image", "patient", "group")]
+    return cohort.table.select(
+        (pl.lit(f"{name}/") + pl.col("image")).alias("image"),
+        (pl.lit(f"{name}/") + pl.col("patient")).alias("patient"),
+        pl.Series("group", cohort.groups + start),
+        pl.lit(name).alias("cohort"),
+        *columns,
+        *(column for column in extras if column != "cohort"),
+    )
+
+
+def _matched(cohorts: Sequence[Cohort], names: list[str], labels: dict[str, str]) -> list[str]:
+    """What was matched, in plain sentences."""
+    of = {name: {_key(label) for label in cohort.labels} for name, cohort in zip(names, cohorts, strict=True)}
+    labelled = [name for name in names if of[name]]
+    notes = [f"{len(cohort)} images of {name}" for name, cohort in zip(names, cohorts, strict=True)]
+    notes = [f"cohorts read as one: {', '.join(notes)}"]
+    shared = [label for key, label in labels.items() if all(key in of[name] for name in labelled)]
+    if labels:
+        notes.append(f"labels of all: {', '.join(shared) or 'none'}")
+    for name in labelled:
+        only = [label for key, label in labels.items() if key in of[name] and label not in shared]
+        if only:
+            here = "absent" if cohorts[0].task == "multiclass" else "unknown"
+            others = " and ".join(n for n in names if not {_key(label) for label in only} <= of[n])
+            notes.append(f"labels of {name}: {', '.join(only)}; {here} for images of cohorts without them ({others})")
+    return notes

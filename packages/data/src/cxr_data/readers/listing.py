@@ -1,0 +1,136 @@
+"""What a reader returns, and what several readers need to say it."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from numpy.typing import NDArray
+
+from cxr_data.cohort import Task
+from cxr_data.errors import BadInput
+from cxr_data.folders import File, refuse_outside, scan
+from cxr_data.images.header import BrokenImage
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+UNCERTAIN, UNMENTIONED = -1.0, -2.0
+"""Label values a reader may give beside 0, 1 and NaN: a doubtful finding, and one the report is silent on."""
+_HEALTHY = {"normal", "healthy", "negative", "nofinding", "nofindings", "control", "controls", "clear"}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a data set before any of them is decoded.
+
+    Attributes:
+        name: What the data set is called.
+        table: One row an image: ``path`` (below the folder, forward slashes), ``patient``, ``split``
+            ("train", "val", "test"; null everywhere when the data set has no usable split), ``label:NAME``
+            columns, extras. A label is 0, 1 or NaN; where a data set has them also UNCERTAIN, UNMENTIONED, or
+            the share of readers who said yes, in (0, 1): :func:`cxr_data.selection.select` settles
+            these. The table may offer more ``label:`` columns than ``labels`` names.
+        labels: Label names in order.
+        task: "multilabel", "multiclass", or None without labels.
+        notes: What was found, for the user.
+        view: Views taken unless the user chooses: "frontal" where the data set says which images are, or "all".
+        refused: (entry, reason) of what the data set's table names but must not be read; counted as broken.
+        images: From ``path`` to the gray image (H, W), uint8 or uint16, for a data set whose images are arrays;
+            None where ``path`` is a file.
+    """
+
+    name: str
+    table: pl.DataFrame
+    labels: tuple[str, ...]
+    task: Task | None
+    notes: tuple[str, ...] = ()
+    view: str = "all"
+    images: Callable[[str], NDArray[Any]] | None = None
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+def image_files(root: Path) -> list[str]:
+    """Relative paths of the image files below a folder, sorted: :func:`images_and_refused` without the refused."""
+    return images_and_refused(root)[0]
+
+
+def images_and_refused(root: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:
+    """Relative paths of the image files below a folder, sorted, and (name, reason) of those no table can name.
+
+    Raises:
+        BadInput: No image at all, or none that a table can name.
+    """
+    images, refused = [], []
+    for path in found_images(root):
+        name = spelt(path)
+        if name == path:
+            images.append(name)
+        else:
+            refused.append((name, "a file name that is not UTF-8"))
+    if not images:
+        raise BadInput("images with UTF-8 file names", refused[0][0], where=root, do="rename them")
+    return images, tuple(refused)
+
+
+def spelt(path: str) -> str:
+    """A path as text that a table can hold: bytes that are not UTF-8 as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def found_images(root: Path) -> list[str]:
+    """Relative paths of the image files below a folder, sorted, whatever bytes their names are.
+
+    Suffixes decide; a file without one, or with digits for one, counts when it begins as DICOM does.
+
+    Raises:
+        BadInput: No image at all.
+    """
+    files = scan(root)
+    images = [file.path for file in files if _is_image(root, file)]
+    if not images:
+        kinds = Counter(os.path.splitext(file.path)[1].lower() or "no suffix" for file in files)
+        found = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5)) or "an empty folder"
+        raise BadInput(f"images ({', '.join(sorted(IMAGE_SUFFIXES))})", found, where=root)
+    return images
+
+
+def _is_image(root: Path, file: File) -> bool:
+    suffix = os.path.splitext(file.path)[1].lower()
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    if (suffix and not suffix[1:].isdigit()) or file.size < 132:
+        return False
+    try:
+        refuse_outside(root, file.path)
+        with open(root / file.path, "rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except (BrokenImage, OSError):
+        return False
+
+
+def order_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names in label order: healthy-sounding first, so that of two ``labels[1]`` is the positive."""
+    return tuple(sorted(names, key=lambda name: (not sounds_healthy(name), name)))
+
+
+def sounds_healthy(name: str) -> bool:
+    """Whether a class or folder name means that nothing was found ("NORMAL", "0_normal", "No Finding")."""
+    return re.sub(r"[^a-z]", "", name.lower()) in _HEALTHY
+
+
+def one_hot(classes: Sequence[str], labels: Sequence[str]) -> list[pl.Series]:
+    """``label:NAME`` columns for exclusive classes."""
+    column = pl.Series(classes, dtype=pl.String)
+    return [(column == label).cast(pl.Float32).alias(f"label:{label}") for label in labels]

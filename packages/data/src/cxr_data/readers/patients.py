@@ -1,0 +1,133 @@
+"""Who is on an image, for data sets that do not have a reader of their own."""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cxr_data.cache import cache_folder
+from cxr_data.errors import BadInput
+from cxr_data.folders import inside, refuse_outside
+from cxr_data.images.dicom import age_in_years, dicom_facts, patient_salt
+from cxr_data.images.header import BrokenImage
+
+MANIFESTS = ("manifest.csv", "metadata.csv")
+_EXTRAS = ("view", "sex", "age")
+_IN_NAMES = {
+    "patient123, person_12, subject-3": re.compile(
+        r"(?:^|[/_-])((?:patient|person|subject|sub|pat)[-_ ]?\d+)", re.IGNORECASE
+    ),
+    "00000231_013 (patient, image)": re.compile(r"(?:^|/)(\d{4,})[_-]\d+[^/]*$"),
+}
+
+
+def facts(root: Path, paths: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
+    """Patient, view, sex and age of each image.
+
+    Patients come from a manifest.csv or metadata.csv with the columns ``file`` and ``patient``, else from
+    DICOM headers (as salted hashes), else from a pattern that nearly all file names follow; what is left
+    counts as one patient an image.
+
+    Args:
+        root: Resolved folder.
+        paths: Images below it.
+
+    Returns:
+        Table with ``patient`` and those of ``view``, ``sex``, ``age`` that are known of any image, and notes.
+
+    Raises:
+        BadInput: A manifest that names a file outside the folder, or cannot be read.
+    """
+    notes: list[str] = []
+    known: list[dict[str, Any]] = [{"patient": None} for _ in paths]
+    _from_dicom(root, paths, known)
+    _from_manifest(root, paths, known, notes)
+    _from_names(paths, known, notes)
+    alone = [i for i, fact in enumerate(known) if not fact["patient"]]
+    for i in alone:
+        known[i]["patient"] = paths[i]
+    if alone:
+        who = "nothing says" if len(alone) == len(paths) else f"for {len(alone)} images nothing says"
+        notes.append(
+            f"{who} which images are of one patient: each counts as one of its own; if patients have several "
+            "images, list them in manifest.csv (columns file, patient)"
+        )
+    columns = {"patient": pl.String, "view": pl.String, "sex": pl.String, "age": pl.Float32}
+    used = {
+        name: kind
+        for name, kind in columns.items()
+        if name == "patient" or any(fact.get(name) is not None for fact in known)
+    }
+    return pl.DataFrame({n: pl.Series([f.get(n) for f in known], dtype=k) for n, k in used.items()}), notes
+
+
+def _from_dicom(root: Path, paths: Sequence[str], known: list[dict[str, Any]]) -> None:
+    dicom = [i for i, path in enumerate(paths) if _may_be_dicom(path)]
+    if not dicom:
+        return
+    salt = patient_salt(cache_folder())
+    for i in dicom:
+        with suppress(BrokenImage):  # decoding will say so
+            refuse_outside(root, paths[i])
+            known[i] = dicom_facts(root / paths[i], salt)
+
+
+def _may_be_dicom(path: str) -> bool:
+    suffix = Path(path).suffix.lower()
+    return suffix in {".dcm", ".dicom", ""} or suffix[1:].isdigit()
+
+
+def _from_manifest(root: Path, paths: Sequence[str], known: list[dict[str, Any]], notes: list[str]) -> None:
+    rows = {path: i for i, path in enumerate(paths)}
+    by_name: dict[str, list[int]] = {}
+    for i, path in enumerate(paths):
+        by_name.setdefault(path.rsplit("/", 1)[-1], []).append(i)
+    for name in MANIFESTS:
+        file = root / name
+        if not file.is_file():
+            continue
+        try:
+            table = pl.read_csv(file, infer_schema=False)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise BadInput("a readable CSV table", str(error).splitlines()[0], where=file) from error
+        if not {"file", "patient"} <= set(table.columns):
+            notes.append(f"{name} has no columns file and patient and was not used")
+            continue
+        absent, seen = 0, set()
+        for row in table.iter_rows(named=True):
+            path = inside(root, row["file"] or "", file)
+            found = rows.get(path)
+            if found is None and "/" not in path and len(by_name.get(path, ())) == 1:
+                found = by_name[path][0]
+            if found is None:
+                absent += 1
+                continue
+            seen.add(found)
+            known[found] = {"patient": (row["patient"] or "").strip() or None, **_extras(row)}
+        if absent:
+            notes.append(f"{absent} files of {name} are not among the images")
+        if len(seen) < len(paths):
+            notes.append(f"{len(paths) - len(seen)} images are not in {name}")
+        return
+
+
+def _extras(row: dict[str, str | None]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: (row.get(name) or "").strip() or None for name in _EXTRAS}
+    return {**found, "age": age_in_years(found["age"])}
+
+
+def _from_names(paths: Sequence[str], known: list[dict[str, Any]], notes: list[str]) -> None:
+    open_rows = [i for i, fact in enumerate(known) if not fact["patient"]]
+    if len(open_rows) < len(paths):
+        return  # a manifest or headers know best; names would mix two ways of naming patients
+    for example, pattern in _IN_NAMES.items():
+        found = {i: match[1] for i in open_rows if (match := pattern.search(paths[i]))}
+        # A pattern that puts (nearly) all images with one patient has caught a prefix, not a patient.
+        if len(found) >= 0.9 * len(paths) and len(set(found.values())) >= max(2, len(paths) // 100):
+            for i, patient in found.items():
+                known[i]["patient"] = patient.lower()
+            notes.append(f"patients were read from the file names, which look like {example}")
+            return

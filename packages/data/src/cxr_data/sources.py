@@ -1,0 +1,171 @@
+"""One name for every kind of data: the phantom, a prepared cohort, or a folder as it was downloaded."""
+
+import difflib
+import functools
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from cxr_data import splits
+from cxr_data.cache import cache_folder, option_key
+from cxr_data.cohort import Cohort, Task, fingerprint, is_prepared, load, pixel_digests, save
+from cxr_data.errors import BadInput
+from cxr_data.folders import existing_folder, locked
+from cxr_data.folds import with_fold
+from cxr_data.images.read import check_pixel_size
+from cxr_data.joined import join
+from cxr_data.machine import memory
+from cxr_data.pixel_rows import PixelRows
+from cxr_data.preparation import prepare
+
+PHANTOM_IMAGES = 2000
+_PHANTOM_CODE = tuple(f"synthetic/{name}.py" for name in ("phantom", "body", "drawing", "findings"))
+_FOLD = re.compile(r"(.+)@(\d+)/(\d+)")
+_PHANTOM = re.compile(r"phantom(-multiclass)?(?::(\d+))?")
+
+
+def pixel_size_for(size: int) -> int:
+    """Edge to store images at for a network input edge: room for crops, and a whole number of 32s.
+
+    Args:
+        size: Edge of the network's input, pixels.
+
+    Returns:
+        The next multiple of 32 at or above 1.14 · size (64 → 96, 96 → 128, 224 → 256).
+
+    Raises:
+        BadInput: Outside 16 to 3592 pixels.
+    """
+    if not 16 <= size <= 3592:
+        raise BadInput("an input edge of 16 to 3592 pixels", str(size), where="--size", do="choose for example 224")
+    return -(-114 * size // 3200) * 32
+
+
+def is_phantom(data: str) -> bool:
+    """Whether a data name means the synthetic cohort."""
+    return bool(_PHANTOM.fullmatch(data))
+
+
+def open_cohort(
+    data: str | Path | Sequence[str | Path],
+    *,
+    pixel_size: int,
+    seed: int = 0,
+    show: bool = True,
+    note_smaller: bool = True,
+) -> Cohort:
+    """Open whatever ``data`` names.
+
+    Args:
+        data: "phantom" or "phantom-multiclass" (2,000 synthetic radiographs), "phantom:500" (500 of
+            them), a folder written by ``cxr-data prepare``, or a folder as it was downloaded, which is
+            prepared into the cache on first use. "NAME@2/5" has fold 2 of 5 as its validation part. Several are
+            read as one, see :func:`cxr_data.joined.join`.
+        pixel_size: Edge of the stored images. A prepared folder keeps its own.
+        seed: Fixes the phantom, and the split of data without one.
+        show: Whether to show progress while preparing.
+        note_smaller: Whether a note says so where a prepared folder's edge is smaller.
+
+    Returns:
+        The cohort, its pixels as a memory map.
+
+    Raises:
+        BadInput: Nothing of that name, or what is wrong with it.
+    """
+    check_pixel_size(pixel_size)
+    again = functools.partial(open_cohort, pixel_size=pixel_size, seed=seed, show=show, note_smaller=note_smaller)
+    if not isinstance(data, str | Path):
+        if not data:
+            raise BadInput("one cohort or several", "none")
+        return join([again(one) for one in data])
+    data = str(data)
+    if (fold := _FOLD.fullmatch(data)) and not Path(data).expanduser().exists():
+        cohort = again(fold[1])
+        return with_fold(cohort, int(fold[2]), int(fold[3]), folder=Path(fold[1]).expanduser())
+    if named := _PHANTOM.fullmatch(data):
+        task = "multiclass" if named[1] else "multilabel"
+        return _phantom(task, int(named[2] or PHANTOM_IMAGES), pixel_size, seed, show)
+    if not Path(data).expanduser().exists() and (
+        data.startswith("phantom") or difflib.get_close_matches(data, ["phantom", "phantom-multiclass"], cutoff=0.7)
+    ):
+        raise BadInput("phantom, phantom:500, phantom-multiclass or a folder", repr(data), do="check the spelling")
+    folder = existing_folder(data)
+    if not is_prepared(folder):
+        return prepare(folder, pixel_size=pixel_size, seed=seed, show=show)
+    cohort = load(folder)
+    if cohort.pixels.dtype != np.uint8:  # everything that reads pixels for a network takes bytes
+        cohort = replace(cohort, pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels])))
+    if note_smaller and cohort.pixel_size < pixel_size:
+        note = (
+            f"stored at {cohort.pixel_size} pixels where {pixel_size} were asked for: views are enlarged; "
+            "prepare again with a larger --size for full detail"
+        )
+        cohort = replace(cohort, notes=(*cohort.notes, note))
+    return cohort
+
+
+def _phantom(task: Task, images: int, pixel_size: int, seed: int, show: bool) -> Cohort:
+    """The synthetic cohort, generated once into the cache."""
+    from cxr_data.synthetic.phantom import CLASSES, phantom
+
+    if images < 20:
+        raise BadInput("at least 20 phantom images, so that each split gets some", str(images))
+    held = memory() // ((1 + len(CLASSES)) * pixel_size**2)  # they are drawn in memory, each with its masks
+    if images > held:
+        do = "ask for fewer, or for a smaller --size"
+        raise BadInput(f"at most {held:,} phantom images of {pixel_size} pixels in this memory", f"{images:,}", do=do)
+    options: dict[str, Any] = {"task": task, "images": images, "pixel_size": pixel_size, "seed": seed}
+    # The generator's own code is part of the key: a changed phantom is another cohort.
+    here = Path(__file__).parent
+    code = [(here / name).read_text("utf-8") for name in _PHANTOM_CODE]
+    name = "phantom" if task == "multilabel" else "phantom-multiclass"
+    folder = cache_folder() / "cohorts" / f"{name}-{images}-{option_key({**options, 'code': code})[:20]}"
+    if not is_prepared(folder):
+        lock = folder.parent / f".{folder.name}.lock"
+        with locked(lock):
+            if not is_prepared(folder):
+                for killed in (folder, *folder.parent.glob(f".{folder.name}.*.tmp")):
+                    shutil.rmtree(killed, ignore_errors=True)
+                if show:
+                    print(f"drawing {images:,} synthetic radiographs of {pixel_size} pixels, once", flush=True)
+                made = phantom(images, size=pixel_size, seed=seed, task=task)
+                save(_as_cohort(name, task, made, options), folder)
+            lock.unlink(missing_ok=True)
+    return load(folder)
+
+
+def _as_cohort(name: str, task: Task, made: dict[str, Any], options: dict[str, Any]) -> Cohort:
+    labels = tuple(made["labels"])
+    targets = np.asarray(made["targets"], np.float32)
+    digests = pixel_digests(made["pixels"])
+    groups = splits.join_groups(made["patient"], [None] * len(digests))
+    split, notes = splits.assign([None] * len(groups), groups, targets, options["seed"])
+    table = pl.DataFrame(
+        {
+            "image": [f"{name}-{row:06d}" for row in range(len(groups))],
+            "patient": made["patient"],
+            "split": split,
+            "group": groups,
+            **{f"label:{label}": targets[:, i] for i, label in enumerate(labels)},
+            **made["extras"],
+        }
+    )
+    return Cohort(
+        name=name,
+        task=task,
+        labels=labels,
+        table=table,
+        pixels=made["pixels"],
+        pixel_mapping={"aspect": "squash", "window": "full"},
+        source=f"{name}:{options['images']} seed {options['seed']}",
+        fingerprint=fingerprint(labels, table, digests),
+        notes=("synthetic radiographs: no real patient, no clinical meaning", *notes),
+        masks=made["masks"],
+    )

@@ -1,0 +1,90 @@
+import subprocess
+import sys
+
+import cv2
+import pytest
+
+from cxr_data import load
+from cxr_data.cli import main
+
+
+def test_prepare_preview_and_show(two_classes, tmp_path, capsys):
+    out = tmp_path / "cohort"
+    assert main(["prepare", str(two_classes), "--size", "28", "--out", str(out), "--aspect", "crop"]) == 0
+    said = capsys.readouterr().out
+    assert f"wrote {out}: 60 images of 32 x 32 pixels" in said
+    assert f"ssl-pretrain --data {out}" in said
+    cohort = load(out)
+    assert cohort.pixel_mapping["aspect"] == "crop"
+
+    assert main(["show", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "asked for" not in said
+    lines = [line.split("│")[1:-1] for line in said.splitlines() if "│" in line]
+    counts = {cells[0].strip(): [int(cell) for cell in cells[1:]] for cells in lines}
+    assert counts["images"] == [42, 6, 12, 60]
+    assert counts["patients"][-1] == 30
+    assert counts["COVID"][-1] == 30
+    normal = [int(cohort.targets[cohort.rows(split), 0].sum()) for split in ("train", "val", "test")]
+    assert counts["NORMAL"] == [*normal, 30]
+
+    sheet = tmp_path / "sheet.png"
+    assert main(["preview", str(out), "--out", str(sheet), "--columns", "3", "--tile", "64"]) == 0
+    drawn = cv2.imread(str(sheet), cv2.IMREAD_GRAYSCALE)
+    assert drawn is not None
+    assert drawn.shape[1] == 3 * 68 + 4
+
+
+def test_a_phantom_can_be_written_out(tmp_path):
+    assert main(["prepare", "phantom:30", "--size", "28", "--out", str(tmp_path / "p")]) == 0
+    assert len(load(tmp_path / "p")) == 30
+    assert main(["prepare", "phantom:30", "--size", "28", "--out", str(tmp_path / "p")]) == 0
+    assert main(["prepare", "phantom:40", "--size", "28", "--out", str(tmp_path / "p")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["perpare"], "did you mean prepare?"),
+        (["prepare", "/no/such/folder"], "expected a folder of images, found nothing there"),
+        (["prepare", "a", "b"], "expected one data set, found a b"),
+        (["prepare", "--sise", "64"], "did you mean size"),
+        (["prepare", "phantom:30", "--seed", "-1"], "a seed of at least 0, found -1"),
+        (["folds", "cohort", "--seed", "-1"], "a seed of at least 0, found -1"),
+        (["prepare", "phantom:30", "--size", "100000"], "found 100000\n  where: --size"),
+        (["show", "phantom:30", "--size", "-5"], "found -5\n  where: --size"),
+        (["preview", "phantom:30", "--columns", "0"], "1 to 64 columns"),
+    ],
+)
+def test_bad_input_ends_with_2_and_one_message(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_names_in_brackets_are_shown_as_they_are(tmp_path, write_images, capsys):
+    folder = tmp_path / "[red]mine"
+    write_images(folder, [f"{label}/{i}.png" for label in ("[red]", "[x]") for i in range(20)])
+    assert main(["prepare", str(folder), "--size", "28", "--out", str(tmp_path / "c")]) == 0
+    said = capsys.readouterr().out
+    assert all(f" {name} " in said for name in ("[red]", "[x]"))
+    assert main(["audit", str(tmp_path / "c"), "--out", str(tmp_path / "audit")]) == 0
+    assert "audit of [red]mine" in capsys.readouterr().out
+
+
+def test_help_names_the_commands(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("prepare", "preview", "show"))
+
+
+def test_the_command_line_imports_nothing_heavy():
+    code = (
+        "import sys; from cxr_data.cli import main\n"
+        "try: main(['prepare', '--help'])\nexcept SystemExit: ...\n"
+        "print(sorted({'torch', 'torchvision', 'sklearn', 'timm', 'matplotlib', 'pydicom'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+    assert "--max_bad" in run.stdout

@@ -1,0 +1,218 @@
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import pytest
+
+from cxr_data.command import config_dict, parse, run_command
+from cxr_data.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Finer:
+    """What is seldom changed.
+
+    Attributes:
+        ema: Decay.
+        nesterov: Whether to look ahead.
+    """
+
+    ema: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ema >= 1:
+            raise BadInput("a decay below 1", str(self.ema), where="--finer.ema")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config.
+
+    Attributes:
+        size: Edge in pixels.
+        lr: Learning rate.
+        loss: Weights.
+        restart: Start anew.
+        models: Files.
+        teachers: More files.
+        seeds: Numbers.
+        finer: What is seldom changed.
+    """
+
+    size: int = 64
+    lr: float | None = None
+    loss: dict[str, float] = field(default_factory=dict)
+    restart: bool = False
+    models: list[str] = field(default_factory=list)
+    teachers: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    finer: Finer = field(default_factory=Finer)
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise BadInput("a size above 0", str(self.size), where="--size", do="--size 64")
+
+
+def given(*argv: str) -> Config:
+    return parse(Config, prog="x", description="d", argv=argv, positional="models")
+
+
+def test_defaults_flags_and_positionals() -> None:
+    assert given() == Config()
+    assert given("a", "b", "--size", "96", "--lr=.1") == Config(size=96, lr=0.1, models=["a", "b"])
+
+
+def test_what_people_type_is_understood() -> None:
+    assert given("--restart").restart
+    assert given("--restart", "--size", "8") == Config(size=8, restart=True)
+    assert not given("--restart", "false").restart
+    assert given("--loss", "kd=0.9", "--loss=at=1000").loss == {"kd": 0.9, "at": 1000.0}
+
+
+def test_lists_and_dataclasses_within() -> None:
+    assert given("--teachers", "a", "b c", "--size", "8") == Config(size=8, teachers=["a", "b c"])
+    assert given("--teachers=a.safetensors").teachers == ["a.safetensors"]
+    assert given("--teachers", '["a", "b"]').teachers == ["a", "b"]
+    for typed in (["0,1,2"], ["0", "1", "2"], ["[0, 1, 2]"]):
+        assert given("--seeds", *typed).seeds == [0, 1, 2]
+    with pytest.raises(BadInput):
+        given("--seeds", "0,one")
+    assert given("--finer.ema", "0.5", "--finer.nesterov") == Config(finer=Finer(0.5, True))
+    with pytest.raises(BadInput, match="below 1"):
+        given("--finer.ema", "1")
+    with pytest.raises(BadInput, match=r"did you mean finer\.ema"):
+        given("--finer.emma", "1")
+
+
+def test_file_then_flags(tmp_path) -> None:
+    (tmp_path / "c.yaml").write_text("size: 32\nlr: 0.5\nloss: {kd: 1}\nfiner: {ema: 0.25}\n")
+    config = given("--config", str(tmp_path / "c.yaml"), "--size", "48", "--finer.nesterov")
+    assert config == Config(size=48, lr=0.5, loss={"kd": 1.0}, finer=Finer(0.25, True))
+    assert config_dict(config) == {
+        "size": 48,
+        "lr": 0.5,
+        "loss": {"kd": 1.0},
+        "restart": False,
+        "models": [],
+        "teachers": [],
+        "seeds": [],
+        "finer": {"ema": 0.25, "nesterov": True},
+    }
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Within.
+
+    Attributes:
+        depth: Of it.
+    """
+
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A config with presets.
+
+    Attributes:
+        preset: Name of one.
+        size: Edge.
+        inner: Within.
+    """
+
+    preset: str = ""
+    size: int = 64
+    inner: Inner = Inner()
+
+
+def test_a_preset_changes_defaults_alone(tmp_path, capsys) -> None:
+    presets = {"large": {"size": 224, "inner.depth": 5}}
+
+    def chosen(*argv: str) -> Preset:
+        return parse(Preset, prog="x", description="d", argv=argv, presets=presets)
+
+    assert chosen() == Preset()
+    assert chosen("--preset", "large") == Preset("large", 224, Inner(5))
+    assert chosen("--size", "32", "--preset=large", "--inner.depth", "2") == Preset("large", 32, Inner(2))
+    file = tmp_path / "c.yaml"
+    file.write_text("preset: large\nsize: 48\n")
+    assert chosen("--config", str(file)) == Preset("large", 48, Inner(5))
+    assert chosen("--config", str(file), "--preset", "") == Preset("", 48)
+    assert chosen("--preset", "unknown") == Preset("unknown")  # the config's own checks refuse it
+    with pytest.raises(SystemExit):
+        chosen("--preset", "large", "--print_config")
+    assert "size: 224" in capsys.readouterr().out
+    file.write_text("[")
+    with pytest.raises(BadInput):
+        chosen("--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--sice", "3"], "did you mean size"),
+        (["--size", "big"], "size"),
+        (["--size", "0"], "a size above 0"),
+        (["--config", "/no/such.yaml"], "no/such.yaml"),
+    ],
+)
+def test_bad_input_is_one_message_and_code_2(argv, says, capsys) -> None:
+    assert run_command(print, Config, prog="x", description="d", argv=argv, positional="models") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert says in err
+
+
+def test_main_may_refuse_too(capsys) -> None:
+    def main(_: Config) -> None:
+        raise BadInput("a folder", "nothing", where="/data", do="give another")
+
+    assert run_command(main, Config, prog="x", description="d", argv=[]) == 2
+    assert capsys.readouterr().err == (
+        "error: expected a folder, found nothing\n  where: /data\n  do:    give another\n"
+    )
+
+
+def test_a_config_file_that_is_no_text(tmp_path, capsys) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
+    argv = ["--config", str(tmp_path / "c.yaml")]
+    assert run_command(print, Config, prog="x", description="d", argv=argv, positional="models") == 2
+    assert "decode" in capsys.readouterr().err
+
+
+def test_a_loop_that_was_told_to_stop_says_how_to_go_on(capsys) -> None:
+    def main(_: Config) -> None:
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit, match="143"):
+        run_command(main, Config, prog="x", description="d", argv=[])
+    assert capsys.readouterr().err == "terminated; start the same command again to go on\n"
+
+
+def test_the_caller_gets_its_own_signal_handler_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run_command(lambda config: None, Config, prog="try", description="A try.", argv=[])
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_print_config_can_be_read_back(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        given("--size", "7", "--loss", "kd=2", "--print_config")
+    assert ended.value.code == 0
+    (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
+    assert given("--config", str(tmp_path / "c.yaml")) == Config(size=7, loss={"kd": 2.0})
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["cxr_ssl.cli", "cxr_distill.cli", "cxr_eval.cli", "cxr_recipes.cli", "cxr_data.cli"],
+)
+def test_commands_start_light(module) -> None:
+    heavy = ("torch", "torchvision", "sklearn", "timm", "matplotlib", "lightly")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
