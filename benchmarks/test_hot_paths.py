@@ -22,11 +22,11 @@ from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.files import sha256
 from cxr_data.synthetic.phantom import phantom
 from cxr_eval import speed
-from cxr_eval.benchmark.entries import EAGER, entries
-from cxr_eval.export import onnx_file
-from cxr_eval.export.answer import Answering
-from cxr_eval.export.convert import convert
-from cxr_eval.export.quantise import Variant, search
+from cxr_deploy.benchmark.entries import EAGER, entries
+from cxr_deploy.export import onnx_file
+from cxr_deploy.export.answer import Answering
+from cxr_deploy.export.convert import convert
+from cxr_deploy.export.quantise import Variant, search
 from cxr_ssl.sinkhorn import sinkhorn
 
 TITLE = "Sinkhorn codes and the answer for one image"

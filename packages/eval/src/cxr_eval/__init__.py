@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cxr_eval.predict.classifier import Classifier
+    from cxr_deploy.predict.classifier import Classifier
 
 __all__ = ["load"]
 
@@ -34,11 +34,11 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> "Class
         threads: CPU threads; 0 takes every core.
 
     Returns:
-        See :class:`cxr_eval.predict.classifier.Classifier`.
+        See :class:`cxr_deploy.predict.classifier.Classifier`.
 
     Raises:
         BadInput: No such file, one of another origin, a backbone, or a runtime that cannot run it.
     """
-    from cxr_eval.predict.classifier import load as load_classifier
+    from cxr_deploy.predict.classifier import load as load_classifier
 
     return load_classifier(path, runtime=runtime, threads=threads)

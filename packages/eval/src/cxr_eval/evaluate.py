@@ -29,11 +29,11 @@ from cxr_data.files import refuse_unwritable, sha256, whole_folder, write_json, 
 from cxr_data.machine import cpu_name
 from cxr_eval import entries, results, speed, subgroups
 from cxr_eval import models as found
-from cxr_eval.benchmark.entries import EAGER
-from cxr_eval.benchmark.memory import peaks
+from cxr_deploy.benchmark.entries import EAGER
+from cxr_deploy.benchmark.memory import peaks
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.explain.explanations import explain
-from cxr_eval.export.cohort import rows_of
+from cxr_deploy.export.cohort import rows_of
 from cxr_eval.metrics.classification import PREVALENCE_DEPENDENT
 from cxr_eval.notes import notes
 from cxr_eval.predictions import Answers, answers, predict, table

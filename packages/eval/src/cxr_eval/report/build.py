@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cxr_eval import subgroups
 from cxr_eval.comparisons import COMPARED
-from cxr_eval.file_names import file_names
+from cxr_data.file_names import file_names
 from cxr_eval.metrics.classification import CALIBRATION, METRICS, TITLES
 from cxr_eval.predictions import Answers
 from cxr_eval.report import forest, svg
