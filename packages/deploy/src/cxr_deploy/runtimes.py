@@ -62,7 +62,7 @@ def in_openvino(model: str | Path | bytes, *, threads: int = 0, bf16: bool = Fal
         BadInput: OpenVINO is not installed.
     """
     if not has_openvino():
-        raise BadInput("OpenVINO", "none installed", do="pip install 'cxr-eval[openvino]'")
+        raise BadInput("OpenVINO", "none installed", do="pip install 'cxr-deploy[openvino]'")
     import openvino
 
     config: dict[str, Any] = {

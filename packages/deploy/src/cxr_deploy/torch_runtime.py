@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cxr_common.checkpoint import Header
 from cxr_common.models.zoo import GrayNetwork
+from cxr_data.header import Header
 from cxr_deploy.export.answer import Answering
 from cxr_deploy.runtimes import OUTPUTS, Run
 

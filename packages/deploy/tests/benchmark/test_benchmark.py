@@ -119,7 +119,7 @@ def test_a_table_json_and_a_plot(model, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(("asked", "says"), [(["phantom-multiclass:60"], "multiclass"), (["nowhere"], "nothing there")])
 def test_an_unusable_cohort_is_told_before_anything_is_timed(model, tmp_path, monkeypatch, capsys, asked, says):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cxr_eval.speed.side_by_side", lambda *args: pytest.fail("timed first"))
+    monkeypatch.setattr("cxr_data.timing.side_by_side", lambda *args: pytest.fail("timed first"))
     assert main(["--data", *asked, "--memory", "false"]) == 2
     assert says in capsys.readouterr().err
 

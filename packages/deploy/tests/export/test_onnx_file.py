@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from cxr_common import checkpoint
+from cxr_data import header as header_of
 from cxr_data.errors import BadInput
 from cxr_deploy import runtimes, torch_runtime
 from cxr_deploy.export import onnx_file
@@ -78,7 +78,7 @@ def test_files_of_another_origin_are_refused(tmp_path, content, says):
 def test_a_header_that_is_no_header_is_refused(exported, tmp_path):
     model, header, _ = onnx_file.load(exported[0])
     onnx_file.describe(model, header, {})
-    next(e for e in model.metadata_props if e.key == checkpoint.KEY).value = "[1]"
+    next(e for e in model.metadata_props if e.key == header_of.KEY).value = "[1]"
     onnx_file.save(model, tmp_path / "broken.onnx")
     with pytest.raises(BadInput, match="header"):
         onnx_file.load(tmp_path / "broken.onnx")

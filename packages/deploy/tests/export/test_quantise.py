@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 import pytest
 
-from cxr_common import checkpoint
+from cxr_data import header as header_of
 from cxr_data.metrics import auroc, macro
 from cxr_deploy import runtimes
 from cxr_deploy.export import onnx_file, quantise, ranges
@@ -46,7 +46,7 @@ def test_opset_metadata_and_the_answer_survive(graph):
     assert [(o.domain, o.version) for o in made.opset_import if o.domain in ("", "ai.onnx")] == [("", OPSET)]
     texts = {entry.key: entry.value for entry in made.metadata_props}
     assert texts == {entry.key: entry.value for entry in model.metadata_props}
-    assert checkpoint.parse_header(texts[checkpoint.KEY], "graph") == header
+    assert header_of.parse_header(texts[header_of.KEY], "graph") == header
     assert [o.name for o in made.graph.output] == ["probabilities", "logits", "maps"]
     assert made.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-import cxr_eval
+import cxr_deploy
 from cxr_common.checkpoint import load as load_weights
 from cxr_data.augment import whole
 from cxr_data.decisions import decide, probabilities
@@ -22,7 +22,7 @@ def image(shared_data):
 
 
 def test_import_is_light():
-    code = "import sys, cxr_eval; sys.exit(bool({'torch', 'numpy', 'onnxruntime'} & set(sys.modules)))"
+    code = "import sys, cxr_deploy; sys.exit(bool({'torch', 'numpy', 'onnxruntime'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -33,7 +33,7 @@ def test_three_lines_answer_as_evaluation_does(models, image, kind):
     logits = evaluated(network, stored[None], 32)
     p = probabilities(logits, "multiclass", header.calibration)
 
-    answer = cxr_eval.load(models[kind], threads=1)(image)
+    answer = cxr_deploy.load(models[kind], threads=1)(image)
 
     np.testing.assert_allclose([answer.probabilities[label] for label in header.labels], p[0], atol=1e-5)
     assert list(answer.decisions.values()) == decide(p, header.thresholds, "multiclass")[0].tolist()
@@ -44,14 +44,14 @@ def test_three_lines_answer_as_evaluation_does(models, image, kind):
 
 
 def test_files_become_the_pixels_a_cohort_would_store(models, shared_data):
-    classifier = cxr_eval.load(models["onnx"], threads=1)
+    classifier = cxr_deploy.load(models["onnx"], threads=1)
     for file in sorted((shared_data / "formats").rglob("*.*")):
         if file.suffix in (".png", ".jpeg"):
             np.testing.assert_array_equal(classifier.read(file), read_image(file, 64, aspect="squash", window="voi"))
 
 
 def test_a_batch_answers_as_its_images_do(models, image):
-    classifier = cxr_eval.load(models["onnx"], threads=1)
+    classifier = cxr_deploy.load(models["onnx"], threads=1)
     stored = np.stack([fit_image(image, 64), fit_image(image[:, ::-1], 64)])
     both = classifier.answers(stored)
     single = [classifier.answers(stored[i : i + 1]) for i in range(2)]
@@ -68,7 +68,7 @@ def test_heat_is_the_positive_part_with_maximum_one():
 
 
 def test_a_network_without_maps_has_no_heatmaps(models, image):
-    assert cxr_eval.load(models["flat"])(image).heatmaps == {}
+    assert cxr_deploy.load(models["flat"])(image).heatmaps == {}
 
 
 @pytest.mark.parametrize(
@@ -85,17 +85,17 @@ def test_a_network_without_maps_has_no_heatmaps(models, image):
 )
 def test_what_is_no_gray_image_is_refused(models, array, says):
     with pytest.raises(BadInput, match=says):
-        cxr_eval.load(models["torch"])(array)
+        cxr_deploy.load(models["torch"])(array)
 
 
 def test_models_that_are_not_there_or_do_not_fit_are_refused(models, tmp_path):
     with pytest.raises(BadInput, match="nothing there"):
-        cxr_eval.load(tmp_path / "model.onnx")
+        cxr_deploy.load(tmp_path / "model.onnx")
     with pytest.raises(BadInput, match="none of model"):
-        cxr_eval.load(tmp_path)
+        cxr_deploy.load(tmp_path)
     with pytest.raises(BadInput, match="did you mean"):
-        cxr_eval.load(models["onnx"], runtime="onnxruntim")
+        cxr_deploy.load(models["onnx"], runtime="onnxruntim")
     with pytest.raises(BadInput, match="for torch"):
-        cxr_eval.load(models["onnx"], runtime="torch")
+        cxr_deploy.load(models["onnx"], runtime="torch")
     with pytest.raises(BadInput, match="for onnxruntime"):
-        cxr_eval.load(models["torch"].parent, runtime="onnxruntime")
+        cxr_deploy.load(models["torch"].parent, runtime="onnxruntime")

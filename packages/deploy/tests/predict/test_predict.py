@@ -12,7 +12,7 @@ import pytest
 import torch
 from pydicom import dcmread
 
-import cxr_eval
+import cxr_deploy
 from cxr_common.checkpoint import load as load_weights
 from cxr_common.checkpoint import save
 from cxr_data import open_cohort
@@ -59,7 +59,7 @@ def test_a_folder_becomes_a_table_and_pictures(models, folder, tmp_path, capsys)
     rows = {row["file"]: row for row in csv.DictReader(out.read_text().splitlines())}
     names = ["a.jpg", "c.dcm", "cut.jpg", "deep/b.jpg", "text.png"]
     assert list(rows) == [f"{folder}/{name}" for name in names]
-    classifier = cxr_eval.load(models["torch"])
+    classifier = cxr_deploy.load(models["torch"])
     for name in ("a.jpg", "c.dcm", "deep/b.jpg"):
         row = rows[f"{folder}/{name}"]
         expected = classifier.answers(classifier.read(folder / name)[None])

@@ -6,7 +6,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
-import cxr_eval
+import cxr_deploy
 from cxr_deploy.web.build import build
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ def set_opacity(browser, value):
 
 def test_answers_are_pythons(page, files, exported):
     browser, _, _ = page
-    classifier = cxr_eval.load(exported, threads=1)
+    classifier = cxr_deploy.load(exported, threads=1)
     spread = []
     for kind, file in files.items():
         expected = classifier.answers(classifier.read(file)[None])
@@ -86,7 +86,7 @@ def test_eight_bits_answer_as_in_python(eight_bits, ort_web, tmp_path, serve, br
     build(tmp_path / "page", eight_bits, ort_web)
     browser.call("Page.navigate", url=serve(tmp_path / "page")[0])
     browser.until("document.querySelector('#file') && !document.querySelector('#file').disabled")
-    classifier = cxr_eval.load(eight_bits, threads=1)
+    classifier = cxr_deploy.load(eight_bits, threads=1)
     for kind in ("small JPEG", "PNG", "DICOM"):
         expected = classifier.answers(classifier.read(files[kind])[None])
         found = answer(browser, files[kind])
@@ -96,7 +96,7 @@ def test_eight_bits_answer_as_in_python(eight_bits, ort_web, tmp_path, serve, br
 
 def test_the_heat_map_is_pythons(page, files, exported):
     browser, _, _ = page
-    classifier = cxr_eval.load(exported, threads=1)
+    classifier = cxr_deploy.load(exported, threads=1)
     stored = classifier.read(files["PNG"])
     answer(browser, files["PNG"])
     from cxr_deploy.predict.classifier import heat

@@ -21,23 +21,23 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cxr_common.checkpoint import Header, provenance
 from cxr_common.models import cost
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data import timing
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json, write_text
+from cxr_data.header import Header, provenance
 from cxr_data.machine import cpu_name
 from cxr_data.metrics import auroc, macro
-from cxr_eval import speed
+from cxr_data.terminal import say
 from cxr_deploy.benchmark.config import BenchmarkConfig
 from cxr_deploy.benchmark.entries import EAGER, Entry, entries, model_files, versions
 from cxr_deploy.benchmark.memory import peaks
 from cxr_deploy.benchmark.plot import plot
 from cxr_deploy.export import cohort as images_of
 from cxr_deploy.runtimes import Run
-from cxr_eval.terminal import say
 
 SCHEMA = 1
 
@@ -69,7 +69,7 @@ def benchmark(config: BenchmarkConfig) -> Path:
         try:
             runs = {row.name: row.load(threads) for row in rows}
             ways = {row.name: (runs[row.name], row.header.input.size) for row in rows}
-            timed = speed.side_by_side(ways, config.seconds)
+            timed = timing.side_by_side(ways, config.seconds)
             scores = {row.name: _auroc(row, runs[row.name], images, config.split) for row in rows}
         finally:
             torch.set_num_threads(before)
@@ -80,7 +80,7 @@ def benchmark(config: BenchmarkConfig) -> Path:
             "machine": cpu_name(),
             "versions": versions(),
             "rows": [_row(row, timed, scores, memory) for row in rows],
-            "notes": [*notes, *filter(None, [speed.disturbed(timed)])],
+            "notes": [*notes, *filter(None, [timing.disturbed(timed)])],
             "provenance": {
                 **provenance(),
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -91,7 +91,7 @@ def benchmark(config: BenchmarkConfig) -> Path:
         eager = timed.get(f"{row['model']}: {EAGER[0]} {EAGER[1]}")
         row["speedup"] = eager["latency_ms_p50"] / row["latency_ms_p50"] if eager else None
     write_json(folder / "benchmark.json", document)
-    write_text(folder / "benchmark.svg", plot(document["rows"], machine))
+    write_text(folder / "benchmark.svg", plot(document["rows"], machine, _measured_on(document["rows"])))
     _show(document)
     say(f"wrote {folder / 'benchmark.json'} and {folder / 'benchmark.svg'}")
     return folder
@@ -123,7 +123,7 @@ def _images(entries: Sequence[Entry], config: BenchmarkConfig) -> dict[str, tupl
         cohort = images_of.open_for(one.header, config.data, one.file)
         if cohort.task is None:
             raise BadInput("a cohort with labels", "one without", where=cohort.source)
-        found[one.model] = cohort, images_of.rows_of(cohort, config.split)
+        found[one.model] = cohort, cohort.rows(config.split)
         if not len(found[one.model][1]):
             raise BadInput(
                 f"{config.split} images", "none in this cohort", where=cohort.source, do="choose another --split"
@@ -145,6 +145,10 @@ def _auroc(
     values = auroc(images_of.targets(cohort, rows, row.header), np.concatenate(answers))
     mean = macro(values)
     return (mean if np.isfinite(mean) else None), f"{split} images of {cohort.name}"
+
+
+def _measured_on(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "; ".join(dict.fromkeys(row["auroc_of"] for row in rows if row["auroc"] is not None))
 
 
 def _peaks(rows: Sequence[Entry], threads: int) -> dict[str, int]:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from cxr_data.errors import BadInput, unknown_name
-from cxr_eval.config import SPLITS
+
+SPLITS = ("train", "val", "test", "all")
 
 
 @dataclass(frozen=True)

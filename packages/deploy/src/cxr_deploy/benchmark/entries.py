@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cxr_common import checkpoint
-from cxr_common.checkpoint import Header
-from cxr_common.training.accelerator import has_bf16
 from cxr_data.files import sha256
-from cxr_eval import models as found
+from cxr_data.header import Header
+from cxr_data.machine import cpu_has_bf16
+from cxr_data.model_files import find, names
 from cxr_deploy import runtimes, torch_runtime
 from cxr_deploy.export import onnx_file
 from cxr_deploy.export.answer import Answering
@@ -82,9 +82,9 @@ def model_files(given: Sequence[str], runs_dir: str, run: str) -> dict[str, Path
     Raises:
         BadInput: A path without a model, or a run without any.
     """
-    files = [find_model(path) for path in given] or found.find([], runs_dir, run)
+    files = [find_model(path) for path in given] or find([], runs_dir, run)
     files = list(dict.fromkeys(files))
-    short = found.names(files)
+    short = names(files)
     return {
         f"{name}/{file.name}" if file.suffix == ".onnx" else name: file for name, file in zip(short, files, strict=True)
     }
@@ -108,7 +108,7 @@ def entries(files: Mapping[str, Path], scratch: Path) -> tuple[list[Entry], list
         else:
             rows += _of_weights(name, file, scratch, notes)
     if not runtimes.has_openvino():
-        notes.append("OpenVINO is not installed: pip install 'cxr-eval[openvino]'")
+        notes.append("OpenVINO is not installed: pip install 'cxr-deploy[openvino]'")
     return rows, notes
 
 
@@ -130,7 +130,7 @@ def _of_weights(name: str, file: Path, scratch: Path, notes: list[str]) -> Itera
     digest, exported = sha256(file), file.parent / "export"
     validation = _validation(header, exported / INT8, digest)
     for runtime, precision in RUNTIMES:
-        if runtime.startswith("PyTorch") and (precision != "bf16" or has_bf16(False)):
+        if runtime.startswith("PyTorch") and (precision != "bf16" or cpu_has_bf16()):
             yield Entry(name, runtime, precision, file, header, *validation["fp32"])
     ready = {path.name: path for path in exported.glob("*.onnx") if _made_from(path, digest)}
     plain = ready.get("model.onnx")
@@ -171,7 +171,7 @@ def _onnx_rows(
             continue
         if runtime == "OpenVINO" and not runtimes.has_openvino():
             continue
-        if precision == "bf16" and not has_bf16(False):
+        if precision == "bf16" and not cpu_has_bf16():
             continue
         yield Entry(name, runtime, precision, file, header, *validation[made])
 

@@ -1,31 +1,28 @@
 """Peak memory of a process that loads one model and answers for one image, measured in such a process."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cxr_data.errors import BadInput
+from cxr_data import timing
 from cxr_data.machine import peak_memory
 
 
 def peaks(wanted: Mapping[str, tuple[Path, str, str]], threads: int) -> dict[str, int]:
-    """``peak_bytes`` of several (file, runtime, precision) by name, as many at a time as there are cores.
+    """:func:`peak_bytes` of several (file, runtime, precision) by name, as many at a time as there are cores.
 
     Raises:
         BadInput: A process failed.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = {name: pool.submit(peak_bytes, *way, threads) for name, way in wanted.items()}
-        return {name: peak.result() for name, peak in found.items()}
+        started = {name: pool.submit(peak_bytes, *row, threads) for name, row in wanted.items()}
+        return {name: peak.result() for name, peak in started.items()}
 
 
 def peak_bytes(file: Path, runtime: str, precision: str, threads: int) -> int:
     """Largest resident memory of a fresh process that answers for one image in this runtime, bytes.
-
-    The interpreter and the libraries count: they are what a machine must hold.
 
     Args:
         file: The model file.
@@ -36,17 +33,8 @@ def peak_bytes(file: Path, runtime: str, precision: str, threads: int) -> int:
     Raises:
         BadInput: The process failed.
     """
-    command = [sys.executable, "-m", "cxr_deploy.benchmark.memory", str(file), runtime, precision, str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.splitlines() or ["no message"])[-1][:200]
-        raise BadInput(
-            "a model that runs in a process of its own",
-            reason,
-            where=file,
-            do="run it again; --memory false (benchmark-model) or --speed false (evaluate) leaves this out",
-        )
-    return int(done.stdout.split()[-1])
+    do = "run it again; --memory false leaves this out"
+    return timing.peak_bytes(__spec__.name, str(file), runtime, precision, str(threads), where=str(file), do=do)
 
 
 def _main(file: str, runtime: str, precision: str, threads: str) -> None:

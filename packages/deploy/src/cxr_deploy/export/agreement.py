@@ -3,10 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.checkpoint import Header
 from cxr_data.decisions import decide
+from cxr_data.header import Header
 from cxr_data.metrics import macro
-from cxr_eval.metrics.classification import per_label
 
 LEAST_AGREEMENT = 0.97
 """Share of decisions below which the thresholds do not fit the 8-bit file any more."""
@@ -32,9 +31,16 @@ def agreement(
     before, after = (decide(p, header.thresholds, task) for p in (reference, scores))
     same = (before == after).all(axis=1) if task == "multiclass" else before == after
     columns = slice(1, None) if task == "multiclass" and len(header.labels) == 2 else slice(None)
-    figures = [per_label(targets, p, d, ("recall", "specificity")) for p, d in ((reference, before), (scores, after))]
-    found: dict[str, float | None] = {"agreement": float(same.mean())}
-    for name, key in (("sensitivity_change", "recall"), ("specificity_change", "specificity")):
-        change = macro(figures[1][key][columns]) - macro(figures[0][key][columns])
-        found[name] = change if np.isfinite(change) else None
-    return found
+    report: dict[str, float | None] = {"agreement": float(same.mean())}
+    for name, value in (("sensitivity_change", 1), ("specificity_change", 0)):
+        change = macro(_rate(targets, after, value)[columns]) - macro(_rate(targets, before, value)[columns])
+        report[name] = change if np.isfinite(change) else None
+    return report
+
+
+def _rate(targets: NDArray[np.float32], decisions: NDArray[np.bool_], value: int) -> NDArray[np.float64]:
+    """(L,) share of the images with this target whose decision is right; NaN where a label has none."""
+    counted = targets == value
+    count = counted.sum(axis=0)
+    right = (counted & (decisions == bool(value))).sum(axis=0)
+    return np.divide(right, count, out=np.full(len(count), np.nan), where=count > 0)

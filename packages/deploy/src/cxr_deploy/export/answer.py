@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxr_common.checkpoint import Header
 from cxr_common.models.zoo import GrayNetwork
+from cxr_data.header import Header
 
 
 class Answering(nn.Module):

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.checkpoint import Header
 from cxr_data import open_cohort, pixel_size_for
 from cxr_data.augment import whole
 from cxr_data.cohort import Cohort
 from cxr_data.errors import BadInput
-from cxr_eval.models import cohort_of
+from cxr_data.header import Header
+from cxr_data.model_files import cohort_of
 
 SEED = 0
 
@@ -37,11 +37,6 @@ def open_for(header: Header, data: str | Sequence[str], where: Path) -> Cohort:
             do="give --data the cohort the model was trained on",
         )
     return cohort
-
-
-def rows_of(cohort: Cohort, split: str) -> NDArray[np.int64]:
-    """Row numbers of a split, or of "all"."""
-    return np.arange(len(cohort)) if split == "all" else cohort.rows(split)
 
 
 def sample(cohort: Cohort, split: str, most: int) -> NDArray[np.int64]:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import onnx
 import torch
 
-from cxr_common.checkpoint import Header
 from cxr_data.errors import BadInput
+from cxr_data.header import Header
 from cxr_deploy.export.answer import Answering
 from cxr_deploy.runtimes import INPUT, OUTPUTS
 
@@ -58,7 +58,7 @@ def convert(answering: Answering, header: Header) -> onnx.ModelProto:
                 do="choose another architecture, or use the safetensors file",
             ) from error
     model = onnx.load_from_string(buffer.getvalue())
-    model.producer_name = "cxr-eval"
+    model.producer_name = "cxr-deploy"
     model.doc_string = "Chest radiograph classifier, for research only. Not a medical device."
     onnx.checker.check_model(model)
     return model

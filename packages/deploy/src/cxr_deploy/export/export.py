@@ -2,8 +2,8 @@
 
 ``export.json`` (schema 1) holds ``source`` (path and SHA-256 of the weights), ``files`` (name -> bytes, SHA-256 and
 precision), ``check`` (images, batches, largest difference of a probability to PyTorch, and ``differences`` of every
-output as :func:`cxr_deploy.export.onnx_file.compare` counts them), ``quantisation`` (what was tried, what was kept or why
-nothing was; null when not asked for) and ``provenance``.
+output as :func:`cxr_deploy.export.onnx_file.compare` counts them), ``quantisation`` (what was tried, what was kept or
+why nothing was; null when not asked for) and ``provenance``.
 
 There is no bf16 or fp16 file. Processors compute float16 by way of float32, which is slower than float32 alone;
 bfloat16 pays in OpenVINO and PyTorch, which round the float32 file's numbers themselves: ``benchmark-model`` times
@@ -26,7 +26,8 @@ from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, write_json
-from cxr_eval import models as found
+from cxr_data.model_files import find, read_headers
+from cxr_data.terminal import say
 from cxr_deploy import runtimes, torch_runtime
 from cxr_deploy.export import cohort as images_of
 from cxr_deploy.export import onnx_file, quantise
@@ -35,7 +36,6 @@ from cxr_deploy.export.answer import Answering
 from cxr_deploy.export.config import ExportConfig
 from cxr_deploy.export.convert import convert
 from cxr_deploy.runtimes import OUTPUTS
-from cxr_eval.terminal import say
 from cxr_deploy.web.build import build, check_folder
 
 SCHEMA = 1
@@ -57,8 +57,8 @@ def export(config: ExportConfig) -> list[Path]:
         BadInput: No model, no cohort, an architecture that cannot be exported, or a file that answers otherwise than
             PyTorch.
     """
-    files = found.find(config.models, config.runs_dir, config.run)
-    found.read_headers({str(file): file for file in files})
+    files = find(config.models, config.runs_dir, config.run)
+    read_headers({str(file): file for file in files})
     return [_export_one(config, file) for file in files]
 
 

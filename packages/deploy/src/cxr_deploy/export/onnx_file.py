@@ -9,13 +9,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from cxr_common import checkpoint
-from cxr_common.checkpoint import Header
 from cxr_data.errors import BadInput
 from cxr_data.files import whole_file
+from cxr_data.header import KEY, Header, header_text, parse_header
 
 ABOUT, LABELS = "cxr_export", "cxr_labels"
-"""Keys of the metadata beside the header's own (``checkpoint.KEY``)."""
+"""Keys of the metadata beside the header's own (``KEY``)."""
 TOLERANCE = {"probabilities": 1e-4, "logits": 1e-3, "maps": 1e-3}
 """Largest difference to PyTorch's answer that a float32 file may show, as :func:`compare` counts it."""
 
@@ -29,7 +28,7 @@ def describe(model: onnx.ModelProto, header: Header, about: Mapping[str, Any]) -
         about: What this file is: precision, source, how it was checked; JSON types.
     """
     texts = {
-        checkpoint.KEY: checkpoint.header_text(header),
+        KEY: header_text(header),
         LABELS: json.dumps(list(header.labels), ensure_ascii=False),
         ABOUT: json.dumps(dict(about), sort_keys=True, allow_nan=False),
     }
@@ -68,7 +67,7 @@ def load(path: str | Path) -> tuple[onnx.ModelProto, Header, dict[str, Any]]:
     found = {entry.key: entry.value for entry in model.metadata_props}
     if not model.graph.node:
         raise BadInput("an ONNX file", "something else, or a damaged one", where=path, do=do)
-    if checkpoint.KEY not in found or ABOUT not in found:
+    if KEY not in found or ABOUT not in found:
         made_by = f" ({model.producer_name[:40]})" if model.producer_name else ""
         raise BadInput(
             "an ONNX file written by export-model",
@@ -76,7 +75,7 @@ def load(path: str | Path) -> tuple[onnx.ModelProto, Header, dict[str, Any]]:
             where=path,
             do=do,
         )
-    return model, checkpoint.parse_header(found[checkpoint.KEY], path), json.loads(found[ABOUT])
+    return model, parse_header(found[KEY], path), json.loads(found[ABOUT])
 
 
 def compare(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> dict[str, float]:

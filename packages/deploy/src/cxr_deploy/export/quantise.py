@@ -15,15 +15,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from cxr_common.checkpoint import Header
+from cxr_common.gain import auroc_gain
+from cxr_data import timing
+from cxr_data.header import Header
 from cxr_data.metrics import auroc, macro
-from cxr_eval import runtimes, speed
+from cxr_deploy import runtimes
 from cxr_deploy.export import ranges
 from cxr_deploy.export.agreement import agreement
 from cxr_deploy.export.stem import in_blocks
 from cxr_deploy.runtimes import INPUT, OUTPUTS
-from cxr_eval.statistics import bootstrap
-from cxr_eval.statistics.ranking import ranking
 
 QUANTISED = ("Conv", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Relu", "Clip")
 """Operators computed in 8 bits; the others see float32 between them."""
@@ -34,7 +34,6 @@ KEPT_FLOAT: dict[str, Callable[[onnx.ModelProto], list[str]]] = {
 }
 """Layers left in float32, beside the answer itself: the first sees pixels, the last makes logits."""
 BATCH = 4
-RESAMPLES = 1000
 SAME_SPEED = 1.02
 """Variants within this ratio of the fastest count as equally fast: of those the most accurate is kept."""
 
@@ -87,7 +86,7 @@ def search(
         calibration: (N, 1, S, S) uint8 training images.
         validation: (M, 1, S, S) uint8 validation images.
         targets: (M, L) in {0, 1, NaN}.
-        patients: (M,) what must be drawn together in the bootstrap.
+        patients: (M,) patient of each image: the clusters of the intervals.
         max_drop: Largest loss of AUROC (float32 minus 8 bits).
         threads: CPU threads of the timing.
         variants: What to try.
@@ -197,31 +196,25 @@ def drop(
     patients: NDArray[Any],
     header: Header,
 ) -> dict[str, float | None]:
-    """Loss of AUROC and its paired 95 % interval over resampled patients.
+    """Loss of AUROC and its paired 95 % interval, with patients as clusters (see :func:`cxr_common.gain.auroc_gain`).
 
     Args:
         targets: (N, L) in {0, 1, NaN}.
         reference: (N, L) scores of the float file.
         scores: (N, L) scores of the 8-bit file.
-        patients: (N,) what is drawn together.
+        patients: (N,) patient of each image.
         header: Says whether one label or the mean of all counts.
 
     Returns:
         "auroc" of the 8-bit file, "drop", "low", "high"; None where undefined.
     """
-    number = bootstrap.patient_numbers(patients)
-    weights = bootstrap.draw_weights(bootstrap.strata(targets, number), RESAMPLES, 0)
-    resampled = []
-    for one in (reference, scores):
-        values = ranking(targets, one.astype(np.float64), number, weights, ("auroc",))["auroc"]
-        resampled.append(values[:, 1] if _two_classes(header) else np.array([macro(row) for row in values]))
-    low, high = bootstrap.interval(resampled[0] - resampled[1])
-    before, after = _headline(targets, reference, header), _headline(targets, scores, header)
+    columns = slice(1, 2) if _two_classes(header) else slice(None)
+    loss, low, high = auroc_gain(targets[:, columns], reference[:, columns], scores[:, columns], patients)
     return {
-        "auroc": _number(after),
-        "drop": _number(before - after),
-        "low": _number(float(low)),
-        "high": _number(float(high)),
+        "auroc": _number(_headline(targets, scores, header)),
+        "drop": _number(loss),
+        "low": _number(low),
+        "high": _number(high),
     }
 
 
@@ -251,7 +244,7 @@ def _latencies(
     """
     timed = {"": "", **{structure: name for name, structure in structures.items()}}
     calls = {structure: functools.partial(run(name), images[:1]) for structure, name in timed.items()}
-    quick = {key: float(np.percentile(times, 10)) * 1000 for key, times in speed.alternate(calls, 1.0).items()}
+    quick = {key: float(np.percentile(times, 10)) * 1000 for key, times in timing.alternate(calls, 1.0).items()}
     return {name: quick[structure] for name, structure in {"": "", **structures}.items()}
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.checkpoint import Header
 from cxr_data import pixel_size_for
 from cxr_data.augment import whole
 from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput, unknown_name
+from cxr_data.header import Header
 from cxr_data.images.header import BrokenImage
 from cxr_data.images.read import fit_image, read_image
 from cxr_deploy.predict.config import RUNTIMES
@@ -178,7 +178,7 @@ def find_model(path: str | Path) -> Path:
 
 
 def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> Classifier:
-    """Load a model file; see :func:`cxr_eval.load`."""
+    """Load a model file; see :func:`cxr_deploy.load`."""
     if runtime not in RUNTIMES:
         raise unknown_name("runtime", runtime, RUNTIMES)
     file = find_model(path)

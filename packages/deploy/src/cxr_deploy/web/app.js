@@ -47,7 +47,7 @@ async function decode(file) {
   return { image, warnings };
 }
 
-/** Warnings that the gray values alone give; the rules of cxr_eval/predict/unusual.py. */
+/** Warnings that the gray values alone give; the rules of cxr_deploy/predict/unusual.py. */
 function unusual(stored) {
   const values = Array.from(stored.data), mean = values.reduce((a, b) => a + b, 0) / values.length;
   const deviation = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length);
@@ -75,7 +75,7 @@ async function classify(file) {
   }
 }
 
-/** Whether each label is called, as cxr_common/decisions.py decides. */
+/** Whether each label is called, as cxr_data/decisions.py decides. */
 function decide(p) {
   const { task, thresholds } = model;
   if (task === "multilabel") return p.map((value, i) => value >= (thresholds.length ? thresholds[i] : 0.5));

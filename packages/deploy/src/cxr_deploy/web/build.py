@@ -4,9 +4,9 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-from cxr_common.checkpoint import KEY, Header
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, whole_folder, write_text
+from cxr_data.header import KEY, Header
 from cxr_deploy.export import onnx_file
 from cxr_deploy.predict import unusual
 from cxr_deploy.predict.classifier import Classifier
