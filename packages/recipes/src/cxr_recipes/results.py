@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from cxr_common.checkpoint import provenance
 from cxr_common.gain import over_seeds
-from cxr_common.training.run_folder import set_aside
+from cxr_data.header import provenance
 from cxr_data.machine import cpu_name, memory
+from cxr_data.model_files import set_aside
 from cxr_recipes.recipe import Recipe
 from cxr_recipes.schema import METRICS
 
