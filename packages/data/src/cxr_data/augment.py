@@ -8,7 +8,7 @@ table; noise is cut from one tile. No hue, saturation or elastic distortion: the
 
 import functools
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -270,7 +270,8 @@ def _warped(
     flags = (cv2.INTER_LINEAR if samples == 1 else cv2.INTER_NEAREST) | cv2.WARP_INVERSE_MAP
     edge = size * samples
     view = cv2.warpAffine(source, finer, (edge, edge), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return view if samples == 1 else cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA)
+    view = view if samples == 1 else cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA)
+    return cast(NDArray[np.uint8], view)
 
 
 @functools.lru_cache(maxsize=8)
