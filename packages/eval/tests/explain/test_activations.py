@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 
+from cxr_common.models import features
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.errors import BadInput
 from cxr_eval.explain.activations import activations, activations_and_gradients, default_stage, grid
