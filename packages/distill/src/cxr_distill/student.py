@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cxr_common.models.features import features
 from cxr_common.models.heads import set_prior
-from cxr_common.models.starts import Start, load_start
-from cxr_common.models.taps import features
+from cxr_common.models.pretrained import Start, load_start
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_distill.losses import Outputs, fold_classifier
 from cxr_distill.teacher import classifier_weight, linear_layer

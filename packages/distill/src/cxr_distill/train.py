@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint, inference
-from cxr_common.models.starts import Start
-from cxr_common.models.taps import stage_channels
+from cxr_common.models.features import stage_channels
+from cxr_common.models.pretrained import Start
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic, peak_memories
 from cxr_common.training.loader import epoch_order

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.models import eeea_net  # noqa: F401 - registers eeea_net_c2 with timm
-from cxr_common.models.anatomy import dry_run, input_channels
 from cxr_common.models.baseline_cnn import BaselineCnn
 from cxr_common.models.concatenated import Concatenated
 from cxr_common.models.heads import start_small
+from cxr_common.models.structure import dry_run, input_channels
 from cxr_data.errors import BadInput, unknown_name
 
 DEFAULT_SIZE = 224
