@@ -122,12 +122,12 @@ def build_pretrained(
     network: Any = build(architecture, num_outputs, channels=channels, size=size, drop_path=drop_path)
     if prior is not None:
         set_prior(network, prior)
-    if len(loaded) > 1:
-        for number, one in enumerate(loaded):
-            if one:
-                network.load_part(number, one.with_channels(channels))
-    elif loaded and loaded[0] and start[0]:
-        _load(network, architecture, loaded[0].state, start[0].path)
+    for number, one in enumerate(loaded):
+        if one and len(loaded) > 1:
+            network.load_part(number, one.with_channels(channels))
+    for source, one in zip(start, loaded, strict=True):
+        if source and one and len(loaded) == 1:
+            _load(network, architecture, one.state, source.path)
     numbers = [one.normalisation if one and one.normalisation else ((mean,), (std,)) for one in loaded]
     if len(set(numbers)) <= 1:
         means, stds = numbers[0] if numbers else ((mean,), (std,))
@@ -238,7 +238,7 @@ def _weights(source: Pretrained | None, architecture: str, size: int, show: bool
     file = read_foreign(source.path, architecture, size=size, part=source.part)
     if file.part and show:
         others = ", ".join(f"#{name}" for name in file.others)
-        print(f"note: {source.path} holds several networks; {file.part} is taken (others: {others})", flush=True)
+        print(f"note: {source.path} holds several networks; {file.part}.* is taken (others: {others})", flush=True)
     numbers = (source.mean, source.std) if source.mean and source.std else _said(source.path, file.names)
     with torch.device("meta"):
         network = build(architecture, 0, channels=file.channels, size=size)
