@@ -168,6 +168,17 @@ def _check_seed(seed: int) -> None:
         raise BadInput("a seed of at least 0", str(seed), where="--seed")
 
 
+CONFIGS = {
+    "prepare": PrepareConfig,
+    "merge": MergeConfig,
+    "preview": PreviewConfig,
+    "show": ShowConfig,
+    "folds": FoldsConfig,
+    "audit": AuditConfig,
+}
+"""Options of each command."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cxr-data`` and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
