@@ -10,7 +10,7 @@ import torch
 from cxr_common import checkpoint
 from cxr_common.gain import auroc_gain
 from cxr_common.inference import outputs
-from cxr_common.models.starts import Start, files_of, parents_of
+from cxr_common.models.pretrained import Start, files_of, parents_of
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data import open_cohort, pixel_size_for

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_common.models.starts import Start, load_start
-from cxr_common.models.taps import features
+from cxr_common.models.features import features
+from cxr_common.models.heads import set_prior
+from cxr_common.models.pretrained import Start, load_start
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_distill.losses import Outputs, fold_classifier
 from cxr_distill.teacher import classifier_weight, linear_layer
@@ -81,6 +82,7 @@ def new_network(
     std: float,
     start: Start = (),
     drop_path: float = 0.0,
+    prior: Tensor | None = None,
 ) -> GrayNetwork:
     """Build a classifier and give it its starting weights.
 
@@ -92,10 +94,13 @@ def new_network(
         std: Their standard deviation.
         start: Backbone or model files of ours, or foreign weights; random ones are drawn from torch's generator.
         drop_path: Stochastic depth rate of the last block; it has no weights and no part in evaluation.
+        prior: (labels,) logits that a new classifier begins with; one that comes with the start keeps its own.
 
     Raises:
         BadInput: Unknown architecture, or weights that do not fit it.
     """
     network = build(architecture, labels, size=size, drop_path=drop_path)
+    if prior is not None:
+        set_prior(network, prior)
     load_start(network, architecture, start, size)
     return GrayNetwork(network, mean, std).to(memory_format=torch.channels_last)

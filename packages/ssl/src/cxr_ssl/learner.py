@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.models.one_pixel import shorten
-from cxr_common.models.starts import Start, load_start
+from cxr_common.models.pretrained import Start, load_start
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.parameters import groups
 from cxr_common.training.processes import gathered, give_back

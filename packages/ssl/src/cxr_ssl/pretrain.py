@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cxr_common.models.starts import files_of, parents_of
+from cxr_common.models.pretrained import files_of, parents_of
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_engine

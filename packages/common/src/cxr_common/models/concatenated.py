@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_common.models.anatomy import classifier_name, feature_levels
+from cxr_common.models.structure import classifier_name, feature_levels
 from cxr_data.errors import BadInput
 
 

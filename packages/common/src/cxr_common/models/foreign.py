@@ -15,8 +15,8 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
 from torch import Tensor, nn
 
-from cxr_common.models.anatomy import classifier_name
 from cxr_common.models.foreign_names import RENAMINGS, to_timm
+from cxr_common.models.structure import classifier_name
 from cxr_common.models.zoo import OFFERED, build
 from cxr_data.errors import BadInput
 

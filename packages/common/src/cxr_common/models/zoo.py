@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.models import eeea_net  # noqa: F401 - registers eeea_net_c2 with timm
-from cxr_common.models.anatomy import dry_run, input_channels
 from cxr_common.models.baseline_cnn import BaselineCnn
 from cxr_common.models.concatenated import Concatenated
+from cxr_common.models.heads import start_small
+from cxr_common.models.structure import dry_run, input_channels
 from cxr_data.errors import BadInput, unknown_name
 
 DEFAULT_SIZE = 224
@@ -68,6 +69,9 @@ def build(
             (224 where not given); for all others it is only checked.
         drop_path: Stochastic depth rate of the last block.
 
+    Returns:
+        The network; its classifier begins small (:func:`cxr_common.models.heads.start_small`).
+
     Raises:
         BadInput: No such architecture, or one that cannot take this size or has no stochastic depth.
     """
@@ -76,12 +80,14 @@ def build(
     if "+" in architecture:
         names = architecture.split("+")
         options: dict[str, Any] = {"channels": channels, "size": size, "drop_path": drop_path}
-        return Concatenated([build(name, 0, **options) for name in names], num_outputs)
-    if architecture in OWN:
+        network = Concatenated([build(name, 0, **options) for name in names], num_outputs)
+    elif architecture in OWN:
         _refuse_drop_path(architecture, drop_path)
         network = OWN[architecture](num_outputs, channels, size or DEFAULT_SIZE)
     else:
         network = _build_timm(architecture, num_outputs, channels, size, drop_path)
+    if num_outputs:
+        start_small(network)
     if size is not None:
         check_size(network, architecture, size)
     return network
@@ -96,14 +102,15 @@ def _build_timm(architecture: str, num_outputs: int, channels: int, size: int | 
     cfg = timm.models.get_pretrained_cfg(architecture)
     if size is not None and cfg is not None and cfg.fixed_input_size:
         options["img_size"] = size
-    if drop_path:
-        options["drop_path_rate"] = drop_path
+    options |= ANY_SIZE.get(architecture, {})
     try:
-        network: Any = timm.create_model(architecture, **options, **ANY_SIZE.get(architecture, {}))
-    except TypeError as error:
-        if "drop_path_rate" in str(error):
+        try:  # 0 is said too: some constructors would take a rate of their own
+            network: Any = timm.create_model(architecture, **options, drop_path_rate=drop_path)
+        except TypeError as error:
+            if "drop_path_rate" not in str(error):
+                raise
             _refuse_drop_path(architecture, drop_path)
-        raise
+            network = timm.create_model(architecture, **options)
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
         raise _cannot_take(architecture, size or DEFAULT_SIZE, str(error)) from error
     # timm's num_features is the width before a hidden layer of the head, where there is one (VGG).

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 
 from cxr_common.checkpoint import Header, Input, save
-from cxr_common.models.starts import files_of, imagenet_weights, load_start, parents_of
+from cxr_common.models.pretrained import files_of, imagenet_weights, load_start, parents_of
 from cxr_common.models.zoo import build
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256

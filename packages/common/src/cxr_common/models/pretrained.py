@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from cxr_common import checkpoint
-from cxr_common.models.anatomy import classifier_name
 from cxr_common.models.foreign import from_foreign
+from cxr_common.models.structure import classifier_name
 from cxr_data.errors import BadInput
 
 Start = tuple[Path | None, ...]
