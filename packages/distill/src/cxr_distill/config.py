@@ -73,9 +73,12 @@ class TrainConfig:
         run: Name of the experiment; its stages lie in RUNS_DIR/RUN.
         runs_dir: Folder of all experiments.
         name: Folder of this stage within the run; chosen from the architecture when empty.
-        start: Weights to begin with: "random", "imagenet" (timm's, fetched once), a safetensors or .pth file, for A+B
-            also one of these for each, joined by +; or "auto" (teachers: the run's own SSL backbone where there is one;
-            students: random).
+        start: Weights to begin with: "random", "imagenet" (timm's, fetched once), a safetensors or .pth file (FILE#PART
+            for one of several networks in it), for A+B also one of these for each, joined by +; or "auto" (teachers:
+            the run's own SSL backbone where there is one; students: random).
+        start_mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
+            is what the file says, else the cohort's.
+        start_std: Standard deviation likewise.
         size: Edge of the square network input, pixels.
         epochs: Passes over the training images; 0 chooses by the size of the cohort.
         batch_size: Images of a step over all processes.
@@ -105,6 +108,8 @@ class TrainConfig:
     runs_dir: str = "runs"
     name: str = ""
     start: str = "auto"
+    start_mean: list[float] = field(default_factory=list)
+    start_std: list[float] = field(default_factory=list)
     size: int = 64
     epochs: int = 0
     batch_size: int = 64

@@ -106,7 +106,16 @@ def train(
     torch.manual_seed(config.seed)
     mean_std = cohort.mean_std()
     prior = first_logits(targets[rows], task, imbalance)
-    network = new_network(architecture, len(cohort.labels), config.size, *mean_std, start, optim.drop_path, prior)
+    network = new_network(
+        architecture,
+        len(cohort.labels),
+        config.size,
+        *mean_std,
+        start,
+        optim.drop_path,
+        prior,
+        show=accelerator.is_main_process,
+    )
     student = Student(network, *_adapters(network, config.size, guidance))
     share_batch_statistics(student, accelerator)
     batch_size = global_batch(config.batch_size, len(rows), accelerator.num_processes)
@@ -321,7 +330,7 @@ def automatic_lr(start: Start) -> float:
     def pretrained_here(path: Path) -> bool:
         return checkpoint.is_ours(path) and checkpoint.describe(path).kind == "backbone"
 
-    return 1e-3 if all(path is None or pretrained_here(path) for path in start) else 3e-4
+    return 1e-3 if all(one is None or pretrained_here(one.path) for one in start) else 3e-4
 
 
 def automatic_epochs(steps: int) -> int:
