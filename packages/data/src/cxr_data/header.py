@@ -27,15 +27,15 @@ class Input:
 
     Attributes:
         size: Edge of the square input, pixels.
-        mean: Mean of the training pixels, in [0, 1].
-        std: Standard deviation of the training pixels, in (0, 1].
+        mean: Mean that is subtracted, of pixels in [0, 1]: one number, or one for each channel.
+        std: Standard deviation that is divided by, likewise.
         channels: Input channels of the first layer.
         pixels: How files became pixels (the cohort's ``pixel_mapping``: window, aspect).
     """
 
     size: int
-    mean: float
-    std: float
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
     channels: int = 1
     pixels: dict[str, Any] = field(default_factory=dict)
 
@@ -175,7 +175,10 @@ def parse_header(text: str, path: str | Path) -> Header:
             do="update the cxr packages",
         )
     try:
-        values["input"] = Input(**values["input"])
+        read: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in values["input"].items()
+        }
+        values["input"] = Input(**read)
         for name in ("labels", "parents"):
             values[name] = tuple(values[name])
         values["thresholds"] = None if values["thresholds"] is None else tuple(values["thresholds"])

@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cxr_data.errors import BadInput, unknown_name
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(run() or 0)
 
 
-def load(place: str, name: str):
+def load(place: str, name: str) -> Any:
     """What stands at "module:attribute", or the module of "module".
 
     Args:

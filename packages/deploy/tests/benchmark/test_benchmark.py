@@ -59,7 +59,7 @@ def test_help_names_every_option_without_heavy_imports():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    for option in ("models", "--data", "--threads", "--seconds", "--memory"):
+    for option in ("MODELS", "--data", "--threads", "--seconds", "--memory"):
         assert option in found.stdout
 
 

@@ -28,7 +28,7 @@ def test_help_names_every_option_without_heavy_imports():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    for option in ("models", "--out", "--data", "--int8", "--max_drop", "--web"):
+    for option in ("MODELS", "--out", "--data", "--int8", "--max_drop", "--web"):
         assert option in found.stdout
 
 

@@ -48,7 +48,7 @@ def test_help_names_every_option_without_heavy_imports():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    for option in ("paths", "--out", "--heatmaps", "--runtime", "--batch_size"):
+    for option in ("PATHS", "--out", "--heatmaps", "--runtime", "--batch_size"):
         assert option in found.stdout
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cxr_common.models.anatomy import STAGES, dry_run, feature_levels
+from cxr_common.models.structure import STAGES, dry_run, feature_levels
 from cxr_data.errors import BadInput, unknown_name
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 import torch
 
-from cxr_common.models.anatomy import feature_levels
-from cxr_common.models.taps import features, stage_channels, stage_names
+from cxr_common.models.features import features, stage_channels, stage_names
+from cxr_common.models.structure import feature_levels
 from cxr_common.models.zoo import OFFERED, GrayNetwork, build
 from cxr_data.errors import BadInput
 
