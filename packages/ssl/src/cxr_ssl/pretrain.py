@@ -14,7 +14,13 @@ from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_engine
 from cxr_common.training.parameters import set_lr
-from cxr_common.training.processes import added, anyone, average_buffers, share_batch_statistics
+from cxr_common.training.processes import (
+    all_reduce_sum,
+    any_process,
+    average_buffers,
+    highest_signal,
+    share_batch_statistics,
+)
 from cxr_common.training.resume import StopSignal, load_state, save_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_data import open_cohort, pixel_size_for
@@ -104,7 +110,7 @@ def pretrain(config: PretrainConfig) -> Path:
     with contextlib.closing(run):
         if run.finished:
             if main:
-                print(f"{folder}: done before, nothing to do")
+                print(f"{folder}: already finished, nothing to do")
             return folder / "backbone.safetensors"
 
         learner = new_learner(swav, optimizer, first_plan, crops.global_count, accelerator)
@@ -160,13 +166,13 @@ def pretrain(config: PretrainConfig) -> Path:
                     )
                     at["images"] += plan.global_batch
                     progress.step(plan.global_batch, **({"loss": float(loss)} if step % 10 == 0 else {}))
-                    if anyone(stop.requested, step, accelerator):
+                    if number := highest_signal(stop.received, accelerator):
                         at |= {"step": step + 1, "seconds": time.perf_counter() - began}
                         _save(run, learner, at, healthy)
-                        raise SystemExit(143)
+                        stop.leave(number)
 
                 average_buffers(swav, accelerator)
-                health = learner.monitor.numbers(functools.partial(added, accelerator=accelerator))
+                health = learner.monitor.numbers(functools.partial(all_reduce_sum, accelerator=accelerator))
                 figures = {**{name: defined(value) for name, value in health.items()}, **probe()}
                 line = {"epoch": epoch + 1, "lr": learner.optimizer.param_groups[0]["lr"], **figures}
                 progress.epoch({name: figures[name] for name in SHOWN})
@@ -190,7 +196,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 # Saving stays below a tenth of the time, however short the epochs.
                 # The clock of one process decides for all, since all must come along.
                 due = main and time.perf_counter() - saved >= 10 * cost_of_saving
-                if anyone(due, 0, accelerator):
+                if any_process(due, accelerator):
                     started = time.perf_counter()
                     _save(run, learner, at, healthy)
                     saved = time.perf_counter()

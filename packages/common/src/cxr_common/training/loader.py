@@ -1,4 +1,4 @@
-"""Batches made ahead on threads; which images they hold depends on (seed, epoch) alone."""
+"""Batches prepared ahead on threads; which images they hold depends on (seed, epoch) alone."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ def share(batch: NDArray[np.int64], rank: int, processes: int) -> NDArray[np.int
     return batch[rank * size : (rank + 1) * size]
 
 
-def prefetch(make: Callable[[int], T], steps: Sequence[int], *, workers: int = 0) -> Iterator[T]:
+def prefetch(make: Callable[[int], T], steps: Sequence[int], *, workers: int | None = None) -> Iterator[T]:
     """Make ``make(step)`` for every step, in order, ahead of use.
 
     Threads, not processes: the pixels stay in one memory map and OpenCV works outside the interpreter lock.
@@ -46,7 +46,7 @@ def prefetch(make: Callable[[int], T], steps: Sequence[int], *, workers: int = 0
     Args:
         make: Builds the batch of one step; must not depend on the order of calls.
         steps: The steps wanted.
-        workers: Threads, and batches held ready beyond one; 0 chooses by the cores this process may use.
+        workers: Threads, and batches held ready beyond one; None chooses by the cores this process may use.
 
     Yields:
         The batches; an exception in ``make`` is raised here.
