@@ -34,7 +34,7 @@ from cxr_distill.data import Batch, TrainingSet, batches, mixed, order_of, train
 from cxr_distill.guidance import Guidance, Lessons, epoch_views, prepare
 from cxr_distill.layerwise import slower_below
 from cxr_distill.losses import Outputs, build_adapters, each_loss
-from cxr_distill.outcome import MODEL, conclude, identity
+from cxr_distill.results import MODEL, conclude, identity
 from cxr_distill.student import Student, new_network
 from cxr_distill.teacher import linear_layer
 from cxr_distill.watching import EVERY, check_finite, drowning, gradient_shares, score, validation

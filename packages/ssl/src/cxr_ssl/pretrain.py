@@ -31,14 +31,14 @@ from cxr_data.progress import Progress
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.crops import view_batches, view_specs
-from cxr_ssl.health import defined, diagnose
-from cxr_ssl.learner import Learner, make_optimizer, new_backbone, new_learner, set_weight_decay
+from cxr_ssl.diagnostics import defined, diagnose
 from cxr_ssl.messages import SHOWN, farewell, introduction, probe_sentence
-from cxr_ssl.outcome import before, header, summary, write_backbone, write_pictures
+from cxr_ssl.plan import Plan, misgivings, refuse_hopeless
+from cxr_ssl.plan import plan as make_plan
 from cxr_ssl.probe import probe_backbone
-from cxr_ssl.remedies import answer
-from cxr_ssl.rules import Plan, misgivings, refuse_hopeless
-from cxr_ssl.rules import plan as make_plan
+from cxr_ssl.recovery import answer
+from cxr_ssl.results import before, header, summary, write_backbone, write_pictures
+from cxr_ssl.state import Learner, make_optimizer, new_backbone, new_learner, set_weight_decay
 from cxr_ssl.step import train_step
 from cxr_ssl.swav import SwAV
 

@@ -13,9 +13,9 @@ from cxr_common.training.parameters import groups
 from cxr_common.training.processes import gather_per_process, restore_per_process
 from cxr_common.training.resume import rng_state, set_rng_state
 from cxr_data.errors import BadInput
+from cxr_ssl.diagnostics import Monitor
 from cxr_ssl.feature_queue import FeatureQueue
-from cxr_ssl.health import Monitor
-from cxr_ssl.rules import Plan
+from cxr_ssl.plan import Plan
 from cxr_ssl.swav import SwAV
 
 if TYPE_CHECKING:
