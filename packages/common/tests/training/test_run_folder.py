@@ -95,7 +95,9 @@ def test_a_finished_run_is_extended_when_asked_and_only_in_its_epochs(tmp_path) 
     assert (folder / "config.yaml").read_text() == "epochs: 6\n"
     run.finish({}, keep_state=True)
     assert json.loads((folder / "done.json").read_text()) == {"extended_after_epochs": [4]}
-    assert opened(6, extend=True).finished
+    run = opened(6, extend=True)
+    assert run.finished
+    run.close()
     assert opened(9, extend=True).extended == (4, 6)
 
 
