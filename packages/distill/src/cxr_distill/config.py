@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from cxr_data.augment import training_views
 from cxr_data.errors import BadInput, unknown_name
 
 STAGES = ("stage1", "stage2", "stage3", "stage4", "pooled")
@@ -73,9 +74,12 @@ class RunOptions:
         runs_dir: Folder of all experiments.
         name: Folder of this stage within the run; null is "teacher" for finetune and the name of the
             student's architecture for distill.
-        start: Weights to begin with: "random", "imagenet" (timm's, fetched once), a safetensors or .pth file, for A+B
-            also one of these for each, joined by +; null chooses (finetune: the run's own SSL backbone where there is
-            one of this architecture; else random).
+        start: Weights to begin with: "random", "imagenet" (timm's, fetched once), a safetensors or .pth file (FILE#PART
+            for one of several networks in it), for A+B also one of these for each, joined by +; null chooses
+            (finetune: the run's own SSL backbone where there is one of this architecture; else random).
+        start_mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
+            is what the file says, else the cohort's.
+        start_std: Standard deviation likewise.
         epochs: Passes over the training images; null chooses by the size of the cohort.
         seeds: Several seeds, "--seeds 0,1,2", each trained in a folder of its own; mean and interval come at the end.
         workers: Threads that prepare batches; null chooses by the cores.
@@ -90,6 +94,8 @@ class RunOptions:
     runs_dir: str = "runs"
     name: str | None = None
     start: str | None = None
+    start_mean: list[float] = field(default_factory=list)
+    start_std: list[float] = field(default_factory=list)
     epochs: int | None = None
     seeds: list[int] = field(default_factory=list)
     workers: int | None = None
@@ -115,7 +121,8 @@ class TrainingSettings:
         imbalance: How rare labels are treated: "none", "pos_weight" (weighted up in the loss), "balanced" (drawn more
             often) or "logit_adjust" (their prior is taken out of the loss).
         label_fraction: Share of the labelled training patients used, in (0, 1].
-        crop: Smallest share of the image's area that an augmented training image shows, in (0, 1].
+        augment: How augmented training images differ from the stored ones: "strong", "mild" or "none", with strengths
+            that are to be others behind commas ("strong,flip=0.5,zoom=0.9:1.1"); see `cxr_data.augment.AUGMENTATIONS`.
         seed: Seed of weights, order and augmentation.
         precision: "auto" (bf16 where the device has it), "fp32", "bf16" or "fp16".
         optim: Regularisation and averaging of the weights.
@@ -131,7 +138,7 @@ class TrainingSettings:
     task_loss: str | None = None
     imbalance: str = "none"
     label_fraction: float = 1.0
-    crop: float = 0.6
+    augment: str = "strong"
     seed: int = 0
     precision: str = "auto"
     optim: Optim = field(default_factory=Optim)
@@ -165,7 +172,7 @@ class TrainConfig(TrainingSettings, RunOptions):
         _require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
         _require(min(self.seeds, default=0) >= 0, "seeds of 0 or more", self.seeds, "--seeds")
         _require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
-        _require(0 < self.crop <= 1, "a crop in (0, 1]", self.crop, "--crop")
+        training_views(self.augment, self.size)
         _known("mode", self.mode, MODES)
         _known("treatment of imbalance", self.imbalance, IMBALANCE)
         if self.mode == "linear":

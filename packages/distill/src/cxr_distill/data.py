@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxr_common.training.loader import epoch_order, prefetch, share
-from cxr_data.augment import Views, ViewSpec, render
+from cxr_common.training.loader import epoch_order, share
+from cxr_data.augment import Views, ViewSpec, render, training_views
 from cxr_data.cohort import Cohort
 from cxr_data.errors import BadInput
+from cxr_data.prefetch import prefetch
 from cxr_data.splits import label_fraction
 from cxr_distill.config import TrainingSettings
 from cxr_distill.imbalance import label_loss, sampling_weights
@@ -115,7 +116,7 @@ def training_set(cohort: Cohort, config: TrainingSettings, *, labelled_only: boo
         label_smoothing=config.optim.label_smoothing,
     )
     weights = sampling_weights(targets[rows], task) if config.imbalance == "balanced" else None
-    return TrainingSet(cohort, task, rows, targets, weights, loss, ViewSpec(config.size, (config.crop, 1.0)))
+    return TrainingSet(cohort, task, rows, targets, weights, loss, training_views(config.augment, config.size))
 
 
 class Batch(NamedTuple):

@@ -68,7 +68,7 @@ def conclude(
     if not run.main:
         return
     extended = {EXTENDED: list(run.extended)} if run.extended else {}
-    header = _header(config, architecture, cohort, logits, best, parents, extended)
+    header = _header(config, architecture, cohort, network, logits, best, parents, extended)
     digest = checkpoint.save(Path(run.path) / MODEL, network, header)
     done = {"sha256": digest, "best_epoch": best.epoch, **best.figures, **summary}
     run.finish(done, keep_state=config.keep_state)
@@ -78,6 +78,7 @@ def _header(
     config: TrainConfig,
     architecture: str,
     cohort: Cohort,
+    network: GrayNetwork,
     logits: NDArray[np.float32],
     best: Best,
     parents: tuple[dict[str, str], ...],
@@ -88,11 +89,10 @@ def _header(
     targets = cohort.targets[cohort.rows("val")]
     calibration = decisions.fit_calibration(logits, targets, task, wanted.calibration)
     probabilities = decisions.probabilities(logits, task, calibration)
-    mean, std = cohort.mean_std()
     return checkpoint.Header(
         kind="model",
         architecture=architecture,
-        input=checkpoint.Input(config.size, mean, std, pixels=cohort.pixel_mapping),
+        input=network.describe_input(config.size, cohort.pixel_mapping),
         task=task,
         labels=cohort.labels,
         thresholds=decisions.fit_thresholds(probabilities, targets, task, wanted.thresholds, wanted.sensitivity),

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint, inference
-from cxr_common.models.starts import Start
-from cxr_common.models.taps import stage_channels
+from cxr_common.models.features import stage_channels
+from cxr_common.models.pretrained import Start
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic, peak_memories
 from cxr_common.training.loader import epoch_order
@@ -31,13 +31,14 @@ from cxr_distill import linear
 from cxr_distill.average import Average
 from cxr_distill.config import TrainConfig
 from cxr_distill.data import Batch, TrainingSet, batches, mixed, order_of, training_set
-from cxr_distill.guidance import Guidance, Lessons, epoch_views, prepare
+from cxr_distill.imbalance import first_logits
 from cxr_distill.layerwise import slower_below
 from cxr_distill.losses import Outputs, build_adapters, each_loss
+from cxr_distill.monitoring import EVERY, check_finite, drowning, gradient_shares, score, validation
 from cxr_distill.results import MODEL, conclude, identity
 from cxr_distill.student import Student, new_network
 from cxr_distill.teacher import linear_layer
-from cxr_distill.watching import EVERY, check_finite, drowning, gradient_shares, score, validation
+from cxr_distill.teachers import Guidance, Lessons, epoch_views, prepare
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -131,7 +132,7 @@ def train(
         BadInput: Labels, start or folder that cannot work, or a training that diverged.
     """
     data = training_set(cohort, config, labelled_only=guidance is None)
-    student = _new_student(config, architecture, cohort, start, guidance)
+    student = _new_student(config, architecture, data, start, guidance, show=accelerator.is_main_process)
     share_batch_statistics(student, accelerator)
     plan = planned(config, len(data.rows), start, accelerator.num_processes)
     wanted = identity(config, architecture, cohort, parents, epochs=plan.epochs, guided=guidance is not None)
@@ -261,7 +262,7 @@ def automatic_lr(start: Start) -> float:
     def pretrained_here(path: Path) -> bool:
         return checkpoint.is_ours(path) and checkpoint.describe(path).kind == "backbone"
 
-    return 1e-3 if all(path is None or pretrained_here(path) for path in start) else 3e-4
+    return 1e-3 if all(one is None or pretrained_here(one.path) for one in start) else 3e-4
 
 
 def automatic_epochs(steps: int) -> int:
@@ -288,12 +289,20 @@ def _adapters(
 
 
 def _new_student(
-    config: TrainConfig, architecture: str, cohort: Cohort, start: Start, guidance: Guidance | None
+    config: TrainConfig, architecture: str, data: TrainingSet, start: Start, guidance: Guidance | None, *, show: bool
 ) -> Student:
     """The network with its starting weights, and the adapters of its losses."""
     torch.manual_seed(config.seed)
-    mean_std = cohort.mean_std()
-    network = new_network(architecture, len(cohort.labels), config.size, *mean_std, start, config.optim.drop_path)
+    network = new_network(
+        architecture,
+        len(data.cohort.labels),
+        config.size,
+        *data.cohort.mean_std(),
+        start,
+        config.optim.drop_path,
+        first_logits(data.targets[data.rows], data.task, config.imbalance),
+        show=show,
+    )
     return Student(network, *_adapters(network, config.size, guidance))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.models.one_pixel import shorten
-from cxr_common.models.starts import Start, load_start
+from cxr_common.models.pretrained import Start, build_pretrained
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.parameters import groups
 from cxr_common.training.processes import gather_per_process, restore_per_process
@@ -20,6 +20,9 @@ from cxr_ssl.swav import SwAV
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+SMALLEST_DECAY = 1e-30
+"""Weight decay of layers that lightly's LARS scales: it takes 0 to mean that a layer is not to be scaled."""
 
 
 @dataclass
@@ -108,21 +111,24 @@ def new_backbone(
     start: Start = (),
     *,
     smallest_view: int,
+    show: bool = True,
 ) -> GrayNetwork:
     """Build the network that is pretrained.
 
     Args:
         architecture: Name in the zoo.
         size: Edge of the input.
-        mean_std: Mean and standard deviation of the training pixels / 255.
+        mean_std: Mean and standard deviation of the training pixels / 255, for weights that come with none.
         start: Files of weights to begin with, ours or foreign; none draws them from torch's generator.
         smallest_view: Edge of the smallest view the network will see.
+        show: Whether to print what is noteworthy about the start.
 
     Raises:
         BadInput: Unknown architecture, weights that do not fit it, or a view that leaves its last stage a
             single pixel.
     """
-    network: Any = build(architecture, 0, size=size)
+    with torch.device("meta"):  # before weights are read
+        network: Any = build(architecture, 0, size=size)
     reduction = max(level["reduction"] for level in network.feature_info)
     # A kernel that strides over a single pixel learns in its middle only; and oneDNN's bf16 convolution (seen in
     # torch 2.15) leaves the gradient of its other weights unwritten: whatever lay in memory, NaN at times.
@@ -132,9 +138,9 @@ def new_backbone(
             f"views of {smallest_view} pixels",
             do=f"--crops.local_size {3 * reduction // 4} or more, or a larger --size",
         )
-    load_start(network, architecture, start, size)
-    shorten(network)  # local views end in few pixels
-    return GrayNetwork(network, *mean_std).to(memory_format=torch.channels_last)
+    backbone = build_pretrained(architecture, 0, size, start, *mean_std, show=show)
+    shorten(backbone.network)  # local views end in few pixels
+    return backbone.to(memory_format=torch.channels_last)
 
 
 def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -145,7 +151,7 @@ def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> 
             kernels; or "larc", which scales and decays vectors too, as published with SwAV (trust .001).
         swav: Whose parameters it moves.
         lr: Learning rate.
-        weight_decay: Of the groups whose entry ``decays`` is true.
+        weight_decay: Of the groups whose entry ``decays`` is true; 0 leaves the layer-wise scaling as it is.
     """
     decayed, others = groups(swav, weight_decay)
     parameters = [{**decayed, "decays": True}, {**others, "decays": False}]
@@ -161,14 +167,18 @@ def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> 
 
     if name == "larc":
         parameters = [{"params": list(swav.parameters()), "weight_decay": weight_decay, "decays": True}]
-    return LARS(parameters, lr=lr, momentum=0.9)
+    for group in parameters:
+        group["smallest_decay"] = SMALLEST_DECAY if group["decays"] else 0.0
+    optimizer = LARS(parameters, lr=lr, momentum=0.9)
+    set_weight_decay(optimizer, weight_decay)
+    return optimizer
 
 
 def set_weight_decay(optimizer: Any, weight_decay: float) -> None:
     """Set the weight decay of the groups that decay."""
     for group in optimizer.param_groups:
         if group["decays"]:
-            group["weight_decay"] = weight_decay
+            group["weight_decay"] = max(weight_decay, group.get("smallest_decay", 0.0))
 
 
 def _copied(tree: Any) -> Any:

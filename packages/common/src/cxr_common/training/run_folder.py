@@ -4,7 +4,6 @@ import dataclasses
 import fcntl
 import json
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,11 +196,6 @@ def experiment(config: Any, *kinds: type) -> dict[str, Any]:
     """
     names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     return {name: value for name, value in config_dict(config).items() if name in names}
-
-
-def set_aside(folder: Path) -> bool:
-    """Whether ``--restart`` has put this folder out of the way; it no longer belongs to its run."""
-    return re.search(r"\.aside-\d+$", folder.name) is not None
 
 
 def _read(record: Path) -> dict[str, Any]:
