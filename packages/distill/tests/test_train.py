@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from cxr_common.checkpoint import Header, Input, describe, load, save
 from cxr_common.models.pretrained import Pretrained
-from cxr_common.models.pretrained import Pretrained
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data.errors import BadInput

@@ -90,7 +90,7 @@ def distill(config: DistillConfig) -> Path:
     guidance = Guidance(
         teachers,
         config.loss,
-        config.task_weight,
+        task_weight,
         config.temperature,
         config.stage,
         config.teachers,
