@@ -257,7 +257,9 @@ def test_of_several_networks_in_a_file_the_choice_is_named(tmp_path, capsys) -> 
         file,
     )
     for word, chosen in ((f"{file}", b), (f"{file}#teacher", b), (f"{file}#student", a)):
-        made = build_pretrained("resnet18", 0, 64, resolve(word, "resnet18", [0.5], [0.25]), 0.4, 0.3)
+        start = resolve(word, "resnet18", [0.5], [0.25])
+        made = build_pretrained("resnet18", 0, 64, start, 0.4, 0.3)
+        assert parents_of(start)[0]["role"] == "start" + word.removeprefix(str(file))
         assert torch.equal(made.network.conv1.weight, chosen.get_parameter("conv1.weight"))
         said = capsys.readouterr().out
         assert f"{'student.module.backbone' if chosen is a else 'teacher.backbone'}.* is taken" in said

@@ -70,10 +70,11 @@ def resolve(start: str, architecture: str, mean: Sequence[float] = (), std: Sequ
 
 
 def parents_of(start: Start) -> tuple[dict[str, str], ...]:
-    """Provenance of the files a network begins with: roles "start", "start-2", ..."""
+    """Provenance of the files a network begins with: roles "start", "start-2", ..., "start#PART"."""
+    roles = [f"start-{number}" if number > 1 else "start" for number in range(1, len(start) + 1)]
     return tuple(
-        checkpoint.parent(f"start-{number}" if number > 1 else "start", source.path)
-        for number, source in enumerate(start, 1)
+        checkpoint.parent(f"{role}#{source.part}" if source.part else role, source.path)
+        for role, source in zip(roles, start, strict=True)
         if source
     )
 

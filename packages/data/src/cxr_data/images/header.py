@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cxr_data.images.elements import SNIFFED, is_dicom
+
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded; the largest radiographs in use have about 25 million pixels."""
 MIN_EDGE = 16
@@ -51,11 +53,7 @@ def inspect(data: bytes) -> Header:
     """
     if not data:
         raise BrokenImage("zero bytes")
-    if data[128:132] == b"DICM" or data[:4] in (
-        b"\x08\x00\x00\x00",
-        b"\x08\x00\x05\x00",
-        b"\x02\x00\x00\x00",
-    ):
+    if is_dicom(data[:SNIFFED]):
         return Header("DICOM", 0, 0)
     try:
         header = _size(data)
@@ -111,7 +109,7 @@ def claimed_size(path: str | Path) -> Header | None:
     try:
         with open(path, "rb") as file:
             data = file.read(_FIRST_BYTES)
-            if data[128:132] == b"DICM":
+            if is_dicom(data[:SNIFFED]):
                 return _dicom_size(path)
             try:
                 return _claimed(data)

@@ -10,16 +10,19 @@ from cxr_common.models.one_pixel import shorten
 from cxr_common.models.pretrained import Start, build_pretrained
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.parameters import groups
-from cxr_common.training.processes import gathered, give_back
+from cxr_common.training.processes import gather_per_process, restore_per_process
 from cxr_common.training.resume import rng_state, set_rng_state
 from cxr_data.errors import BadInput
+from cxr_ssl.diagnostics import Monitor
 from cxr_ssl.feature_queue import FeatureQueue
-from cxr_ssl.health import Monitor
-from cxr_ssl.rules import Plan
+from cxr_ssl.plan import Plan
 from cxr_ssl.swav import SwAV
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+SMALLEST_DECAY = 1e-30
+"""Weight decay of layers that lightly's LARS scales: it takes 0 to mean that a layer is not to be scaled."""
 
 
 @dataclass
@@ -58,9 +61,9 @@ class Learner:
             "scaler": scaler.state_dict() if scaler is not None else {},  # fp16
             "rng": rng_state(),
             # Queue, batch statistics and health are each process's own.
-            "queue": {**self.queue.state(), **gathered({"embeddings": self.queue.embeddings}, engine)},
-            "buffers": gathered(dict(self.swav.named_buffers()), engine),
-            "monitor": gathered(self.monitor.sums, engine),
+            "queue": {**self.queue.state(), **gather_per_process({"embeddings": self.queue.embeddings}, engine)},
+            "buffers": gather_per_process(dict(self.swav.named_buffers()), engine),
+            "monitor": gather_per_process(self.monitor.sums, engine),
         }
         return _copied(state)
 
@@ -73,8 +76,8 @@ class Learner:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.queue.restore({**state["queue"], "embeddings": state["queue"]["embeddings"][rank]})
-        give_back(dict(self.swav.named_buffers()), state["buffers"], self.accelerator)
-        give_back(self.monitor.sums, state["monitor"], self.accelerator)
+        restore_per_process(dict(self.swav.named_buffers()), state["buffers"], self.accelerator)
+        restore_per_process(self.monitor.sums, state["monitor"], self.accelerator)
         set_rng_state(state["rng"])
 
 
@@ -148,7 +151,7 @@ def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> 
             kernels; or "larc", which scales and decays vectors too, as published with SwAV (trust .001).
         swav: Whose parameters it moves.
         lr: Learning rate.
-        weight_decay: Of the groups whose entry ``decays`` is true.
+        weight_decay: Of the groups whose entry ``decays`` is true; 0 leaves the layer-wise scaling as it is.
     """
     decayed, others = groups(swav, weight_decay)
     parameters = [{**decayed, "decays": True}, {**others, "decays": False}]
@@ -164,14 +167,18 @@ def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> 
 
     if name == "larc":
         parameters = [{"params": list(swav.parameters()), "weight_decay": weight_decay, "decays": True}]
-    return LARS(parameters, lr=lr, momentum=0.9)
+    for group in parameters:
+        group["smallest_decay"] = SMALLEST_DECAY if group["decays"] else 0.0
+    optimizer = LARS(parameters, lr=lr, momentum=0.9)
+    set_weight_decay(optimizer, weight_decay)
+    return optimizer
 
 
 def set_weight_decay(optimizer: Any, weight_decay: float) -> None:
     """Set the weight decay of the groups that decay."""
     for group in optimizer.param_groups:
         if group["decays"]:
-            group["weight_decay"] = weight_decay
+            group["weight_decay"] = max(weight_decay, group.get("smallest_decay", 0.0))
 
 
 def _copied(tree: Any) -> Any:
