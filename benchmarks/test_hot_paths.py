@@ -19,14 +19,14 @@ from cxr_common import checkpoint
 from cxr_common.checkpoint import Header, Input
 from cxr_common.models import cost
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data import timing
 from cxr_data.files import sha256
 from cxr_data.synthetic.phantom import phantom
-from cxr_eval import speed
-from cxr_eval.benchmark.entries import EAGER, entries
-from cxr_eval.export import onnx_file
-from cxr_eval.export.answer import Answering
-from cxr_eval.export.convert import convert
-from cxr_eval.export.quantise import Variant, search
+from cxr_deploy.benchmark.entries import EAGER, entries
+from cxr_deploy.export import onnx_file
+from cxr_deploy.export.answer import Answering
+from cxr_deploy.export.convert import convert
+from cxr_deploy.export.quantise import Variant, search
 from cxr_ssl.sinkhorn import sinkhorn
 
 TITLE = "Sinkhorn codes and the answer for one image"
@@ -112,7 +112,7 @@ def product_rate() -> float:
     """1e9 operations a second of float32 matrix products in one thread: what a direct convolution can hope for."""
     edge = 1024
     left, right = torch.randn(2, edge, edge)
-    seconds = speed.alternate({"product": lambda: left @ right}, 2.0)["product"]
+    seconds = timing.alternate({"product": lambda: left @ right}, 2.0)["product"]
     return 2 * edge**3 / float(np.median(seconds)) / 1e9
 
 
@@ -127,7 +127,7 @@ def test_answer_for_one_image(tmp_path: Path, benchmark, record) -> None:
     rows = [row for row in rows if (row.runtime, row.precision) in (EAGER, *WANTED)]
     runs = {row.name: row.load(1) for row in rows}
     ways = {row.name: (runs[row.name], row.header.input.size) for row in rows}
-    timed = benchmark.pedantic(speed.side_by_side, args=(ways, SECONDS))
+    timed = benchmark.pedantic(timing.side_by_side, args=(ways, SECONDS))
     found = {(row.model, (row.runtime, row.precision)): timed[row.name] for row in rows}
     ms = {key: figures["latency_ms_p50"] for key, figures in found.items()}
     possible = product_rate()

@@ -14,7 +14,8 @@ MEMBERS = {
     "common": {"cxr_common.checkpoint", "cxr_common.models.zoo", "cxr_common.training.resume"},
     "ssl": {"cxr_ssl.pretrain"},
     "distill": {"cxr_distill.train", "cxr_distill.losses"},
-    "eval": {"cxr_eval.evaluate", "cxr_eval.export.export", "cxr_eval.predict.predict", "cxr_eval.benchmark.benchmark"},
+    "eval": {"cxr_eval.evaluate"},
+    "deploy": {"cxr_deploy.export.export", "cxr_deploy.predict.predict", "cxr_deploy.benchmark.benchmark"},
     "recipes": {"cxr_recipes.runner"},
 }
 
@@ -82,4 +83,4 @@ def test_wheels_hold_types_and_recipes_and_no_tests(wheels) -> None:
         names["eval"]
     )
     page = ("index.html", "style.css", "icon.svg", "app.js", "pixels.js", "dicom.js")
-    assert {f"cxr_eval/web/{name}" for name in page} <= set(names["eval"])
+    assert {f"cxr_deploy/web/{name}" for name in page} <= set(names["deploy"])

@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cxr_data import BrokenImage, Cohort, prepare, read_image
-from cxr_data.cohort import load
+from cxr_data import BrokenImage, Cohort, open_cohort, prepare, read_image
+from cxr_data.cohort import load, save
+from cxr_data.errors import BadInput
 from cxr_data.readers import chestxray14, recognise
 from cxr_data.splits import label_fraction
 
@@ -83,6 +84,21 @@ def test_kermany_pixels_are_those_of_the_files(kermany, shared_data):
     expected = counts @ np.arange(256) / 255
     assert mean == pytest.approx(expected, abs=1e-9)
     assert std == pytest.approx((counts @ (np.arange(256) / 255 - expected) ** 2) ** 0.5, abs=1e-9)
+
+
+def test_kermany_of_three_classes(shared_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXR_CACHE", str(tmp_path))
+    folder = shared_data / "kermany_pneumonia"
+    cohort = open_cohort(f"{folder}#NORMAL,BACTERIAL,VIRAL", pixel_size=32, show=False)
+    assert (cohort.task, cohort.labels) == ("multiclass", ("NORMAL", "BACTERIAL", "VIRAL"))
+    assert cohort.targets.sum(axis=0).tolist() == [1341 + 8 + 234, 2530 + 8 + 242, 1345 + 148]
+    assert (cohort.targets.sum(axis=1) == 1).all()
+    assert cohort.targets[cohort.rows("test")].sum(axis=0).tolist() == [234, 242, 148]
+    assert not set(cohort.groups[cohort.rows("val")]) & set(cohort.groups[cohort.rows("train")])
+    assert cohort.targets[cohort.rows("val")].sum(axis=0).min() > 100
+    save(cohort, tmp_path / "prepared")
+    with pytest.raises(BadInput, match="prepared cohort"):
+        open_cohort(f"{tmp_path / 'prepared'}#NORMAL,VIRAL", pixel_size=32, show=False)
 
 
 def test_kermany_label_fractions(kermany):

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from cxr_data.errors import BadInput
-from cxr_distill.imbalance import label_loss, sampling_weights
+from cxr_distill.imbalance import first_logits, label_loss, sampling_weights
 
 CLASSES = np.eye(3, dtype=np.float32)[np.repeat([0, 1, 2], [60, 30, 10])]
 LABELS = np.array([[1, 0], [0, 0], [0, np.nan], [0, 1], [1, 1], [0, 0], [0, 0], [np.nan, np.nan]], np.float32)
@@ -66,3 +66,23 @@ def test_findings_and_none_are_drawn_by_the_rarest() -> None:
     # n: label 0 twice, label 1 twice, none of them four times; the unlabelled image keeps its share.
     relative = np.array([1 / 2, 1 / 4, 1 / 4, 1 / 2, 1 / 2, 1 / 4, 1 / 4])
     assert weights == pytest.approx([*(7 * relative / relative.sum()), 1.0])
+
+
+@pytest.mark.parametrize("imbalance", ["none", "pos_weight", "balanced", "logit_adjust"])
+@pytest.mark.parametrize(("task", "targets"), [("multiclass", CLASSES), ("multilabel", LABELS)])
+def test_first_logits_are_the_best_that_know_no_image(task, targets, imbalance) -> None:
+    loss = label_loss(task, "auto", targets, imbalance=imbalance)
+    weights = sampling_weights(targets, task) if imbalance == "balanced" else np.ones(len(targets))
+    drawn = torch.from_numpy(np.repeat(targets, np.rint(weights * 1000).astype(int), axis=0))
+    logits = first_logits(targets, task, imbalance).requires_grad_()
+    loss(logits.expand_as(drawn), drawn).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 2e-3
+
+
+def test_labels_never_seen_have_finite_first_logits() -> None:
+    never = np.array([[0, 1, np.nan]] * 50, np.float32)
+    found = first_logits(never, "multilabel")
+    assert found.isfinite().all()
+    assert found[0] < -3 < 3 < found[1]
+    assert first_logits(np.eye(3, dtype=np.float32)[np.zeros(9, int)], "multiclass").isfinite().all()

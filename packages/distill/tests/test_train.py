@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cxr_common.checkpoint import Header, Input, describe, load, save
+from cxr_common.models.pretrained import Pretrained
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data.errors import BadInput
@@ -101,7 +102,7 @@ def test_starts_with_given_weights_and_a_new_head(tmp_path, toy_cohort) -> None:
     from cxr_distill.student import new_network
 
     path = finetuned(tmp_path / "teacher", toy_cohort)
-    network = new_network("test_resnet", 5, 32, 0.5, 0.2, (path,))
+    network = new_network("test_resnet", 5, 32, 0.5, 0.2, (Pretrained(path),))
     weights = load(path)[0].network.state_dict()
     assert all(
         torch.equal(v, weights[k]) for k, v in network.network.state_dict().items() if v.shape == weights[k].shape
@@ -110,7 +111,7 @@ def test_starts_with_given_weights_and_a_new_head(tmp_path, toy_cohort) -> None:
     assert weight is not None
     assert weight.shape[0] == 5
     with pytest.raises(BadInput, match="change the architecture to test_resnet"):
-        new_network("resnet18", 2, 32, 0.5, 0.2, (path,))
+        new_network("resnet18", 2, 32, 0.5, 0.2, (Pretrained(path),))
 
 
 def test_automatic_epochs() -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from cxr_common.models.zoo import GrayNetwork
+from cxr_data import timing
 from cxr_eval import speed
 
 
@@ -25,7 +26,7 @@ class Timed(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch):
-    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: Timed.now))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: Timed.now))
 
 
 def test_latency_and_throughput_are_those_of_the_network():
@@ -47,26 +48,12 @@ def test_percentiles_tell_the_usual_from_the_rare():
     found = speed.measure({"m": (Timed(*[0.01] * 9, 0.05), 32)}, threads=1, seconds=4.0)
     assert found["m"]["latency_ms_p50"] == pytest.approx(10)
     assert [found["m"][f"latency_ms_{p}"] for p in ("p95", "p99")] == pytest.approx([50, 50])
-    assert "m is 5.0 times" in (speed.disturbed(found) or "")
-
-
-def test_any_function_of_pixels_is_timed_beside_the_others():
-    def steady(pixels):
-        Timed.now += 0.01
-        assert pixels.shape[1:] == (1, 32, 32)
-
-    def crowded(pixels):
-        Timed.now += 0.001 * len(pixels) if len(pixels) < 32 else 0.008
-
-    found = speed.side_by_side({"a": (steady, 32), "b": (crowded, 48)}, 0.5)
-    assert [found["a"][f"latency_ms_{p}"] for p in ("p50", "p95", "p99")] == pytest.approx([10, 10, 10])
-    assert found["b"]["latency_ms_p50"] == pytest.approx(1)
-    assert (found["b"]["batch"], found["b"]["images_per_second"]) == (32, pytest.approx(4000))
+    assert "m is 5.0 times" in (timing.disturbed(found) or "")
 
 
 def test_steady_timings_need_no_warning():
-    assert speed.disturbed(speed.measure({"m": (Timed(0.01), 32)}, threads=1, seconds=0.1)) is None
-    assert speed.disturbed({}) is None
+    assert timing.disturbed(speed.measure({"m": (Timed(0.01), 32)}, threads=1, seconds=0.1)) is None
+    assert timing.disturbed({}) is None
 
 
 def test_batches_that_would_take_long_are_left_out():

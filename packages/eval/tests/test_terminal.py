@@ -1,7 +1,4 @@
-import io
-import sys
-
-from cxr_eval.terminal import best_of, counting, number, summary
+from cxr_eval.terminal import best_of, number, summary
 
 
 def document(**models):
@@ -59,22 +56,3 @@ def test_the_table_says_how_many_labels_a_mean_is_over(capsys):
     _, _, row, note = capsys.readouterr().out.splitlines()
     assert row.split()[3] == "0.500*"
     assert note == "* a: F1 is the mean of 1 of 2 labels"
-
-
-def test_progress_is_one_line_when_piped_and_a_bar_on_a_terminal(capsys, monkeypatch):
-    with counting("judging", 4) as advance:
-        advance(4)
-    assert capsys.readouterr().out == "judging\n"
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    with counting("judging", 4) as advance:
-        advance(3)
-    written = terminal.getvalue()
-    assert "3/4" in written
-    assert "images/s" in written

@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from cxr_common import checkpoint
+from cxr_common.models.pretrained import Pretrained
 from cxr_data import Cohort, save
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
@@ -307,7 +308,7 @@ def test_accumulation_and_checkpointing_go_on_exactly_too(data, tmp_path, monkey
 def test_a_start_is_loaded_and_recorded(resnet, data, tmp_path):
     start = resnet / "backbone.safetensors"
     for file in (start, resnet / "backbone_torchvision.safetensors"):
-        loaded = new_backbone("resnet18", 32, (0.5, 0.2), (file,), smallest_view=24).network.state_dict()
+        loaded = new_backbone("resnet18", 32, (0.5, 0.2), (Pretrained(file),), smallest_view=24).network.state_dict()
         for name, tensor in load_file(start).items():
             torch.testing.assert_close(loaded[name], tensor, msg=name)
     folder = pretrain(tiny(data, tmp_path, architecture="resnet18", start=str(start), epochs=1)).parent
@@ -324,7 +325,7 @@ def test_a_published_swav_checkpoint_is_a_start(data, tmp_path):
     beside = {"projection_head.0.weight": torch.rand(512, 512), "prototypes.weight": torch.rand(3000, 128)}
     torch.save({f"module.{name}": one for name, one in (body | beside).items()}, tmp_path / "swav.pth.tar")
     start = tmp_path / "swav.pth.tar"
-    backbone = new_backbone("resnet18", 32, (0.5, 0.25), (start,), smallest_view=24).eval()
+    backbone = new_backbone("resnet18", 32, (0.5, 0.25), (Pretrained(start),), smallest_view=24).eval()
     theirs.fc = torch.nn.Identity()  # type: ignore[assignment]
     pixels = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():

@@ -1,17 +1,11 @@
-"""The contract: safetensors files that say what they are and can be rebuilt from themselves alone."""
+"""Weights files: safetensors that carry a header and can be rebuilt into the exact network from themselves alone."""
 
-import dataclasses
-import functools
-import importlib.metadata
-import json
-import platform
-import subprocess
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256, whole_file
+from cxr_data.header import KEY, Header, Input, describe, header_text, is_ours, metadata, parent, provenance
 
 if TYPE_CHECKING:
     import torch
@@ -19,107 +13,7 @@ if TYPE_CHECKING:
 
     from cxr_common.models.zoo import GrayNetwork
 
-SCHEMA = 1
-KEY = "cxr"
-"""Key of our JSON in the safetensors metadata."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """What the network eats: gray images, normalised as (pixel / 255 - mean) / std.
-
-    Attributes:
-        size: Edge of the square input, pixels.
-        mean: Mean of the training pixels, in [0, 1].
-        std: Standard deviation of the training pixels, in (0, 1].
-        channels: Input channels of the first layer.
-        pixels: How files became pixels (the cohort's ``pixel_mapping``: window, aspect).
-    """
-
-    size: int
-    mean: float
-    std: float
-    channels: int = 1
-    pixels: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Header:
-    """Everything a weights file says of itself.
-
-    Attributes:
-        kind: "backbone" (no classifier) or "model".
-        architecture: Name for :func:`cxr_common.models.zoo.build`.
-        input: What the network eats.
-        task: "multilabel", "multiclass", or None for a backbone.
-        labels: Label names in the order of the logits.
-        thresholds: Decision threshold of each label, fitted on validation data.
-        calibration: What `cxr_data.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
-            "shift": [...]}`` of each label, or nothing; fitted on validation data.
-        config: The config of the run that wrote the file.
-        parents: Files it came from: ``{"role", "path", "sha256"}``.
-        cohort: ``Cohort.describe()`` of the training data.
-        seed: Seed of the run.
-        metrics: Validation figures of the saved weights.
-        versions: Versions of the packages that matter.
-        git: Revision of the source tree, with "+dirty" when it was changed; None outside a checkout.
-        schema: Version of this header.
-    """
-
-    kind: str
-    architecture: str
-    input: Input
-    task: str | None = None
-    labels: tuple[str, ...] = ()
-    thresholds: tuple[float, ...] | None = None
-    calibration: dict[str, Any] | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    parents: tuple[dict[str, str], ...] = ()
-    cohort: dict[str, Any] | None = None
-    seed: int | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    git: str | None = None
-    schema: int = SCHEMA
-
-
-def parent(role: str, path: str | Path) -> dict[str, str]:
-    """Provenance entry of a file this one is made from.
-
-    Raises:
-        BadInput: It is not there, or cannot be read.
-    """
-    try:
-        return {"role": role, "path": str(path), "sha256": sha256(path)}
-    except OSError as error:
-        raise BadInput("a file to begin with", error.strerror or str(error), where=path) from error
-
-
-@functools.cache
-def provenance() -> dict[str, Any]:
-    """``{"versions": ..., "git": ...}`` of this process, for a header."""
-    versions = {"python": platform.python_version()}
-    for name in ("torch", "timm", "lightly", "accelerate", "numpy", "cxr-common", "cxr-ssl", "cxr-distill"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"versions": versions, "git": _git_revision(Path(__file__).parent)}
-
-
-def _git_revision(folder: Path) -> str | None:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        # An installed wheel may lie inside somebody else's checkout: only tracked source counts.
-        if not git("ls-files", "checkpoint.py"):
-            return None
-        dirty = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+dirty" if dirty else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+__all__ = ["Header", "Input", "describe", "is_ours", "load", "metadata", "parent", "provenance", "save"]
 
 
 def save(path: str | Path, weights: "nn.Module | dict[str, torch.Tensor]", header: Header) -> str:
@@ -142,71 +36,6 @@ def save(path: str | Path, weights: "nn.Module | dict[str, torch.Tensor]", heade
     with whole_file(path) as file:
         file.write(to_bytes(tensors, metadata={KEY: header_text(header)}))
     return sha256(path)
-
-
-def header_text(header: Header) -> str:
-    """A header as the JSON that files carry under :data:`KEY`."""
-    return json.dumps(dataclasses.asdict(header), allow_nan=False, sort_keys=True)
-
-
-def describe(path: str | Path) -> Header:
-    """Read a file's header without reading its weights (and without importing torch).
-
-    Raises:
-        BadInput: Not a complete safetensors file, or not one of ours.
-    """
-    found = metadata(Path(path))
-    if KEY not in found:
-        raise BadInput(
-            "a file written by this toolkit",
-            "a safetensors file without our header",
-            where=path,
-            do="foreign weights enter as a start: --start FILE of ssl-pretrain or finetune",
-        )
-    return parse_header(found[KEY], path)
-
-
-def is_ours(path: str | Path) -> bool:
-    """Whether a file is one of this toolkit, not weights of others.
-
-    Raises:
-        BadInput: A .safetensors file that is missing or damaged.
-    """
-    path = Path(path)
-    return path.suffix == ".safetensors" and KEY in metadata(path)
-
-
-def parse_header(text: str, path: str | Path) -> Header:
-    """The header that :func:`header_text` wrote.
-
-    Args:
-        text: JSON found under :data:`KEY`.
-        path: File it was found in, for messages.
-
-    Raises:
-        BadInput: No header, an incomplete one, or one of a newer schema.
-    """
-    try:
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise ValueError("no table")
-    except ValueError as error:
-        raise BadInput("a header in JSON", f"something else ({error})", where=path) from error
-    if values.get("schema", 0) > SCHEMA:
-        raise BadInput(
-            f"a header of schema {SCHEMA} or older",
-            f"schema {values['schema']}",
-            where=path,
-            do="update the cxr packages",
-        )
-    try:
-        values["input"] = Input(**values["input"])
-        for name in ("labels", "parents"):
-            values[name] = tuple(values[name])
-        values["thresholds"] = None if values["thresholds"] is None else tuple(values["thresholds"])
-        return Header(**values)
-    except (KeyError, TypeError) as error:
-        raise BadInput("a complete header", f"one that lacks or adds fields ({error})", where=path) from error
 
 
 def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Header]":
@@ -242,42 +71,3 @@ def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Heade
             f"the weights of {header.architecture}", str(error).splitlines()[-1].strip()[:200], where=path
         ) from error
     return GrayNetwork(network, header.input.mean, header.input.std).eval(), header
-
-
-def metadata(path: Path) -> dict[str, str]:
-    """The safetensors metadata of any such file, its length checked against its own table.
-
-    Raises:
-        BadInput: Missing, truncated, a pickle, or something else altogether.
-    """
-    do = "give a .safetensors file written by this toolkit"
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(9)
-            length = int.from_bytes(start[:8], "little")
-            # The ninth byte opens the table; only where it does not can the first ones be a pickle's.
-            if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
-                raise BadInput("a safetensors file", "a pickle (PyTorch checkpoint)", where=path, do=do)
-            if len(start) < 9 or length > min(size - 8, 100_000_000):
-                raise BadInput(
-                    "a safetensors file", f"{size} bytes that are none, or a truncated one", where=path, do=do
-                )
-            file.seek(8)
-            table = json.loads(file.read(length))
-            found = table.pop("__metadata__", {})
-            end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
-    except FileNotFoundError as error:
-        raise BadInput("a file", "nothing there", where=path, do=do) from error
-    except OSError as error:
-        raise BadInput("a readable file", error.strerror or str(error), where=path, do=do) from error
-    except (ValueError, TypeError, LookupError, AttributeError) as error:  # no JSON, or a table of another shape
-        raise BadInput("a safetensors file", "something else", where=path, do=do) from error
-    if size != 8 + length + end:
-        raise BadInput(
-            f"{8 + length + end} bytes",
-            f"{size}: the file is truncated or damaged",
-            where=path,
-            do="copy it again, or rerun the command that wrote it",
-        )
-    return found

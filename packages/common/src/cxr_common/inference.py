@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cxr_common.training.loader import prefetch
 from cxr_data.augment import whole
+from cxr_data.prefetch import prefetch
 
 
 @torch.inference_mode()

@@ -2,20 +2,28 @@
 
 The parameters of every view of an epoch are drawn at once from ``(seed, epoch)``, so the view an image
 gets depends on neither batch, worker nor process; a teacher can be shown the very same views later.
-Crop, flip, rotation and resize are one affine warp; brightness, contrast and gamma are one 256-entry
-table. No hue, saturation or strong distortion: they mean nothing on a radiograph.
+Crop, zoom, flip, rotation and resize are one affine warp; brightness, contrast and gamma are one 256-entry
+table; noise is cut from one tile. No hue, saturation or elastic distortion: they mean nothing on a radiograph.
 """
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, fields
+from typing import Any, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.errors import BadInput
+from cxr_data.errors import BadInput, unknown_name
 
 Views = dict[str, NDArray[np.float32]]
 """Parameters of n images x count views: name -> (n, count) array."""
+
+# Samples along each axis of an output pixel, from these factors of shrinking on. Few suffice, and more would blur.
+_SHRINK, _SAMPLES = (1.25, 1.75, 2.25, 3.5), np.array([1, 3, 2, 3, 4])
+_NOISE_SEED = 0x5EED
+_NOISE_STEPS = 32.0  # gray levels of the noise tile to one standard deviation
+_NOISE_EDGES, _NOISE_PLACES = 4, 32  # the tile is 4 views wide, and a view's noise begins at a multiple of its 32nd
 
 
 @dataclass(frozen=True)
@@ -24,16 +32,22 @@ class ViewSpec:
 
     Attributes:
         size: Edge of the square output, pixels.
-        scale: Smallest and largest share of the image's area that is shown, in (0, 1].
+        scale: Smallest and largest share of the image's area that is shown, in (0, 1]. Without effect where
+            ``zoom`` is given.
         count: Views of each image.
         aspect: Largest stretch of the crop, >= 1: width / height lies in [1 / aspect, aspect].
         rotation: Largest rotation either way, degrees.
         flip: Probability of mirroring left and right, in [0, 1].
         brightness: Largest shift either way, as a share of full range.
-        contrast: Largest change of slope either way: the factor lies in [1 - contrast, 1 + contrast].
+        contrast: Smallest and largest change of slope: the factor lies in [1 + low, 1 + high].
         gamma: Largest change of log gamma either way.
         blur: Probability of a Gaussian blur, in [0, 1].
         blur_sigma: Smallest and largest standard deviation of the blur as a share of ``size``.
+        zoom: Smallest and largest magnification about the centre, in place of a crop; below 1 the image is shown
+            smaller, its border pixels continued. None takes crops of ``scale``.
+        shift: Largest shift of a zoomed image either way, along each axis, as a share of its edge.
+        noise: Probability of added noise, in [0, 1].
+        noise_sigma: Largest standard deviation of the noise, as a share of full range.
     """
 
     size: int
@@ -43,10 +57,14 @@ class ViewSpec:
     rotation: float = 10.0
     flip: float = 0.5
     brightness: float = 0.15
-    contrast: float = 0.4
+    contrast: tuple[float, float] = (-0.4, 0.4)
     gamma: float = 0.4
     blur: float = 0.2
     blur_sigma: tuple[float, float] = (0.002, 0.02)
+    zoom: tuple[float, float] | None = None
+    shift: float = 0.0
+    noise: float = 0.0
+    noise_sigma: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -54,6 +72,94 @@ class ViewSpec:
             raise BadInput("a scale 0 < low <= high <= 1", str(self.scale), where="scale of a view")
         if self.size < 8 or self.count < 1:
             raise BadInput("a view of at least 8 pixels and a count of at least 1", f"{self.size} and {self.count}")
+        zoom, (darker, stronger), (finest, widest) = self.zoom or (1.0, 1.0), self.contrast, self.blur_sigma
+        for name, good, expected in (
+            ("zoom", 0.1 <= zoom[0] <= zoom[1] <= 10, "a zoom .1 <= low <= high <= 10"),
+            ("contrast", -1 < darker <= stronger, "a change of contrast -1 < low <= high"),
+            ("blur_sigma", 0 < finest <= widest, "standard deviations 0 < low <= high"),
+            ("aspect", self.aspect >= 1, "an aspect of at least 1"),
+            ("rotation", 0 <= self.rotation <= 180, "a rotation of 0 to 180 degrees"),
+            *((name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]") for name in _SHARES),
+            ("gamma", 0 <= self.gamma <= 5, "a change of log gamma in [0, 5]"),
+        ):
+            if not good:
+                raise BadInput(expected, str(getattr(self, name)), where=f"{name} of a view")
+
+
+_SHARES = ("flip", "brightness", "blur", "shift", "noise", "noise_sigma")
+
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "strong": {
+        "zoom": (0.75, 1.1),
+        "shift": 0.1,
+        "rotation": 12.0,
+        "aspect": 1.0,
+        "flip": 0.0,
+        "brightness": 0.15,
+        "contrast": (-0.5, 0.4),
+        "gamma": 0.5,
+        "blur": 0.5,
+        "blur_sigma": (0.2 / 128, 2 / 128),
+        "noise": 0.5,
+        "noise_sigma": 0.06,
+    },
+    "mild": {
+        "zoom": (0.9, 1.1),
+        "shift": 0.05,
+        "rotation": 8.0,
+        "aspect": 1.0,
+        "flip": 0.0,
+        "brightness": 0.2,
+        "contrast": (-0.2, 0.2),
+        "gamma": 0.0,
+        "blur": 0.0,
+    },
+    "none": {
+        "zoom": (1.0, 1.0),
+        "rotation": 0.0,
+        "aspect": 1.0,
+        "flip": 0.0,
+        "brightness": 0.0,
+        "contrast": (0.0, 0.0),
+        "gamma": 0.0,
+        "blur": 0.0,
+    },
+}
+"""Augmentation of training views by name, as fields of :class:`ViewSpec`."""
+
+
+def training_views(augment: str, size: int) -> ViewSpec:
+    """What the views look like that a classifier is trained on.
+
+    Args:
+        augment: A name in :data:`AUGMENTATIONS`, strengths that differ from it behind commas: "strong",
+            "strong,flip=0.5,zoom=0.9:1.1", "none,rotation=5". Strengths alone change "strong".
+        size: Edge of the square view, pixels.
+
+    Raises:
+        BadInput: A name or a strength that is not known, or a value it cannot have.
+    """
+    first, *changes = [part.strip() for part in augment.split(",")]
+    if "=" in first:
+        first, changes = "strong", [first, *changes]
+    if first not in AUGMENTATIONS:
+        raise unknown_name("augmentation", first, tuple(AUGMENTATIONS))
+    chosen = dict(AUGMENTATIONS[first])
+    known = [field.name for field in fields(ViewSpec) if field.name not in ("size", "scale", "count")]
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in known:
+            raise unknown_name("strength of the augmentation", name, known)
+        pair = name in ("zoom", "contrast", "blur_sigma")
+        try:
+            numbers = tuple(float(number) for number in text.split(":"))
+            if len(numbers) != 1 + pair or not all(np.isfinite(numbers)):
+                raise ValueError
+        except ValueError as error:
+            expected = f"{name}=LOW:HIGH" if pair else f"{name}=NUMBER"
+            raise BadInput(expected, change, where="--augment") from error
+        chosen[name] = numbers if pair else numbers[0]
+    return ViewSpec(size, **chosen)
 
 
 def draw(spec: ViewSpec, n: int, seed: int, epoch: int, stream: int = 0) -> Views:
@@ -75,18 +181,29 @@ def draw(spec: ViewSpec, n: int, seed: int, epoch: int, stream: int = 0) -> View
     stretch = np.exp(rng.uniform(-1, 1, shape) * np.log(spec.aspect) / 2)
     width = np.minimum(np.sqrt(area) * stretch, 1.0)
     height = np.minimum(np.sqrt(area) / stretch, 1.0)
+    x = width / 2 + rng.uniform(0, 1, shape) * (1 - width)
+    y = height / 2 + rng.uniform(0, 1, shape) * (1 - height)
     drawn = {
         "width": width,
         "height": height,
-        "x": width / 2 + rng.uniform(0, 1, shape) * (1 - width),
-        "y": height / 2 + rng.uniform(0, 1, shape) * (1 - height),
+        "x": x,
+        "y": y,
         "angle": np.deg2rad(rng.uniform(-spec.rotation, spec.rotation, shape)),
         "mirror": np.where(rng.uniform(0, 1, shape) < spec.flip, -1.0, 1.0),
         "brightness": rng.uniform(-spec.brightness, spec.brightness, shape),
-        "contrast": 1 + rng.uniform(-spec.contrast, spec.contrast, shape),
+        "contrast": 1 + rng.uniform(*spec.contrast, shape),
         "gamma": np.exp(rng.uniform(-spec.gamma, spec.gamma, shape)),
         "sigma": np.where(rng.uniform(0, 1, shape) < spec.blur, rng.uniform(*spec.blur_sigma, shape), 0.0),
     }
+    if spec.zoom is not None:
+        shown = 1 / rng.uniform(*spec.zoom, shape)
+        drawn |= {"width": np.minimum(shown * stretch, 16.0), "height": np.minimum(shown / stretch, 16.0)}
+        drawn |= {axis: 0.5 + rng.uniform(-spec.shift, spec.shift, shape) for axis in ("x", "y")}
+    if spec.noise and spec.noise_sigma:
+        noisy = rng.uniform(0, 1, shape) < spec.noise
+        drawn["noise"] = np.where(noisy, rng.uniform(0, spec.noise_sigma, shape), 0.0)
+        places = (_NOISE_EDGES - 1) * _NOISE_PLACES
+        drawn |= {axis: rng.integers(0, places, shape, endpoint=True) for axis in ("noise_x", "noise_y")}
     return {name: values.astype(np.float32) for name, values in drawn.items()}
 
 
@@ -102,37 +219,78 @@ def render(pixels: NDArray[np.uint8], views: Views, spec: ViewSpec) -> NDArray[n
         (count, B, size, size) gray images.
     """
     batch, count = views["x"].shape
-    out = np.empty((count, batch, spec.size, spec.size), np.uint8)
-    matrices = _matrices(views, pixels.shape[1], spec.size)
+    size = spec.size
+    out = np.empty((count, batch, size, size), np.uint8)
+    shrink = np.maximum(views["width"], views["height"]) * pixels.shape[1] / size
+    # Level k of the pyramid has 1 / 2^k of the resolution; what is left of the shrinking is averaged in the warp.
+    levels = np.ceil(np.log2(np.maximum(shrink / 4, 1.0)) - 1e-6).astype(int)
+    samples = _SAMPLES[np.searchsorted(_SHRINK, shrink / 2.0**levels + 1e-6, side="right")]
+    matrices = _matrices(views, pixels.shape[1], size)
     tables = _tables(views)
-    # Level k of the pyramid has 1 / 2^k of the resolution, so that the bilinear warp never skips pixels.
-    shrink = np.maximum(views["width"], views["height"]) * pixels.shape[1] / spec.size
-    levels = np.floor(np.log2(np.maximum(shrink, 1.0)) + 1e-6).astype(int)
+    noise = _noise_tile(size) if "noise" in views else None
     for i in range(batch):
         pyramid = [np.ascontiguousarray(pixels[i])]
         for v in range(count):
-            level = levels[i, v]
-            while len(pyramid) <= level:
+            while len(pyramid) <= levels[i, v]:
                 small = pyramid[-1].shape[0] // 2
                 pyramid.append(cv2.resize(pyramid[-1], (small, small), interpolation=cv2.INTER_AREA))
-            matrix = matrices[i, v]
-            if level:
-                # Source coordinates of the smaller level; both grids keep pixel centres at +0.5.
-                ratio = pyramid[level].shape[0] / pixels.shape[1]
-                matrix = matrix * ratio
-                matrix[:, 2] += 0.5 * ratio - 0.5
-            view = cv2.warpAffine(
-                pyramid[level],
-                matrix,
-                (spec.size, spec.size),
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-            sigma = float(views["sigma"][i, v]) * spec.size
+            source = pyramid[levels[i, v]]
+            view = _warped(source, matrices[i, v], source.shape[0] / pixels.shape[1], size, int(samples[i, v]))
+            sigma = float(views["sigma"][i, v]) * size
             if sigma > 0:
                 view = cv2.GaussianBlur(view, (0, 0), sigma)
             cv2.LUT(view, tables[i, v], dst=out[v, i])
+            if noise is not None and (strength := float(views["noise"][i, v])) > 0:
+                x, y = (int(views[axis][i, v]) * size // _NOISE_PLACES for axis in ("noise_x", "noise_y"))
+                weight = strength * 255 / _NOISE_STEPS
+                part = noise[y : y + size, x : x + size]
+                cv2.addWeighted(out[v, i], 1.0, part, weight, -128 * weight, dst=out[v, i])
     return out
+
+
+def _warped(
+    source: NDArray[np.uint8], matrix: NDArray[np.float64], ratio: float, size: int, samples: int
+) -> NDArray[np.uint8]:
+    """A view without its photometric changes: bilinear, or the average of samples² pixels for each of its own.
+
+    The average is what `whole` takes when it shrinks an image, so that training and evaluation see equally sharp
+    pictures.
+
+    Args:
+        source: (E, E) level of the pyramid.
+        matrix: (2, 3) map from output pixels to pixels of level 0.
+        ratio: Resolution of this level, 1 for level 0.
+        size: Edge of the output.
+        samples: Samples along each axis; 1 interpolates.
+    """
+    linear = matrix[:, :2]
+    # Both grids keep pixel centres at +0.5: first to this level, then to the finer output.
+    offset = matrix[:, 2] * ratio + (0.5 * ratio - 0.5) + linear @ np.full(2, (0.5 / samples - 0.5) * ratio)
+    finer = np.column_stack([linear * (ratio / samples), offset])
+    flags = (cv2.INTER_LINEAR if samples == 1 else cv2.INTER_NEAREST) | cv2.WARP_INVERSE_MAP
+    edge = size * samples
+    view = cv2.warpAffine(source, finer, (edge, edge), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    view = view if samples == 1 else cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA)
+    return cast(NDArray[np.uint8], view)
+
+
+@functools.lru_cache(maxsize=8)
+def _noise_tile(size: int) -> NDArray[np.uint8]:
+    """(4 size, 4 size) standard normal noise as 128 + 32 z, the same picture at every size.
+
+    White at each size, and at a coarser one the average of what it is at a finer one: views of one image at the
+    sizes of teacher and student share their noise as they share everything else.
+    """
+    edge, common = _NOISE_EDGES * size, 1024
+    drawn = np.random.default_rng(_NOISE_SEED).standard_normal((common, common), np.float32)
+    if edge > common:  # each pixel of the common picture is divided, with new noise around its mean
+        parts = -(-edge // common)
+        block = np.ones((parts, parts), np.float32)
+        new = np.random.default_rng([_NOISE_SEED, parts]).standard_normal((common * parts,) * 2, np.float32)
+        new -= np.kron(cv2.resize(new, (common, common), interpolation=cv2.INTER_AREA), block)
+        drawn = np.kron(drawn, block) / parts + new
+    tile = drawn if len(drawn) == edge else cv2.resize(drawn, (edge, edge), interpolation=cv2.INTER_AREA)
+    return np.rint(np.clip(128 + _NOISE_STEPS * tile / tile.std(), 0, 255)).astype(np.uint8)
 
 
 def whole(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

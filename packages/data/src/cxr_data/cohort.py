@@ -75,13 +75,15 @@ class Cohort:
         return self.pixels.shape[1]
 
     def rows(self, split: str) -> NDArray[np.int64]:
-        """Row numbers of one split, ascending.
+        """Row numbers of one split, or of "all", ascending.
 
         Raises:
-            BadInput: Not "train", "val" or "test".
+            BadInput: Not "train", "val", "test" or "all".
         """
+        if split == "all":
+            return np.arange(len(self))
         if split not in SPLITS:
-            raise unknown_name("split", split, SPLITS)
+            raise unknown_name("split", split, (*SPLITS, "all"))
         return np.flatnonzero(self.table["split"].to_numpy() == split)
 
     @cached_property

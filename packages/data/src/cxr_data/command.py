@@ -179,7 +179,7 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
                 position += 1
             if listed[0].startswith("[") or (one_or_many and len(listed) == 1):
                 translated.append(f"{flag}={listed[0]}")
-            elif get_args(kind) == (int,):
+            elif get_args(kind) in ((int,), (float,)):
                 translated.append(f"{flag}=[{','.join(listed)}]")
             else:
                 translated.append(f"{flag}={json.dumps(listed)}")

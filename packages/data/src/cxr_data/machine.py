@@ -1,5 +1,6 @@
 """What this runs on, and how much of it is used."""
 
+import contextlib
 import os
 import platform
 import sys
@@ -14,6 +15,14 @@ def cpu_name() -> str:
     except OSError:
         lines = []
     return lines[0].split(":", 1)[1].strip() if lines else platform.processor() or platform.machine()
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU has bfloat16 arithmetic (AVX512-BF16 or AMX), not just emulation."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        flags = next((line for line in file if line.startswith("flags")), "")
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
 
 
 def usable_cores() -> int:

@@ -1,10 +1,12 @@
 """A contact sheet: what a cohort looks like, class by class, or as a network is shown it."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.augment import ViewSpec, draw, render
+from cxr_data.augment import ViewSpec, draw, render, training_views
 from cxr_data.cohort import Cohort
 from cxr_data.outlines import Outlines
 
@@ -49,7 +51,7 @@ def view_sheet(
     Returns:
         (height, width) gray sheet.
     """
-    spec = ViewSpec(size=tile, count=columns - 1) if spec is None else spec
+    spec = replace(training_views("strong", tile), count=columns - 1) if spec is None else spec
     strips = []
     for title, rows in _titled_rows(cohort):
         if not len(rows):

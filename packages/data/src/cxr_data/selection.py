@@ -195,7 +195,14 @@ def _of_labels(listing: Listing, selection: Selection, where: Path, done: dict[s
     if listing.task == "multiclass" and set(labels) != set(listing.labels):
         if len(labels) < 2:
             raise BadInput("at least two classes", ", ".join(labels), where="--labels")
-        table = table.filter(pl.sum_horizontal(pl.col(f"label:{name}") == 1 for name in labels) > 0)
+        chosen = pl.sum_horizontal(pl.col(f"label:{name}") == 1 for name in labels)
+        if twice := table.filter(chosen > 1).height:
+            raise BadInput(
+                "classes that exclude each other",
+                f"{twice} images of more than one of {', '.join(labels)}",
+                where="--labels",
+            )
+        table = table.filter(chosen > 0)
         if left := listing.table.height - table.height:
             notes.append(f"{left} images of other classes were left out")
     return replace(listing, table=table, labels=tuple(labels), notes=(*listing.notes, *notes))

@@ -24,6 +24,7 @@ from cxr_data.joined import join
 from cxr_data.machine import memory
 from cxr_data.pixel_rows import PixelRows
 from cxr_data.preparation import prepare
+from cxr_data.selection import Selection
 
 PHANTOM_IMAGES = 2000
 _PHANTOM_CODE = tuple(f"synthetic/{name}.py" for name in ("phantom", "body", "drawing", "findings"))
@@ -66,7 +67,8 @@ def open_cohort(
     Args:
         data: "phantom" or "phantom-multiclass" (2,000 synthetic radiographs), "phantom:500" (500 of
             them), a folder written by ``cxr-data prepare``, or a folder as it was downloaded, which is
-            prepared into the cache on first use. "NAME@2/5" has fold 2 of 5 as its validation part. Several are
+            prepared into the cache on first use. "FOLDER#A,B,C" takes these labels of such a folder, as
+            ``cxr-data prepare --labels`` does. "NAME@2/5" has fold 2 of 5 as its validation part. Several are
             read as one, see :func:`cxr_data.joined.join`.
         pixel_size: Edge of the stored images. A prepared folder keeps its own.
         seed: Fixes the phantom, and the split of data without one.
@@ -96,9 +98,16 @@ def open_cohort(
         data.startswith("phantom") or difflib.get_close_matches(data, ["phantom", "phantom-multiclass"], cutoff=0.7)
     ):
         raise BadInput("phantom, phantom:500, phantom-multiclass or a folder", repr(data), do="check the spelling")
+    selection = None
+    if "#" in data and not Path(data).expanduser().exists():
+        data, _, labels = data.rpartition("#")
+        selection = Selection(tuple(name.strip() for name in labels.split(",") if name.strip()))
+        if is_prepared(existing_folder(data)):
+            expected = "a folder as it was downloaded before #"
+            raise BadInput(expected, "a prepared cohort", where=data, do="prepare it with cxr-data prepare --labels")
     folder = existing_folder(data)
     if not is_prepared(folder):
-        return prepare(folder, pixel_size=pixel_size, seed=seed, show=show)
+        return prepare(folder, pixel_size=pixel_size, seed=seed, show=show, selection=selection)
     cohort = load(folder)
     if cohort.pixels.dtype != np.uint8:  # everything that reads pixels for a network takes bytes
         cohort = replace(cohort, pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels])))

@@ -13,7 +13,7 @@ from cxr_data.images.read import read_image
 from cxr_data.images.tiff import decode_tiff
 
 RNG = np.random.default_rng(5)
-GRAY = cv2.GaussianBlur(RNG.integers(0, 256, (70, 61)).astype(np.uint8), (0, 0), 2)
+GRAY: np.ndarray = np.asarray(cv2.GaussianBlur(RNG.integers(0, 256, (70, 61)).astype(np.uint8), (0, 0), 2))
 DEEP = GRAY.astype(np.uint16) * 256 + RNG.integers(0, 256, GRAY.shape).astype(np.uint16)
 
 
@@ -155,7 +155,7 @@ def test_tiles_and_planes():
 def test_a_palette_is_looked_up():
     palette = RNG.integers(0, 65536, (3, 256)).astype(np.uint16)
     data = tiff(GRAY.tobytes(), tags={262: 3, 320: tuple(palette.ravel().tolist())})
-    rgb = palette[:, GRAY].astype(np.float64)
+    rgb = palette[:, np.asarray(GRAY)].astype(np.float64)
     expected = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
     assert np.abs(decode_tiff(data) - expected).max() <= 2
 

@@ -2,6 +2,7 @@ import pytest
 
 from cxr_data.errors import BadInput
 from cxr_data.readers import kermany, recognise
+from cxr_data.selection import Selection, select
 
 KAGGLE = [
     "train/NORMAL/IM-0115-0001.jpeg",
@@ -32,6 +33,22 @@ def test_kaggle_edition(tmp_path, write_images, above):
     assert rows[KAGGLE[5]]["patient"] == "person447"
     assert rows[KAGGLE[6]]["split"] == "val"
     assert (rows[KAGGLE[9]]["label:NORMAL"], rows[KAGGLE[9]]["label:PNEUMONIA"]) == (0.0, 1.0)
+
+
+def test_three_classes_can_be_asked_for(tmp_path, write_images):
+    write_images(tmp_path, [*KAGGLE, "train/PNEUMONIA/mine.jpeg"])
+    listing, done = select(kermany.read(tmp_path), Selection(("NORMAL", "BACTERIAL", "VIRAL")), tmp_path)
+    assert (listing.labels, listing.task) == (("NORMAL", "BACTERIAL", "VIRAL"), "multiclass")
+    assert done == {"labels": ["NORMAL", "BACTERIAL", "VIRAL"]}
+    assert "1 images of other classes were left out" in listing.notes
+    rows = {row["path"]: row for row in listing.table.iter_rows(named=True)}
+    assert sorted(rows) == sorted(KAGGLE)
+    hot = {name: [rows[name][f"label:{label}"] for label in listing.labels] for name in rows}
+    assert hot[KAGGLE[0]] == [1, 0, 0]
+    assert hot[KAGGLE[3]] == hot[KAGGLE[7]] == [0, 1, 0]
+    assert hot[KAGGLE[4]] == hot[KAGGLE[9]] == [0, 0, 1]
+    with pytest.raises(BadInput, match="exclude each other"):
+        select(kermany.read(tmp_path), Selection(("PNEUMONIA", "VIRAL")), tmp_path)
 
 
 def test_mendeley_edition_without_val(tmp_path, write_images):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from cxr_data.augment import training_views
 from cxr_data.errors import BadInput, unknown_name
 
 STAGES = ("stage1", "stage2", "stage3", "stage4", "pooled")
@@ -72,9 +73,12 @@ class TrainConfig:
         run: Name of the experiment; its stages lie in RUNS_DIR/RUN.
         runs_dir: Folder of all experiments.
         name: Folder of this stage within the run; chosen from the architecture when empty.
-        start: Weights to begin with: "random", "imagenet" (timm's, fetched once), a safetensors or .pth file, for A+B
-            also one of these for each, joined by +; or "auto" (teachers: the run's own SSL backbone where there is one;
-            students: random).
+        start: Weights to begin with: "random", "imagenet" (timm's, fetched once), a safetensors or .pth file (FILE#PART
+            for one of several networks in it), for A+B also one of these for each, joined by +; or "auto" (teachers:
+            the run's own SSL backbone where there is one; students: random).
+        start_mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
+            is what the file says, else the cohort's.
+        start_std: Standard deviation likewise.
         size: Edge of the square network input, pixels.
         epochs: Passes over the training images; 0 chooses by the size of the cohort.
         batch_size: Images of a step over all processes.
@@ -88,7 +92,8 @@ class TrainConfig:
         imbalance: What is done for rare labels: "none", "pos_weight" (they weigh more in the loss), "balanced" (they
             are drawn more often) or "logit_adjust" (their prior is taken out of the loss).
         label_fraction: Share of the labelled training patients used, in (0, 1].
-        crop: Smallest share of the image's area a training view shows, in (0, 1].
+        augment: How training views differ from the images: "strong", "mild" or "none", with strengths that are to be
+            others behind commas ("strong,flip=0.5,zoom=0.9:1.1"); see `cxr_data.augment.AUGMENTATIONS`.
         seed: Seed of weights, order and views.
         seeds: Several seeds, "--seeds 0,1,2", each trained in a folder of its own; mean and interval come at the end.
         precision: "auto" (bf16 where the device has it), "fp32", "bf16" or "fp16".
@@ -103,6 +108,8 @@ class TrainConfig:
     runs_dir: str = "runs"
     name: str = ""
     start: str = "auto"
+    start_mean: list[float] = field(default_factory=list)
+    start_std: list[float] = field(default_factory=list)
     size: int = 64
     epochs: int = 0
     batch_size: int = 64
@@ -113,7 +120,7 @@ class TrainConfig:
     task_loss: str = "auto"
     imbalance: str = "none"
     label_fraction: float = 1.0
-    crop: float = 0.6
+    augment: str = "strong"
     seed: int = 0
     seeds: list[int] = field(default_factory=list)
     precision: str = "auto"
@@ -145,7 +152,7 @@ class TrainConfig:
         _require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
         _require(min(self.seeds, default=0) >= 0, "seeds of 0 or more", self.seeds, "--seeds")
         _require(self.workers >= 0, "0 (automatic) or more threads", self.workers, "--workers")
-        _require(0 < self.crop <= 1, "a crop in (0, 1]", self.crop, "--crop")
+        training_views(self.augment, self.size)
         _known("mode", self.mode, MODES)
         _known("imbalance remedy", self.imbalance, IMBALANCE)
         if self.mode == "linear":

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxr_common.training.loader import epoch_order, prefetch, share
+from cxr_common.training.loader import epoch_order, share
 from cxr_data.augment import Views, ViewSpec, render
 from cxr_data.cohort import Cohort
 from cxr_data.errors import BadInput
+from cxr_data.prefetch import prefetch
 from cxr_data.splits import label_fraction
 
 if TYPE_CHECKING:

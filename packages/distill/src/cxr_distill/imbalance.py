@@ -83,10 +83,30 @@ def sampling_weights(targets: Targets, task: str) -> NDArray[np.float64]:
     return np.where(labelled, each, 1.0)
 
 
-def _counts(targets: Targets) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def first_logits(targets: Targets, task: str, imbalance: str = "none") -> Tensor:
+    """The logits that a new classifier does best to begin with, knowing no image.
+
+    Args:
+        targets: (M, L) of the training images, NaN where unknown.
+        task: "multiclass" or "multilabel".
+        imbalance: As in `label_loss`; weights and shifts make all classes, and presence and absence, equally likely.
+
+    Returns:
+        (L,) float32: ln π for classes, ln(π / (1 - π)) for labels, π as they are drawn; finite.
+    """
+    if imbalance in ("pos_weight", "logit_adjust"):
+        return torch.zeros(targets.shape[1])
+    weights = sampling_weights(targets, task) if imbalance == "balanced" else None
+    return torch.from_numpy(_log_prior(targets, task, weights))
+
+
+def _counts(
+    targets: Targets, weights: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Positives and known of each label; at least one of either kind, so that a ratio is finite."""
-    positives = (targets == 1).sum(axis=0).astype(np.float64)
-    known = np.maximum((~np.isnan(targets)).sum(axis=0), 2).astype(np.float64)
+    weights = np.ones(len(targets)) if weights is None else weights
+    positives = weights @ (targets == 1)
+    known = np.maximum(weights @ ~np.isnan(targets), 2)
     return np.clip(positives, 1, known - 1), known
 
 
@@ -96,8 +116,8 @@ def _weights(targets: Targets, task: str) -> NDArray[np.float32]:
     return ratio.astype(np.float32)
 
 
-def _log_prior(targets: Targets, task: str) -> NDArray[np.float32]:
-    positives, known = _counts(targets)
+def _log_prior(targets: Targets, task: str, weights: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    positives, known = _counts(targets, weights)
     if task == "multiclass":
         return np.log(positives / positives.sum()).astype(np.float32)
     return np.log(positives / (known - positives)).astype(np.float32)

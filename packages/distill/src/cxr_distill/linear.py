@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_common import inference
-from cxr_common.models.taps import POOLED, features
+from cxr_common.models.features import POOLED, features
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.run_folder import RunFolder
 from cxr_data.cohort import Cohort

@@ -70,7 +70,7 @@ def conclude(
     """
     if not run.main:
         return
-    header = _header(config, architecture, cohort, logits, best, parents)
+    header = _header(config, architecture, cohort, network, logits, best, parents)
     digest = checkpoint.save(Path(run.path) / MODEL, network, header)
     run.finish({"sha256": digest, "best_epoch": best["epoch"], **best["val"], **summary})
 
@@ -79,6 +79,7 @@ def _header(
     config: TrainConfig,
     architecture: str,
     cohort: Cohort,
+    network: GrayNetwork,
     logits: NDArray[np.float32],
     best: dict[str, Any],
     parents: tuple[dict[str, str], ...],
@@ -88,11 +89,10 @@ def _header(
     targets = cohort.targets[cohort.rows("val")]
     calibration = decisions.fit_calibration(logits, targets, task, wanted.calibration)
     probabilities = decisions.probabilities(logits, task, calibration)
-    mean, std = cohort.mean_std()
     return checkpoint.Header(
         kind="model",
         architecture=architecture,
-        input=checkpoint.Input(config.size, mean, std, pixels=cohort.pixel_mapping),
+        input=network.describe_input(config.size, cohort.pixel_mapping),
         task=task,
         labels=cohort.labels,
         thresholds=decisions.fit_thresholds(probabilities, targets, task, wanted.thresholds, wanted.sensitivity),

@@ -10,7 +10,7 @@ import torch
 from cxr_common import checkpoint
 from cxr_common.gain import auroc_gain
 from cxr_common.inference import outputs
-from cxr_common.models.starts import Start, files_of, parents_of
+from cxr_common.models.pretrained import Pretrained, Start, parents_of, resolve
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data import open_cohort, pixel_size_for
@@ -97,7 +97,7 @@ def distill(config: DistillConfig) -> Path:
         config.teacher_views,
         finer=_finer(config, cohort, {teacher.size for teacher in teachers}),
     )
-    start = () if config.start == "auto" else files_of(config.start, config.student)
+    start = () if config.start == "auto" else _start(config, config.student)
     parents = parents_of(start)
     folder = run / stage_name(config)
     roles = ["teacher", *(f"teacher-{number}" for number in range(2, count + 1))]
@@ -174,10 +174,14 @@ def _data(config: TrainConfig) -> str:
 def _teacher_start(config: FinetuneConfig, run: Path) -> Start:
     """The weights a teacher begins with: those asked for, else the run's own backbone where it fits."""
     if config.start != "auto":
-        return files_of(config.start, config.architecture)
+        return _start(config, config.architecture)
     backbone = run / "ssl" / "backbone.safetensors"
     fits = backbone.exists() and checkpoint.describe(backbone).architecture == config.architecture
-    return (backbone,) if fits else ()
+    return (Pretrained(backbone),) if fits else ()
+
+
+def _start(config: TrainConfig, architecture: str) -> Start:
+    return resolve(config.start, architecture, config.start_mean, config.start_std)
 
 
 def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
@@ -200,6 +204,6 @@ def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
         start = str(backbone) if backbone.exists() else "random"
         architecture = checkpoint.describe(backbone).architecture if backbone.exists() else "resnet50"
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(TrainConfig)}
-    shared |= {"start": start, "name": TEACHER, "restart": False, "seeds": []}
+    shared |= {"start": start, "start_mean": [], "start_std": [], "name": TEACHER, "restart": False, "seeds": []}
     print(f"no teacher yet: fitting a {architecture} from {start}", flush=True)
     return finetune(FinetuneConfig(**shared, architecture=architecture))

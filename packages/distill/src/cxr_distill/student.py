@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_common.models.starts import Start, load_start
-from cxr_common.models.taps import features
-from cxr_common.models.zoo import GrayNetwork, build
+from cxr_common.models.features import features
+from cxr_common.models.pretrained import Start, build_pretrained
+from cxr_common.models.zoo import GrayNetwork
 from cxr_distill.losses import Outputs, fold_classifier
 from cxr_distill.teacher import classifier_weight, linear_layer
 
@@ -81,6 +81,9 @@ def new_network(
     std: float,
     start: Start = (),
     drop_path: float = 0.0,
+    prior: Tensor | None = None,
+    *,
+    show: bool = True,
 ) -> GrayNetwork:
     """Build a classifier and give it its starting weights.
 
@@ -88,14 +91,17 @@ def new_network(
         architecture: Name in the zoo.
         labels: Number of logits.
         size: Edge of the input.
-        mean: Mean of the training pixels, in [0, 1].
+        mean: Mean of the training pixels, in [0, 1], for weights that come with no normalisation of their own.
         std: Their standard deviation.
         start: Backbone or model files of ours, or foreign weights; random ones are drawn from torch's generator.
         drop_path: Stochastic depth rate of the last block; it has no weights and no part in evaluation.
+        prior: (labels,) logits that a new classifier begins with; one that comes with the start keeps its own.
+        show: Whether to print what is noteworthy about the start.
 
     Raises:
         BadInput: Unknown architecture, or weights that do not fit it.
     """
-    network = build(architecture, labels, size=size, drop_path=drop_path)
-    load_start(network, architecture, start, size)
-    return GrayNetwork(network, mean, std).to(memory_format=torch.channels_last)
+    network = build_pretrained(
+        architecture, labels, size, start, mean, std, drop_path=drop_path, prior=prior, show=show
+    )
+    return network.to(memory_format=torch.channels_last)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint
-from cxr_common.models.taps import features
+from cxr_common.models.features import features
 from cxr_common.models.zoo import GrayNetwork
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256

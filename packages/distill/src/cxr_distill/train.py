@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint, inference
-from cxr_common.models.starts import Start
-from cxr_common.models.taps import stage_channels
+from cxr_common.models.features import stage_channels
+from cxr_common.models.pretrained import Start
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic, peak_memories
 from cxr_common.training.loader import epoch_order
@@ -31,7 +31,7 @@ from cxr_common.training.processes import (
 from cxr_common.training.resume import StopSignal, load_state, rng_state, save_state, set_rng_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_common.training.schedules import warmup_cosine
-from cxr_data.augment import ViewSpec
+from cxr_data.augment import training_views
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.progress import Progress
@@ -40,7 +40,7 @@ from cxr_distill.average import Average
 from cxr_distill.config import TrainConfig
 from cxr_distill.data import Batch, batches, labelled_task, mixed, order_of, training_rows
 from cxr_distill.guidance import Guidance, Lessons, epoch_views, prepare
-from cxr_distill.imbalance import label_loss, sampling_weights
+from cxr_distill.imbalance import first_logits, label_loss, sampling_weights
 from cxr_distill.layerwise import slower_below
 from cxr_distill.losses import Outputs, build_adapters, each_loss
 from cxr_distill.outcome import LATER, MODEL, conclude, identity
@@ -88,9 +88,9 @@ def train(
     task, optim = labelled_task(cohort), config.optim
     fraction = config.label_fraction
     rows, targets = training_rows(cohort, fraction=fraction, seed=config.seed, labelled_only=guidance is None)
-    smoothing, remedy = optim.label_smoothing, config.imbalance
-    loss = label_loss(task, config.task_loss, targets[rows], imbalance=remedy, label_smoothing=smoothing)
-    weights = sampling_weights(targets[rows], task) if remedy == "balanced" else None
+    smoothing, imbalance = optim.label_smoothing, config.imbalance
+    loss = label_loss(task, config.task_loss, targets[rows], imbalance=imbalance, label_smoothing=smoothing)
+    weights = sampling_weights(targets[rows], task) if imbalance == "balanced" else None
     val_rows = cohort.rows("val")
     on_validation = functools.partial(
         inference.outputs,
@@ -105,7 +105,17 @@ def train(
     # Who learns, and how fast.
     torch.manual_seed(config.seed)
     mean_std = cohort.mean_std()
-    network = new_network(architecture, len(cohort.labels), config.size, *mean_std, start, optim.drop_path)
+    prior = first_logits(targets[rows], task, imbalance)
+    network = new_network(
+        architecture,
+        len(cohort.labels),
+        config.size,
+        *mean_std,
+        start,
+        optim.drop_path,
+        prior,
+        show=accelerator.is_main_process,
+    )
     student = Student(network, *_adapters(network, config.size, guidance))
     share_batch_statistics(student, accelerator)
     batch_size = global_batch(config.batch_size, len(rows), accelerator.num_processes)
@@ -140,7 +150,7 @@ def train(
         return folder / MODEL
 
     # Who teaches.
-    spec = ViewSpec(config.size, (config.crop, 1.0))
+    spec = training_views(config.augment, config.size)
     lessons = prepare(guidance, cohort, rows, spec, accelerator, workers=config.workers) if guidance else None
 
     parameters: Any = groups(student, config.weight_decay)
@@ -320,7 +330,7 @@ def automatic_lr(start: Start) -> float:
     def pretrained_here(path: Path) -> bool:
         return checkpoint.is_ours(path) and checkpoint.describe(path).kind == "backbone"
 
-    return 1e-3 if all(path is None or pretrained_here(path) for path in start) else 3e-4
+    return 1e-3 if all(one is None or pretrained_here(one.path) for one in start) else 3e-4
 
 
 def automatic_epochs(steps: int) -> int:

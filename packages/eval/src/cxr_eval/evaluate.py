@@ -21,24 +21,22 @@ from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header, load, provenance
 from cxr_common.training.accelerator import has_bf16
-from cxr_data import open_cohort, pixel_size_for
+from cxr_data import model_files, open_cohort, pixel_size_for, timing
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, whole_folder, write_json, write_text
 from cxr_data.machine import cpu_name
-from cxr_eval import entries, results, speed, subgroups
+from cxr_data.terminal import counting, say
+from cxr_eval import entries, memory, results, speed, subgroups
 from cxr_eval import models as found
-from cxr_eval.benchmark.entries import EAGER
-from cxr_eval.benchmark.memory import peaks
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.explain.explanations import explain
-from cxr_eval.export.cohort import rows_of
 from cxr_eval.metrics.classification import PREVALENCE_DEPENDENT
 from cxr_eval.notes import notes
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
-from cxr_eval.terminal import counting, say, summary
+from cxr_eval.terminal import summary
 
 SCHEMA = 2
 """Version of metrics.json: raised when a key changes its meaning or goes, not when one is added."""
@@ -61,9 +59,9 @@ def evaluate(config: EvaluateConfig) -> Path:
         BadInput: No model, a backbone, labels that do not match, an unusable cohort, or a folder that
             cannot be written to.
     """
-    paths = found.find(config.models, config.runs_dir, config.run)
-    files = dict(zip(found.names(paths), paths, strict=True))
-    headers = found.read_headers(files)
+    paths = model_files.find(config.models, config.runs_dir, config.run)
+    files = dict(zip(model_files.names(paths), paths, strict=True))
+    headers = model_files.read_headers(files)
     folder = Path(config.runs_dir) / config.run / config.name
     check_folder(folder)
     cohorts = _open(config, headers, files)
@@ -109,12 +107,12 @@ def evaluate(config: EvaluateConfig) -> Path:
         first = {kind: name for name, kind in reversed(kinds.items())}
         say(f"evaluate: time and memory of {len(first)} network{'s' if len(first) > 1 else ''}")
         measured = speed.measure({name: networks[name] for name in first.values()}, threads=config.threads)
-        held = peaks({name: (files[name], *EAGER) for name in first.values()}, config.threads)
+        held = memory.peaks({name: files[name] for name in first.values()}, config.threads)
         timed = {name: measured[first[kind]] | {"peak_bytes": held[first[kind]]} for name, kind in kinds.items()}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": timed.get(name)}
         document["models"][name]["cohort"] = found.relation(headers[name], cohorts[pixel_size_for(networks[name][1])])
-    warnings = filter(None, [speed.disturbed(timed)])
+    warnings = filter(None, [timing.disturbed(timed)])
     document |= {
         "images": len(rows),
         "patients": int(cohort.table["patient"].gather(rows).n_unique()),
@@ -283,7 +281,7 @@ def check_folder(folder: Path) -> None:
 def _open(config: EvaluateConfig, headers: Mapping[str, Header], files: Mapping[str, Path]) -> dict[int, Cohort]:
     """The cohort, once for every stored pixel size the models need."""
     first = next(iter(headers))
-    data = found.cohort_of(headers[first], config.data, files[first], wanted="a cohort to evaluate on")
+    data = model_files.cohort_of(headers[first], config.data, files[first], wanted="a cohort to evaluate on")
     sizes = dict.fromkeys(pixel_size_for(header.input.size) for header in headers.values())
     return {size: open_cohort(data, pixel_size=size) for size in sizes}
 
@@ -291,12 +289,12 @@ def _open(config: EvaluateConfig, headers: Mapping[str, Header], files: Mapping[
 def _rows(cohorts: Mapping[int, Cohort], split: str) -> NDArray[np.int64]:
     """The rows of a split, which must be the same images at every pixel size."""
     first = next(iter(cohorts.values()))
-    rows = rows_of(first, split)
+    rows = first.rows(split)
     if len(rows) == 0:
         raise BadInput(f"{split} images", "none in this cohort", where=first.source, do="choose another --split")
     images = first.table["image"].gather(rows)
     for other in cohorts.values():
-        if not other.table["image"].gather(rows_of(other, split)).equals(images) or len(other) != len(first):
+        if not other.table["image"].gather(other.rows(split)).equals(images) or len(other) != len(first):
             raise BadInput(
                 "the same images at every input size",
                 f"others at {other.pixel_size} px",

@@ -1,108 +1,14 @@
 """Which models are compared, what they are called, and how their labels meet the cohort's."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.checkpoint import Header, describe
-from cxr_common.training.run_folder import set_aside
 from cxr_data.cohort import Cohort
 from cxr_data.errors import BadInput
-
-FILE = "model.safetensors"
-
-
-def find(paths: Sequence[str], runs_dir: str | Path, run: str) -> list[Path]:
-    """The weight files to compare, the reference first.
-
-    Args:
-        paths: Files, folders with a model.safetensors, or folders of such folders; empty for the run's folder. Of a
-            folder of models every one is taken, the teacher first.
-        runs_dir: Folder of all runs.
-        run: Name of the run.
-
-    Returns:
-        Existing files, each once.
-
-    Raises:
-        BadInput: A path is not there, or has no model.
-    """
-    if not paths:
-        folder = Path(runs_dir) / run
-        if not (files := _within(folder)):
-            raise BadInput(
-                "a run with trained models",
-                f"no */{FILE} in it" if folder.is_dir() else "no such folder",
-                where=folder,
-                do="run finetune or distill first, or name the files",
-            )
-        return files
-    files = []
-    for path in map(Path, paths):
-        here = [path / FILE if path.is_dir() else path]
-        if not here[0].is_file() and not (here := _within(path)):
-            raise BadInput(f"a {FILE}, its folder, or a folder of such folders", "nothing there", where=path)
-        files += here
-    return list(dict.fromkeys(files))
-
-
-def _within(folder: Path) -> list[Path]:
-    """Every model in a folder of models, the teacher first."""
-    files = [file for file in folder.glob(f"*/{FILE}") if not set_aside(file.parent)]
-    return sorted(files, key=lambda file: (file.parent.name != "teacher", file.parent.name))
-
-
-def names(files: Sequence[Path]) -> list[str]:
-    """A short name for each file: its folder; with the run's name before it where two folders agree."""
-    short = [file.resolve().parent.name for file in files]
-    twice = {name for name, count in Counter(short).items() if count > 1}
-    longer = [
-        f"{file.resolve().parent.parent.name}/{name}" if name in twice else name
-        for file, name in zip(files, short, strict=True)
-    ]
-    if len(set(longer)) == len(longer):
-        return longer
-    return [str(file) for file in files]
-
-
-def read_headers(files: Mapping[str, Path]) -> dict[str, Header]:
-    """Headers of the files by model name.
-
-    Raises:
-        BadInput: A file is not ours, damaged, or a backbone.
-    """
-    headers = {name: describe(path) for name, path in files.items()}
-    for name, header in headers.items():
-        if header.kind != "model" or header.task is None:
-            raise BadInput(
-                "a classifier (kind model)",
-                f"kind {header.kind} ({header.architecture}), which has no labels to evaluate",
-                where=files[name],
-                do="fit a classifier on it first: finetune --start FILE, or distill",
-            )
-    return headers
-
-
-def cohort_of(header: Header, data: str | Sequence[str], where: Path, *, wanted: str) -> str | Sequence[str]:
-    """What to open for a model: the cohort the user names, else the one in the model's file.
-
-    Args:
-        header: The model's header.
-        data: What the user named; empty for nothing.
-        where: The model's file, for the message.
-        wanted: What the cohort is for, for the message.
-
-    Raises:
-        BadInput: Neither names one.
-    """
-    named = data or header.config.get("data") or (header.cohort or {}).get("source")
-    if not named:
-        raise BadInput(wanted, "none named in the model's file", where=where, do="give --data")
-    return named
+from cxr_data.header import Header
 
 
 @dataclass(frozen=True)

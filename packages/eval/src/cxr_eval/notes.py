@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cxr_common.checkpoint import Header
 from cxr_data import pixel_size_for
 from cxr_data.cohort import Cohort
+from cxr_data.header import Header
 from cxr_eval.models import Match, relation
 
 

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cxr_common.checkpoint import Header
 from cxr_common.inference import outputs
 from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput
+from cxr_data.header import Header
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def trained(cohort):
     steps = len(rows) // BATCH
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.05, fused=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * steps)
-    spec = ViewSpec(SIZE, (0.9, 1.0), rotation=4.0, brightness=0.05, contrast=0.1, gamma=0.1)
+    spec = ViewSpec(SIZE, (0.9, 1.0), rotation=4.0, brightness=0.05, contrast=(-0.1, 0.1), gamma=0.1)
     for epoch in range(EPOCHS):
         network.train()
         views = draw(spec, len(cohort), seed=0, epoch=epoch)

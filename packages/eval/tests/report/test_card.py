@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from cxr_eval.file_names import file_names
+from cxr_data.file_names import file_names
 from cxr_eval.report.card import cards
 
 

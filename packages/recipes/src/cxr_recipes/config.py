@@ -1,4 +1,4 @@
-"""What the command ``reproduce`` can be told; nothing heavy in here."""
+"""Options of the command ``reproduce``; imports nothing heavy."""
 
 from dataclasses import dataclass, field
 
@@ -15,10 +15,10 @@ class ReproduceConfig:
         scale: Size of the experiment, one of the recipe's; its first when empty.
         run: Name of the experiment; the recipe's name when empty.
         runs_dir: Folder of all experiments.
-        jobs: Commands of one stage that run side by side, each with its share of the cores; worth it on a CPU,
-            where one thread a network computes more images than all threads on one network.
-        note: What a reader must know of this run beyond what the machine can tell; said on the results page.
-        dry_run: Print the commands and leave.
+        jobs: Commands of one stage that run side by side, each with its share of the cores; faster on a CPU,
+            where several networks with one thread each process more images than one network with all threads.
+        note: Remark on this run for the results page, such as other load on the machine.
+        dry_run: Print the commands and exit.
     """
 
     recipes: list[str] = field(default_factory=list)

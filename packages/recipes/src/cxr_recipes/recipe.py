@@ -1,4 +1,4 @@
-"""A recipe file, and the commands it stands for."""
+"""Read a recipe file and expand it into commands."""
 
 import itertools
 import re
@@ -25,11 +25,11 @@ class Recipe:
         title: One line.
         about: What is done and why.
         data: Cohort it is run on when none is named.
-        scales: Sizes of the experiment: name -> values for the placeholders of the stages.
+        scales: Sizes of the experiment: name -> placeholder values for the stages.
         stages: Commands with ``{placeholders}``; ``for`` repeats one over lists of values.
-        gains: Comparisons of the results page: what is gained -> (with, without), models named without seed.
+        gains: Comparisons of the results page: title -> (with, without), models named without their seed.
         published: Values of the paper: report -> model -> metric -> value.
-        published_gains: Gains of the paper: what is gained -> metric -> points (hundredths).
+        published_gains: Gains of the paper: title -> metric -> percentage points.
         reports: Reports of the results page: folder within the run -> what it was evaluated on; the usual one when
             left out, none where nothing is evaluated.
         differs: Why our values may differ from the paper's.
@@ -145,7 +145,7 @@ def _folder() -> Any:
 
 
 def _loop(names: str, of: Any, values: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """One dict a round: ``seed: [0, 1]`` or ``seed: seeds`` (a list of the scale) or ``a, b: [[1, 2], [3, 4]]``."""
+    """One dict per iteration: ``seed: [0, 1]``, ``seed: seeds`` (a list of the scale), ``a, b: [[1, 2], [3, 4]]``."""
     rounds = values.get(of, of) if isinstance(of, str) else of
     if not isinstance(rounds, list) or not rounds:
         do = "write it out, such as [0, 1], or add it to the scale"
@@ -155,13 +155,13 @@ def _loop(names: str, of: Any, values: dict[str, Any], where: str) -> list[dict[
         return [{keys[0]: one} for one in rounds]
     for one in rounds:
         if not isinstance(one, list) or len(one) != len(keys):
-            do = "write one list a round: [[1, 2], [3, 4]]"
-            raise BadInput(f"{len(keys)} values ({names}) in every round", repr(one), where=where, do=do)
+            do = "write one list per iteration: [[1, 2], [3, 4]]"
+            raise BadInput(f"{len(keys)} values ({names}) in every iteration", repr(one), where=where, do=do)
     return [dict(zip(keys, one, strict=True)) for one in rounds]
 
 
 def _spread(command: str, chosen: dict[str, Any]) -> str:
-    """The command with those values of its loops put in that are several words."""
+    """Substitute loop values that consist of several words."""
     for name, value in chosen.items():
         if isinstance(value, str) and " " in value:
             command = command.replace(f"{{{name}}}", value)
@@ -169,7 +169,7 @@ def _spread(command: str, chosen: dict[str, Any]) -> str:
 
 
 def _fill(word: str, values: dict[str, Any], where: str, within: tuple[str, ...] = ()) -> str:
-    """The word with its placeholders filled, also those within what filled them."""
+    """Fill the placeholders of a word, recursively."""
 
     def value(braces: re.Match[str]) -> str:
         name = braces[1]

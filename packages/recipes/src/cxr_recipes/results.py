@@ -1,4 +1,4 @@
-"""The results page: what came out, beside what was run, on what, in which time."""
+"""The results page of a recipe: figures, gains, commands, machine and times."""
 
 import json
 import os
@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from cxr_common.checkpoint import provenance
 from cxr_common.gain import over_seeds
-from cxr_common.training.run_folder import set_aside
+from cxr_data.header import provenance
 from cxr_data.machine import cpu_name, memory
+from cxr_data.model_files import set_aside
+from cxr_recipes.figure import figure
 from cxr_recipes.recipe import Recipe
 from cxr_recipes.schema import METRICS
 
@@ -44,6 +45,17 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
         "## Commands\n\n" + _commands(commands, record),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def chart(recipe: Recipe, metrics: Path) -> str:
+    """The figure of a report as SVG: every gain of the recipe as a pair of models; empty where there is none."""
+    models = json.loads(metrics.read_text("utf-8"))["models"]
+    rows = [
+        (title, [a for a, _ in pairs], [b for _, b in pairs])
+        for title, pairs in paired(recipe, by_seed(models), models)
+    ]
+    defined = [row for row in rows if all(models[n]["overall"]["auroc"]["value"] is not None for n in row[1] + row[2])]
+    return figure(defined, models, "auroc") if defined else ""
 
 
 def _finished(run: Path) -> dict[str, dict[str, Any]]:
@@ -143,20 +155,16 @@ def _gains(
     if not recipe.gains:
         return ""
     lines = [
-        "### What helped",
+        "### Gains",
         "",
-        "Difference of the same seed with and without, in points (hundredths). Several seeds: mean and 95 % t "
-        "interval of the paired differences. An interval that holds 0 decides nothing. Methods are chosen by the first "
-        "column, on validation images.",
+        "Difference of the same seed with and without, in percentage points. Several seeds: mean and 95 % t interval "
+        "of the paired differences. Where an interval contains 0, the difference is within seed-to-seed variation. "
+        "Methods are chosen by the first column, on validation images.",
         "",
         "| gain of | pairs | validation AUROC | " + " | ".join(METRICS.values()) + " | AUROC better in |",
         "|---" * (4 + len(METRICS)) + "|",
     ]
-    for title, (with_it, without) in recipe.gains.items():
-        twins = [(name, without + name.removeprefix(with_it)) for name in groups.get(with_it, [])]
-        pairs = [(name, twin) for name, twin in twins if twin in models]
-        if not pairs:  # not of this scale
-            continue
+    for title, pairs in paired(recipe, groups, models):
         cells = [_gain([_points(validation.get(a), validation.get(b)) for a, b in pairs])]
         cells += [_gain([_difference(models[a], models[b], metric) for a, b in pairs]) for metric in METRICS]
         better = sum((_difference(models[a], models[b], "auroc") or 0) > 0 for a, b in pairs)
@@ -166,6 +174,18 @@ def _gains(
             cells = [f"{paper[metric]:+.2f}" if metric in paper else "" for metric in METRICS]
             lines.append("| the paper's | | | " + " | ".join(cells) + " | |")
     return "\n".join(lines) if len(lines) > 6 else ""
+
+
+def paired(
+    recipe: Recipe, groups: Mapping[str, list[str]], models: Iterable[str]
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Models with and without what each gain compares, matched by seed; without the gains of other scales."""
+    found = []
+    for title, (with_it, without) in recipe.gains.items():
+        matches = [(name, without + name.removeprefix(with_it)) for name in groups.get(with_it, [])]
+        if pairs := [(name, match) for name, match in matches if match in models]:
+            found.append((title, pairs))
+    return found
 
 
 def _gain(differences: Sequence[float | None]) -> str:

@@ -1,4 +1,4 @@
-"""Runs a recipe's commands one after the other and goes on where an earlier run stopped."""
+"""Run the commands of a recipe in order, resuming where an earlier run stopped."""
 
 import os
 import shlex
@@ -40,16 +40,16 @@ def reproduce(config: ReproduceConfig) -> None:
 def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str]]], jobs: int, note: str) -> None:
     """Run every command, then write the results page.
 
-    A command that is done and whose inputs have not changed finds that out itself and returns at once; one
-    whose inputs have changed sets its old folder aside and runs anew.
+    A finished command whose inputs have not changed returns at once; one whose inputs have changed sets its old
+    folder aside and runs again.
 
     Args:
-        recipe: What is run.
-        scale: Its scale.
+        recipe: The recipe.
+        scale: One of its scales.
         run: The run's folder.
         stages: Commands by stage.
         jobs: Commands of a stage that run side by side.
-        note: Goes on the results page.
+        note: Sentence for the results page.
     """
     commands = [command for stage in stages for command in stage]
     print(f"{recipe.title}  ({recipe.name}, scale {scale}, {len(commands)} commands)", flush=True)
@@ -77,11 +77,15 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
         for code, command in failed:
             print(f"{shell(command)}\nended with code {code}", file=sys.stderr)
         if failed:
-            print("the same command goes on from there", file=sys.stderr)
+            print("start the same command again to resume there", file=sys.stderr)
             raise SystemExit(failed[0][0] if 0 < failed[0][0] < 256 else 1)
     page = run / "results.md"
     write_text(page, results.page(recipe, run, [shell(command) for command in commands], record))
     print(f"\nwrote {page}")
+    for report in recipe.reports:
+        if svg := results.chart(recipe, run / report / "metrics.json"):
+            write_text(run / f"{report}.svg", svg)
+            print(f"wrote {run / report}.svg")
     for report in recipe.reports:
         print(f"open  {run / report / 'index.html'}")
 
@@ -92,13 +96,13 @@ def shell(command: list[str]) -> str:
 
 
 def _arguments(command: list[str]) -> list[str]:
-    # A report is rewritten anyhow, a cohort goes on; what was trained with other inputs is set aside first.
+    # Reports are rewritten and preparation resumes by itself; trainings with other inputs are set aside first.
     restart = [] if command[0] in ("evaluate", "cxr-data") else ["--restart"]
     return [str(_script(command[0])), *command[1:], *restart]
 
 
 def _environment(side_by_side: int) -> dict[str, str]:
-    """Threads that wait for each other on too few cores are many times slower: everyone gets a share."""
+    """Each of several commands gets its share of the cores: oversubscribed threads are many times slower."""
     if side_by_side == 1:
         return dict(os.environ)
     return {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // side_by_side))}

@@ -1,4 +1,4 @@
-"""What a recipe file may hold; whatever else it holds is refused before anything runs."""
+"""Validation of recipe files: everything unknown is refused before anything runs."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,11 +16,11 @@ METRICS = {
     "precision": "precision",
     "f1": "F1",
 }
-"""Metrics of the results page, and how they are called there."""
+"""Metrics of the results page and their column titles."""
 
 
 def check(values: Any, where: str) -> None:
-    """Refuse what is no recipe.
+    """Refuse an invalid recipe.
 
     Args:
         values: The YAML file's content.
@@ -42,7 +42,7 @@ def check(values: Any, where: str) -> None:
         _stage(stage, f"{where}, stage {number}")
     for title in _mapping(values.get("reports", {}), "folder: what it was evaluated on", f"{where}, reports").values():
         _text(title, f"{where}, reports")
-    gains = _mapping(values.get("gains", {}), "what is gained: [with, without]", f"{where}, gains")
+    gains = _mapping(values.get("gains", {}), "title: [with, without]", f"{where}, gains")
     for pair in gains.values():
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
             raise BadInput("a pair [with, without] of models", repr(pair), where=f"{where}, gains")

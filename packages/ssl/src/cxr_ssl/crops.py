@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxr_common.training.loader import epoch_order, prefetch, share
+from cxr_common.training.loader import epoch_order, share
 from cxr_data.augment import ViewSpec, draw, render
 from cxr_data.cohort import Cohort
+from cxr_data.prefetch import prefetch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

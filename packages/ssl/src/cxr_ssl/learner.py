@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.models.one_pixel import shorten
-from cxr_common.models.starts import Start, load_start
+from cxr_common.models.pretrained import Start, build_pretrained
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.parameters import groups
 from cxr_common.training.processes import gathered, give_back
@@ -108,21 +108,24 @@ def new_backbone(
     start: Start = (),
     *,
     smallest_view: int,
+    show: bool = True,
 ) -> GrayNetwork:
     """Build the network that is pretrained.
 
     Args:
         architecture: Name in the zoo.
         size: Edge of the input.
-        mean_std: Mean and standard deviation of the training pixels / 255.
+        mean_std: Mean and standard deviation of the training pixels / 255, for weights that come with none.
         start: Files of weights to begin with, ours or foreign; none draws them from torch's generator.
         smallest_view: Edge of the smallest view the network will see.
+        show: Whether to print what is noteworthy about the start.
 
     Raises:
         BadInput: Unknown architecture, weights that do not fit it, or a view that leaves its last stage a
             single pixel.
     """
-    network: Any = build(architecture, 0, size=size)
+    with torch.device("meta"):  # before weights are read
+        network: Any = build(architecture, 0, size=size)
     reduction = max(level["reduction"] for level in network.feature_info)
     # A kernel that strides over a single pixel learns in its middle only; and oneDNN's bf16 convolution (seen in
     # torch 2.15) leaves the gradient of its other weights unwritten: whatever lay in memory, NaN at times.
@@ -132,9 +135,9 @@ def new_backbone(
             f"views of {smallest_view} pixels",
             do=f"--crops.local_size {3 * reduction // 4} or more, or a larger --size",
         )
-    load_start(network, architecture, start, size)
-    shorten(network)  # local views end in few pixels
-    return GrayNetwork(network, *mean_std).to(memory_format=torch.channels_last)
+    backbone = build_pretrained(architecture, 0, size, start, *mean_std, show=show)
+    shorten(backbone.network)  # local views end in few pixels
+    return backbone.to(memory_format=torch.channels_last)
 
 
 def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -1,5 +1,6 @@
 """What a run leaves behind: the backbone, under our names and torchvision's, pictures, and a summary."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from cxr_common import checkpoint
 from cxr_common.models.foreign import to_torchvision
+from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import peak_memories
 from cxr_common.training.run_folder import RunFolder
 from cxr_data.cohort import Cohort
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 def header(
     config: PretrainConfig,
     cohort: Cohort,
+    backbone: GrayNetwork,
     parents: tuple[dict[str, str], ...],
     metrics: dict[str, Any],
 ) -> checkpoint.Header:
@@ -34,14 +37,14 @@ def header(
     Args:
         config: Config of the run.
         cohort: What it was trained on.
+        backbone: The network, for its normalisation.
         parents: Provenance of the start.
         metrics: Figures of the epoch whose weights these are, JSON types.
     """
-    mean, std = cohort.mean_std()
     return checkpoint.Header(
         kind="backbone",
         architecture=config.architecture,
-        input=checkpoint.Input(config.size, mean, std, pixels=cohort.pixel_mapping),
+        input=backbone.describe_input(config.size, cohort.pixel_mapping),
         config=config_dict(config),
         parents=parents,
         cohort=cohort.describe(),
@@ -71,7 +74,7 @@ def write_backbone(folder: Path, weights: dict[str, Tensor], about: checkpoint.H
     from safetensors.torch import save as to_bytes
 
     written.append(folder / "backbone_torchvision.safetensors")
-    notes = {"mean": str(about.input.mean), "std": str(about.input.std), "size": str(about.input.size)}
+    notes = {name: json.dumps(getattr(about.input, name)) for name in ("mean", "std", "size")}
     with whole_file(written[1]) as file:
         file.write(to_bytes({name: tensor.contiguous() for name, tensor in renamed.items()}, metadata=notes))
     return written

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cxr_common.models.starts import files_of, parents_of
+from cxr_common.models.pretrained import parents_of, resolve
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_engine
@@ -77,9 +77,11 @@ def pretrain(config: PretrainConfig) -> Path:
 
     # Who learns.
     torch.manual_seed(config.seed)
-    start = files_of(config.start, config.architecture)
+    start = resolve(config.start, config.architecture, config.start_mean, config.start_std)
     smallest = min(spec.size for spec in specs)
-    backbone = new_backbone(config.architecture, config.size, cohort.mean_std(), start, smallest_view=smallest)
+    backbone = new_backbone(
+        config.architecture, config.size, cohort.mean_std(), start, smallest_view=smallest, show=main
+    )
     swav = SwAV(
         backbone,
         backbone.network.num_features,
@@ -198,7 +200,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
         if main:
             best = at["best"]
-            about = header(config, cohort, parents, {"epoch": best["epoch"], **best["figures"]})
+            about = header(config, cohort, backbone, parents, {"epoch": best["epoch"], **best["figures"]})
             written = write_backbone(folder, best["weights"], about)
             written.append(write_pictures(folder, config, cohort, swav, best, run, arithmetic(accelerator)))
             seconds, images = time.perf_counter() - began, at["images"]

@@ -1,6 +1,5 @@
 """The engine: Hugging Face Accelerate, set up the same way for every stage."""
 
-import contextlib
 import inspect
 import os
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cxr_data.errors import BadInput, unknown_name
-from cxr_data.machine import peak_memory
+from cxr_data.machine import cpu_has_bf16, peak_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -77,10 +76,7 @@ def has_bf16(cuda: bool) -> bool:
     """Whether the device has bf16 arithmetic (on a CPU: AVX512-BF16 or AMX), not just emulation."""
     if cuda:
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        flags = next((line for line in file if line.startswith("flags")), "")
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+    return cpu_has_bf16()
 
 
 def arithmetic(accelerator: "Accelerator") -> torch.dtype:

@@ -1,16 +1,7 @@
-"""Batches made ahead on threads; which images they hold depends on (seed, epoch) alone."""
-
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+"""Which images a batch holds: it depends on (seed, epoch) alone."""
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cxr_data.machine import usable_cores
-
-T = TypeVar("T")
 
 
 def epoch_order(n: int, seed: int, epoch: int, global_batch: int) -> NDArray[np.int64]:
@@ -36,36 +27,3 @@ def share(batch: NDArray[np.int64], rank: int, processes: int) -> NDArray[np.int
     """The part of a global batch that belongs to one process; parts are equal and contiguous."""
     size = len(batch) // processes
     return batch[rank * size : (rank + 1) * size]
-
-
-def prefetch(make: Callable[[int], T], steps: Sequence[int], *, workers: int = 0) -> Iterator[T]:
-    """Make ``make(step)`` for every step, in order, ahead of use.
-
-    Threads, not processes: the pixels stay in one memory map and OpenCV works outside the interpreter lock.
-
-    Args:
-        make: Builds the batch of one step; must not depend on the order of calls.
-        steps: The steps wanted.
-        workers: Threads, and batches held ready beyond one; 0 chooses by the cores this process may use.
-
-    Yields:
-        The batches; an exception in ``make`` is raised here.
-    """
-    workers = workers or max(1, min(16, usable_cores() - 1))
-    waiting = iter(steps)
-    with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
-        ready: deque[Future[T]] = deque()
-        try:
-            for _ in range(workers + 1):
-                ready.extend(pool.submit(make, step) for step in _next(waiting))
-            while ready:
-                batch = ready.popleft().result()
-                ready.extend(pool.submit(make, step) for step in _next(waiting))
-                yield batch
-        finally:
-            for future in ready:
-                future.cancel()
-
-
-def _next(steps: Iterator[int]) -> list[int]:
-    return [step for step in [next(steps, None)] if step is not None]

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,11 +138,6 @@ def open_run(
         write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         write_json(record, wanted)
     return RunFolder(folder, (folder / "done.json").exists(), lock=lock)
-
-
-def set_aside(folder: Path) -> bool:
-    """Whether ``--restart`` has put this folder out of the way; it is no part of its run any more."""
-    return re.search(r"\.aside-\d+$", folder.name) is not None
 
 
 def _completed(record: Path, wanted: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,9 @@ edition has none. Everything else known of an image is in its file name:
     person1000_bacteria_2931.jpeg   IM-0115-0001.jpeg   NORMAL2-IM-1427-0001.jpeg       (Kaggle)
     BACTERIA-1008087-0001.jpeg      NORMAL-1003233-0001.jpeg                            (Mendeley)
 
+The classes are NORMAL and PNEUMONIA, or NORMAL, BACTERIAL and VIRAL where these are asked for
+(``--labels NORMAL,BACTERIAL,VIRAL``).
+
 Bacteria and virus are numbered separately, or they are not: the names cannot tell. So one bare person
 number is one patient here, which at worst keeps two patients together.
 """
@@ -21,6 +24,8 @@ from cxr_data.folders import existing_folder
 from cxr_data.readers.listing import Listing, image_files, one_hot
 
 LABELS = ("NORMAL", "PNEUMONIA")
+SUBTYPES = {"BACTERIAL": "bacteria", "VIRAL": "virus"}
+"""Classes that may be asked for in place of PNEUMONIA, and what file names call them."""
 CAREFUL_PATIENTS = (
     "whether bacteria and virus are numbered separately cannot be decided from the names: by the bare number, the "
     "careful reading, they are one patient; by number and word none lies in two parts of the official split"
@@ -48,7 +53,7 @@ def read(path: Path) -> Listing:
 
     Returns:
         Two classes, the official split, patients by bare number, and a ``subtype`` column ("normal",
-        "bacteria", "virus").
+        "bacteria", "virus"). The table offers the classes BACTERIAL and VIRAL besides.
 
     Raises:
         BadInput: No train folder with the two classes, or a class folder without images.
@@ -72,7 +77,10 @@ def read(path: Path) -> Listing:
     notes = [f"{unnamed} file names do not say the patient: each counts as one of its own"] if unnamed else []
     return Listing(
         name="kermany",
-        table=table.with_columns(one_hot(table["class"].to_list(), LABELS)).drop("class"),
+        table=table.with_columns(
+            *one_hot(table["class"].to_list(), LABELS),
+            *((pl.col("subtype") == word).cast(pl.Float32).alias(f"label:{name}") for name, word in SUBTYPES.items()),
+        ).drop("class"),
         labels=LABELS,
         task="multiclass",
         notes=tuple(notes),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_common.models.anatomy import STAGES
+from cxr_common.models.structure import STAGES
 from cxr_data.errors import BadInput, unknown_name
 from cxr_distill.losses import features, logits, relations, task
 from cxr_distill.losses.adapters import fold_classifier

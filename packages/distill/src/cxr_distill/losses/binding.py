@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from cxr_common.models.anatomy import STAGES
+from cxr_common.models.structure import STAGES
 from cxr_data.errors import BadInput
 from cxr_distill.losses import features as feature_losses
 from cxr_distill.losses.adapters import EmbeddingPair, ReviewFusion, regress

@@ -13,14 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cxr_common.checkpoint import Header
-from cxr_common.models.anatomy import input_channels
+from cxr_common.models.structure import input_channels
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data import pixel_size_for
 from cxr_data.augment import whole
 from cxr_data.cohort import Cohort
 from cxr_data.errors import unknown_name
+from cxr_data.header import Header
 from cxr_data.outlines import boxes_of
+from cxr_data.terminal import say
 from cxr_eval.entries import ALL_EQUAL
 from cxr_eval.explain import agreement, faithfulness, localisation, regions
 from cxr_eval.explain import gallery as pictures
@@ -30,7 +31,6 @@ from cxr_eval.explain.titles import TITLES
 from cxr_eval.models import Match
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics.bootstrap import constant, draw_weights, interval, patient_numbers, strata, weighted_sums
-from cxr_eval.terminal import say
 
 LOCATED, TESTED = 200, 16
 """Images of a label whose maps are held against the lesion, and through which curves and sanity check go."""

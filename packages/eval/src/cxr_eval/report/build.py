@@ -11,9 +11,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from cxr_data.file_names import file_names
 from cxr_eval import subgroups
 from cxr_eval.comparisons import COMPARED
-from cxr_eval.file_names import file_names
 from cxr_eval.metrics.classification import CALIBRATION, METRICS, TITLES
 from cxr_eval.predictions import Answers
 from cxr_eval.report import forest, svg

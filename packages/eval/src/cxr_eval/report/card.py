@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from cxr_data.file_names import file_names
 from cxr_eval import entries
-from cxr_eval.file_names import file_names
 from cxr_eval.metrics.classification import TITLES
 
 SHOWN = ("auroc", "auprc", "f1", "accuracy", "recall", "specificity", "precision", "npv", "brier", "ece")

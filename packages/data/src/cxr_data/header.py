@@ -1,0 +1,221 @@
+"""What a model file says of itself: the JSON header of safetensors and ONNX files, read without torch."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cxr_data.errors import BadInput
+from cxr_data.files import sha256
+
+SCHEMA = 1
+KEY = "cxr"
+"""Key of our JSON in the safetensors metadata."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a network takes: gray images, normalised as (pixel / 255 - mean) / std.
+
+    Attributes:
+        size: Edge of the square input, pixels.
+        mean: Mean that is subtracted, of pixels in [0, 1]: one number, or one for each channel.
+        std: Standard deviation that is divided by, likewise.
+        channels: Input channels of the first layer.
+        pixels: How files became pixels (the cohort's ``pixel_mapping``: window, aspect).
+    """
+
+    size: int
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+    channels: int = 1
+    pixels: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything a weights file says of itself.
+
+    Attributes:
+        kind: "backbone" (no classifier) or "model".
+        architecture: Name for `cxr_common.models.zoo.build`.
+        input: What the network takes.
+        task: "multilabel", "multiclass", or None for a backbone.
+        labels: Label names in the order of the logits.
+        thresholds: Decision threshold of each label, fitted on validation data.
+        calibration: What `cxr_data.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
+            "shift": [...]}`` of each label, or nothing; fitted on validation data.
+        config: The config of the run that wrote the file.
+        parents: Files it came from: ``{"role", "path", "sha256"}``.
+        cohort: ``Cohort.describe()`` of the training data.
+        seed: Seed of the run.
+        metrics: Validation figures of the saved weights.
+        versions: Versions of the packages that matter.
+        git: Revision of the source tree, with "+dirty" when it was changed; None outside a checkout.
+        schema: Version of this header.
+    """
+
+    kind: str
+    architecture: str
+    input: Input
+    task: str | None = None
+    labels: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] | None = None
+    calibration: dict[str, Any] | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    parents: tuple[dict[str, str], ...] = ()
+    cohort: dict[str, Any] | None = None
+    seed: int | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    git: str | None = None
+    schema: int = SCHEMA
+
+
+def parent(role: str, path: str | Path) -> dict[str, str]:
+    """Provenance entry of a file this one is made from.
+
+    Raises:
+        BadInput: It is not there, or cannot be read.
+    """
+    try:
+        return {"role": role, "path": str(path), "sha256": sha256(path)}
+    except OSError as error:
+        raise BadInput("a file to begin with", error.strerror or str(error), where=path) from error
+
+
+@functools.cache
+def provenance() -> dict[str, Any]:
+    """``{"versions": ..., "git": ...}`` of this process, for a header."""
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "timm", "lightly", "accelerate", "numpy", "cxr-data", "cxr-common", "cxr-ssl", "cxr-distill"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"versions": versions, "git": _git_revision(Path(__file__).parent)}
+
+
+def _git_revision(folder: Path) -> str | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # An installed wheel may lie inside somebody else's checkout: only tracked source counts.
+        if not git("ls-files", Path(__file__).name):
+            return None
+        dirty = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def header_text(header: Header) -> str:
+    """A header as the JSON that files carry under :data:`KEY`."""
+    return json.dumps(dataclasses.asdict(header), allow_nan=False, sort_keys=True)
+
+
+def describe(path: str | Path) -> Header:
+    """Read a file's header without reading its weights (and without importing torch).
+
+    Raises:
+        BadInput: Not a complete safetensors file, or not one of ours.
+    """
+    found = metadata(Path(path))
+    if KEY not in found:
+        raise BadInput(
+            "a file written by this toolkit",
+            "a safetensors file without our header",
+            where=path,
+            do="foreign weights enter as a start: --start FILE of ssl-pretrain or finetune",
+        )
+    return parse_header(found[KEY], path)
+
+
+def is_ours(path: str | Path) -> bool:
+    """Whether a file is one of this toolkit, not weights of others.
+
+    Raises:
+        BadInput: A .safetensors file that is missing or damaged.
+    """
+    path = Path(path)
+    return path.suffix == ".safetensors" and KEY in metadata(path)
+
+
+def parse_header(text: str, path: str | Path) -> Header:
+    """The header that :func:`header_text` wrote.
+
+    Args:
+        text: JSON found under :data:`KEY`.
+        path: File it was found in, for messages.
+
+    Raises:
+        BadInput: No header, an incomplete one, or one of a newer schema.
+    """
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("no table")
+    except ValueError as error:
+        raise BadInput("a header in JSON", f"something else ({error})", where=path) from error
+    if values.get("schema", 0) > SCHEMA:
+        raise BadInput(
+            f"a header of schema {SCHEMA} or older",
+            f"schema {values['schema']}",
+            where=path,
+            do="update the cxr packages",
+        )
+    try:
+        read = {name: tuple(one) if isinstance(one, list) else one for name, one in values["input"].items()}
+        values["input"] = Input(**read)
+        for name in ("labels", "parents"):
+            values[name] = tuple(values[name])
+        values["thresholds"] = None if values["thresholds"] is None else tuple(values["thresholds"])
+        return Header(**values)
+    except (KeyError, TypeError) as error:
+        raise BadInput("a complete header", f"one that lacks or adds fields ({error})", where=path) from error
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The safetensors metadata of any such file, its length checked against its own table.
+
+    Raises:
+        BadInput: Missing, truncated, a pickle, or something else altogether.
+    """
+    do = "give a .safetensors file written by this toolkit"
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(9)
+            length = int.from_bytes(start[:8], "little")
+            # The ninth byte opens the table; only where it does not can the first ones be a pickle's.
+            if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
+                raise BadInput("a safetensors file", "a pickle (PyTorch checkpoint)", where=path, do=do)
+            if len(start) < 9 or length > min(size - 8, 100_000_000):
+                raise BadInput(
+                    "a safetensors file", f"{size} bytes that are none, or a truncated one", where=path, do=do
+                )
+            file.seek(8)
+            table = json.loads(file.read(length))
+            found = table.pop("__metadata__", {})
+            end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
+    except FileNotFoundError as error:
+        raise BadInput("a file", "nothing there", where=path, do=do) from error
+    except OSError as error:
+        raise BadInput("a readable file", error.strerror or str(error), where=path, do=do) from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # no JSON, or a table of another shape
+        raise BadInput("a safetensors file", "something else", where=path, do=do) from error
+    if size != 8 + length + end:
+        raise BadInput(
+            f"{8 + length + end} bytes",
+            f"{size}: the file is truncated or damaged",
+            where=path,
+            do="copy it again, or rerun the command that wrote it",
+        )
+    return found

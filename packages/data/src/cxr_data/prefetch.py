@@ -1,0 +1,43 @@
+"""Work done ahead on threads, in order."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from cxr_data.machine import usable_cores
+
+T = TypeVar("T")
+
+
+def prefetch(make: Callable[[int], T], steps: Sequence[int], *, workers: int = 0) -> Iterator[T]:
+    """Make ``make(step)`` for every step, in order, ahead of use.
+
+    Threads, not processes: the pixels stay in one memory map and OpenCV works outside the interpreter lock.
+
+    Args:
+        make: Builds the batch of one step; must not depend on the order of calls.
+        steps: The steps wanted.
+        workers: Threads, and batches held ready beyond one; 0 chooses by the cores this process may use.
+
+    Yields:
+        The batches; an exception in ``make`` is raised here.
+    """
+    workers = workers or max(1, min(16, usable_cores() - 1))
+    waiting = iter(steps)
+    with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
+        ready: deque[Future[T]] = deque()
+        try:
+            for _ in range(workers + 1):
+                ready.extend(pool.submit(make, step) for step in _next(waiting))
+            while ready:
+                batch = ready.popleft().result()
+                ready.extend(pool.submit(make, step) for step in _next(waiting))
+                yield batch
+        finally:
+            for future in ready:
+                future.cancel()
+
+
+def _next(steps: Iterator[int]) -> list[int]:
+    return [step for step in [next(steps, None)] if step is not None]

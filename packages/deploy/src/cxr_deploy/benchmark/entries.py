@@ -1,0 +1,185 @@
+"""Which rows a benchmark has: a model, a runtime, a precision, and how to make it run."""
+
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxr_common import checkpoint
+from cxr_data.files import sha256
+from cxr_data.header import Header
+from cxr_data.machine import cpu_has_bf16
+from cxr_data.model_files import find, names
+from cxr_deploy import runtimes, torch_runtime
+from cxr_deploy.export import onnx_file
+from cxr_deploy.export.answer import Answering
+from cxr_deploy.export.convert import convert
+from cxr_deploy.predict.classifier import find_model
+from cxr_deploy.runtimes import Run
+
+Make = Callable[[Path, int], Run]
+
+EAGER = ("PyTorch eager", "fp32")
+"""What every other row of the same model is compared with."""
+INT8 = "model.int8.onnx"
+ALL = "validation images, from the file"
+SAMPLED = "validation images that export-model compared 8 bits on, from the file"
+
+RUNTIMES: dict[tuple[str, str], Make] = {
+    EAGER: lambda path, threads: torch_runtime.in_torch(*checkpoint.load(path, kind="model")),
+    ("PyTorch folded, channels-last", "fp32"): lambda path, threads: torch_runtime.in_torch(
+        *checkpoint.load(path, kind="model"), fold=True
+    ),
+    ("PyTorch folded, channels-last", "bf16"): lambda path, threads: torch_runtime.in_torch(
+        *checkpoint.load(path, kind="model"), fold=True, bf16=True
+    ),
+    ("ONNX Runtime", "fp32"): lambda path, threads: runtimes.in_onnxruntime(path, threads=threads),
+    ("ONNX Runtime", "int8"): lambda path, threads: runtimes.in_onnxruntime(path, threads=threads),
+    ("OpenVINO", "fp32"): lambda path, threads: runtimes.in_openvino(path, threads=threads),
+    ("OpenVINO", "bf16"): lambda path, threads: runtimes.in_openvino(path, threads=threads, bf16=True),
+    ("OpenVINO", "int8"): lambda path, threads: runtimes.in_openvino(path, threads=threads),
+}
+"""(runtime, precision) -> how a file becomes a function: (file, threads) -> run. float16 is left out: processors
+compute it by way of float32, many times slower than bfloat16."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table.
+
+    Attributes:
+        model: Name of the model.
+        runtime: First part of a key of :data:`RUNTIMES`.
+        precision: Second part.
+        file: What is loaded.
+        header: Header of the weights.
+        auroc: Validation AUROC the file carries, or None.
+        auroc_of: What it was measured on.
+    """
+
+    model: str
+    runtime: str
+    precision: str
+    file: Path
+    header: Header
+    auroc: float | None
+    auroc_of: str
+
+    @property
+    def name(self) -> str:
+        """How the row is called."""
+        return f"{self.model}: {self.runtime} {self.precision}"
+
+    def load(self, threads: int) -> Run:
+        """Make it run."""
+        return RUNTIMES[self.runtime, self.precision](self.file, threads)
+
+
+def model_files(given: Sequence[str], runs_dir: str, run: str) -> dict[str, Path]:
+    """The files to time by name; names are folders, as evaluation gives them.
+
+    Raises:
+        BadInput: A path without a model, or a run without any.
+    """
+    files = [find_model(path) for path in given] or find([], runs_dir, run)
+    files = list(dict.fromkeys(files))
+    short = names(files)
+    return {
+        f"{name}/{file.name}" if file.suffix == ".onnx" else name: file for name, file in zip(short, files, strict=True)
+    }
+
+
+def entries(files: Mapping[str, Path], scratch: Path) -> tuple[list[Entry], list[str]]:
+    """Every row that can be timed here.
+
+    Args:
+        files: Model name -> .safetensors or .onnx file.
+        scratch: Folder for ONNX files that have to be made for this.
+
+    Returns:
+        The rows, and notes on those that are missing.
+    """
+    rows: list[Entry] = []
+    notes: list[str] = []
+    for name, file in files.items():
+        if file.suffix == ".onnx":
+            rows += _of_onnx(name, file)
+        else:
+            rows += _of_weights(name, file, scratch, notes)
+    if not runtimes.has_openvino():
+        notes.append("OpenVINO is not installed: pip install 'cxr-deploy[openvino]'")
+    return rows, notes
+
+
+def versions() -> dict[str, str]:
+    """Versions of the runtimes there are."""
+    names = ["torch", "onnxruntime", *(["openvino"] if runtimes.has_openvino() else [])]
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def _of_onnx(name: str, file: Path) -> Iterator[Entry]:
+    _, header, about = onnx_file.load(file)
+    eight = file if about["precision"] == "int8" else file.with_name(INT8)
+    digest = (about.get("source") or {}).get("sha256")
+    yield from _onnx_rows(name, file, header, about["precision"], _validation(header, eight, digest))
+
+
+def _of_weights(name: str, file: Path, scratch: Path, notes: list[str]) -> Iterator[Entry]:
+    network, header = checkpoint.load(file, kind="model")
+    digest, exported = sha256(file), file.parent / "export"
+    validation = _validation(header, exported / INT8, digest)
+    for runtime, precision in RUNTIMES:
+        if runtime.startswith("PyTorch") and (precision != "bf16" or cpu_has_bf16()):
+            yield Entry(name, runtime, precision, file, header, *validation["fp32"])
+    ready = {path.name: path for path in exported.glob("*.onnx") if _made_from(path, digest)}
+    plain = ready.get("model.onnx")
+    if plain is None:
+        plain = scratch / f"{digest[:16]}.onnx"
+        model = convert(Answering(network, header), header)
+        onnx_file.describe(model, header, {"schema": 1, "precision": "fp32", "source": {"sha256": digest}})
+        onnx_file.save(model, plain)
+    yield from _onnx_rows(name, plain, header, "fp32", validation)
+    if INT8 in ready:
+        yield from _onnx_rows(name, ready[INT8], header, "int8", validation)
+    else:
+        notes.append(f"{name}: no 8-bit file of these weights beside it; `export-model` makes one where AUROC holds")
+
+
+def _validation(header: Header, eight: Path, digest: str | None) -> dict[str, tuple[float | None, str]]:
+    """Precision of a file -> its validation AUROC and what that was measured on.
+
+    Both are of the images that export-model compared the two files on, where there is such an 8-bit file: figures of
+    other images side by side would show a loss, or hide one, that is a matter of the sample.
+    """
+    found = {"fp32": (_number(header.metrics.get("val_auroc")), ALL), "int8": (None, SAMPLED)}
+    if not eight.is_file() or not _made_from(eight, digest):
+        return found
+    kept = onnx_file.load(eight)[2].get("quantisation") or {}
+    auroc, drop = _number(kept.get("auroc")), _number(kept.get("drop"))
+    found["int8"] = (auroc, SAMPLED)
+    if auroc is not None and drop is not None:
+        found["fp32"] = (auroc + drop, SAMPLED)
+    return found
+
+
+def _onnx_rows(
+    name: str, file: Path, header: Header, made: str, validation: Mapping[str, tuple[float | None, str]]
+) -> Iterator[Entry]:
+    for runtime, precision in RUNTIMES:
+        if runtime.startswith("PyTorch") or (precision == "int8") != (made == "int8"):
+            continue
+        if runtime == "OpenVINO" and not runtimes.has_openvino():
+            continue
+        if precision == "bf16" and not cpu_has_bf16():
+            continue
+        yield Entry(name, runtime, precision, file, header, *validation[made])
+
+
+def _made_from(path: Path, digest: str | None) -> bool:
+    _, _, about = onnx_file.load(path)
+    return (about.get("source") or {}).get("sha256") == digest
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,96 @@
+"""ONNX files with the whole answer inside, and what they say of themselves."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from cxr_data.errors import BadInput
+from cxr_data.files import whole_file
+from cxr_data.header import KEY, Header, header_text, parse_header
+
+ABOUT, LABELS = "cxr_export", "cxr_labels"
+"""Keys of the metadata beside the header's own (``KEY``)."""
+TOLERANCE = {"probabilities": 1e-4, "logits": 1e-3, "maps": 1e-3}
+"""Largest difference to PyTorch's answer that a float32 file may show, as :func:`compare` counts it."""
+
+
+def describe(model: onnx.ModelProto, header: Header, about: Mapping[str, Any]) -> None:
+    """Put header, label names and a table of our own into a graph's metadata.
+
+    Args:
+        model: The graph, changed in place.
+        header: Header of the weights it was made from.
+        about: What this file is: precision, source, how it was checked; JSON types.
+    """
+    texts = {
+        KEY: header_text(header),
+        LABELS: json.dumps(list(header.labels), ensure_ascii=False),
+        ABOUT: json.dumps(dict(about), sort_keys=True, allow_nan=False),
+    }
+    onnx.helper.set_model_props(model, texts)
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph whole or not at all."""
+    with whole_file(path) as file:
+        file.write(model.SerializeToString())
+
+
+def load(path: str | Path) -> tuple[onnx.ModelProto, Header, dict[str, Any]]:
+    """Read a file written by ``export-model``.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Graph, header of the weights, and what the file says of its own making.
+
+    Raises:
+        BadInput: Missing, no ONNX file, or one of another origin.
+    """
+    do = "give a file written by export-model"
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput("an ONNX file", error.strerror or str(error), where=path, do=do) from error
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_from_string(data)
+    except DecodeError as error:
+        raise BadInput("an ONNX file", "something else, or a damaged one", where=path, do=do) from error
+    found = {entry.key: entry.value for entry in model.metadata_props}
+    if not model.graph.node:
+        raise BadInput("an ONNX file", "something else, or a damaged one", where=path, do=do)
+    if KEY not in found or ABOUT not in found:
+        made_by = f" ({model.producer_name[:40]})" if model.producer_name else ""
+        raise BadInput(
+            "an ONNX file written by export-model",
+            f"one of another origin{made_by}, without our header",
+            where=path,
+            do=do,
+        )
+    return model, parse_header(found[KEY], path), json.loads(found[ABOUT])
+
+
+def compare(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Largest difference of each output between two answers to the same images.
+
+    Args:
+        expected: Outputs by name.
+        found: The same outputs of another runtime.
+
+    Returns:
+        Name -> difference: absolute for probabilities; for logits and maps, which know no bounds, as a share of the
+        largest value expected where that is above 1.
+    """
+    differences = {}
+    for name, values in expected.items():
+        largest = float(np.abs(values.astype(np.float64) - found[name]).max())
+        differences[name] = largest / (1.0 if name == "probabilities" else max(1.0, float(np.abs(values).max())))
+    return differences

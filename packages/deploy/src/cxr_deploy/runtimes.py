@@ -1,0 +1,95 @@
+"""Exported files as functions from gray pixels to answers, in ONNX Runtime and OpenVINO; PyTorch is not needed."""
+
+import importlib.util
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_data.errors import BadInput
+
+INPUT = "pixels"
+OUTPUTS = ("probabilities", "logits", "maps")
+"""Names of what a graph takes, and of what it gives, in order; "maps" only where the network has any."""
+
+Run = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
+"""(B, 1, S, S) uint8 to "probabilities" (B, L), "logits" (B, L) and, where there are any, "maps" (B, L, h, w)."""
+
+
+def in_onnxruntime(model: str | Path | bytes, *, threads: int = 0) -> Run:
+    """An exported file in ONNX Runtime on the CPU.
+
+    Args:
+        model: The file, or its bytes.
+        threads: CPU threads; 0 takes every core.
+
+    Raises:
+        BadInput: ONNX Runtime cannot run it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        source = model if isinstance(model, bytes) else str(model)
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class of their own
+        where = None if isinstance(model, bytes) else model
+        reason = str(error).splitlines()[0][:200]
+        raise BadInput("a graph that ONNX Runtime can run", reason, where=where, do="export it again") from error
+    names = [output.name for output in session.get_outputs()]
+
+    def run(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        answers: Any = session.run(names, {INPUT: pixels})
+        return dict(zip(names, answers, strict=True))
+
+    return run
+
+
+def in_openvino(model: str | Path | bytes, *, threads: int = 0, bf16: bool = False) -> Run:
+    """An exported file in OpenVINO on the CPU.
+
+    Args:
+        model: The file, or its bytes.
+        threads: CPU threads; 0 takes every core.
+        bf16: Let it compute in bfloat16; else in float32 (8-bit layers stay 8-bit layers).
+
+    Raises:
+        BadInput: OpenVINO is not installed.
+    """
+    if not has_openvino():
+        raise BadInput("OpenVINO", "none installed", do="pip install 'cxr-deploy[openvino]'")
+    import openvino
+
+    config: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    if not threads:
+        del config["INFERENCE_NUM_THREADS"]
+    core = openvino.Core()
+    network = core.read_model(model if isinstance(model, bytes) else str(model))
+    # OpenVINO 2026.4 gives the thread that compiles a stack for signals, and the one before back with the model; of two
+    # models freed in turn, that is the first one's, long gone, and the next signal kills the process. No signal
+    # reaches a thread that has ended.
+    with ThreadPoolExecutor(1) as thread:
+        compiled = thread.submit(core.compile_model, network, "CPU", config).result()
+    # A tensor has the names of every node that passes it on; ours is among them.
+    names = [next(name for name in OUTPUTS if name in output.get_names()) for output in compiled.outputs]
+    request = compiled.create_infer_request()
+
+    def run(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        answers = request.infer({INPUT: pixels}, share_inputs=True)
+        return {name: np.array(answers[i]) for i, name in enumerate(names)}
+
+    return run
+
+
+def has_openvino() -> bool:
+    """Whether OpenVINO (an extra of this package) is installed."""
+    return importlib.util.find_spec("openvino") is not None

@@ -1,0 +1,95 @@
+"""From an exported file to a folder that any static file server can show."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from cxr_data.errors import BadInput
+from cxr_data.files import refuse_unwritable, whole_folder, write_text
+from cxr_data.header import KEY, Header
+from cxr_deploy.export import onnx_file
+from cxr_deploy.predict import unusual
+from cxr_deploy.predict.classifier import Classifier
+from cxr_deploy.web.runtime_files import VERSION, runtime_files
+
+PAGE = ("index.html", "style.css", "icon.svg", "app.js", "pixels.js", "dicom.js")
+MODEL, FACTS, RUNTIME = "model.onnx", "model.json", "ort"
+
+
+def build(folder: Path, exported: Path, ort_web: str = "") -> None:
+    """Write the page, whole or not at all; an earlier one is replaced.
+
+    Args:
+        folder: New or empty folder, or that of an earlier page.
+        exported: ONNX file written by ``export-model``.
+        ort_web: See :func:`cxr_deploy.web.runtime_files.runtime_files`.
+
+    Raises:
+        BadInput: The folder holds other files, the ONNX file is of another origin, or onnxruntime-web is not to be
+            had.
+    """
+    check_folder(folder)
+    graph, header, about = onnx_file.load(exported)
+    runtime = runtime_files(ort_web)
+    with whole_folder(folder) as beside:
+        for name in PAGE:
+            write_text(beside / name, files("cxr_deploy.web").joinpath(name).read_text("utf-8"))
+        # The page needs neither the header's paths nor its config: what is served says no more than it must.
+        kept = [entry for entry in graph.metadata_props if entry.key not in (KEY, onnx_file.ABOUT)]
+        del graph.metadata_props[:]
+        graph.metadata_props.extend(kept)
+        onnx_file.save(graph, beside / MODEL)
+        digest = (about.get("source") or {}).get("sha256", "")
+        write_text(beside / FACTS, json.dumps(facts(header, about["precision"], digest), allow_nan=False) + "\n")
+        (beside / RUNTIME).mkdir()
+        for name, content in runtime.items():
+            (beside / RUNTIME / name).write_bytes(content)
+
+
+def facts(header: Header, precision: str, digest: str) -> dict[str, object]:
+    """What the page must know beside the graph, as JSON types.
+
+    Args:
+        header: Header of the weights.
+        precision: Of the graph.
+        digest: SHA-256 of the weights.
+    """
+    way = Classifier(header, lambda pixels: {}, Path(MODEL), precision)
+    return {
+        "architecture": header.architecture,
+        "precision": precision,
+        "sha256": digest,
+        "ort": VERSION,
+        "task": header.task,
+        "labels": list(header.labels),
+        "thresholds": list(header.thresholds or ()),
+        "size": header.input.size,
+        "stored": way.stored_size,
+        "aspect": way.mapping["aspect"],
+        "window": way.mapping["window"],
+        "rules": {
+            "contrast": unusual.LEAST_CONTRAST,
+            "unlike": unusual.UNLIKE,
+            "average": unusual.AVERAGE.ravel().tolist(),
+        },
+    }
+
+
+def check_folder(folder: Path) -> None:
+    """See that a page may be written: nothing there, or an earlier page.
+
+    Raises:
+        BadInput: The folder holds other files, is a file, or cannot be written.
+    """
+    refuse_unwritable(folder)
+    if folder.is_file():
+        raise BadInput("a folder", "a file", where=folder, do="choose another --web")
+    if folder.is_dir():
+        others = sorted({path.name for path in folder.iterdir()} - {*PAGE, MODEL, FACTS, RUNTIME})
+        if others:
+            raise BadInput(
+                "a new folder, or an earlier page",
+                f"other files ({', '.join(others[:5])})",
+                where=folder,
+                do="choose another --web",
+            )

@@ -1,0 +1,195 @@
+import json
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from cxr_common import checkpoint
+from cxr_common.checkpoint import Header, Input
+from cxr_common.models import cost
+from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.files import sha256
+from cxr_deploy.benchmark import benchmark as stage
+from cxr_deploy.benchmark.cli import main
+from cxr_deploy.benchmark.entries import EAGER, entries
+from cxr_deploy.benchmark.memory import peak_bytes
+from cxr_deploy.benchmark.plot import plot
+from cxr_deploy.export import onnx_file
+from cxr_deploy.export.answer import Answering
+from cxr_deploy.export.convert import convert
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    network = build("resnet18", 2, size=32)
+    header = Header(
+        "model",
+        "resnet18",
+        Input(32, 0.5, 0.25),
+        task="multiclass",
+        labels=("NORMAL", "PNEUMONIA"),
+        metrics={"val_auroc": 0.875},
+    )
+    path = tmp_path / "runs" / "quickstart" / "small" / "model.safetensors"
+    checkpoint.save(path, network, header)
+    return path
+
+
+def export_beside(path, name, precision, **about):
+    """An ONNX file as export-model leaves it; the arithmetic is float either way."""
+    network, header = checkpoint.load(path)
+    graph = convert(Answering(network, header), header)
+    source = {"sha256": sha256(path)}
+    onnx_file.describe(graph, header, {"schema": 1, "precision": precision, "source": source, **about})
+    onnx_file.save(graph, path.parent / "export" / name)
+
+
+def test_help_names_every_option_without_heavy_imports():
+    code = (
+        "import sys\n"
+        "from cxr_deploy.benchmark.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'onnxruntime', 'openvino', 'numpy', 'polars'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    for option in ("models", "--data", "--threads", "--seconds", "--memory"):
+        assert option in found.stdout
+
+
+def test_every_runtime_and_precision_is_a_row(model, tmp_path):
+    export_beside(model, "model.int8.onnx", "int8", quantisation={"auroc": 0.87})
+    rows, _ = entries({"small": model}, tmp_path)
+    found = {(row.runtime, row.precision): row for row in rows}
+    assert next(iter(found)) == EAGER
+    assert {("ONNX Runtime", "fp32"), ("ONNX Runtime", "int8"), ("PyTorch folded, channels-last", "fp32")} <= set(found)
+    assert found["ONNX Runtime", "int8"].auroc == 0.87
+    assert found[EAGER].auroc == 0.875
+    assert found["ONNX Runtime", "fp32"].file.parent == tmp_path  # made for this, since none lies beside the weights
+
+
+def test_float_and_8_bits_are_scored_on_the_same_images(model, tmp_path):
+    """A float AUROC of all validation images beside one of a sample would show a loss that is none."""
+    export_beside(model, "model.onnx", "fp32")
+    export_beside(model, "model.int8.onnx", "int8", quantisation={"auroc": 0.91, "drop": 0.002})
+    files = {"small": model, "plain": model.parent / "export" / "model.onnx"}
+    rows, _ = entries(files, tmp_path)
+    assert {(row.precision == "int8", round(row.auroc or 0, 6)) for row in rows} == {(False, 0.912), (True, 0.91)}
+    assert len({row.auroc_of for row in rows}) == 1
+
+
+def test_exports_of_other_weights_are_not_taken(model, tmp_path):
+    export_beside(model, "model.int8.onnx", "int8", source={"sha256": "0" * 64})
+    rows, notes = entries({"small": model}, tmp_path)
+    assert "int8" not in {row.precision for row in rows}
+    assert any("no 8-bit file" in note for note in notes)
+
+
+def test_a_table_json_and_a_plot(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    export_beside(model, "model.onnx", "fp32")
+    export_beside(model, "model.int8.onnx", "int8", quantisation={"auroc": 0.87})
+    assert main(["--seconds", "0.05", "--memory", "false"]) == 0
+    folder = tmp_path / "runs" / "quickstart" / "benchmark"
+    document = json.loads((folder / "benchmark.json").read_text())
+    assert document["threads"] == 1
+    eager, *others = document["rows"]
+    assert (eager["runtime"], eager["speedup"]) == ("PyTorch eager", 1.0)
+    network, _ = checkpoint.load(model)
+    for row in document["rows"]:
+        assert 0 < row["latency_ms_p50"] <= row["latency_ms_p95"] <= row["latency_ms_p99"]
+        assert row["macs"] == cost.macs(network, 32)
+        assert row["images_per_second"] > 0
+        assert row["peak_bytes"] is None
+    assert {row["auroc"] for row in others} == {0.875, 0.87}
+    said = capsys.readouterr().out
+    assert "times eager" in said
+    assert "ONNX Runtime" in said
+    tree = ElementTree.parse(folder / "benchmark.svg")
+    titles = [element.text for element in tree.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == 1 + len(document["rows"])
+
+
+@pytest.mark.parametrize(("asked", "says"), [(["phantom-multiclass:60"], "multiclass"), (["nowhere"], "nothing there")])
+def test_an_unusable_cohort_is_told_before_anything_is_timed(model, tmp_path, monkeypatch, capsys, asked, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cxr_data.timing.side_by_side", lambda *args: pytest.fail("timed first"))
+    assert main(["--data", *asked, "--memory", "false"]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["test", "all"])
+def test_an_onnx_file_alone_is_timed_and_scored_on_a_cohort(model, tmp_path, monkeypatch, split):
+    monkeypatch.chdir(tmp_path)
+    export_beside(model, "model.onnx", "fp32")
+    file = model.parent / "export" / "model.onnx"
+    network, _ = checkpoint.load(model)
+    shared = Header("model", "resnet18", Input(32, 0.5, 0.25), task="multilabel", labels=("effusion", "nodule"))
+    graph = convert(Answering(network, shared), shared)
+    onnx_file.describe(graph, shared, {"schema": 1, "precision": "fp32"})
+    onnx_file.save(graph, file)
+    assert (
+        main(
+            [
+                str(file),
+                "--data",
+                "phantom:60",
+                "--seconds",
+                "0.05",
+                "--memory",
+                "false",
+                "--out",
+                "b",
+                "--split",
+                split,
+            ]
+        )
+        == 0
+    )
+    rows = json.loads((tmp_path / "b" / "benchmark.json").read_text())["rows"]
+    assert {row["runtime"] for row in rows} <= {"ONNX Runtime", "OpenVINO"}
+    assert all(row["speedup"] is None for row in rows)
+    assert all(row["auroc_of"] == f"{split} images of phantom" for row in rows)
+    fp32 = [row["auroc"] for row in rows if row["precision"] == "fp32"]
+    assert max(fp32) - min(fp32) < 0.02
+
+
+def test_peak_memory_is_that_of_a_fresh_process(model):
+    ballast = np.ones(900_000_000, np.uint8)
+    export_beside(model, "model.onnx", "fp32")
+    peak = peak_bytes(model.parent / "export" / "model.onnx", "ONNX Runtime", "fp32", 1)
+    assert model.stat().st_size < peak < ballast.nbytes
+
+
+def test_the_plot_says_when_nothing_is_known_and_escapes_names():
+    row = {"model": "a<b>", "runtime": "R", "precision": "fp32", "auroc": None, "latency_ms_p50": 3.0}
+    assert "no AUROC is known" in plot([row], "t & u")
+    drawn = plot([{**row, "auroc": 0.9}], "t & u")
+    ElementTree.fromstring(drawn)
+    assert "a&lt;b&gt;" in drawn
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.onnx"], "nothing there"),
+        (["--run", "nobody"], "no such folder"),
+        (["--split", "tset"], "did you mean test"),
+        (["--seconds", "0"], "above 0 s"),
+    ],
+)
+def test_bad_input(arguments, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_macs_are_those_of_the_network():
+    network = GrayNetwork(build("resnet18", 3, size=64), 0.5, 0.25)
+    assert stage._counted("resnet18", 3, 1, 64) == cost.macs(network, 64)

@@ -1,0 +1,218 @@
+"""A page to test, a server that counts, and a headless browser spoken to through a pipe."""
+
+import functools
+import http.server
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cxr_common.checkpoint import Header, Input
+from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.errors import BadInput
+from cxr_data.synthetic.phantom import phantom
+from cxr_deploy.export import onnx_file, quantise
+from cxr_deploy.export.answer import Answering
+from cxr_deploy.export.convert import convert
+from cxr_deploy.web import runtime_files
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory) -> Path:
+    """An ONNX file of a small classifier whose answers depend on the image."""
+    torch.manual_seed(0)
+    network = build("resnet18", 2, size=96)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.normal_(module.get_buffer("running_mean"), 0, 0.1)
+    gray = GrayNetwork(network, 0.45, 0.25).eval()
+    _balance(gray, torch.from_numpy(phantom(12, size=96, seed=0, task="multiclass")["pixels"]).unsqueeze(1))
+    header = Header(
+        "model",
+        "resnet18",
+        Input(96, 0.45, 0.25, pixels={"aspect": "squash", "window": "voi"}),
+        task="multiclass",
+        labels=("NORMAL", "PNEUMONIA"),
+        thresholds=(0.45, 0.55),
+        calibration={"temperature": 1.3},
+        config={"data": "/home/somebody/secret"},
+        cohort={"pixel_size": 128},
+    )
+    graph = convert(Answering(gray, header), header)
+    onnx_file.describe(graph, header, {"schema": 1, "precision": "fp32", "source": {"sha256": "ab" * 32}})
+    path = tmp_path_factory.mktemp("web") / "model.onnx"
+    onnx_file.save(graph, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def eight_bits(tmp_path_factory) -> Path:
+    """A classifier in 8 bits that has learnt something: what a random one answers is mostly rounding, much enlarged."""
+    made = phantom(64, size=96, seed=1, task="multiclass")
+    images, normal = made["pixels"][:, None], made["targets"][:, :1]
+    targets = np.hstack([normal, 1 - normal])
+    torch.manual_seed(0)
+    gray = GrayNetwork(build("resnet18", 2, size=96), 0.45, 0.25).train()
+    optimizer = torch.optim.AdamW(gray.parameters(), lr=1e-3)
+    for _ in range(8):
+        for rows in np.random.default_rng(0).permutation(64).reshape(4, 16):
+            logits = gray(torch.from_numpy(images[rows]))
+            nn.functional.cross_entropy(logits, torch.from_numpy(targets[rows])).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    names = ("NORMAL", "PNEUMONIA")
+    header = Header("model", "resnet18", Input(96, 0.45, 0.25), "multiclass", names, thresholds=(0.5, 0.5))
+    graph = convert(Answering(gray.eval(), header), header)
+    few = {"max_drop": 1.0, "variants": quantise.VARIANTS[:1]}
+    quantised, _ = quantise.search(graph, header, images, images, targets, made["patient"], **few)
+    assert quantised is not None
+    onnx_file.describe(quantised, header, {"schema": 1, "precision": "int8", "source": {"sha256": "cd" * 32}})
+    path = tmp_path_factory.mktemp("web") / "model.int8.onnx"
+    onnx_file.save(quantised, path)
+    return path
+
+
+@torch.no_grad()
+def _balance(gray: GrayNetwork, images: torch.Tensor) -> None:
+    """Let the logits of radiographs spread around 0 by about 1, as a trained classifier's do."""
+    classifier = gray.network.get_submodule("fc")
+    assert isinstance(classifier, nn.Linear)
+    logits = gray(images)
+    classifier.weight.div_(logits.std(0)[:, None])
+    classifier.bias.copy_((classifier.bias - logits.mean(0)) / logits.std(0))
+
+
+@pytest.fixture(scope="session")
+def ort_web() -> str:
+    """onnxruntime-web's archive: from the user's cache, or fetched once; without a network the test is skipped."""
+    try:
+        return str(runtime_files._fetched())
+    except BadInput as error:
+        pytest.skip(f"onnxruntime-web is not to be had: {error.found}")
+
+
+class Browser:
+    """Chromium, spoken to in the DevTools protocol over its debugging pipe."""
+
+    def __init__(self, profile: Path):
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        if chromium is None:
+            pytest.skip("no Chromium on the path")
+        to_child, self._write = os.pipe()
+        self._read, from_child = os.pipe()
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run"]
+        options += ["--disable-background-networking", "--disable-dev-shm-usage", f"--user-data-dir={profile}"]
+        self._process = subprocess.Popen(
+            # The shell puts the pipe where Chromium looks for it.
+            ["bash", "-c", f'exec "$0" "$@" 3<&{to_child} 4>&{from_child}', chromium, *options, "about:blank"],
+            pass_fds=(to_child, from_child),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_child)
+        os.close(from_child)
+        self._numbers, self._buffer, self.session = itertools.count(1), b"", ""
+        self.requests: list[str] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "DOM"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer."""
+        number = next(self._numbers)
+        message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            chunk = os.read(self._read, 1 << 16)
+            assert chunk, "the browser has left"
+            self._buffer += chunk
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        found = json.loads(message)
+        if found.get("method") == "Network.requestWillBeSent":
+            self.requests.append(found["params"]["request"]["url"])
+        return found
+
+    def run(self, script: str) -> Any:
+        """The value of a script, a promise awaited."""
+        result = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def until(self, script: str, seconds: float = 120) -> Any:
+        """Wait for a script to give something true."""
+        end = time.monotonic() + seconds
+        while not (value := self.run(script)):
+            assert time.monotonic() < end, f"{script} stays {value!r}: {self.run('document.body.innerText')}"
+            time.sleep(0.1)
+        return value
+
+    def choose(self, selector: str, file: Path) -> None:
+        """Choose a file as the file dialog would."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
+
+    def press(self, key: str, code: int) -> None:
+        """Press and let go of a key."""
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def close(self) -> None:
+        """End the browser."""
+        os.close(self._write)
+        self._process.terminate()
+        self._process.wait(30)
+        os.close(self._read)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    """A headless Chromium."""
+    found = Browser(tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Any]:
+    """serve(folder) -> (address, list of the paths asked for)."""
+    servers = []
+
+    def start(folder: Path) -> tuple[str, list[str]]:
+        asked: list[str] = []
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, format: str, *args: Any) -> None:
+                asked.append(self.path)
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}/", asked
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,147 @@
+"""The page's arithmetic, run by Node, against Python's pixels."""
+
+import json
+import shutil
+import subprocess
+from importlib.resources import files
+
+import cv2
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from cxr_data.augment import whole
+from cxr_data.images.dicom import decode_dicom
+from cxr_data.images.read import fit_image, read_image
+from cxr_deploy.predict import unusual
+
+NODE = shutil.which("node")
+pytestmark = pytest.mark.skipif(NODE is None, reason="no Node on the path")
+
+SCRIPT = """
+import { readFileSync } from "node:fs";
+import { fit, reduceBlocks, resemblance, resize } from PIXELS;
+import { readDicom } from DICOM;
+const given = JSON.parse(readFileSync(0, "utf8"));
+const answers = given.map((one) => {
+  if (one.dicom) {
+    const { image, lateral } = readDicom(new Uint8Array(readFileSync(one.dicom)), one.window);
+    return { data: Array.from(image.data), lateral };
+  }
+  const image = { data: Uint8Array.from(one.data), width: one.width, height: one.height, top: 255 };
+  if (one.factor) return { data: Array.from(reduceBlocks(image, one.factor).data) };
+  if (one.average) return { data: resemblance(image, one.average, 16) };
+  const stored = fit(image, one.size, one.aspect, one.window);
+  return { data: Array.from(stored.data), whole: Array.from(resize(stored, one.view, one.view).data) };
+});
+console.log(JSON.stringify(answers));
+"""
+
+
+def run(cases, tmp_path):
+    place = files("cxr_deploy.web")
+    for name in ("pixels", "dicom"):  # as modules, which Node tells by the suffix
+        (tmp_path / f"{name}.mjs").write_text(place.joinpath(f"{name}.js").read_text("utf-8"))
+    script = SCRIPT.replace("PIXELS", '"./pixels.mjs"').replace("DICOM", '"./dicom.mjs"')
+    (tmp_path / "main.mjs").write_text(script)
+    done = subprocess.run(
+        [str(NODE), str(tmp_path / "main.mjs")], input=json.dumps(cases), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_squares_are_those_of_python(tmp_path):
+    rng = np.random.default_rng(0)
+    cases, expected = [], []
+    shapes = [(300, 200), (97, 131), (256, 256), (40, 30), (50, 200), (128, 64), (400, 512)]
+    for i, (height, width) in enumerate(shapes * 3):
+        aspect, window = ("squash", "crop", "pad")[i % 3], ("voi", "percentile")[(i // 3) % 2]
+        image = cv2.GaussianBlur(rng.integers(0, 256, (height, width), np.uint8), (0, 0), 2) + np.uint8(i)
+        cases.append(
+            {"data": image.ravel().tolist(), "width": width, "height": height, "size": 64, "view": 48}
+            | {"aspect": aspect, "window": window}
+        )
+        stored = fit_image(image, 64, aspect=aspect, window=window)
+        expected.append((stored, whole(stored[None], 48)[0]))
+    for case, found, (stored, view) in zip(cases, run(cases, tmp_path), expected, strict=True):
+        # OpenCV enlarges 8-bit images in fixed point: one level either way.
+        difference = np.abs(np.reshape(found["data"], (64, 64)).astype(int) - stored)
+        limit = 1 if case["window"] == "voi" else 8  # a level before stretching is several after
+        assert difference.max() <= limit, case["aspect"]
+        assert difference.mean() < limit / 4
+        assert np.abs(np.reshape(found["whole"], (48, 48)).astype(int) - view).max() <= limit
+
+
+@pytest.mark.parametrize("shape", [(257, 512), (512, 257)])
+def test_half_a_row_is_rounded_to_even_in_a_padded_square(tmp_path, shape):
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, shape, np.uint8), (0, 0), 4)
+    expected = fit_image(image, 256, aspect="pad", window="voi")
+    case = {"data": image.ravel().tolist(), "width": shape[1], "height": shape[0], "size": 256, "view": 48}
+    (found,) = run([{**case, "aspect": "pad", "window": "voi"}], tmp_path)
+    assert np.abs(np.reshape(found["data"], (256, 256)).astype(int) - expected).max() <= 1
+
+
+def test_large_jpegs_are_reduced_as_their_decoder_does(tmp_path, shared_data):
+    file = sorted((shared_data / "formats" / "kermany_fullsize" / "NORMAL").iterdir())[0]
+    full = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+    assert full is not None
+    full = full[: full.shape[0] // 8 * 8, : full.shape[1] // 8 * 8]
+    flags = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
+    case = {"data": full.ravel().tolist(), "width": full.shape[1], "height": full.shape[0]}
+    for factor, found in zip(flags, run([{**case, "factor": f} for f in flags], tmp_path), strict=True):
+        shape = full.shape[0] // factor, full.shape[1] // factor
+        theirs = cv2.imread(str(file), flags[factor])
+        assert theirs is not None
+        difference = np.abs(np.reshape(found["data"], shape) - theirs[: shape[0], : shape[1]].astype(int))
+        assert difference.mean() < 0.2, factor
+        assert np.quantile(difference, 0.999) <= 1, factor
+
+
+def test_dicom_values_are_those_of_python(tmp_path, shared_data):
+    dataset = dcmread(sorted((shared_data / "formats" / "dicom").iterdir())[0])
+    dataset.decompress()
+    gray = cv2.resize(dataset.pixel_array, (60, 50), interpolation=cv2.INTER_AREA)
+    cases, expected = [], []
+    variants = [
+        {"PhotometricInterpretation": "MONOCHROME2"},
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"bits": 12, "WindowCenter": 1700, "WindowWidth": 2600},
+        {"bits": 12, "WindowCenter": [900, 3], "WindowWidth": [1500, 4], "VOILUTFunction": "SIGMOID"},
+        {"bits": 12, "WindowCenter": 900, "WindowWidth": 1500, "VOILUTFunction": "LINEAR_EXACT"},
+        {"bits": 12, "RescaleSlope": 2, "RescaleIntercept": -1024},
+        {"bits": 12, "PixelPaddingValue": 100, "implicit": True},
+        {"bits": 12, "PixelRepresentation": 1, "PhotometricInterpretation": "MONOCHROME1"},
+        {"ViewPosition": "LL"},
+    ]
+    for i, variant in enumerate(variants):
+        one = dcmread(sorted((shared_data / "formats" / "dicom").iterdir())[0])
+        one.decompress()
+        bits = variant.pop("bits", 8)
+        values = gray.astype(np.uint16) * 13 + 100 if bits > 8 else gray
+        values[:3] = 100 if bits > 8 else 0
+        one.Rows, one.Columns, one.PixelData = *values.shape, values.tobytes()
+        one.BitsAllocated, one.BitsStored, one.HighBit = (16, 12, 11) if bits > 8 else (8, 8, 7)
+        one["PixelData"].VR = "OW"
+        implicit = variant.pop("implicit", False)
+        for name, value in variant.items():
+            setattr(one, name, value)
+        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        one.file_meta.TransferSyntaxUID = syntax
+        path = tmp_path / f"{i}.dcm"
+        one.save_as(path, implicit_vr=implicit, little_endian=True)
+        for window in ("voi", "full"):
+            cases.append({"dicom": str(path), "window": window})
+            expected.append((decode_dicom(path.read_bytes(), window), variant))
+    for found, (values, variant) in zip(run(cases, tmp_path), expected, strict=True):
+        np.testing.assert_allclose(np.reshape(found["data"], values.shape), values, atol=2e-6, err_msg=str(variant))
+        assert found["lateral"] == ("ViewPosition" in variant and variant["ViewPosition"] == "LL")
+
+
+def test_resemblance_is_pythons(tmp_path, shared_data):
+    images = [read_image(file, 64) for file in sorted((shared_data / "covid_cxr").rglob("*.jpg"))[:3]]
+    average = unusual.AVERAGE.ravel().tolist()
+    cases = [{"data": image.ravel().tolist(), "width": 64, "height": 64, "average": average} for image in images]
+    for image, found in zip(images, run(cases, tmp_path), strict=True):
+        assert found["data"] == pytest.approx(unusual.resemblance(image), abs=0.01)
