@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import cv2
@@ -29,7 +30,8 @@ _ALL = 2**64 - 1
 _MARGIN = b"\x2a" * 16
 """Bytes put after a scan: more than libjpeg reads ahead."""
 _MARGIN_PASSED = f"Corrupt JPEG data: {len(_MARGIN)} extraneous bytes before marker 0xd"
-_WITHOUT_CONSEQUENCE = ("JFIF", "SOS parameters")
+_ZEROS = bytes(64)
+_WITHOUT_CONSEQUENCE = ("JFIF", "SOS parameters", "Adobe")
 """Words of libjpeg's warnings on headers that do not change what is decoded."""
 _SEGMENTS = {*range(0xC0, 0xD0), *range(SOS, 0xF0), 0xFE} - {0xC8}
 
@@ -293,7 +295,10 @@ def _decode(data: bytes, parts: Sequence[Segment], frame: Frame, factor: int) ->
         simplejpeg.decode_jpeg(stream or data, colour, min_width=least[0], min_height=least[1], buffer=image)
     except ValueError as error:
         said = str(error)
-    if said.startswith(_MARGIN_PASSED) or (stream is None and not said):
+    if said.startswith(_MARGIN_PASSED):
+        return image[:height]
+    if stream is None and not said:
+        _check_last_scan(data, parts, frame, colour)
         return image[:height]
     if any(words in said for words in _WITHOUT_CONSEQUENCE) and data != (mended := _mended(data, parts, frame)):
         return _decode(mended, parts, frame, factor)
@@ -303,12 +308,32 @@ def _decode(data: bytes, parts: Sequence[Segment], frame: Frame, factor: int) ->
     raise BrokenImage("damaged JPEG: its scan cannot be read")
 
 
+def _check_last_scan(data: bytes, parts: Sequence[Segment], frame: Frame, colour: str) -> None:
+    """Refuse a last scan that does not need its last byte, as every sound one does, and zeros no encoder writes."""
+    if frame.marker in PROGRESSIVE:
+        for part, after in pairwise(parts):
+            # Blank blocks become one run in scans of AC coefficients.
+            if part.marker == SOS and data[part.stop - 3] and _ZEROS in data[part.stop : after.start]:
+                raise BrokenImage("damaged JPEG: zero bytes within a scan")
+    last = parts[-1].start - 2
+    while data[last - 1] == 0xFF:  # fill byte
+        last -= 1
+    last -= 2 if data[last - 2 : last] == b"\xff\x00" else 1
+    try:
+        simplejpeg.decode_jpeg(data[:last] + b"\xff\xd9", colour, min_height=1, min_width=1)
+    except ValueError:
+        return
+    raise BrokenImage("damaged JPEG: its scan cannot be read")
+
+
 def _mended(data: bytes, parts: Sequence[Segment], frame: Frame) -> bytes:
-    """A stream with headers libjpeg has nothing to say on: version 1 in JFIF, 0 to 63 in a sequential scan's."""
+    """A stream with headers libjpeg has nothing to say on, but takes as it takes the ones that are there."""
     new = bytearray(data)
     for part in parts:
         if part.marker == 0xE0 and new[part.start : part.start + 5] == b"JFIF\0":
             new[part.start + 5] = 1
+        if part.marker == 0xEE and new[part.start : part.start + 5] == b"Adobe":
+            new[part.start + 11] = len(frame.components) // 2  # YCbCr, YCCK
         if part.marker == SOS and frame.marker not in PROGRESSIVE:
             new[part.stop - 3 : part.stop] = b"\x00\x3f\x00"
     return bytes(new)
