@@ -17,12 +17,12 @@ from cxr_common.checkpoint import Header, Input
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start
 from cxr_common.training.parameters import groups
+from cxr_distill.cached_outputs import Recording
 from cxr_distill.data import Batch
-from cxr_distill.guidance import Guidance, Lessons
 from cxr_distill.imbalance import label_loss
-from cxr_distill.recording import Recording
 from cxr_distill.student import Student
 from cxr_distill.teacher import Teacher
+from cxr_distill.teachers import Guidance, Lessons
 from cxr_distill.train import train_step
 
 TITLE = "A distillation step"

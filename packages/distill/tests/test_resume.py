@@ -17,8 +17,8 @@ from cxr_data.files import sha256
 from cxr_data.progress import Progress
 from cxr_distill import train as loop
 from cxr_distill.config import DistillConfig, Optim
-from cxr_distill.guidance import Guidance
 from cxr_distill.teacher import load_teacher
+from cxr_distill.teachers import Guidance
 
 CONFIG = DistillConfig(size=32, batch_size=16, epochs=3, precision="fp32", lr=3e-3, student="test_resnet")
 KINDS = {

@@ -9,10 +9,10 @@ from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data.errors import BadInput
 from cxr_distill.config import DistillConfig, Optim
-from cxr_distill.guidance import Guidance
 from cxr_distill.losses import build_adapters
 from cxr_distill.student import Student, new_network
 from cxr_distill.teacher import load_teacher
+from cxr_distill.teachers import Guidance
 from cxr_distill.train import train
 
 PIXELS = torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -71,7 +71,7 @@ def test_the_saved_student_answers_as_it_was_judged(tmp_path, toy_cohort, ema) -
     assert lines[-1]["simkd"] < 0.7 * lines[0]["simkd"]
     assert "simkd_share" not in lines[0]  # the only one that counts
     from cxr_common.inference import outputs
-    from cxr_distill.watching import validation
+    from cxr_distill.monitoring import validation
 
     network, header = load(path)
     rows = toy_cohort.rows("val")

@@ -18,9 +18,9 @@ from cxr_common.training.accelerator import start as start_engine
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_distill.config import DistillConfig, FinetuneConfig
-from cxr_distill.guidance import Guidance
 from cxr_distill.losses import build_adapters
 from cxr_distill.teacher import classifier_weight, load_teacher
+from cxr_distill.teachers import Guidance
 from cxr_distill.train import automatic_epochs, automatic_lr, train
 
 SMALL = {"size": 32, "batch_size": 16, "epochs": 3, "precision": "fp32", "lr": 3e-3}

@@ -36,23 +36,26 @@ def with_gradients(swav: SwAV) -> dict[str, Tensor]:
     return {name: parameter.detach().double().clone() for name, parameter in swav.named_parameters()}
 
 
-def test_larc_scales_and_decays_every_parameter_as_published():
+@pytest.mark.parametrize("decay", [0.01, 0.0])
+@pytest.mark.parametrize("name", ["larc", "lars"])
+def test_layers_are_scaled_as_published_with_any_weight_decay(name, decay):
     swav = tiny()
-    optimizer = make_optimizer("larc", swav, lr=0.6, weight_decay=0.01)
+    optimizer = make_optimizer(name, swav, lr=0.6, weight_decay=0.01)
+    set_weight_decay(optimizer, decay)  # as a schedule does that ends at 0
     momentum: dict[str, Tensor] = {}
     for _ in range(3):
         weights = with_gradients(swav)
         expected = {}
-        for name, parameter in swav.named_parameters():
+        for key, parameter in swav.named_parameters():
             assert parameter.grad is not None
-            w, g = weights[name], parameter.grad.double()
-            if w.norm() > 0:
-                g = (g + 0.01 * w) * 0.001 * w.norm() / (g.norm() + 0.01 * w.norm() + 1e-8)
-            momentum[name] = 0.9 * momentum[name] + g if name in momentum else g
-            expected[name] = w - 0.6 * momentum[name]
+            w, g = weights[key], parameter.grad.double()
+            if w.norm() > 0 and (name == "larc" or w.ndim > 1):
+                g = (g + decay * w) * 0.001 * w.norm() / (g.norm() + decay * w.norm() + 1e-8)
+            momentum[key] = 0.9 * momentum[key] + g if key in momentum else g
+            expected[key] = w - 0.6 * momentum[key]
         optimizer.step()
-        for name, parameter in swav.named_parameters():
-            torch.testing.assert_close(parameter.double(), expected[name], atol=1e-6, rtol=1e-6, msg=name)
+        for key, parameter in swav.named_parameters():
+            torch.testing.assert_close(parameter.double(), expected[key], atol=1e-6, rtol=1e-6, msg=key)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lars", "sgd"])

@@ -74,22 +74,6 @@ def test_every_kind_that_is_read_is_told_from_its_first_bytes(form):
     assert inspect(buffer.getvalue()) == (kind, 56, 40)
 
 
-@pytest.mark.parametrize(
-    "start",
-    [
-        bytes(128) + b"DICM",
-        b"\x08\x00\x00\x00\x04\x00\x00\x00",
-        b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100",
-        b"\x08\x00\x08\x00CS\x10\x00ORIGINAL",
-        b"\x08\x00\x08\x00\x10\x00\x00\x00ORIGINAL",
-        b"\x02\x00\x00\x00UL\x04\x00",
-        b"\x00\x08\x00\x05CS\x00\x0aISO_IR 100",
-    ],
-)
-def test_a_data_set_without_preamble_is_dicom(start):
-    assert image_kind(start + bytes(50)) == "DICOM"
-
-
 def test_a_file_in_gzip_is_unpacked(tmp_path):
     (tmp_path / "a.png.gz").write_bytes(gzip.compress(encoded(".png")))
     assert read_content(tmp_path / "a.png.gz") == encoded(".png")

@@ -14,8 +14,8 @@ from cxr_common.models.features import POOLED, features
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.run_folder import RunFolder
 from cxr_data.cohort import Cohort
+from cxr_distill.monitoring import score
 from cxr_distill.teacher import linear_layer
-from cxr_distill.watching import score
 
 PENALTIES = tuple(10.0**power for power in range(1, -6, -1))
 """Ridge penalties tried, strongest first, each from the solution before it."""

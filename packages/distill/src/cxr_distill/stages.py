@@ -22,10 +22,10 @@ from cxr_data.files import write_json
 from cxr_data.metrics import auroc, macro
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
 from cxr_distill.data import labelled_task
-from cxr_distill.guidance import Guidance, check_sources
 from cxr_distill.losses import LOSSES, check_parts, recommended
 from cxr_distill.outcome import MODEL
 from cxr_distill.teacher import load_teacher
+from cxr_distill.teachers import Guidance, check_sources
 from cxr_distill.train import train
 
 TEACHER = "teacher"

@@ -39,14 +39,14 @@ from cxr_distill import linear
 from cxr_distill.average import Average
 from cxr_distill.config import TrainConfig
 from cxr_distill.data import Batch, batches, labelled_task, mixed, order_of, training_rows
-from cxr_distill.guidance import Guidance, Lessons, epoch_views, prepare
 from cxr_distill.imbalance import first_logits, label_loss, sampling_weights
 from cxr_distill.layerwise import slower_below
 from cxr_distill.losses import Outputs, build_adapters, each_loss
+from cxr_distill.monitoring import EVERY, check_finite, drowning, gradient_shares, score, validation
 from cxr_distill.outcome import LATER, MODEL, conclude, identity
 from cxr_distill.student import Student, new_network
 from cxr_distill.teacher import linear_layer
-from cxr_distill.watching import EVERY, check_finite, drowning, gradient_shares, score, validation
+from cxr_distill.teachers import Guidance, Lessons, epoch_views, prepare
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cxr_data.errors import BadInput
 from cxr_distill.losses import (
@@ -108,6 +109,36 @@ def test_every_loss_is_finite_in_bfloat16_with_unknown_labels(name):
     assert all(x.grad is None for x in leaves(teacher))
 
 
+class Float32Products(TorchDispatchMode):
+    """Notes the precision that each float32 product of matrices may be rounded to."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func).split(".")[1]
+        if name in ("mm", "bmm", "addmm", "baddbmm", "mv", "dot") and args[-1].dtype == torch.float32:
+            self.seen.append(torch.get_float32_matmul_precision())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_loss_is_rounded_to_what_the_networks_may_be_rounded_to(name):
+    """TF32 on NVIDIA GPUs, bfloat16 on CPUs: neither in the forward nor in the backward pass."""
+    task, parts, student, teacher, y, adapters = case(name)
+    adapters.double()  # a layer that learns is computed as networks are, and not of interest here
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Float32Products() as products:
+            total, _ = weighted_sum(parts, student, teacher, y, task=task, stage="stage3", adapters=adapters)
+            total.backward()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(products.seen) <= {"highest"}
+    assert products.seen or name not in ("sp", "cam", "attention_transfer")
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_order_of_the_batch_does_not_matter(name):
     task, parts, student, teacher, y, adapters = case(name)
@@ -207,8 +238,8 @@ def test_options_reach_the_formula():
     _, parts, student, teacher, y, _ = case("dkd")
     got, _ = weighted_sum(parts, student, teacher, y, task="multiclass", options={"dkd": {"beta": 8.0}})
     torch.testing.assert_close(got, logits.dkd(student.logits, teacher.logits, y, temperature=4, beta=8.0))
-    assert LOSSES["dkd"].options == ("alpha", "beta", "standardise")
-    assert LOSSES["kd"].options == ("scale_by_t2", "standardise")
+    assert LOSSES["dkd"].options == ("alpha", "beta", "standardise", "ddof")
+    assert LOSSES["kd"].options == ("scale_by_t2", "standardise", "ddof")
     assert LOSSES["crd"].options == ("temperature",)
 
 

@@ -21,6 +21,9 @@ from cxr_ssl.swav import SwAV
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+SMALLEST_DECAY = 1e-30
+"""Weight decay of layers that lightly's LARS scales: it takes 0 to mean that a layer is not to be scaled."""
+
 
 @dataclass
 class Learner:
@@ -148,7 +151,7 @@ def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> 
             kernels; or "larc", which scales and decays vectors too, as published with SwAV (trust .001).
         swav: Whose parameters it moves.
         lr: Learning rate.
-        weight_decay: Of the groups whose entry ``decays`` is true.
+        weight_decay: Of the groups whose entry ``decays`` is true; 0 leaves the layer-wise scaling as it is.
     """
     decayed, others = groups(swav, weight_decay)
     parameters = [{**decayed, "decays": True}, {**others, "decays": False}]
@@ -164,14 +167,18 @@ def make_optimizer(name: str, swav: SwAV, *, lr: float, weight_decay: float) -> 
 
     if name == "larc":
         parameters = [{"params": list(swav.parameters()), "weight_decay": weight_decay, "decays": True}]
-    return LARS(parameters, lr=lr, momentum=0.9)
+    for group in parameters:
+        group["smallest_decay"] = SMALLEST_DECAY if group["decays"] else 0.0
+    optimizer = LARS(parameters, lr=lr, momentum=0.9)
+    set_weight_decay(optimizer, weight_decay)
+    return optimizer
 
 
 def set_weight_decay(optimizer: Any, weight_decay: float) -> None:
     """Set the weight decay of the groups that decay."""
     for group in optimizer.param_groups:
         if group["decays"]:
-            group["weight_decay"] = weight_decay
+            group["weight_decay"] = max(weight_decay, group.get("smallest_decay", 0.0))
 
 
 def _copied(tree: Any) -> Any:

@@ -4,9 +4,11 @@ import gzip
 import io
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+
+from cxr_data.images.elements import SNIFFED, is_dicom
 
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded; the largest radiographs in use have about 25 million pixels."""
@@ -99,23 +101,10 @@ def image_kind(data: bytes) -> str:
         return "WebP"
     if data[:2] == b"BM" and (len(data) < 18 or int.from_bytes(data[14:18], "little") in _BMP_HEADERS):
         return "BMP"
-    if _begins_as_dicom(data):
+    if is_dicom(data[:SNIFFED]):
         return "DICOM"
     _refuse(data)
     raise BrokenImage(f"not an image of a known kind ({', '.join(KINDS)})")
-
-
-def _begins_as_dicom(data: bytes) -> bool:
-    """Whether a data set begins here, without preamble: an element of group 2 or 8 with a known form of length."""
-    for order in ("little", "big"):
-        group, element = (int.from_bytes(data[at : at + 2], order) for at in (0, 2))
-        if group not in (0x0002, 0x0008) or element > 0x2200 or len(data) < 8:
-            continue
-        if data[4:6].isalpha() and data[4:6].isupper():
-            return True
-        if order == "little" and int.from_bytes(data[4:8], order) <= 256:
-            return True
-    return False
 
 
 def _refuse(data: bytes) -> None:
@@ -155,6 +144,18 @@ def read_content(path: str | Path) -> bytes:
     return _unpacked(data, MAX_BYTES) if data.startswith(_GZIP) else data
 
 
+def open_content(path: str | Path) -> BinaryIO:
+    """Open an image file; one compressed by gzip is unpacked while it is read.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    file = open(path, "rb")  # noqa: SIM115  # whoever calls closes it
+    packed = file.read(2) == _GZIP
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if packed else file  # pyright: ignore[reportReturnType]
+
+
 def first_bytes(path: str | Path) -> bytes:
     """The first :data:`FIRST_BYTES` of a file, unpacked where it is compressed by gzip.
 
@@ -162,13 +163,8 @@ def first_bytes(path: str | Path) -> bytes:
         BrokenImage: It cannot be read or unpacked.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(FIRST_BYTES)
-            if not data.startswith(_GZIP):
-                return data
-            file.seek(0)
-            with gzip.open(file) as unpacked:
-                return unpacked.read(FIRST_BYTES)
+        with open_content(path) as file:
+            return file.read(FIRST_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise BrokenImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

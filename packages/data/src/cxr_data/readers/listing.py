@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cxr_data.cohort import Task
 from cxr_data.errors import BadInput
 from cxr_data.folders import File, refuse_outside, scan
+from cxr_data.images.elements import SNIFFED, is_dicom
 from cxr_data.images.header import BrokenImage
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
@@ -115,7 +116,7 @@ def _is_image(root: Path, file: File) -> bool:
     try:
         refuse_outside(root, file.path)
         with open(root / file.path, "rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
+            return is_dicom(handle.read(SNIFFED))
     except (BrokenImage, OSError):
         return False
 

@@ -17,7 +17,7 @@ from cxr_common.models.structure import STAGES
 from cxr_data.errors import BadInput, unknown_name
 from cxr_distill.losses import features, logits, relations, task
 from cxr_distill.losses.adapters import fold_classifier
-from cxr_distill.losses.binding import (
+from cxr_distill.losses.base import (
     FEATURES,
     Channels,
     Loss,

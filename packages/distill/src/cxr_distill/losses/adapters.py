@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cxr_distill.losses.precision import product
+
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring maps to another height and width: averaged when smaller, linearly interpolated when larger.
@@ -22,9 +24,9 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """
     height, width = maps.shape[2:]
     if width != size[1]:
-        maps = maps @ _interpolation(width, size[1], maps)
+        maps = product(maps, _interpolation(width, size[1], maps))
     if height != size[0]:
-        maps = _interpolation(height, size[0], maps).T @ maps
+        maps = product(maps.mT, _interpolation(height, size[0], maps)).mT
     return maps
 
 

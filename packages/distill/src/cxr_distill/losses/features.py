@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cxr_distill.losses.adapters import resize
-from cxr_distill.losses.precision import in_float32
+from cxr_distill.losses.precision import in_float32, product
 from cxr_distill.losses.task import mean_known
 
 
@@ -84,7 +84,7 @@ def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
     """
     if features.shape[1] != weight.shape[1]:
         raise ValueError(f"features of {features.shape[1]} channels do not fit a classifier of {weight.shape[1]}")
-    return torch.einsum("bchw,lc->blhw", features, weight)
+    return product(weight.expand(len(features), -1, -1), features.flatten(2)).unflatten(2, features.shape[2:])
 
 
 @in_float32
@@ -200,7 +200,7 @@ def crd(student: Tensor, teacher: Tensor, *, temperature: float = 0.07) -> Tenso
     """
     _same_shape("crd", student, teacher)
     batch = student.shape[0]
-    scores = F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T / temperature
+    scores = product(F.normalize(student, dim=1), F.normalize(teacher, dim=1).mT) / temperature
     if batch < 2:
         return 0 * scores.sum()
     pair = torch.eye(batch, dtype=torch.bool, device=scores.device)

@@ -18,17 +18,20 @@ from cxr_distill.losses.task import known_rows, mean_known
 
 
 @in_float32
-def standardise_logits(logits: Tensor, *, eps: float = 1e-3) -> Tensor:
+def standardise_logits(logits: Tensor, *, ddof: int = 0, eps: float = 1e-3) -> Tensor:
     """Centre and scale the logits of each image, so that only their pattern is taught, not their size.
 
-        Z(z)_ik = (z_ik - mean_k z_ik) / sqrt(var_k z_ik + eps²),   var with 1/L
+        Z(z)_ik = (z_ik - mean_k z_ik) / sqrt(var_k z_ik + eps²),   var = Σ_k (z_ik - mean_k z_ik)² / (L - ddof)
 
     Sun et al. 2024, "Logit standardization in knowledge distillation", the weighted Z-score (the temperature
-    is applied afterwards). With two labels every image becomes (-1, 1) or (1, -1): nothing but the teacher's
-    decision is left, so it is of use from three labels up.
+    is applied afterwards). The paper's formula divides by L, its authors' code by L - 1, which makes the
+    standardised logits smaller by sqrt((L - 1) / L): 18 % with three classes, 4 % with fourteen. With two labels
+    every image becomes (-1, 1) or (1, -1) times a constant: nothing but the teacher's decision is left, so it is
+    of use from three labels up.
 
     Args:
         logits: z, (B, L).
+        ddof: Delta degrees of freedom: 0 for the paper's formula, 1 for the authors' code.
         eps: Bounds the gradient where all logits of an image are equal, as those of a classifier that starts
             from zero are; of no effect at the size logits have later.
 
@@ -36,7 +39,8 @@ def standardise_logits(logits: Tensor, *, eps: float = 1e-3) -> Tensor:
         (B, L).
     """
     centred = logits - logits.mean(dim=1, keepdim=True)
-    return centred / (centred.square().mean(dim=1, keepdim=True) + eps**2).sqrt()
+    variance = centred.square().sum(dim=1, keepdim=True) / max(logits.shape[1] - ddof, 1)
+    return centred / (variance + eps**2).sqrt()
 
 
 @in_float32
@@ -47,6 +51,7 @@ def kd(
     temperature: float = 4.0,
     scale_by_t2: bool = True,
     standardise: bool = False,
+    ddof: int = 0,
     known: Tensor | None = None,
 ) -> Tensor:
     """Knowledge distillation of softened class probabilities.
@@ -63,13 +68,14 @@ def kd(
         temperature: T.
         scale_by_t2: Whether to multiply by T².
         standardise: Whether to pass both logits through `standardise_logits` first.
+        ddof: Of `standardise_logits`.
         known: (B,).
 
     Returns:
         Scalar >= 0, 0 when both give the same probabilities.
     """
     if standardise:
-        student, teacher = standardise_logits(student), standardise_logits(teacher)
+        student, teacher = standardise_logits(student, ddof=ddof), standardise_logits(teacher, ddof=ddof)
     log_s = F.log_softmax(student / temperature, dim=1)
     log_t = F.log_softmax(teacher.detach() / temperature, dim=1)
     divergence = (log_t.exp() * (log_t - log_s)).sum(dim=1)
@@ -135,6 +141,7 @@ def dkd(
     alpha: float = 1.0,
     beta: float = 0.5,
     standardise: bool = False,
+    ddof: int = 0,
 ) -> Tensor:
     """Decoupled knowledge distillation: the class itself and the other classes are taught apart.
 
@@ -154,12 +161,13 @@ def dkd(
         alpha: Weight of the target class term.
         beta: Weight of the term on the other classes.
         standardise: Whether to pass both logits through `standardise_logits` first.
+        ddof: Of `standardise_logits`.
 
     Returns:
         Scalar >= 0, 0 when both give the same probabilities.
     """
     if standardise:
-        student, teacher = standardise_logits(student), standardise_logits(teacher)
+        student, teacher = standardise_logits(student, ddof=ddof), standardise_logits(teacher, ddof=ddof)
     known = known_rows(targets)
     chosen = targets.nan_to_num().argmax(dim=1)
     own = torch.zeros_like(student, dtype=torch.bool).scatter_(1, chosen[:, None], True)

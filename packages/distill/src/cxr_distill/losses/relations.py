@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxr_distill.losses.precision import in_float32
+from cxr_distill.losses.precision import double, in_float32, product
 
 
 @in_float32
@@ -66,12 +66,13 @@ def pkt(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
     """
 
     def affinities(features: Tensor) -> Tensor:
-        unit = F.normalize(features.flatten(1), dim=1)
-        kernel = ((unit @ unit.T + 1) / 2).clamp(min=0)
+        # In float64: the affinities of nearly equal images differ by less than float32 keeps of a number near 1.
+        unit = F.normalize(double(features).flatten(1), dim=1)
+        kernel = ((product(unit, unit.mT) + 1) / 2).clamp(min=0)
         return kernel / kernel.sum(dim=1, keepdim=True)
 
     p_s, p_t = affinities(student), affinities(teacher.detach())
-    return (p_t * ((p_t + eps).log() - (p_s + eps).log())).mean()
+    return (p_t * ((p_t + eps).log() - (p_s + eps).log())).mean().to(student.dtype)
 
 
 @in_float32
@@ -94,7 +95,7 @@ def sp(student: Tensor, teacher: Tensor) -> Tensor:
 
     def similarities(features: Tensor) -> Tensor:
         flat = features.flatten(1)
-        return F.normalize(flat @ flat.T, dim=1)
+        return F.normalize(product(flat, flat.mT), dim=1)
 
     return F.mse_loss(similarities(student), similarities(teacher.detach()))
 
@@ -165,8 +166,8 @@ def _distances(points: Tensor) -> Tensor:
     Products are far faster than differences, and in float64 they do not lose the distances of near
     neighbours to rounding; radiographs are all near neighbours.
     """
-    wide = points if points.device.type == "mps" else points.double()  # Apple GPUs have no float64
-    products = wide @ wide.mT
+    wide = double(points)
+    products = product(wide, wide.mT)
     squares = products.diagonal(dim1=-2, dim2=-1)
     sums = squares[..., :, None] + squares[..., None, :]
     squared = sums - 2 * products

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from cxr_data.errors import BadInput
-from cxr_distill.watching import check_finite, divergence, drowning, gradient_shares, validation
+from cxr_distill.monitoring import check_finite, divergence, drowning, gradient_shares, validation
 
 
 def test_shares_are_those_of_the_gradients_norms() -> None:

@@ -209,7 +209,7 @@ def validation_answers(teacher: Teacher, cohort: Cohort, precision: torch.dtype)
     network: nn.Module = teacher.network
     rows = cohort.rows("val")
     found = inference.outputs(network, cohort.pixels, rows, teacher.size, precision=precision)
-    return np.ascontiguousarray(found[:, teacher.order.numpy()])
+    return np.ascontiguousarray(found[:, teacher.order.cpu().numpy()])
 
 
 def _write(path: Path, values: NDArray[Any]) -> None:

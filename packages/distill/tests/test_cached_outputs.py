@@ -14,11 +14,11 @@ from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data.augment import ViewSpec, render
 from cxr_data.errors import BadInput
-from cxr_distill import recording as room
+from cxr_distill import cached_outputs as room
+from cxr_distill.cached_outputs import record, view_set
 from cxr_distill.config import DistillConfig
-from cxr_distill.guidance import Guidance
-from cxr_distill.recording import record, view_set
 from cxr_distill.teacher import Teacher, load_teacher
+from cxr_distill.teachers import Guidance
 from cxr_distill.train import train
 
 CONFIG = DistillConfig(size=32, batch_size=16, epochs=3, precision="fp32", lr=3e-3, student="test_resnet")

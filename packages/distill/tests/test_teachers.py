@@ -15,8 +15,8 @@ from cxr_data.errors import BadInput
 from cxr_data.metrics import auroc
 from cxr_distill.config import DistillConfig
 from cxr_distill.data import Batch
-from cxr_distill.guidance import Guidance, Lessons, check_sources, joint_logits, label_weights, prepare
 from cxr_distill.teacher import load_teacher
+from cxr_distill.teachers import Guidance, Lessons, check_sources, joint_logits, label_weights, prepare
 from cxr_distill.train import train
 
 LABELS = ("square", "rare")

@@ -15,9 +15,9 @@ from cxr_data.augment import Views, ViewSpec, draw
 from cxr_data.cohort import Cohort
 from cxr_data.errors import BadInput
 from cxr_data.metrics import auroc, macro
+from cxr_distill.cached_outputs import Recording, record, validation_answers, view_set
 from cxr_distill.data import Batch
 from cxr_distill.losses import LOSSES, Outputs
-from cxr_distill.recording import Recording, record, validation_answers, view_set
 from cxr_distill.teacher import Teacher, classifier_weight
 
 if TYPE_CHECKING:
