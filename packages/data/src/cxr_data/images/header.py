@@ -3,6 +3,8 @@
 import gzip
 import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -144,16 +146,21 @@ def read_content(path: str | Path) -> bytes:
     return _unpacked(data, MAX_BYTES) if data.startswith(_GZIP) else data
 
 
-def open_content(path: str | Path) -> BinaryIO:
+@contextmanager
+def open_content(path: str | Path) -> Iterator[BinaryIO]:
     """Open an image file; one compressed by gzip is unpacked while it is read.
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: It cannot be opened, or, while it is read, unpacked; also EOFError and zlib.error.
     """
-    file = open(path, "rb")  # noqa: SIM115  # whoever calls closes it
-    packed = file.read(2) == _GZIP
-    file.seek(0)
-    return gzip.GzipFile(fileobj=file) if packed else file  # pyright: ignore[reportReturnType]
+    with open(path, "rb") as file:
+        packed = file.read(2) == _GZIP
+        file.seek(0)
+        if not packed:
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield unpacked  # pyright: ignore[reportReturnType]
 
 
 def first_bytes(path: str | Path) -> bytes:
