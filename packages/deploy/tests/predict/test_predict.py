@@ -68,7 +68,7 @@ def test_a_folder_becomes_a_table_and_pictures(models, folder, tmp_path, capsys)
         assert row["error"] == ""
     assert rows[f"{folder}/text.png"]["error"] == "not an image (text file?)"
     assert rows[f"{folder}/text.png"]["probability:NORMAL"] == ""
-    assert rows[f"{folder}/cut.jpg"]["error"] == "truncated JPEG"
+    assert rows[f"{folder}/cut.jpg"]["error"] == "truncated JPEG: it has no end marker"
     pictures = sorted(maps.iterdir())
     assert len(pictures) == 3
     for path in pictures:
