@@ -16,6 +16,8 @@ from cxr_data.files import sha256
 SCHEMA = 1
 KEY = "cxr"
 """Key of our JSON in the safetensors metadata."""
+TRAINING_IMAGES = "cxr.training_images"
+"""Name of the tensor, beside the weights, with the keys of the images that were trained on."""
 
 
 @dataclass(frozen=True)
