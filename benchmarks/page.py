@@ -15,7 +15,7 @@ from typing import Any
 RESULTS = "benchmarks/results"
 HEAD = """# Performance
 
-Written by `benchmarks/page.py` from what the benchmarks kept, not by hand. One file a machine, which does nothing else
+Written by `benchmarks/page.py` from what the benchmarks kept, not by hand. One file per machine, which does nothing else
 meanwhile:
 
 ```sh
