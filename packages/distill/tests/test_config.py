@@ -14,7 +14,8 @@ def test_defaults_stand() -> None:
     [
         {"size": 4},
         {"batch_size": 1},
-        {"epochs": -1},
+        {"epochs": 0},
+        {"lr": 0.0},
         {"label_fraction": 0.0},
         {"augment": "strong,flip=2"},
         {"run": "../elsewhere"},
@@ -22,7 +23,7 @@ def test_defaults_stand() -> None:
         {"name": "/elsewhere"},
         {"seed": -1},
         {"seeds": [0, -1]},
-        {"workers": -1},
+        {"workers": 0},
         {"name": "a/../../b"},
     ],
 )
@@ -40,7 +41,7 @@ def test_distillation_has_its_own_ranges() -> None:
         DistillConfig(teachers="best_labels")
     with pytest.raises(BadInput, match="--teacher_views"):
         DistillConfig(teacher_views=-1)
-    with pytest.raises(BadInput, match="not asked about mixed images"):
+    with pytest.raises(BadInput, match="mixed images have no cached"):
         DistillConfig(teacher_views=2, optim=Optim(mixup=0.2))
 
 

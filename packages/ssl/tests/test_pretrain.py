@@ -23,8 +23,8 @@ from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_ssl import pretrain as stage
 from cxr_ssl.config import Crops, PretrainConfig
-from cxr_ssl.learner import new_backbone
 from cxr_ssl.pretrain import pretrain
+from cxr_ssl.state import new_backbone
 from cxr_ssl.step import train_step
 
 TRAIN, VAL, TEST = 44, 10, 10
@@ -271,7 +271,7 @@ def test_a_collapsed_run_mends_itself_and_a_stopped_one_goes_on_mending(data, tm
 
 def test_a_mended_run_may_have_a_shorter_queue_and_fewer_prototypes(data, tmp_path, monkeypatch):
     """Codes that stay uniform whatever is done: every remedy is tried, once, and then the run stops."""
-    monkeypatch.setattr("cxr_ssl.remedies.SHARP", 4.0)
+    monkeypatch.setattr("cxr_ssl.recovery.SHARP", 4.0)
     config = tiny(data, tmp_path, epsilon=5.0, queue=2, freeze=1, prototypes=64, on_collapse="remedy")
     with pytest.raises(BadInput, match="sharper codes, longer freeze, smaller queue, fewer prototypes"):
         pretrain(config)

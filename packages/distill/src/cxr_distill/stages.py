@@ -1,4 +1,4 @@
-"""The commands as a person thinks of them: fit a classifier; fit a teacher if need be, then distil it."""
+"""The commands ``finetune`` and ``distill``: fit a classifier; fit a teacher if need be, then distil it."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ from cxr_data.metrics import auroc, macro
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
 from cxr_distill.data import labelled_task
 from cxr_distill.losses import LOSSES, check_parts, recommended
-from cxr_distill.outcome import MODEL
+from cxr_distill.results import MODEL
 from cxr_distill.teacher import load_teacher
 from cxr_distill.teachers import Guidance, check_sources
 from cxr_distill.train import train
@@ -32,7 +32,7 @@ TEACHER = "teacher"
 """Folder of a run's teacher."""
 
 GAIN = "gain.json"
-"""What the teacher brought over the control on validation images."""
+"""Gain of the student over its control on validation images."""
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -58,7 +58,7 @@ def finetune(config: FinetuneConfig) -> Path:
 
 
 def distill(config: DistillConfig) -> Path:
-    """Train a student on its teachers' answers; fit the teacher first where there is only a backbone.
+    """Train a student on its teachers' outputs; fit the teacher first where there is only a backbone.
 
     Returns:
         Path of the student's model.safetensors.
@@ -77,7 +77,7 @@ def distill(config: DistillConfig) -> Path:
     source = {"teachers": count, "combination": config.teachers, "sets": config.teacher_views}
     check_sources(list(losses), config.stage, task=task, **source)
     usual = LOSSES[next(iter(losses))].task_weight
-    task_weight = usual if config.task_weight < 0 else config.task_weight
+    task_weight = usual if config.task_weight is None else config.task_weight
     if not task_weight and not any(losses.values()):
         raise BadInput("a loss with a weight above 0", "none", where="--loss", do="give one a weight")
     config = dataclasses.replace(config, loss=losses, task_weight=task_weight)  # what is kept says what was done
@@ -91,13 +91,13 @@ def distill(config: DistillConfig) -> Path:
         teachers,
         config.loss,
         config.task_weight,
-        config.temperature or None,
+        config.temperature,
         config.stage,
         config.teachers,
         config.teacher_views,
         finer=_finer(config, cohort, {teacher.size for teacher in teachers}),
     )
-    start = () if config.start == "auto" else _start(config, config.student)
+    start = () if config.start is None else _start(config, config.student)
     parents = parents_of(start)
     folder = run / stage_name(config)
     roles = ["teacher", *(f"teacher-{number}" for number in range(2, count + 1))]
@@ -173,7 +173,7 @@ def _data(config: TrainConfig) -> str:
 
 def _teacher_start(config: FinetuneConfig, run: Path) -> Start:
     """The weights a teacher begins with: those asked for, else the run's own backbone where it fits."""
-    if config.start != "auto":
+    if config.start is not None:
         return _start(config, config.architecture)
     backbone = run / "ssl" / "backbone.safetensors"
     fits = backbone.exists() and checkpoint.describe(backbone).architecture == config.architecture
@@ -181,7 +181,7 @@ def _teacher_start(config: FinetuneConfig, run: Path) -> Start:
 
 
 def _start(config: TrainConfig, architecture: str) -> Start:
-    return resolve(config.start, architecture, config.start_mean, config.start_std)
+    return resolve(config.start or "random", architecture, config.start_mean, config.start_std)
 
 
 def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
@@ -204,6 +204,7 @@ def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
         start = str(backbone) if backbone.exists() else "random"
         architecture = checkpoint.describe(backbone).architecture if backbone.exists() else "resnet50"
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(TrainConfig)}
-    shared |= {"start": start, "start_mean": [], "start_std": [], "name": TEACHER, "restart": False, "seeds": []}
+    shared |= {"start": start, "start_mean": [], "start_std": [], "name": TEACHER, "restart": False, "extend": False}
+    shared["seeds"] = []
     print(f"no teacher yet: fitting a {architecture} from {start}", flush=True)
     return finetune(FinetuneConfig(**shared, architecture=architecture))

@@ -20,7 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header, load, provenance
-from cxr_common.training.accelerator import has_bf16
+from cxr_common.training.accelerator import has_bf16, uses_cuda
 from cxr_data import model_files, open_cohort, pixel_size_for, timing
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     targets = found.aligned_targets(cohort.targets[rows], cohort.labels, match)
     groupings = subgroups.groupings(cohort.table[rows], config.subgroups)
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if uses_cuda() else "cpu"
     low = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device == "cuda"))
     networks: dict[str, tuple[torch.nn.Module, int]] = {}
     given: dict[str, Answers] = {}

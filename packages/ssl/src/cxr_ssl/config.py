@@ -132,7 +132,7 @@ class PretrainConfig:
         start_std: Standard deviation likewise.
         size: Edge of the network input and of a global view, pixels.
         crops: The views of an image.
-        epochs: Passes over the training images; 0 chooses (see cxr_ssl.rules, for this and all other
+        epochs: Passes over the training images; 0 chooses (see cxr_ssl.plan, for this and all other
             choices).
         batch_size: Images of a step over all processes.
         accumulate: Parts in which a step takes its batch, one after the other, to need less memory. Batch

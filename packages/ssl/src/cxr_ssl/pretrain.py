@@ -14,7 +14,13 @@ from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_engine
 from cxr_common.training.parameters import set_lr
-from cxr_common.training.processes import added, anyone, average_buffers, share_batch_statistics
+from cxr_common.training.processes import (
+    all_reduce_sum,
+    any_process,
+    average_buffers,
+    highest_signal,
+    share_batch_statistics,
+)
 from cxr_common.training.resume import StopSignal, load_state, save_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_data import open_cohort, pixel_size_for
@@ -25,14 +31,14 @@ from cxr_data.progress import Progress
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.crops import view_batches, view_specs
-from cxr_ssl.health import defined, diagnose
-from cxr_ssl.learner import Learner, make_optimizer, new_backbone, new_learner, set_weight_decay
+from cxr_ssl.diagnostics import defined, diagnose
 from cxr_ssl.messages import SHOWN, farewell, introduction, probe_sentence
-from cxr_ssl.outcome import before, header, summary, write_backbone, write_pictures
+from cxr_ssl.plan import Plan, misgivings, refuse_hopeless
+from cxr_ssl.plan import plan as make_plan
 from cxr_ssl.probe import probe_backbone
-from cxr_ssl.remedies import answer
-from cxr_ssl.rules import Plan, misgivings, refuse_hopeless
-from cxr_ssl.rules import plan as make_plan
+from cxr_ssl.recovery import answer
+from cxr_ssl.results import before, header, summary, write_backbone, write_pictures
+from cxr_ssl.state import Learner, make_optimizer, new_backbone, new_learner, set_weight_decay
 from cxr_ssl.step import train_step
 from cxr_ssl.swav import SwAV
 
@@ -106,7 +112,7 @@ def pretrain(config: PretrainConfig) -> Path:
     with contextlib.closing(run):
         if run.finished:
             if main:
-                print(f"{folder}: done before, nothing to do")
+                print(f"{folder}: already finished, nothing to do")
             return folder / "backbone.safetensors"
 
         learner = new_learner(swav, optimizer, first_plan, crops.global_count, accelerator)
@@ -162,13 +168,13 @@ def pretrain(config: PretrainConfig) -> Path:
                     )
                     at["images"] += plan.global_batch
                     progress.step(plan.global_batch, **({"loss": float(loss)} if step % 10 == 0 else {}))
-                    if anyone(stop.requested, step, accelerator):
+                    if number := highest_signal(stop.received, accelerator):
                         at |= {"step": step + 1, "seconds": time.perf_counter() - began}
                         _save(run, learner, at, healthy)
-                        raise SystemExit(143)
+                        stop.leave(number)
 
                 average_buffers(swav, accelerator)
-                health = learner.monitor.numbers(functools.partial(added, accelerator=accelerator))
+                health = learner.monitor.numbers(functools.partial(all_reduce_sum, accelerator=accelerator))
                 figures = {**{name: defined(value) for name, value in health.items()}, **probe()}
                 line = {"epoch": epoch + 1, "lr": learner.optimizer.param_groups[0]["lr"], **figures}
                 progress.epoch({name: figures[name] for name in SHOWN})
@@ -192,7 +198,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 # Saving stays below a tenth of the time, however short the epochs.
                 # The clock of one process decides for all, since all must come along.
                 due = main and time.perf_counter() - saved >= 10 * cost_of_saving
-                if anyone(due, 0, accelerator):
+                if any_process(due, accelerator):
                     started = time.perf_counter()
                     _save(run, learner, at, healthy)
                     saved = time.perf_counter()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cxr_ssl.health import Collapse, Monitor, diagnose
+from cxr_ssl.diagnostics import Collapse, Monitor, diagnose
 from cxr_ssl.sinkhorn import sinkhorn
 from cxr_ssl.swav import SwAV, freeze_prototypes, normalise_prototypes, swapped_prediction_loss
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cxr_data.errors import BadInput
-from cxr_ssl.health import Collapse
-from cxr_ssl.rules import Plan, fewest_prototypes
+from cxr_ssl.diagnostics import Collapse
+from cxr_ssl.plan import Plan, fewest_prototypes
 
 MOST = 4
 """Remedies tried in one run; what still collapses then needs a person."""

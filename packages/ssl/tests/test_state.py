@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.training.resume import load_state, save_state
-from cxr_ssl.learner import Learner, make_optimizer, new_learner, set_weight_decay
-from cxr_ssl.rules import Plan, plan
+from cxr_ssl.plan import Plan, plan
+from cxr_ssl.state import Learner, make_optimizer, new_learner, set_weight_decay
 from cxr_ssl.step import train_step
 from cxr_ssl.swav import SwAV
 

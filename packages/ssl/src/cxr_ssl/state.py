@@ -10,12 +10,12 @@ from cxr_common.models.one_pixel import shorten
 from cxr_common.models.pretrained import Start, build_pretrained
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.parameters import groups
-from cxr_common.training.processes import gathered, give_back
+from cxr_common.training.processes import gather_per_process, restore_per_process
 from cxr_common.training.resume import rng_state, set_rng_state
 from cxr_data.errors import BadInput
+from cxr_ssl.diagnostics import Monitor
 from cxr_ssl.feature_queue import FeatureQueue
-from cxr_ssl.health import Monitor
-from cxr_ssl.rules import Plan
+from cxr_ssl.plan import Plan
 from cxr_ssl.swav import SwAV
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ class Learner:
             "scaler": scaler.state_dict() if scaler is not None else {},  # fp16
             "rng": rng_state(),
             # Queue, batch statistics and health are each process's own.
-            "queue": {**self.queue.state(), **gathered({"embeddings": self.queue.embeddings}, engine)},
-            "buffers": gathered(dict(self.swav.named_buffers()), engine),
-            "monitor": gathered(self.monitor.sums, engine),
+            "queue": {**self.queue.state(), **gather_per_process({"embeddings": self.queue.embeddings}, engine)},
+            "buffers": gather_per_process(dict(self.swav.named_buffers()), engine),
+            "monitor": gather_per_process(self.monitor.sums, engine),
         }
         return _copied(state)
 
@@ -76,8 +76,8 @@ class Learner:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.queue.restore({**state["queue"], "embeddings": state["queue"]["embeddings"][rank]})
-        give_back(dict(self.swav.named_buffers()), state["buffers"], self.accelerator)
-        give_back(self.monitor.sums, state["monitor"], self.accelerator)
+        restore_per_process(dict(self.swav.named_buffers()), state["buffers"], self.accelerator)
+        restore_per_process(self.monitor.sums, state["monitor"], self.accelerator)
         set_rng_state(state["rng"])
 
 

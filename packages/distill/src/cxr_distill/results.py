@@ -1,4 +1,4 @@
-"""What a training leaves behind: the best weights with their header, and the summary of the run."""
+"""Results of a training: the best weights with their header, and the summary of the run."""
 
 from pathlib import Path
 from typing import Any
@@ -8,37 +8,33 @@ from numpy.typing import NDArray
 
 from cxr_common import checkpoint
 from cxr_common.models.zoo import GrayNetwork
-from cxr_common.training.run_folder import RunFolder
+from cxr_common.training.run_folder import EXTENDED, RunFolder, experiment
+from cxr_common.training.state import Best
 from cxr_data import decisions
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
-from cxr_distill.config import DistillConfig, TrainConfig
+from cxr_distill.config import TeachingSettings, TrainConfig, TrainingSettings
 from cxr_distill.data import labelled_task
 
 MODEL = "model.safetensors"
 """Name of a stage's weights file."""
 
-# What a result does not depend on: names, places (hashes of what lies there do count) and conveniences.
-INCIDENTAL = {"run", "runs_dir", "name", "workers", "restart", "control", "data", "teacher", "start", "seeds"}
-# What a run without a teacher does not depend on either.
-GUIDING = {"loss", "task_weight", "temperature", "stage", "student", "teachers", "teacher_views"}
-
-# Options that records of older run folders lack, and what these runs did.
-LATER: dict[str, Any] = {
-    name: config_dict(DistillConfig())[name] for name in ("mode", "imbalance", "optim", "decision")
-}
-LATER |= {"teachers": "mean", "teacher_views": 0}
-
 
 def identity(
-    config: TrainConfig, architecture: str, cohort: Cohort, parents: tuple[dict[str, str], ...], guided: bool
+    config: TrainConfig,
+    architecture: str,
+    cohort: Cohort,
+    parents: tuple[dict[str, str], ...],
+    *,
+    epochs: int,
+    guided: bool,
 ) -> dict[str, Any]:
-    """What the result depends on; a control is the same whatever its teacher would have been told."""
-    skipped = INCIDENTAL if guided else INCIDENTAL | GUIDING
+    """What the result depends on; a student without teachers is the same whatever they would have been."""
     return {
         "stage": "distill" if guided else "finetune",
         "architecture": architecture,
-        "config": {k: v for k, v in config_dict(config).items() if k not in skipped},
+        "epochs": epochs,
+        "config": experiment(config, TrainingSettings, *([TeachingSettings] if guided else [])),
         "parents": {p["role"]: p["sha256"] for p in parents},
         "cohort": cohort.fingerprint,
     }
@@ -50,7 +46,7 @@ def conclude(
     cohort: Cohort,
     network: GrayNetwork,
     logits: NDArray[np.float32],
-    best: dict[str, Any],
+    best: Best,
     parents: tuple[dict[str, str], ...],
     run: RunFolder,
     summary: dict[str, Any],
@@ -62,17 +58,20 @@ def conclude(
         architecture: Name in the zoo.
         cohort: Labelled cohort.
         network: With the best weights.
-        logits: (N_val, L) of the network on the validation images: calibration and thresholds are fitted on them.
-        best: "epoch" of the best weights and their validation figures "val".
+        logits: (N_val, L) of the network on the validation images, computed in float32 as `predict` computes them:
+            calibration and thresholds are fitted on them.
+        best: The best epoch.
         parents: Provenance of the files this run is made from.
         run: The run folder.
         summary: More figures for done.json.
     """
     if not run.main:
         return
-    header = _header(config, architecture, cohort, network, logits, best, parents)
+    extended = {EXTENDED: list(run.extended)} if run.extended else {}
+    header = _header(config, architecture, cohort, network, logits, best, parents, extended)
     digest = checkpoint.save(Path(run.path) / MODEL, network, header)
-    run.finish({"sha256": digest, "best_epoch": best["epoch"], **best["val"], **summary})
+    done = {"sha256": digest, "best_epoch": best.epoch, **best.figures, **summary}
+    run.finish(done, keep_state=config.keep_state)
 
 
 def _header(
@@ -81,8 +80,9 @@ def _header(
     cohort: Cohort,
     network: GrayNetwork,
     logits: NDArray[np.float32],
-    best: dict[str, Any],
+    best: Best,
     parents: tuple[dict[str, str], ...],
+    extended: dict[str, Any],
 ) -> checkpoint.Header:
     """Header of the best weights, with calibration and thresholds fitted on validation data."""
     task, wanted = labelled_task(cohort), config.decision
@@ -101,6 +101,6 @@ def _header(
         parents=parents,
         cohort=cohort.describe(),
         seed=config.seed,
-        metrics={"epoch": best["epoch"], **best["val"]},
+        metrics={"epoch": best.epoch, **best.figures, **extended},
         **checkpoint.provenance(),
     )

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from cxr_data.errors import BadInput
-from cxr_ssl.health import Collapse
-from cxr_ssl.remedies import MOST, ORDER, REMEDIES, answer, next_remedy
-from cxr_ssl.rules import plan
+from cxr_ssl.diagnostics import Collapse
+from cxr_ssl.plan import plan
+from cxr_ssl.recovery import MOST, ORDER, REMEDIES, answer, next_remedy
 
 PLAN = plan(800, batch_size=32, optimizer="adamw", epochs=40, prototypes=600, embedding=64, queue=8, freeze=100, lr=0.3)
 AT = {"epoch": 4, "step": 0, "remedies": [], "changes": {}}

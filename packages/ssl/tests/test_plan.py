@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from cxr_data.errors import BadInput
 from cxr_ssl.config import preset
 from cxr_ssl.feature_queue import FeatureQueue
+from cxr_ssl.plan import misgivings, plan, refuse_hopeless
 from cxr_ssl.pretrain import planned
-from cxr_ssl.rules import misgivings, plan, refuse_hopeless
 
 
 @settings(deadline=None, max_examples=200)
