@@ -227,7 +227,8 @@ class SimKD(Loss):
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`simkd` of the projected features."""
         own = feature(student, "pooled")
-        return simkd(given.required_adapter(self.name).projector(own), feature(teacher, "pooled"))
+        its = feature(teacher, "pooled")
+        return simkd(regress(given.required_adapter(self.name).projector, own, its), its)
 
 
 @in_float32

@@ -230,9 +230,8 @@ class LED(Loss):
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`led` of the embeddings that each classifier makes of its pooled features."""
-        return led(
-            *map(_embeddings, (student, teacher)), given.targets, by_class=self.by_class, by_instance=self.by_instance
-        )
+        own, its = _embeddings(student), _embeddings(teacher)
+        return led(own, its, given.targets, by_class=self.by_class, by_instance=self.by_instance)
 
 
 def _embeddings(outputs: Outputs) -> Tensor:
