@@ -86,7 +86,7 @@ def test_a_loss_that_dominates_the_others_is_named_once(capsys) -> None:
 
 
 def test_the_scale_of_half_precision_comes_back() -> None:
-    def new_state() -> TrainState:
+    def new_state() -> Any:
         module = nn.Linear(2, 2)
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
         accelerator: Any = SimpleNamespace(

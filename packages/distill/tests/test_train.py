@@ -126,8 +126,8 @@ def test_automatic_lr(tmp_path, toy_cohort) -> None:
     save(tmp_path / "backbone.safetensors", network, Header("backbone", "test_resnet", Input(32, 0.5, 0.2)))
     save_file(network.state_dict(), tmp_path / "foreign.safetensors")
     classifier = finetuned(tmp_path / "classifier", toy_cohort, epochs=1)
-    others = [tmp_path / "foreign.safetensors", Path("imagenet.pth"), classifier]
-    backbone = tmp_path / "backbone.safetensors"
+    others = [Pretrained(path) for path in (tmp_path / "foreign.safetensors", Path("imagenet.pth"), classifier)]
+    backbone = Pretrained(tmp_path / "backbone.safetensors")
     assert [automatic_lr(start) for start in ((), (backbone,), (None, backbone))] == [1e-3, 1e-3, 1e-3]
     assert [automatic_lr((start,)) for start in others] == [3e-4, 3e-4, 3e-4]
 

@@ -22,14 +22,14 @@ class Second:
         return 3 * tensor
 
 
-def new_state() -> TrainState:
+def new_state() -> TrainState[nn.Sequential]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
     return TrainState(network, network, optimizer, ALONE, parts={"means": MetricMeans()})
 
 
-def step(state: TrainState) -> None:
+def step(state: TrainState[nn.Sequential]) -> None:
     loss = state.network(torch.ones(5, 3)).square().mean()
     state.optimizer.zero_grad()
     loss.backward()
@@ -55,7 +55,7 @@ def test_a_restored_state_continues_to_the_same_bits() -> None:
     for one, other in zip(whole.network.state_dict().values(), resumed.network.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     means: Any = resumed.parts["means"]
-    assert means.means(ALONE) == whole.parts["means"].means(ALONE)  # type: ignore[attr-defined]
+    assert means.means(ALONE) == whole.parts["means"].means(ALONE)  # type: ignore[attr-defined] - of MetricMeans
     for name, tensor in kept["network"].items():  # training on changes no saved copy
         assert torch.equal(saved["network"][name], tensor)
 

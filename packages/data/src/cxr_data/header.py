@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from cxr_data.files import sha256
 
 SCHEMA = 1
 KEY = "cxr"
-"""Key of our JSON in the safetensors metadata."""
+"""Key of the header in the metadata of a file."""
+EXPORT_KEY = "cxr_export"
+"""Key of the JSON that an ONNX file says of its own making."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,9 @@ def parse_header(text: str, path: str | Path) -> Header:
             do="update the cxr packages",
         )
     try:
-        read = {name: tuple(one) if isinstance(one, list) else one for name, one in values["input"].items()}
+        read: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in values["input"].items()
+        }
         values["input"] = Input(**read)
         for name in ("labels", "parents"):
             values[name] = tuple(values[name])
@@ -219,3 +224,89 @@ def metadata(path: Path) -> dict[str, str]:
             do="copy it again, or rerun the command that wrote it",
         )
     return found
+
+
+def describe_onnx(path: str | Path) -> tuple[Header, dict[str, Any]]:
+    """Read what an ONNX file of ``export-model`` says of itself, without loading its graph.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Header of the weights, and what the file says of its own making: "precision", "source", "outputs", "check".
+
+    Raises:
+        BadInput: Missing, no ONNX file, a damaged one, or one of another origin.
+    """
+    do = "give a file written by export-model"
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput("an ONNX file", error.strerror or str(error), where=path, do=do) from error
+    try:
+        texts, producer = _onnx_metadata(memoryview(data))
+    except (IndexError, ValueError) as error:
+        raise BadInput("an ONNX file", "something else, or a damaged one", where=path, do=do) from error
+    if KEY not in texts or EXPORT_KEY not in texts:
+        made_by = f" ({producer[:40]})" if producer else ""
+        raise BadInput(
+            "an ONNX file written by export-model",
+            f"one of another origin{made_by}, without our header",
+            where=path,
+            do=do,
+        )
+    return parse_header(texts[KEY], path), json.loads(texts[EXPORT_KEY])
+
+
+def _onnx_metadata(data: memoryview) -> tuple[dict[str, str], str]:
+    """Metadata and producer of a ModelProto, from the wire format of protobuf alone.
+
+    Raises:
+        ValueError, IndexError: No such message, a truncated one, or one without a graph.
+    """
+    texts: dict[str, str] = {}
+    producer, graph = "", False
+    for number, value in _fields(data):
+        if number == 2 and isinstance(value, memoryview):
+            producer = bytes(value).decode()
+        elif number == 7:
+            graph = isinstance(value, memoryview) and len(value) > 0
+        elif number == 14 and isinstance(value, memoryview):
+            entry = {key: bytes(text).decode() for key, text in _fields(value) if isinstance(text, memoryview)}
+            texts[entry.get(1, "")] = entry.get(2, "")
+    if not graph:
+        raise ValueError("no graph")
+    return texts, producer
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """(field number, value) of a protobuf message; values of fixed width are passed over as 0."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            length, at = _varint(data, at)
+        else:
+            length = {1: 8, 5: 4}.get(kind, -1)
+        if length < 0 or at + length > len(data):
+            raise ValueError("no protobuf message, or a truncated one")
+        yield key >> 3, data[at : at + length] if kind == 2 else 0
+        at += length
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A number of variable length, and the position after it."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+        if shift > 63:
+            raise ValueError("no protobuf message")

@@ -69,7 +69,7 @@ class Plan:
 
 
 @dataclass(kw_only=True)
-class TrainState(CommonState):
+class TrainState(CommonState[Student]):
     """All that training changes, and what a step needs beside it.
 
     Attributes:
@@ -83,7 +83,6 @@ class TrainState(CommonState):
         warned: Losses that were reported to dominate the gradient.
     """
 
-    network: Student
     loss_on_labels: Callable[[Tensor, Tensor], Tensor]
     teachers: Teachers | None = None
     average: Average | None = None

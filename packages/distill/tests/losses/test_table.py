@@ -81,7 +81,7 @@ def interfaces():
 def case(name):
     kind = LOSSES[name]
     torch.manual_seed(0)
-    losses = {kind(stage="stage3") if name == "fitnets" else kind(): 1.0}
+    losses: dict[Loss, float] = {FitNets(stage="stage3") if kind is FitNets else kind(): 1.0}
     adapters = build_adapters(losses, *interfaces())
     return losses, outputs(OWN, EDGES, 1), outputs(ITS, TEACHER_EDGES, 2), targets_of(kind.tasks[0]), adapters
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from cxr_distill.losses import LOSSES, STAGES, Interface, Loss, Outputs, build_adapters, each_loss, task_loss
+from cxr_distill.losses import FEATURES, LOSSES, STAGES, Interface, Loss, Outputs, build_adapters, each_loss, task_loss
 from cxr_distill.losses.processes import gather_batch
 
 Computed = Callable[[Outputs, Outputs, Tensor, nn.ModuleDict], Tensor]
@@ -54,7 +54,7 @@ def gradients(
     student, teacher = Network(OWN), Network(ITS).requires_grad_(False)
     images = torch.randn(IMAGES, 5, 8, 8)
     classifier = (teacher.classifier.weight, teacher.classifier.bias)
-    channels = [dict.fromkeys((*STAGES, "pooled"), width) for width in (OWN, ITS)]
+    channels: list[dict[str, int]] = [dict.fromkeys(FEATURES, width) for width in (OWN, ITS)]
     adapters = build_adapters(losses, Interface(channels[0]), Interface(channels[1], classifier)).eval()
     value = loss(student(images[part]), teacher(images[part]), targets_of(task)[part], adapters)
     value.backward()

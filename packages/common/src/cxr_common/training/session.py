@@ -66,7 +66,7 @@ class TrainingSession:
         steps: Steps of an epoch.
     """
 
-    def __init__(self, run: RunFolder, state: TrainState, *, epochs: int, steps: int):
+    def __init__(self, run: RunFolder, state: TrainState[Any], *, epochs: int, steps: int):
         self.run, self.state, self.epochs, self.steps = run, state, epochs, steps
         self.resumed = self._resume()
         self.name = run.path.name

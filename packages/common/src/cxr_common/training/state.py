@@ -1,8 +1,8 @@
 """The state of a training: everything a resumed run needs to continue to the same bits."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from cxr_common.training.resume import rng_state, set_rng_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Stateful(Protocol):
@@ -44,7 +46,7 @@ class Best:
 
 
 @dataclass
-class TrainState:
+class TrainState(Generic[Network]):
     """All that training changes.
 
     Attributes:
@@ -60,7 +62,7 @@ class TrainState:
         best: The best epoch so far.
     """
 
-    network: nn.Module
+    network: Network
     model: nn.Module
     optimizer: Any
     accelerator: "Accelerator"
@@ -204,12 +206,3 @@ def _copied(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return type(tree)(_copied(value) for value in tree)
     return tree
-
-
-def tensors_of(tree: Any) -> Iterator[Tensor]:
-    """All tensors of nested dicts and lists."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, dict | list | tuple):
-        for value in tree.values() if isinstance(tree, dict) else tree:
-            yield from tensors_of(value)

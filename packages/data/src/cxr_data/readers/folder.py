@@ -13,6 +13,7 @@ from cxr_data.readers.listing import (
     one_hot,
     order_classes,
 )
+from cxr_data.readers.values import merged_spellings, spelling_key
 
 MAX_CLASSES = 100
 
@@ -52,11 +53,14 @@ def read(path: Path) -> Listing:
             masks += 1
         else:
             rows.append((image, below[0], split))
+    spelling, merged = merged_spellings(label for _, label, _ in rows)
+    rows = [(image, spelling[label], split) for image, label, split in rows]
     labels = order_classes({label for _, label, _ in rows})
     _check_classes(path, labels, [path / name for name in split_of] or [path])
 
     table = pl.DataFrame(rows, {"path": pl.String, "class": pl.String, "split": pl.String}, orient="row")
     who, notes = patients.facts(path, table["path"].to_list())
+    notes = [*merged, *notes]
     if loose:
         where = "outside the class folders" if not split_of else "outside the split and class folders"
         notes.append(f"{loose} images lie {where} and were left out")
@@ -68,7 +72,8 @@ def read(path: Path) -> Listing:
 
 def _check_classes(path: Path, labels: tuple[str, ...], above: list[Path]) -> None:
     subfolders = {name for folder in above for name in _folders(folder)}
-    if empty := sorted(subfolders - set(labels)):
+    known = {spelling_key(label) for label in labels}
+    if empty := sorted(name for name in subfolders if spelling_key(name) not in known):
         raise BadInput(
             "images in every class folder",
             f"none in {', '.join(empty[:5])}",
