@@ -219,3 +219,33 @@ def test_commands_start_light(module) -> None:
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """Lists.
+
+    Attributes:
+        data: One or several.
+        seeds: Numbers.
+        names: Words.
+    """
+
+    data: list[str] | str = "phantom"
+    seeds: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("--data a --data+ b", {"data": ["a", "b"]}),
+        ("--data+ a", {"data": "a"}),
+        ("--data+ a --seeds 1 --data+ b c", {"data": ["a", "b", "c"], "seeds": [1]}),
+        ("--seeds 0 --names x --seeds+ 1,2 --names+=y", {"seeds": [0, 1, 2], "names": ["x", "y"]}),
+        ("--names a --names b", {"names": ["b"]}),
+    ],
+)
+def test_lists_grow_by_the_options_that_help_lists(typed, expected):
+    config = parse(_Lists, prog="x", description="", argv=typed.split())
+    assert config == _Lists(**expected)

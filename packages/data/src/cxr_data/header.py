@@ -5,8 +5,9 @@ import functools
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ KEY = "cxr"
 """Key of the header in the metadata of a file."""
 EXPORT_KEY = "cxr_export"
 """Key of the JSON that an ONNX file says of its own making."""
+TRAINING_IMAGES = "cxr.training_images"
+"""Name of the tensor, beside the weights, with the keys of the images that were trained on."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Header:
         thresholds: Decision threshold of each label, fitted on validation data.
         calibration: What `cxr_data.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
             "shift": [...]}`` of each label, or nothing; fitted on validation data.
-        config: The config of the run that wrote the file.
+        config: The config of the run that wrote the file, as :func:`portable` leaves it.
         parents: Files it came from: ``{"role", "path", "sha256"}``.
         cohort: ``Cohort.describe()`` of the training data.
         seed: Seed of the run.
@@ -80,14 +83,39 @@ class Header:
     schema: int = SCHEMA
 
 
+_CONDUCT = {"runs_dir", "workers", "restart", "extend", "keep_state"}
+_FOLDERS = re.compile(r"(?:^|(?<=\+))[^+#]*/(?<!@\d/)(?<!@\d\d/)(?=[^+#])")
+"""The folders of each of several paths joined by +; the slash of a fold ("COHORT@2/5") is none of a path."""
+
+
+def portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as weights files carry it: without paths of one machine, which do not change the weights.
+
+    Args:
+        config: Config as plain JSON types. Places ("runs_dir") and conduct ("workers", "restart", "extend",
+            "keep_state") are left out; of paths in "data", "teacher" and "start" the last part stays.
+    """
+
+    def name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [name(one) for one in value]
+        return _FOLDERS.sub("", value) if isinstance(value, str) else value
+
+    kept = {key: value for key, value in config.items() if key not in _CONDUCT}
+    return {key: name(value) if key in ("data", "teacher", "start") else value for key, value in kept.items()}
+
+
 def parent(role: str, path: str | Path) -> dict[str, str]:
     """Provenance entry of a file this one is made from.
 
     Raises:
         BadInput: It is not there, or cannot be read.
     """
+    place = Path(path)
+    # Every run's file has the same name: its folder tells which it is.
+    ours = place.name in ("model.safetensors", "backbone.safetensors")
     try:
-        return {"role": role, "path": str(path), "sha256": sha256(path)}
+        return {"role": role, "path": "/".join(place.parts[-1 - ours :]), "sha256": sha256(path)}
     except OSError as error:
         raise BadInput("a file to begin with", error.strerror or str(error), where=path) from error
 

@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data.cohort import Cohort, Task
+from cxr_data.cohort import Cohort, Task, pixel_digests
 from cxr_data.errors import BadInput
 from cxr_data.pixel_rows import PixelRows
+from cxr_data.splits import join_groups
 
 
 def join(cohorts: Sequence[Cohort]) -> Cohort:
@@ -39,27 +40,32 @@ def join(cohorts: Sequence[Cohort]) -> Cohort:
     _refuse_unlike(cohorts, names)
     labels = _union(cohorts, names)
     task: Task | None = next((cohort.task for cohort in cohorts if cohort.task), None)
-    tables, start = [], 0
-    for name, cohort in zip(names, cohorts, strict=True):
-        tables.append(_table(name, cohort, labels, start))
-        start += int(cohort.groups.max(initial=-1)) + 1
-    table = pl.concat(tables, how="diagonal_relaxed")
+    tables = [_table(name, cohort, labels) for name, cohort in zip(names, cohorts, strict=True)]
+    groups = join_groups(
+        [f"{number}/{group}" for number, cohort in enumerate(cohorts) for group in cohort.groups],
+        [digest for cohort in cohorts for digest in pixel_digests(cohort.pixels)],
+    )
+    table = pl.concat(tables, how="diagonal_relaxed").with_columns(pl.Series("group", groups))
+    rows, leaks = _without_leaks(table)
+    table = table[rows]
     first = ["image", "patient", "split", "group", "cohort", *(f"label:{label}" for label in labels.values())]
     table = table.select(*first, *(name for name in table.columns if name not in first))
     masks = None
     if all(cohort.masks is not None and cohort.labels == cohorts[0].labels for cohort in cohorts):
-        masks = cast(NDArray[np.uint8], PixelRows([cast(NDArray[np.uint8], cohort.masks) for cohort in cohorts]))
+        drawn = [cast(NDArray[np.uint8], cohort.masks) for cohort in cohorts]
+        masks = cast(NDArray[np.uint8], PixelRows(drawn, rows))
     identity = json.dumps([cohort.fingerprint for cohort in cohorts]).encode()
     return Cohort(
         name=" + ".join(names),
         task=task,
         labels=tuple(labels.values()),
         table=table,
-        pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels for cohort in cohorts])),
+        pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels for cohort in cohorts], rows)),
         pixel_mapping=cohorts[0].pixel_mapping,
         source=" + ".join(cohort.source for cohort in cohorts),
         fingerprint=hashlib.sha256(identity).hexdigest(),
         notes=(
+            *leaks,
             *_matched(cohorts, names, labels),
             *(f"{name}: {note}" for name, cohort in zip(names, cohorts, strict=True) for note in cohort.notes),
         ),
@@ -120,7 +126,28 @@ def _key(label: str) -> str:
     return re.sub(r"[\W_]+", "", label.lower()) or label
 
 
-def _table(name: str, cohort: Cohort, labels: dict[str, str], start: int) -> pl.DataFrame:
+def _without_leaks(table: pl.DataFrame) -> tuple[NDArray[np.int64], list[str]]:
+    """Rows that may stay, and what to say of groups of two cohorts that lie in two splits."""
+    of_group = pl.col("cohort").n_unique().over("group")
+    first = pl.col("split").replace_strict({"test": 0, "val": 1, "train": 2}, return_dtype=pl.Int8)
+    marked = table.select(
+        (of_group > 1).alias("shared"), ((of_group > 1) & (first > first.min().over("group"))).alias("leaks")
+    )
+    leaks = marked["leaks"].to_numpy()
+    if not marked["shared"].any():
+        return np.arange(table.height), []
+    shared = int(marked["shared"].sum())
+    note = f"identical images in several cohorts: they join {shared} images to patients of another cohort"
+    if leaks.any():
+        by_cohort = table.filter(marked["leaks"]).group_by("cohort", maintain_order=True).len().rows()
+        listed = ", ".join(f"{count} of {name}" for name, count in by_cohort)
+        note += (
+            f"; left out of training and validation, since these patients are in a test or validation part: {listed}"
+        )
+    return np.flatnonzero(~leaks), [note]
+
+
+def _table(name: str, cohort: Cohort, labels: dict[str, str]) -> pl.DataFrame:
     own = {_key(label): f"label:{label}" for label in cohort.labels}
     absent = 0.0 if cohort.task == "multiclass" else float("nan")
     unknown = cohort.table.height and np.isnan(cohort.targets).all(axis=1)
@@ -136,7 +163,6 @@ def _table(name: str, cohort: Cohort, labels: dict[str, str], start: int) -> pl.
     return cohort.table.select(
         (pl.lit(f"{name}/") + pl.col("image")).alias("image"),
         (pl.lit(f"{name}/") + pl.col("patient")).alias("patient"),
-        pl.Series("group", cohort.groups + start),
         pl.lit(name).alias("cohort"),
         *columns,
         *(column for column in extras if column != "cohort"),

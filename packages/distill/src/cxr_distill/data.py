@@ -39,6 +39,32 @@ def labelled_task(cohort: Cohort) -> str:
     return cohort.task
 
 
+def with_trained_labels(cohort: Cohort) -> Cohort:
+    """The cohort without labels that no training image knows: nothing could be learnt, fitted or claimed of them.
+
+    Raises:
+        BadInput: A class without training images, or no label that any training image knows.
+    """
+    targets = cohort.targets[cohort.rows("train")]
+    if cohort.task == "multiclass":
+        known = targets[~np.isnan(targets).any(axis=1)]
+        empty = [label for label, column in zip(cohort.labels, known.T, strict=True) if len(known) and not column.any()]
+        if empty:
+            raise BadInput(
+                "training images of every class",
+                f"none of {', '.join(empty)}",
+                where=cohort.source,
+                do="leave the class out (cxr-data prepare --labels), or change the split",
+            )
+        return cohort
+    blank = [label for label, column in zip(cohort.labels, targets.T, strict=True) if np.isnan(column).all()]
+    if not blank or len(blank) == len(cohort.labels):
+        return cohort
+    note = f"no training image has a value for {', '.join(blank)}: left out of training, thresholds and averages"
+    labels = tuple(label for label in cohort.labels if label not in blank)
+    return replace(cohort, labels=labels, notes=(note, *cohort.notes))
+
+
 def training_rows(
     cohort: Cohort, *, fraction: float, seed: int, labelled_only: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

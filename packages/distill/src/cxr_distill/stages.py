@@ -20,8 +20,9 @@ from cxr_data.decisions import probabilities
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json
 from cxr_data.metrics import auroc, macro
+from cxr_data.sources import print_notes
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
-from cxr_distill.data import labelled_task
+from cxr_distill.data import labelled_task, with_trained_labels
 from cxr_distill.losses import build_losses, check_losses, loss_settings, recommended
 from cxr_distill.results import MODEL
 from cxr_distill.teacher import load_teacher
@@ -146,7 +147,10 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
 
 
 def _open(config: TrainConfig, size: int = 0) -> Cohort:
-    return open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0)
+    cohort = with_trained_labels(open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0))
+    if not size:
+        print_notes(cohort, config.data)
+    return cohort
 
 
 def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Cohort]:

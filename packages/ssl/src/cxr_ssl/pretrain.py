@@ -28,6 +28,7 @@ from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.progress import Progress
+from cxr_data.sources import print_notes
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.crops import view_batches, view_specs
@@ -63,6 +64,7 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     # What is learnt from.
     cohort = open_cohort(config.data, pixel_size=pixel_size_for(config.size), seed=0)
+    print_notes(cohort, config.data)
     rows = cohort.rows("train")
     if len(rows) < 2:
         raise BadInput("at least 2 training images", str(len(rows)), where=cohort.source)
