@@ -148,7 +148,7 @@ def _pictures(row: Row, maps: Any, pixels: Any, classifier: Classifier) -> Itera
             do="leave --heatmaps out",
         )
     called, p = np.array(row.decisions), np.array(row.probabilities)
-    heats = heat(maps, classifier.size)
+    heats = heat(maps, max(overlay.EDGE, pixels.shape[0]))
     for label in overlay.shown_labels(called, p, classifier.header.task or "multilabel"):
         yield label, overlay.draw(pixels, heats[label])
 
