@@ -69,6 +69,7 @@ def test_what_people_type_is_understood() -> None:
     assert given("--restart", "--size", "8") == Config(size=8, restart=True)
     assert not given("--restart", "false").restart
     assert given("--loss", "kd=0.9", "--loss=at=1000").loss == {"kd": 0.9, "at": 1000.0}
+    assert given("--loss", "kd=1e-3", "--loss", "kd.t=2").loss == {"kd": 0.001, "kd.t": 2.0}
 
 
 def test_lists_and_dataclasses_within() -> None:
@@ -205,6 +206,8 @@ def test_print_config_can_be_read_back(tmp_path, capsys) -> None:
     assert ended.value.code == 0
     (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
     assert given("--config", str(tmp_path / "c.yaml")) == Config(size=7, loss={"kd": 2.0})
+    merged = given("--config", str(tmp_path / "c.yaml"), "--loss", "kd.t=3", "--loss", "my.module:Mine=1")
+    assert merged.loss == {"kd": 2.0, "kd.t": 3.0, "my.module:Mine": 1.0}
 
 
 @pytest.mark.parametrize(

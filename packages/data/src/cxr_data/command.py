@@ -107,7 +107,7 @@ def parse(
     if presets:
         parser.set_defaults(dict(presets.get(_preset(arguments), {})))
     try:
-        found = parser.parse_args(arguments)
+        found = parser.parse_args(_with_entries(arguments, config_class, parser))
     except (ArgumentError, UnicodeDecodeError) as error:
         raise BadInput(
             "arguments the command knows",
@@ -115,6 +115,29 @@ def parse(
             do=f"see {prog} --help",
         ) from error
     return _made(config_class, found)
+
+
+def _with_entries(arguments: list[str], config_class: type, parser: Any) -> list[str]:
+    """Merge single entries of dicts ("--loss.kd=0.9") into what a YAML file says of the dict; keys may have dots."""
+    dicts = [name for name, kind in _fields(config_class).items() if get_origin(kind) is dict]
+    prefixes = tuple(f"--{name}." for name in dicts)
+    entries = [token for token in arguments if token.startswith(prefixes)]
+    if not entries:
+        return arguments
+    import yaml
+
+    others = [token for token in arguments if not token.startswith(prefixes)]
+    given = parser.parse_args([token for token in others if not token.startswith("--print_config")])
+    merged = {name: dict(given[name]) for name in dicts}
+    for token in entries:
+        flag, _, value = token.partition("=")
+        name, _, key = flag[2:].partition(".")
+        try:
+            merged[name][key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            merged[name][key] = value
+    changed = {token[2:].partition(".")[0] for token in entries}
+    return [*others, *(f"--{name}={json.dumps(merged[name])}" for name in sorted(changed))]
 
 
 def _preset(arguments: Sequence[str]) -> str:
