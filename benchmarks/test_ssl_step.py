@@ -27,9 +27,9 @@ from cxr_common.training.accelerator import has_bf16
 from cxr_data import Cohort
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.crops import view_batches, view_specs
-from cxr_ssl.learner import Learner, make_optimizer, new_backbone, new_learner
-from cxr_ssl.rules import plan
+from cxr_ssl.plan import plan
 from cxr_ssl.sinkhorn import sinkhorn
+from cxr_ssl.state import Learner, make_optimizer, new_backbone, new_learner
 from cxr_ssl.step import train_step
 from cxr_ssl.swav import SwAV, swapped_prediction_loss
 

@@ -1,4 +1,4 @@
-"""Run by test_processes.py in each of two processes: a whole command, stopped by SIGTERM where told to."""
+"""Run in each of two processes: a whole command; the second process gets a SIGTERM or a NaN where told to."""
 
 import os
 import signal
@@ -11,17 +11,22 @@ from cxr_distill import cli
 from cxr_distill import train as loop
 
 torch.set_num_threads(1)
-stop_after, command, *sys.argv[1:] = int(sys.argv[1]), *sys.argv[2:]
+fault, command, *sys.argv[1:] = sys.argv[1:]
 train_step, done = loop.train_step, 0
 
 
-def asks_one_process_to_stop(*arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+def with_fault_in_the_second_process(state: Any, batch: Any) -> dict[str, torch.Tensor]:
+    """A signal after so many steps, or a loss that is NaN here alone."""
     global done
     done += 1
-    if done == stop_after and os.environ["RANK"] == "1":
-        signal.raise_signal(signal.SIGTERM)
-    return train_step(*arguments, **options)
+    metrics = train_step(state, batch)
+    if os.environ["RANK"] == "1":
+        if fault == "nan":
+            return {**metrics, "loss": torch.tensor(torch.nan)}
+        if done == int(fault):
+            signal.raise_signal(signal.SIGTERM)
+    return metrics
 
 
-setattr(loop, "train_step", asks_one_process_to_stop)  # noqa: B010 - as for pyright a module has no such field
+setattr(loop, "train_step", with_fault_in_the_second_process)  # noqa: B010 - pyright knows no such module field
 raise SystemExit(getattr(cli, command)())

@@ -36,7 +36,7 @@ def test_quickstart_runs_the_whole_road_and_does_nothing_twice(tmp_path) -> None
     assert len(before) == 5
     again = reproduce("quickstart", "--scale", "tiny", "--runs_dir", tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before") == 4
+    assert again.stdout.count("already finished") == 4
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
 
 

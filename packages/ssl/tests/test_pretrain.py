@@ -16,14 +16,15 @@ import yaml
 from safetensors.torch import load_file
 
 from cxr_common import checkpoint
+from cxr_common.models.pretrained import Pretrained
 from cxr_data import Cohort, save
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_ssl import pretrain as stage
 from cxr_ssl.config import Crops, PretrainConfig
-from cxr_ssl.learner import new_backbone
 from cxr_ssl.pretrain import pretrain
+from cxr_ssl.state import new_backbone
 from cxr_ssl.step import train_step
 
 TRAIN, VAL, TEST = 44, 10, 10
@@ -143,6 +144,8 @@ def test_torchvision_takes_the_backbone(resnet):
     theirs.fc = torch.nn.Identity()  # type: ignore[assignment]
     network, header = checkpoint.load(resnet / "backbone.safetensors")
     pixels = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
+    assert isinstance(header.input.mean, float)
+    assert isinstance(header.input.std, float)
     images = ((pixels / 255 - header.input.mean) / header.input.std).expand(-1, 3, -1, -1)
     with torch.inference_mode():
         torch.testing.assert_close(theirs.eval()(images), network(pixels), atol=1e-5, rtol=1e-5)
@@ -270,7 +273,7 @@ def test_a_collapsed_run_mends_itself_and_a_stopped_one_goes_on_mending(data, tm
 
 def test_a_mended_run_may_have_a_shorter_queue_and_fewer_prototypes(data, tmp_path, monkeypatch):
     """Codes that stay uniform whatever is done: every remedy is tried, once, and then the run stops."""
-    monkeypatch.setattr("cxr_ssl.remedies.SHARP", 4.0)
+    monkeypatch.setattr("cxr_ssl.recovery.SHARP", 4.0)
     config = tiny(data, tmp_path, epsilon=5.0, queue=2, freeze=1, prototypes=64, on_collapse="remedy")
     with pytest.raises(BadInput, match="sharper codes, longer freeze, smaller queue, fewer prototypes"):
         pretrain(config)
@@ -307,7 +310,7 @@ def test_accumulation_and_checkpointing_go_on_exactly_too(data, tmp_path, monkey
 def test_a_start_is_loaded_and_recorded(resnet, data, tmp_path):
     start = resnet / "backbone.safetensors"
     for file in (start, resnet / "backbone_torchvision.safetensors"):
-        loaded = new_backbone("resnet18", 32, (0.5, 0.2), (file,), smallest_view=24).network.state_dict()
+        loaded = new_backbone("resnet18", 32, (0.5, 0.2), (Pretrained(file),), smallest_view=24).network.state_dict()
         for name, tensor in load_file(start).items():
             torch.testing.assert_close(loaded[name], tensor, msg=name)
     folder = pretrain(tiny(data, tmp_path, architecture="resnet18", start=str(start), epochs=1)).parent
@@ -324,7 +327,7 @@ def test_a_published_swav_checkpoint_is_a_start(data, tmp_path):
     beside = {"projection_head.0.weight": torch.rand(512, 512), "prototypes.weight": torch.rand(3000, 128)}
     torch.save({f"module.{name}": one for name, one in (body | beside).items()}, tmp_path / "swav.pth.tar")
     start = tmp_path / "swav.pth.tar"
-    backbone = new_backbone("resnet18", 32, (0.5, 0.25), (start,), smallest_view=24).eval()
+    backbone = new_backbone("resnet18", 32, (0.5, 0.25), (Pretrained(start),), smallest_view=24).eval()
     theirs.fc = torch.nn.Identity()  # type: ignore[assignment]
     pixels = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():

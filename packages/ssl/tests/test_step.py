@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cxr_ssl.diagnostics import Monitor
 from cxr_ssl.feature_queue import FeatureQueue
-from cxr_ssl.health import Monitor
 from cxr_ssl.sinkhorn import sinkhorn
 from cxr_ssl.step import train_step
 from cxr_ssl.swav import SwAV, swapped_prediction_loss

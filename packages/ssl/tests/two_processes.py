@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from cxr_common.training.accelerator import start
 from cxr_common.training.loader import share
+from cxr_ssl.diagnostics import Monitor
 from cxr_ssl.feature_queue import FeatureQueue
-from cxr_ssl.health import Monitor
 from cxr_ssl.sinkhorn import sinkhorn
 from cxr_ssl.step import train_step
 from cxr_ssl.swav import SwAV

@@ -7,13 +7,15 @@ from torch import nn
 
 from cxr_common.models.zoo import OFFERED, build
 from cxr_common.training.processes import (
-    anyone,
-    as_main_says,
+    all_reduce_sum,
+    any_process,
     average_buffers,
-    gathered,
-    give_back,
+    broadcast_from_main,
+    gather_per_process,
     global_batch,
+    highest_signal,
     is_main,
+    restore_per_process,
     share_batch_statistics,
 )
 
@@ -67,8 +69,9 @@ def test_one_process_shares_nothing() -> None:
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     average_buffers(network, ALONE)
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in network.named_buffers())
-    assert as_main_says({"a": 1.0, "b": None}, ALONE) == {"a": 1.0, "b": None}
-    assert anyone(True, 3, ALONE)
+    assert broadcast_from_main({"a": 1.0, "b": None}, ALONE) == {"a": 1.0, "b": None}
+    assert any_process(True, ALONE)
+    assert highest_signal(15, ALONE) == 15
     assert is_main()
 
 
@@ -82,10 +85,10 @@ def test_every_process_gets_the_same_share_of_at_least_two(batch, images, proces
 
 def test_each_process_gets_back_what_was_its_own() -> None:
     own = {"mean": torch.tensor([1.0, 2.0]), "count": torch.tensor(3)}
-    everyones = gathered(own, TWO)
+    everyones = gather_per_process(own, TWO)
     assert everyones["mean"].tolist() == [[10.0, 20.0], [1.0, 2.0]]
     own["mean"].zero_()
-    give_back(own, everyones, TWO)
+    restore_per_process(own, everyones, TWO)
     assert own["mean"].tolist() == [1.0, 2.0]
     assert own["count"].item() == 3
 
@@ -99,7 +102,9 @@ def test_batch_statistics_become_their_mean() -> None:
     assert norm.num_batches_tracked.item() == 0
 
 
-def test_processes_ask_each_other_after_every_tenth_step() -> None:
-    assert anyone(True, 10, TWO)
-    assert not anyone(True, 11, TWO)
-    assert not anyone(False, 10, TWO)
+def test_a_flag_or_signal_of_any_process_counts_in_all() -> None:
+    assert any_process(True, TWO)
+    assert not any_process(False, TWO)
+    assert highest_signal(15, TWO) == 150
+    assert highest_signal(0, TWO) == 0
+    assert all_reduce_sum(torch.tensor(2.0), TWO).item() == 22

@@ -36,23 +36,33 @@ def test_nothing_is_unpickled(tmp_path) -> None:
         load_state(tmp_path / "state.pt", 1)
 
 
-def test_state_of_another_version_is_refused(tmp_path) -> None:
+def test_a_file_of_other_tensors_is_refused(tmp_path) -> None:
     torch.save({"epoch": 4}, tmp_path / "state.pt")
-    with pytest.raises(BadInput, match="state of this version"):
+    with pytest.raises(BadInput, match="another file of tensors"):
         load_state(tmp_path / "state.pt", 1)
 
 
 def test_state_of_another_number_of_processes_is_refused(tmp_path) -> None:
     save_state(tmp_path / "state.pt", {"epoch": 4}, 8)
     assert load_state(tmp_path / "state.pt", 8) == {"epoch": 4}
-    with pytest.raises(BadInput, match=r"(?s)state of 2 processes, found one of 8.*go on with 8"):
+    with pytest.raises(BadInput, match=r"(?s)state of 2 processes, found one of 8.*resume with 8"):
         load_state(tmp_path / "state.pt", 2)
 
 
-def test_sigterm_is_noted_within_the_block_only() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(("number", "left_with"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_signals_are_noted_within_the_block_only(number, left_with) -> None:
+    before = signal.getsignal(number)
     with StopSignal() as stop:
-        assert not stop.requested
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.requested
-    assert signal.getsignal(signal.SIGTERM) == before
+        assert not stop.received
+        signal.raise_signal(number)
+        assert stop.received == number
+        with pytest.raises(left_with):
+            stop.leave(stop.received)
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    with StopSignal():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

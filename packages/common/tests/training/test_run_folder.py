@@ -1,8 +1,10 @@
+import json
 import os
+from dataclasses import dataclass
 
 import pytest
 
-from cxr_common.training.run_folder import open_run
+from cxr_common.training.run_folder import experiment, open_run
 from cxr_data.errors import BadInput
 
 
@@ -69,12 +71,54 @@ def test_no_permission(tmp_path) -> None:
         open_run(tmp_path / "a", {}, {})
 
 
-def test_a_record_older_than_an_option_stands_for_what_was_done_then(tmp_path) -> None:
-    open_run(tmp_path / "s", {"config": {"lr": 1.0}}, {}).close()
-    (tmp_path / "s" / "done.json").write_text("{}")
-    now = {"config": {"lr": 1.0, "mode": "full"}}
-    run = open_run(tmp_path / "s", now, {}, later={"mode": "full", "other": 1})
+def test_a_finished_run_is_extended_when_asked_and_only_in_its_epochs(tmp_path) -> None:
+    folder = tmp_path / "s"
+
+    def opened(epochs, lr=0.1, **options):
+        return open_run(folder, {"config": {"lr": lr}, "epochs": epochs}, {"epochs": epochs}, **options)
+
+    run = opened(4)
+    run.state.write_bytes(b"state")
+    run.finish({}, keep_state=True)
+    with pytest.raises(BadInput, match=r"(?s)epochs was 4, now 6.*--extend"):
+        opened(6)
+    with pytest.raises(BadInput, match=r"config\.lr was 0\.1, now 0\.2"):
+        opened(6, lr=0.2, extend=True)
+    with pytest.raises(BadInput, match="more than 4 epochs"):
+        opened(3, extend=True)
+    for extend in (True, False):  # without the option again: it is now a run of 6 epochs
+        run = opened(6, extend=extend)
+        assert not run.finished
+        assert run.extended == (4,)
+        assert run.state.exists()
+        run.close()
+    assert (folder / "config.yaml").read_text() == "epochs: 6\n"
+    run.finish({}, keep_state=True)
+    assert json.loads((folder / "done.json").read_text()) == {"extended_after_epochs": [4]}
+    run = opened(6, extend=True)
     assert run.finished
     run.close()
-    with pytest.raises(BadInput, match=r"config\.mode was 'full', now 'linear'"):
-        open_run(tmp_path / "s", {"config": {"lr": 1.0, "mode": "linear"}}, {}, later={"mode": "full"})
+    assert opened(9, extend=True).extended == (4, 6)
+
+
+def test_a_finished_run_without_its_state_cannot_be_extended(tmp_path) -> None:
+    open_run(tmp_path / "s", {"epochs": 4}, {}).finish({})
+    with pytest.raises(BadInput, match=r"without state\.pt"):
+        open_run(tmp_path / "s", {"epochs": 6}, {}, extend=True)
+    open_run(tmp_path / "s", {"epochs": 4}, {}).close()  # the folder was given back and is as it was
+
+
+def test_an_experiment_is_what_its_dataclasses_declare() -> None:
+    @dataclass(frozen=True)
+    class Conduct:
+        workers: int = 2
+
+    @dataclass(frozen=True)
+    class Settings:
+        lr: float = 0.1
+
+    @dataclass(frozen=True)
+    class Config(Settings, Conduct):
+        other: int = 1
+
+    assert experiment(Config(), Settings) == {"lr": 0.1}

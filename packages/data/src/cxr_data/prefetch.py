@@ -10,7 +10,7 @@ from cxr_data.machine import usable_cores
 T = TypeVar("T")
 
 
-def prefetch(make: Callable[[int], T], steps: Sequence[int], *, workers: int = 0) -> Iterator[T]:
+def prefetch(make: Callable[[int], T], steps: Sequence[int], *, workers: int | None = None) -> Iterator[T]:
     """Make ``make(step)`` for every step, in order, ahead of use.
 
     Threads, not processes: the pixels stay in one memory map and OpenCV works outside the interpreter lock.
@@ -18,7 +18,7 @@ def prefetch(make: Callable[[int], T], steps: Sequence[int], *, workers: int = 0
     Args:
         make: Builds the batch of one step; must not depend on the order of calls.
         steps: The steps wanted.
-        workers: Threads, and batches held ready beyond one; 0 chooses by the cores this process may use.
+        workers: Threads, and batches held ready beyond one; None chooses by the cores this process may use.
 
     Yields:
         The batches; an exception in ``make`` is raised here.

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -30,23 +31,6 @@ PHANTOM_IMAGES = 2000
 _PHANTOM_CODE = tuple(f"synthetic/{name}.py" for name in ("phantom", "body", "drawing", "findings"))
 _FOLD = re.compile(r"(.+)@(\d+)/(\d+)")
 _PHANTOM = re.compile(r"phantom(-multiclass)?(?::(\d+))?")
-
-
-def pixel_size_for(size: int) -> int:
-    """Edge to store images at for a network input edge: room for crops, and a whole number of 32s.
-
-    Args:
-        size: Edge of the network's input, pixels.
-
-    Returns:
-        The next multiple of 32 at or above 1.14 · size (64 → 96, 96 → 128, 224 → 256).
-
-    Raises:
-        BadInput: Outside 16 to 3592 pixels.
-    """
-    if not 16 <= size <= 3592:
-        raise BadInput("an input edge of 16 to 3592 pixels", str(size), where="--size", do="choose for example 224")
-    return -(-114 * size // 3200) * 32
 
 
 def is_phantom(data: str) -> bool:
@@ -118,6 +102,20 @@ def open_cohort(
         )
         cohort = replace(cohort, notes=(*cohort.notes, note))
     return cohort
+
+
+def print_notes(cohort: Cohort, data: str | Path | Sequence[str | Path]) -> None:
+    """Print what preparing a folder or joining cohorts found, in the first of several processes.
+
+    A prepared cohort has said so when it was prepared, and ``cxr-data show`` repeats it.
+    """
+    one = data if isinstance(data, str | Path) else data[0] if len(data) == 1 else None
+    known = one is not None and (is_phantom(str(one)) or is_prepared(Path(one).expanduser()))
+    if not known and os.environ.get("RANK", "0") == "0":
+        for note in cohort.notes:
+            print(f"note: {note}", flush=True)
+        if cohort.broken:
+            print(f"note: {len(cohort.broken)} unreadable files were set aside", flush=True)
 
 
 def _phantom(task: Task, images: int, pixel_size: int, seed: int, show: bool) -> Cohort:

@@ -114,3 +114,13 @@ def test_flat_folders_are_unlabelled(tmp_path, write_images):
 def test_every_reader_keeps_the_contract(two_classes):
     for name, reader in READERS.items():
         assert reader.looks_like(two_classes) == (name == "folder"), name
+
+
+def test_spellings_of_a_class_folder_are_merged_and_named(tmp_path, write_images):
+    write_images(tmp_path, ["train/NORMAL/a.png", "train/Sick one/b.png", "test/Normal/c.png", "test/SICK_ONE/d.png"])
+    listing = folder.read(tmp_path)
+    assert listing.labels == ("NORMAL", "SICK_ONE")
+    assert [note for note in listing.notes if "merged" in note] == [
+        "classes that differ only in upper and lower case were merged: NORMAL, Normal",
+        "classes that differ only in upper and lower case were merged: SICK_ONE, Sick one",
+    ]

@@ -87,11 +87,9 @@ def test_any_usual_name_of_the_column_of_files_and_columns_of_zeros_and_ones(
 @pytest.mark.parametrize(
     ("name", "data", "found"),
     [
-        ("labels.csv", b"file;a\n1.png;1\n", "the header 'file;a'"),
-        ("labels.csv", "file,a\n1.png,1\n".encode("utf-16"), "bytes that are no UTF-8 text"),
         ("labels.csv", b"", "an empty file"),
         ("labels.csv", bytes(range(256)), "bytes that are no text"),
-        ("labels.csv", b"id,a\n1,1\n", "the header 'id,a'"),
+        ("labels.csv", b"id,a\n1,1\n", "the columns id, a"),
         ("labels.csv", b"file,comment\n1.png,good\n", "the columns file, comment"),
         ("labels.csv", b"file,a\n", "none"),
         ("labels.csv", b"file,label:a,label:a\n1.png,1,0\n", "label:a twice"),
@@ -135,3 +133,136 @@ def test_no_table_or_two(images):
         (images / name).write_text("file\na/1.png\n")
     with pytest.raises(BadInput, match=r"found x\.csv, y\.csv"):
         manifest.read(images)
+
+
+def labels_of(folder, text: str | bytes, name: str = "labels.csv"):
+    data = text if isinstance(text, bytes) else text.encode()
+    (folder / name).write_bytes(data)
+    listing = manifest.read(folder)
+    return listing, label_matrix(listing.table, listing.labels).tolist()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"file,a\na/1.png,1\na/2.png,0\n\n\n",
+        b"\n\nfile,a\na/1.png,1\n\na/2.png,0\n",
+        b"file,a\na/1.png,1\na/2.png,0\n,\n,\n , \n",
+        b"file;a\na/1.png;1,0\na/2.png;0,0\n",
+        b"sep=;\r\nfile;a\r\na/1.png;1\r\na/2.png;0\r\n",
+        b"file\ta\na/1.png\t1\na/2.png\t0\n",
+        b"\xef\xbb\xbffile,a\na/1.png,1\na/2.png,0\n",
+        "file,a\na/1.png,1\na/2.png,0\n".encode("utf-16"),
+        "file,a,Größe\na/1.png,1,ä\na/2.png,0,ö\n".encode("cp1252"),
+        b'file,a\n"a/1.png", True \na/2.png,FALSE\n',
+        b"file,a\na/1.png,yes\na/2.png,no\n",
+        b"file,a\na/1.png,1.0\na/2.png,0.0\n",
+    ],
+)
+def test_tables_as_programs_write_them(images, data):
+    listing, labels = labels_of(images, data)
+    assert listing.labels == ("a",)
+    assert labels == [[1], [0]]
+
+
+@pytest.mark.parametrize("word", ["", " ", "NA", "N/A", "n/a", "null", "NULL", "-", "NaN", "?", "#N/A"])
+@pytest.mark.parametrize("column", ["label:a", "class"])
+def test_null_words_are_unknown(images, word, column):
+    known = ("1", "0") if column != "class" else ("ILL", "NORMAL")
+    listing, labels = labels_of(
+        images, f"file,{column},x\na/1.png,{known[0]},u\na/2.png,{known[1]},u\nb/3.png,{word},u\n"
+    )
+    assert len(listing.labels) == (1 if column != "class" else 2)
+    assert np.isnan(labels[2]).all()
+    assert not np.isnan(labels[:2]).any()
+
+
+def test_spellings_of_a_class_are_merged_and_named(images):
+    text = "file,class\na/1.png,NORMAL\na/2.png,Normal\nb/3.png,Pneumonia\nb/4.png, pneumonia\n"
+    listing, labels = labels_of(images, text)
+    assert listing.labels == ("NORMAL", "Pneumonia")
+    assert labels == [[1, 0], [1, 0], [0, 1], [0, 1]]
+    assert [note for note in listing.notes if "merged" in note] == [
+        "classes that differ only in upper and lower case were merged: NORMAL, Normal",
+        "classes that differ only in upper and lower case were merged: Pneumonia, pneumonia",
+    ]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("Effusion|Mass", "No Finding", "mass", ""),
+        ("Effusion; Mass", "normal", "Mass;", "N/A"),
+        ('"Effusion,Mass"', "normal", "Mass", "-"),
+    ],
+)
+@pytest.mark.parametrize("column", ["class", "Finding Labels", "Diagnosis"])
+def test_several_findings_in_a_class_column(images, cells, column):
+    more = "a/5.png,Effusion\n" if "," in cells[0] else ""
+    if more:
+        (images / "a/5.png").write_bytes((images / "a/1.png").read_bytes())
+    rows = "".join(f"{file},{cell}\n" for file, cell in zip(IMAGES, cells, strict=True))
+    listing, labels = labels_of(images, f"file,{column}\n{rows}{more}")
+    assert (listing.task, listing.labels[0]) == ("multilabel", "Effusion")
+    assert len(listing.labels) == 2
+    known = [row for path, row in zip(listing.table["path"], labels, strict=True) if path != "a/5.png"]
+    np.testing.assert_array_equal(known, [[1, 1], [0, 0], [0, 1], [np.nan, np.nan]])
+    assert any("may occur together" in note for note in listing.notes)
+
+
+def test_commas_within_a_class_name_separate_nothing(images):
+    text = 'file,class\na/1.png,"Pneumonia, viral"\na/2.png,Normal\nb/3.png,"Pneumonia, viral"\n'
+    assert labels_of(images, text)[0].labels == ("Normal", "Pneumonia, viral")
+
+
+def test_healthy_and_ill_at_once_is_refused(images):
+    with pytest.raises(BadInput, match=r"found Mass\|No Finding"):
+        labels_of(images, "file,class\na/1.png,Mass|No Finding\na/2.png,Mass\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["patient", "Patient", "patient_id", "PatientID", "Patient ID", "subject", "subject_id", "case", "case_id"]
+)
+def test_usual_names_of_the_patient(images, name):
+    listing, _ = labels_of(images, f"file,{name},a\na/1.png,p1,1\na/2.png,p1,0\nb/3.png,p2,1\n")
+    assert listing.table["patient"].to_list() == ["p1", "p1", "p2"]
+
+
+def test_usual_names_of_split_view_sex_and_age(images):
+    text = "file,Subset,ViewPosition,Gender,Patient Age,a\na/1.png,train,PA,F,50,1\na/2.png,test,AP,M,60Y,0\n"
+    table = labels_of(images, text)[0].table
+    assert table.select("split", "view", "sex", "age").rows() == [("train", "PA", "F", 50.0), ("test", "AP", "M", 60.0)]
+
+
+@pytest.mark.parametrize("name", ["patient_code", "my_patient", "SubjectNumber", "hospital_mrn"])
+def test_a_column_that_may_hold_patients_stops_a_split_by_image(images, name):
+    with pytest.raises(BadInput, match=name) as refused:
+        labels_of(images, f"file,{name},a\na/1.png,p1,1\na/2.png,p1,0\n")
+    assert "rename it to patient" in refused.value.do
+
+
+def test_the_age_of_a_patient_is_no_patient(images):
+    listing, _ = labels_of(images, "file,patient_weight,a\na/1.png,70,1\na/2.png,60,0\n")
+    assert listing.table["patient"].to_list() == ["a/1.png", "a/2.png"]
+
+
+def test_a_case_of_case_and_control_is_a_label(images):
+    listing, labels = labels_of(images, "file,case\na/1.png,1\na/2.png,0\n")
+    assert (listing.labels, labels) == (("case",), [[1], [0]])
+
+
+def test_a_table_of_any_name_beside_flat_images_is_read(tmp_path, write_images):
+    write_images(tmp_path, ["1.png", "2.png"])
+    (tmp_path / "train.csv").write_text("image,Label\n1.png,ill\n2.png,normal\n")
+    assert recognise(tmp_path) == "manifest"
+    assert manifest.read(tmp_path).labels == ("normal", "ill")
+
+
+def test_one_table_for_each_split(tmp_path, write_images):
+    write_images(tmp_path, ["1.png", "2.png", "3.png"])
+    (tmp_path / "train.csv").write_text("image,a,b\n1.png,1,\n2.png,0,1\n")
+    (tmp_path / "valid.csv").write_text("image,a\n3.png,1\n")
+    assert recognise(tmp_path) == "manifest"
+    listing = manifest.read(tmp_path)
+    assert listing.table["split"].to_list() == ["train", "train", "val"]
+    np.testing.assert_array_equal(label_matrix(listing.table, listing.labels), [[1, np.nan], [0, 1], [1, np.nan]])

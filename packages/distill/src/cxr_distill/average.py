@@ -23,6 +23,7 @@ class Average:
     def __init__(self, module: nn.Module, decay: float):
         self.decay, self.updates = decay, 0
         self.values = {name: tensor.detach().clone() for name, tensor in _floats(module).items()}
+        self._buffers = [name for name, _ in module.named_buffers() if name in self.values]
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -54,13 +55,17 @@ class Average:
         return {"values": self.values, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Take over what `state_dict` returned."""
         values, updates = state["values"], state["updates"]
         assert isinstance(values, dict)
         assert isinstance(updates, int)
         for name, tensor in self.values.items():
             tensor.copy_(values[name])
         self.updates = updates
+
+    def per_process(self) -> dict[str, Tensor]:
+        """Averages of batch statistics, of which every process has its own."""
+        return {name: self.values[name] for name in self._buffers}
 
 
 def _floats(module: nn.Module) -> dict[str, Tensor]:

@@ -1,24 +1,23 @@
-"""What the commands ``finetune`` and ``distill`` can be told; no torch in here."""
+"""Options of the commands ``finetune`` and ``distill``; imports no torch."""
 
 from dataclasses import dataclass, field
 
 from cxr_data.augment import training_views
 from cxr_data.errors import BadInput, unknown_name
 
-STAGES = ("stage1", "stage2", "stage3", "stage4", "pooled")
 MODES = ("full", "linear", "layerwise")
 IMBALANCE = ("none", "pos_weight", "balanced", "logit_adjust")
-COMBINATIONS = ("mean", "weighted", "best_label")
+ENSEMBLES = ("mean", "weighted", "best_label")
 THRESHOLDS = ("youden", "f1", "sensitivity")
 CALIBRATIONS = ("temperature", "platt", "none")
 
 
 @dataclass(frozen=True)
 class Optim:
-    """How the weights move.
+    """Regularisation and averaging of the weights.
 
     Attributes:
-        ema: Decay, in [0, 1), of a moving average of the weights, which is then what is judged and kept; 0 for
+        ema: Decay, in [0, 1), of a moving average of the weights, which is then evaluated and kept; 0 for
             none.
         clip: Largest norm of the gradient; 0 never clips.
         drop_path: Stochastic depth rate of the last block, in [0, 1), where the network has such.
@@ -65,64 +64,89 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """What fine-tuning and distillation share.
+class RunOptions:
+    """Inputs, places and conduct of a run: its result depends on the contents of the inputs, not on these values.
 
     Attributes:
         data: "phantom", a folder of images, or a cohort prepared by cxr-data; several are read as one.
         run: Name of the experiment; its stages lie in RUNS_DIR/RUN.
         runs_dir: Folder of all experiments.
-        name: Folder of this stage within the run; chosen from the architecture when empty.
-        start: Weights to begin with: "random", "imagenet" (timm's, fetched once), a safetensors or .pth file, for A+B
-            also one of these for each, joined by +; or "auto" (teachers: the run's own SSL backbone where there is one;
-            students: random).
-        size: Edge of the square network input, pixels.
-        epochs: Passes over the training images; 0 chooses by the size of the cohort.
-        batch_size: Images of a step over all processes.
-        lr: Peak learning rate of AdamW; 0 chooses by the start: 1e-3 from random weights or an SSL backbone, 3e-4
-            from others, times the root of batch_size / 64.
-        weight_decay: Decoupled weight decay, on matrices and kernels only.
-        patience: Epochs without a better validation AUROC before training stops; 0 never stops early.
-        mode: "full" trains all layers alike, "layerwise" the lower ones more slowly, "linear" none but the
-            classifier, on features computed once, with the ridge penalty that is best on validation images.
-        task_loss: Loss on the labels; "auto" is cross-entropy for classes, binary cross-entropy for labels.
-        imbalance: What is done for rare labels: "none", "pos_weight" (they weigh more in the loss), "balanced" (they
-            are drawn more often) or "logit_adjust" (their prior is taken out of the loss).
-        label_fraction: Share of the labelled training patients used, in (0, 1].
-        augment: How training views differ from the images: "strong", "mild" or "none", with strengths that are to be
-            others behind commas ("strong,flip=0.5,zoom=0.9:1.1"); see `cxr_data.augment.AUGMENTATIONS`.
-        seed: Seed of weights, order and views.
+        name: Folder of this stage within the run; null is "teacher" for finetune and the name of the
+            student's architecture for distill.
+        start: Weights to begin with: "random", "imagenet" (timm's, fetched once), a safetensors or .pth file (FILE#PART
+            for one of several networks in it), for A+B also one of these for each, joined by +; null chooses
+            (finetune: the run's own SSL backbone where there is one of this architecture; else random).
+        epochs: Passes over the training images; null chooses by the size of the cohort.
         seeds: Several seeds, "--seeds 0,1,2", each trained in a folder of its own; mean and interval come at the end.
-        precision: "auto" (bf16 where the device has it), "fp32", "bf16" or "fp16".
-        workers: Threads that prepare batches; 0 chooses by the cores.
+        workers: Threads that prepare batches; null chooses by the cores.
         restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
-        optim: How the weights move.
-        decision: How logits become probabilities and decisions.
+        extend: When the folder holds the same run with fewer epochs, continue it from its last epoch.
+        keep_state: Keep the training state of the finished run (about three times the weights), so that it can be
+            extended later.
     """
 
     data: list[str] | str = "phantom"
     run: str = "quickstart"
     runs_dir: str = "runs"
-    name: str = ""
-    start: str = "auto"
+    name: str | None = None
+    start: str | None = None
+    epochs: int | None = None
+    seeds: list[int] = field(default_factory=list)
+    workers: int | None = None
+    restart: bool = False
+    extend: bool = False
+    keep_state: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What defines a training on labels.
+
+    Attributes:
+        size: Edge of the square network input, pixels.
+        start_mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
+            is what the file says, else the cohort's.
+        start_std: Standard deviation likewise.
+        batch_size: Images of a step over all processes.
+        lr: Peak learning rate of AdamW; null chooses by the start: 1e-3 from random weights or an SSL backbone, 3e-4
+            from others, times the root of batch_size / 64.
+        weight_decay: Decoupled weight decay, on matrices and kernels only.
+        patience: Epochs without a better validation AUROC before training stops; 0 never stops early.
+        mode: "full" trains all layers alike, "layerwise" the lower ones more slowly, "linear" the classifier alone, on
+            features computed once, with the ridge penalty that is best on validation images.
+        task_loss: Loss on the labels; null is cross-entropy for classes, binary cross-entropy for labels.
+        imbalance: How rare labels are treated: "none", "pos_weight" (weighted up in the loss), "balanced" (drawn more
+            often) or "logit_adjust" (their prior is taken out of the loss).
+        label_fraction: Share of the labelled training patients used, in (0, 1].
+        augment: How augmented training images differ from the stored ones: "strong", "mild" or "none", with strengths
+            that are to be others behind commas ("strong,flip=0.5,zoom=0.9:1.1"); see `cxr_data.augment.AUGMENTATIONS`.
+        seed: Seed of weights, order and augmentation.
+        precision: "auto" (bf16 where the device has it), "fp32", "bf16" or "fp16".
+        optim: Regularisation and averaging of the weights.
+        decision: How logits become probabilities and decisions.
+    """
+
     size: int = 64
-    epochs: int = 0
+    start_mean: list[float] = field(default_factory=list)
+    start_std: list[float] = field(default_factory=list)
     batch_size: int = 64
-    lr: float = 0.0
+    lr: float | None = None
     weight_decay: float = 0.05
     patience: int = 0
     mode: str = "full"
-    task_loss: str = "auto"
+    task_loss: str | None = None
     imbalance: str = "none"
     label_fraction: float = 1.0
     augment: str = "strong"
     seed: int = 0
-    seeds: list[int] = field(default_factory=list)
     precision: str = "auto"
-    workers: int = 0
-    restart: bool = False
     optim: Optim = field(default_factory=Optim)
     decision: Decision = field(default_factory=Decision)
+
+
+@dataclass(frozen=True)
+class TrainConfig(TrainingSettings, RunOptions):
+    """What fine-tuning and distillation share."""
 
     def __post_init__(self) -> None:
         # Below, the last maps of a ResNet are one pixel, where bf16 convolutions on a CPU lose gradients.
@@ -133,8 +157,8 @@ class TrainConfig:
             self.batch_size,
             "--batch_size",
         )
-        _require(self.epochs >= 0, "epochs of 0 (automatic) or more", self.epochs, "--epochs")
-        _require(self.lr >= 0, "a learning rate of 0 (automatic) or more", self.lr, "--lr")
+        _require(self.epochs is None or self.epochs >= 1, "1 or more epochs, or null", self.epochs, "--epochs")
+        _require(self.lr is None or self.lr > 0, "a learning rate above 0, or null", self.lr, "--lr")
         _require(self.weight_decay >= 0, "a weight decay of 0 or more", self.weight_decay, "--weight_decay")
         _require(self.patience >= 0, "a patience of 0 or more", self.patience, "--patience")
         _require(
@@ -146,10 +170,10 @@ class TrainConfig:
         _require(self.seed >= 0, "a seed of 0 or more", self.seed, "--seed")
         _require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
         _require(min(self.seeds, default=0) >= 0, "seeds of 0 or more", self.seeds, "--seeds")
-        _require(self.workers >= 0, "0 (automatic) or more threads", self.workers, "--workers")
+        _require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
         training_views(self.augment, self.size)
         _known("mode", self.mode, MODES)
-        _known("imbalance remedy", self.imbalance, IMBALANCE)
+        _known("treatment of imbalance", self.imbalance, IMBALANCE)
         if self.mode == "linear":
             for option in ("ema", "clip", "drop_path", "mixup"):
                 _require(
@@ -160,8 +184,10 @@ class TrainConfig:
                 )
         for option in ("run", "name"):
             value = getattr(self, option)
-            plain = not value.startswith("/") and not {"..", "."} & set(value.split("/"))
-            _require(plain and bool(value or option == "name"), "a plain folder name", value, f"--{option}")
+            if value is None:
+                continue
+            plain = value and not value.startswith("/") and not {"..", "."} & set(value.split("/"))
+            _require(bool(plain), "a plain folder name", value, f"--{option}")
 
 
 @dataclass(frozen=True)
@@ -176,7 +202,31 @@ class FinetuneConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
-class DistillConfig(TrainConfig):
+class TeachingSettings:
+    """What defines a distillation, beside its training settings and the files of its teachers.
+
+    Attributes:
+        ensemble: How several teachers answer as one: "mean" of their logits, mean "weighted" by validation AUROC,
+            or "best_label", for each label the best one on validation images.
+        cached_views: Augmented views of each image for which the teachers' outputs are computed once, ahead of
+            training, and cached; the epochs use them in turn. 0 computes them in every step.
+        loss: Distillation losses with weights and hyperparameters, "--loss dkd=1 --loss dkd.beta=4 --loss
+            pooled_cosine=0.5"; when empty, kd for two classes, dkd for more and multilabel_kd for labels, at their
+            usual weights. "my_package.my_module:MyLoss=1" takes a loss from elsewhere.
+        task_weight: Weight of the loss on the labels (alpha, beside 1 - alpha for kd); null takes the one usual with
+            the first distillation loss.
+        use_unlabelled: Also learn the teachers' answers for images and labels whose label is unknown.
+    """
+
+    ensemble: str = "mean"
+    cached_views: int = 0
+    loss: dict[str, float | bool | str] = field(default_factory=dict)
+    task_weight: float | None = None
+    use_unlabelled: bool = True
+
+
+@dataclass(frozen=True)
+class DistillConfig(TeachingSettings, TrainConfig):
     """Train a small student to answer like its teacher.
 
     The loss is task_weight x task loss + sum of weight x distillation loss.
@@ -184,45 +234,29 @@ class DistillConfig(TrainConfig):
     Attributes:
         teacher: One or several model.safetensors, or a headless backbone (a classifier is then fitted on it
             first); when empty, the run's own teacher, or one fitted on the run's SSL backbone.
-        teachers: How several teachers answer as one: "mean" of their logits, mean "weighted" by validation AUROC,
-            or "best_label", for each label the best one on validation images.
-        teacher_views: Views of each image the teacher is asked about once, ahead of training; the student sees
-            them in turn, and other seeds, students and losses find the answers there. 0 asks in every step.
         student: Name of the student's network.
-        loss: Distillation losses and their weights, "--loss kd=0.9 --loss fitnets=10"; when empty, kd for two
-            classes, dkd for more and multilabel_kd for labels, at their usual weights.
-        task_weight: Weight of the loss on the labels (alpha, beside 1 - alpha for kd); below 0 takes the one
-            usual with the first distillation loss.
-        temperature: Temperature of the logit losses; 0 takes each loss's usual one.
-        stage: Feature map the feature losses look at: stage1 ... stage4, or pooled.
         control: Also train the same student, from the same start and seed, without the teacher.
     """
 
     teacher: list[str] = field(default_factory=list)
-    teachers: str = "mean"
-    teacher_views: int = 0
     student: str = "resnet18"
-    loss: dict[str, float] = field(default_factory=dict)
-    task_weight: float = -1.0
-    temperature: float = 0.0
-    stage: str = "stage4"
     control: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.temperature >= 0, "a temperature of 0 (usual) or more", self.temperature, "--temperature")
-        _known("stage", self.stage, STAGES)
-        _known("combination of teachers", self.teachers, COMBINATIONS)
-        _require(self.teacher_views >= 0, "0 (ask in every step) or more views", self.teacher_views, "--teacher_views")
+        weight = self.task_weight
+        _require(weight is None or weight >= 0, "a weight of 0 or more, or null", weight, "--task_weight")
+        _known("ensemble", self.ensemble, ENSEMBLES)
+        _require(
+            self.cached_views >= 0, "0 (computed in every step) or more views", self.cached_views, "--cached_views"
+        )
         _require(self.mode != "linear", "mode full or layerwise (finetune has a linear one)", self.mode, "--mode")
         _require(
-            not (self.teacher_views and self.optim.mixup),
-            "no mixup beside --teacher_views: the teacher was not asked about mixed images",
+            not (self.cached_views and self.optim.mixup),
+            "no mixup beside --cached_views: mixed images have no cached teacher outputs",
             self.optim.mixup,
             "--optim.mixup",
         )
-        for name, weight in self.loss.items():
-            _require(weight >= 0, "a weight of 0 or more", weight, f"--loss {name}")
 
 
 def _known(kind: str, name: str, names: tuple[str, ...]) -> None:

@@ -1,7 +1,7 @@
-"""What the loop is fed: rows, targets and views."""
+"""Training data: rows, targets, order, and batches of augmented images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_common.training.loader import epoch_order, share
-from cxr_data.augment import Views, ViewSpec, render
+from cxr_data.augment import Views, ViewSpec, render, training_views
 from cxr_data.cohort import Cohort
 from cxr_data.errors import BadInput
 from cxr_data.prefetch import prefetch
 from cxr_data.splits import label_fraction
+from cxr_distill.config import TrainingSettings
+from cxr_distill.imbalance import label_loss, sampling_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,6 +39,32 @@ def labelled_task(cohort: Cohort) -> str:
     return cohort.task
 
 
+def with_trained_labels(cohort: Cohort) -> Cohort:
+    """The cohort without labels that no training image knows: nothing could be learnt, fitted or claimed of them.
+
+    Raises:
+        BadInput: A class without training images, or no label that any training image knows.
+    """
+    targets = cohort.targets[cohort.rows("train")]
+    if cohort.task == "multiclass":
+        known = targets[~np.isnan(targets).any(axis=1)]
+        empty = [label for label, column in zip(cohort.labels, known.T, strict=True) if len(known) and not column.any()]
+        if empty:
+            raise BadInput(
+                "training images of every class",
+                f"none of {', '.join(empty)}",
+                where=cohort.source,
+                do="leave the class out (cxr-data prepare --labels), or change the split",
+            )
+        return cohort
+    blank = [label for label, column in zip(cohort.labels, targets.T, strict=True) if np.isnan(column).all()]
+    if not blank or len(blank) == len(cohort.labels):
+        return cohort
+    note = f"no training image has a value for {', '.join(blank)}: left out of training, thresholds and averages"
+    labels = tuple(label for label in cohort.labels if label not in blank)
+    return replace(cohort, labels=labels, notes=(note, *cohort.notes))
+
+
 def training_rows(
     cohort: Cohort, *, fraction: float, seed: int, labelled_only: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -46,7 +74,7 @@ def training_rows(
         cohort: The cohort.
         fraction: Share of the labelled training patients whose labels are used.
         seed: Chooses the patients.
-        labelled_only: Leave out images without labels; a teacher can teach those too.
+        labelled_only: Leave out images without labels; with teachers those are of use too.
 
     Returns:
         Rows (M,) and targets (N, L), NaN where a label is unknown or not to be used.
@@ -65,28 +93,80 @@ def training_rows(
     return (labelled if labelled_only else rows), targets
 
 
-class Batch(NamedTuple):
-    """What one step learns from, on the device.
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images and labels of a training, and the loss on the labels.
 
     Attributes:
-        images: The student's views, (B, 1, S, S) uint8 (float in 0..255 once mixed).
+        cohort: Where the pixels are.
+        task: "multiclass" or "multilabel".
+        rows: (M,) rows to train on.
+        targets: (N, L) targets of all rows, NaN where unknown or not to be used.
+        weights: (M,) how often each image is drawn, relative to the others; None for once each.
+        loss: Loss on the labels, of logits (B, L) and targets (B, L).
+        spec: Shape and augmentation of the student's images.
+    """
+
+    cohort: Cohort
+    task: str
+    rows: NDArray[np.int64]
+    targets: NDArray[np.float32]
+    weights: NDArray[np.float64] | None
+    loss: Callable[[Tensor, Tensor], Tensor]
+    spec: ViewSpec
+
+    @property
+    def val_rows(self) -> NDArray[np.int64]:
+        """Validation rows."""
+        return self.cohort.rows("val")
+
+
+def training_set(cohort: Cohort, config: TrainingSettings, *, labelled_only: bool) -> TrainingSet:
+    """The training set that a config asks for.
+
+    Args:
+        cohort: Labelled cohort with splits "train" and "val".
+        config: Tells label fraction, seed, loss and treatment of class imbalance.
+        labelled_only: Leave out images without labels; with teachers those are of use too.
+
+    Raises:
+        BadInput: No labels, or a loss that does not fit the task.
+    """
+    task = labelled_task(cohort)
+    rows, targets = training_rows(cohort, fraction=config.label_fraction, seed=config.seed, labelled_only=labelled_only)
+    loss = label_loss(
+        task,
+        config.task_loss or "auto",
+        targets[rows],
+        imbalance=config.imbalance,
+        label_smoothing=config.optim.label_smoothing,
+    )
+    weights = sampling_weights(targets[rows], task) if config.imbalance == "balanced" else None
+    return TrainingSet(cohort, task, rows, targets, weights, loss, training_views(config.augment, config.size))
+
+
+class Batch(NamedTuple):
+    """One batch, on the device.
+
+    Attributes:
+        images: Augmented images for the student, (B, 1, S, S) uint8 (float in 0..255 once mixed).
         targets: (B, L) float32, NaN where unknown.
-        shown: The very same views at each size a teacher wants them, by that size.
-        recorded: What teachers once answered to these views, by name.
+        shown: The same augmented images at each teacher's input size, by that size.
+        cached: Cached teacher outputs for these augmented images, by name.
     """
 
     images: Tensor
     targets: Tensor
     shown: dict[int, Tensor]
-    recorded: dict[str, Tensor]
+    cached: dict[str, Tensor]
 
 
 class Order(NamedTuple):
-    """The images of an epoch and the views they are shown in.
+    """The images of an epoch and their augmented views.
 
     Attributes:
         images: (steps, global batch) positions among the training rows.
-        views: (steps, global batch) rows of the drawn views: the image's own, but where images are drawn several
+        views: (steps, global batch) rows of the drawn view parameters: the image's own; where images are drawn several
             times an epoch, one for each time.
     """
 
@@ -105,7 +185,7 @@ def order_of(
         epoch: The epoch.
         global_batch: Images of a step over all processes.
         weights: (n,) how often each image is to be drawn, relative to the others; None for once each.
-        fixed: Views belong to images, however often these are drawn (recorded answers).
+        fixed: Views belong to images, however often these are drawn (cached teacher outputs).
 
     Returns:
         The order; the same number of steps in every epoch, with weights or without.
@@ -133,8 +213,8 @@ def batches(
     first_step: int = 0,
     sizes: Sequence[int] = (),
     finer: Mapping[int, Cohort] = MappingProxyType({}),
-    replay: Callable[[NDArray[np.int64]], dict[str, Tensor]] | None = None,
-    workers: int = 0,
+    cached: Callable[[NDArray[np.int64]], dict[str, Tensor]] | None = None,
+    workers: int | None = None,
 ) -> Iterator[Batch]:
     """The batches of an epoch.
 
@@ -142,15 +222,15 @@ def batches(
         cohort: Where the pixels are.
         rows: (M,) rows to train on.
         targets: (N, L) targets of all rows.
-        spec: What the student's views look like.
+        spec: Shape and augmentation of the student's images.
         order: Which images come when.
         views: Parameters of the epoch's views.
         accelerator: Tells device and share of this process.
         first_step: Step to begin with.
         sizes: Edges of the teachers' inputs.
-        finer: The same images in finer storage, for views of these sizes.
-        replay: Gives what was recorded of images at positions among the rows, instead of ``sizes``.
-        workers: Threads; 0 chooses.
+        finer: The same images stored at more pixels, for views of these sizes.
+        cached: Reads cached teacher outputs of images at positions among the rows, instead of ``sizes``.
+        workers: Threads; None chooses.
 
     Yields:
         Batches, on the device.
@@ -169,7 +249,7 @@ def batches(
         shown = {size: images if size == spec.size else rendered(size) for size in sizes if size not in finer}
         shown |= {size: rendered(size, finer[size].pixels[rows[chosen]]) for size in sizes if size in finer}
         wanted = torch.from_numpy(targets[rows[chosen]])
-        return Batch(images, wanted, shown, replay(chosen) if replay else {})
+        return Batch(images, wanted, shown, cached(chosen) if cached else {})
 
     device = accelerator.device
     for batch in prefetch(make, range(first_step, len(order.images)), workers=workers):
@@ -178,7 +258,7 @@ def batches(
             images,
             batch.targets.to(device, non_blocking=True),
             {s: images if x is batch.images else x.to(device, non_blocking=True) for s, x in batch.shown.items()},
-            {name: x.to(device, non_blocking=True) for name, x in batch.recorded.items()},
+            {name: x.to(device, non_blocking=True) for name, x in batch.cached.items()},
         )
 
 
@@ -187,11 +267,11 @@ def mixed(batch: Batch, alpha: float, seed: Sequence[int]) -> Batch:
 
         x' = λ x + (1 - λ) x_π,   y' = λ y + (1 - λ) y_π,   λ ~ Beta(α, α)
 
-    Zhang et al. 2018, "mixup: beyond empirical risk minimization", with one λ a batch. Teachers are shown the
+    Zhang et al. 2018, "mixup: beyond empirical risk minimization", with one λ per batch. Teachers see the
     same mixtures. A label unknown in either image is unknown in the mixture.
 
     Args:
-        batch: Of B images, without recorded answers.
+        batch: Of B images, without cached teacher outputs.
         alpha: α > 0.
         seed: Fixes λ and the permutation π.
 

@@ -1,4 +1,4 @@
-"""The commands as a person thinks of them: fit a classifier; fit a teacher if need be, then distil it."""
+"""The commands ``finetune`` and ``distill``: fit a classifier; fit a teacher if need be, then distil it."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ import torch
 from cxr_common import checkpoint
 from cxr_common.gain import auroc_gain
 from cxr_common.inference import outputs
-from cxr_common.models.starts import Start, files_of, parents_of
+from cxr_common.models.pretrained import Pretrained, Start, parents_of, resolve
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data import open_cohort, pixel_size_for
@@ -20,19 +20,20 @@ from cxr_data.decisions import probabilities
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json
 from cxr_data.metrics import auroc, macro
+from cxr_data.sources import print_notes
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
-from cxr_distill.data import labelled_task
-from cxr_distill.guidance import Guidance, check_sources
-from cxr_distill.losses import LOSSES, check_parts, recommended
-from cxr_distill.outcome import MODEL
+from cxr_distill.data import labelled_task, with_trained_labels
+from cxr_distill.losses import build_losses, check_losses, loss_settings, recommended
+from cxr_distill.results import MODEL
 from cxr_distill.teacher import load_teacher
+from cxr_distill.teachers import Distillation, check_teachers
 from cxr_distill.train import train
 
 TEACHER = "teacher"
 """Folder of a run's teacher."""
 
 GAIN = "gain.json"
-"""What the teacher brought over the control on validation images."""
+"""Gain of the student over its control on validation images."""
 
 
 def finetune(config: FinetuneConfig) -> Path:
@@ -58,7 +59,7 @@ def finetune(config: FinetuneConfig) -> Path:
 
 
 def distill(config: DistillConfig) -> Path:
-    """Train a student on its teachers' answers; fit the teacher first where there is only a backbone.
+    """Train a student on its teachers' outputs; fit the teacher first where there is only a backbone.
 
     Returns:
         Path of the student's model.safetensors.
@@ -71,38 +72,38 @@ def distill(config: DistillConfig) -> Path:
     for given in config.teacher:  # a missing file must not cost the fitting of anything
         checkpoint.describe(given)
     task = labelled_task(cohort)
-    losses = dict(config.loss) or recommended(task, len(cohort.labels))
-    check_parts(losses, task, labels=len(cohort.labels))
+    losses = build_losses(config.loss) or recommended(task, len(cohort.labels))
+    check_losses(losses, task, labels=len(cohort.labels))
     count = max(1, len(config.teacher))
-    source = {"teachers": count, "combination": config.teachers, "sets": config.teacher_views}
-    check_sources(list(losses), config.stage, task=task, **source)
-    usual = LOSSES[next(iter(losses))].task_weight
-    task_weight = usual if config.task_weight < 0 else config.task_weight
+    check_teachers(losses, task=task, teachers=count, ensemble=config.ensemble, cached_views=config.cached_views)
+    task_weight = next(iter(losses)).task_weight if config.task_weight is None else config.task_weight
     if not task_weight and not any(losses.values()):
         raise BadInput("a loss with a weight above 0", "none", where="--loss", do="give one a weight")
-    config = dataclasses.replace(config, loss=losses, task_weight=task_weight)  # what is kept says what was done
-    needed = {name for loss in losses for name in LOSSES[loss].stages(config.stage)}
+    # What is kept says what was done.
+    config = dataclasses.replace(config, loss=loss_settings(losses), task_weight=task_weight)
+    needed = {name for loss in losses for name in loss.features}
     with torch.device("meta"):  # a misspelt student must not cost the fitting of a teacher
         build(config.student, len(cohort.labels), size=config.size)
     accelerator = start_engine(config.precision, config.seed)
     paths = [_teacher_file(config, run, given) for given in config.teacher or [""]]
     teachers = tuple(load_teacher(path, cohort.labels, task, sorted(needed)) for path in paths)
-    guidance = Guidance(
+    distillation = Distillation(
         teachers,
-        config.loss,
-        config.task_weight,
-        config.temperature or None,
-        config.stage,
-        config.teachers,
-        config.teacher_views,
+        losses,
+        task_weight,
+        config.use_unlabelled,
+        config.ensemble,
+        config.cached_views,
         finer=_finer(config, cohort, {teacher.size for teacher in teachers}),
     )
-    start = () if config.start == "auto" else files_of(config.start, config.student)
+    start = () if config.start is None else _start(config, config.student)
     parents = parents_of(start)
     folder = run / stage_name(config)
     roles = ["teacher", *(f"teacher-{number}" for number in range(2, count + 1))]
     both = (*parents, *(checkpoint.parent(role, path) for role, path in zip(roles, paths, strict=True)))
-    model = train(config, config.student, folder, cohort, accelerator, start=start, guidance=guidance, parents=both)
+    model = train(
+        config, config.student, folder, cohort, accelerator, start=start, distillation=distillation, parents=both
+    )
     written = [model]
     if config.control:
         name, seed, number = folder.name.rpartition("-seed")  # evaluate and recipes look for a seed at the end
@@ -146,7 +147,10 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
 
 
 def _open(config: TrainConfig, size: int = 0) -> Cohort:
-    return open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0)
+    cohort = with_trained_labels(open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0))
+    if not size:
+        print_notes(cohort, config.data)
+    return cohort
 
 
 def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Cohort]:
@@ -173,11 +177,15 @@ def _data(config: TrainConfig) -> str:
 
 def _teacher_start(config: FinetuneConfig, run: Path) -> Start:
     """The weights a teacher begins with: those asked for, else the run's own backbone where it fits."""
-    if config.start != "auto":
-        return files_of(config.start, config.architecture)
+    if config.start is not None:
+        return _start(config, config.architecture)
     backbone = run / "ssl" / "backbone.safetensors"
     fits = backbone.exists() and checkpoint.describe(backbone).architecture == config.architecture
-    return (backbone,) if fits else ()
+    return (Pretrained(backbone),) if fits else ()
+
+
+def _start(config: TrainConfig, architecture: str) -> Start:
+    return resolve(config.start or "random", architecture, config.start_mean, config.start_std)
 
 
 def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
@@ -200,6 +208,7 @@ def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
         start = str(backbone) if backbone.exists() else "random"
         architecture = checkpoint.describe(backbone).architecture if backbone.exists() else "resnet50"
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(TrainConfig)}
-    shared |= {"start": start, "name": TEACHER, "restart": False, "seeds": []}
+    shared |= {"start": start, "start_mean": [], "start_std": [], "name": TEACHER, "restart": False, "extend": False}
+    shared["seeds"] = []
     print(f"no teacher yet: fitting a {architecture} from {start}", flush=True)
     return finetune(FinetuneConfig(**shared, architecture=architecture))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint
-from cxr_common.models.taps import features
+from cxr_common.models.features import features
 from cxr_common.models.zoo import GrayNetwork
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
@@ -37,6 +37,15 @@ class Teacher:
     def size(self) -> int:
         """Edge of its input, pixels."""
         return self.header.input.size
+
+    @property
+    def classifier(self) -> tuple[Tensor, Tensor] | None:
+        """Weight (L, C) and bias (L,) of its last linear layer, in the cohort's label order; None without one."""
+        layer = classifier(self.network)
+        if layer is None:
+            return None
+        bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
+        return layer.weight[self.order], bias[self.order]
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Outputs:

@@ -1,55 +1,101 @@
-"""The one loop of this stage: a classifier learns from labels and, where there are teachers, from these."""
+"""The training loop of ``finetune`` and ``distill``: a classifier trained on labels and, if any, on teachers."""
 
 import contextlib
 import functools
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint, inference
-from cxr_common.models.starts import Start
-from cxr_common.models.taps import stage_channels
+from cxr_common.models.features import stage_channels
+from cxr_common.models.pretrained import Start
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic, peak_memories
 from cxr_common.training.loader import epoch_order
 from cxr_common.training.parameters import groups, set_lr
-from cxr_common.training.processes import (
-    anyone,
-    as_main_says,
-    average_buffers,
-    gathered,
-    give_back,
-    global_batch,
-    share_batch_statistics,
-)
-from cxr_common.training.resume import StopSignal, load_state, rng_state, save_state, set_rng_state
-from cxr_common.training.run_folder import RunFolder, open_run
+from cxr_common.training.processes import average_buffers, broadcast_from_main, global_batch, share_batch_statistics
+from cxr_common.training.run_folder import RunFolder
 from cxr_common.training.schedules import warmup_cosine
-from cxr_data.augment import training_views
+from cxr_common.training.session import TrainingSession, open_training_run
+from cxr_common.training.state import Best, MetricMeans, keep_if_best
+from cxr_common.training.state import TrainState as CommonState
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
-from cxr_data.progress import Progress
 from cxr_distill import linear
 from cxr_distill.average import Average
 from cxr_distill.config import TrainConfig
-from cxr_distill.data import Batch, batches, labelled_task, mixed, order_of, training_rows
-from cxr_distill.guidance import Guidance, Lessons, epoch_views, prepare
-from cxr_distill.imbalance import first_logits, label_loss, sampling_weights
+from cxr_distill.data import Batch, TrainingSet, batches, mixed, order_of, training_set
+from cxr_distill.imbalance import first_logits
 from cxr_distill.layerwise import slower_below
-from cxr_distill.losses import Outputs, build_adapters, each_loss
-from cxr_distill.outcome import LATER, MODEL, conclude, identity
+from cxr_distill.losses import Interface, Outputs, build_adapters, each_loss
+from cxr_distill.losses.processes import gather_batch
+from cxr_distill.monitoring import EVERY, check_finite, dominating, gradient_shares, score, validation
+from cxr_distill.results import MODEL, conclude, identity
 from cxr_distill.student import Student, new_network
-from cxr_distill.teacher import linear_layer
-from cxr_distill.watching import EVERY, check_finite, drowning, gradient_shares, score, validation
+from cxr_distill.teachers import Distillation, Teachers, epoch_views, prepare
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings of a training that follow from config and cohort.
+
+    Attributes:
+        batch_size: Images of a step over all processes.
+        steps: Steps of an epoch.
+        epochs: Epochs.
+        peak_lr: Peak learning rate.
+    """
+
+    batch_size: int
+    steps: int
+    epochs: int
+    peak_lr: float
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step of the run, from 0: half an epoch of warm-up, then a cosine to 0."""
+        warmup = max(self.steps // 2, 1)
+        return warmup_cosine(
+            step, steps=self.epochs * self.steps, warmup_steps=warmup, peak=self.peak_lr, start=self.peak_lr / 20
+        )
+
+
+@dataclass(kw_only=True)
+class TrainState(CommonState[Student]):
+    """All that training changes, and what a step needs beside it.
+
+    Attributes:
+        network: The student with its adapters.
+        loss_on_labels: Function of logits (B, L) and targets (B, L).
+        teachers: The teachers; None trains on labels alone.
+        average: Moving average of the weights; None for none.
+        means: Metrics of the epoch so far.
+        clip: Largest norm of the gradient; 0 never clips.
+        stopped: No better epoch has come for as long as the config allows.
+        warned: Losses that were reported to dominate the gradient.
+    """
+
+    loss_on_labels: Callable[[Tensor, Tensor], Tensor]
+    teachers: Teachers | None = None
+    average: Average | None = None
+    means: MetricMeans = field(default_factory=MetricMeans)
+    clip: float = 0.0
+    stopped: bool = False
+    warned: list[str] = field(default_factory=list)
+
+    SAVED: ClassVar[tuple[str, ...]] = (*CommonState.SAVED, "stopped", "warned")
+
+    def __post_init__(self) -> None:
+        """Average and means are part of what is saved."""
+        self.parts = {"means": self.means, **({"average": self.average} if self.average else {})}
 
 
 def train(
@@ -60,10 +106,10 @@ def train(
     accelerator: "Accelerator",
     *,
     start: Start = (),
-    guidance: Guidance | None = None,
+    distillation: Distillation | None = None,
     parents: tuple[dict[str, str], ...] = (),
 ) -> Path:
-    """Train one classifier and write ``model.safetensors``; go on where an earlier start was stopped.
+    """Train a classifier and write ``model.safetensors``; resume where an earlier start was stopped.
 
     The weights kept are those of the epoch with the best validation AUROC. Calibration and thresholds are
     fitted on validation data too; test data is not touched.
@@ -73,237 +119,131 @@ def train(
         architecture: Name in the zoo.
         folder: The stage's folder.
         cohort: Labelled cohort with splits "train" and "val".
-        accelerator: The engine.
+        accelerator: Device, precision and processes.
         start: Files of starting weights; none draws random ones.
-        guidance: The teachers and how to learn from them; None trains on labels alone.
+        distillation: The teachers and how to learn from them; None trains on labels alone.
         parents: Provenance of the files this run is made from.
 
     Returns:
         Path of the model file.
 
     Raises:
-        BadInput: Labels, start or folder that cannot work.
+        BadInput: Labels, start or folder that cannot work, or a training that diverged.
     """
-    # What is learnt from, and what it is judged by.
-    task, optim = labelled_task(cohort), config.optim
-    fraction = config.label_fraction
-    rows, targets = training_rows(cohort, fraction=fraction, seed=config.seed, labelled_only=guidance is None)
-    smoothing, imbalance = optim.label_smoothing, config.imbalance
-    loss = label_loss(task, config.task_loss, targets[rows], imbalance=imbalance, label_smoothing=smoothing)
-    weights = sampling_weights(targets[rows], task) if imbalance == "balanced" else None
-    val_rows = cohort.rows("val")
-    on_validation = functools.partial(
-        inference.outputs,
-        pixels=cohort.pixels,
-        rows=val_rows,
-        size=config.size,
-        precision=arithmetic(accelerator),
-        workers=config.workers,
-    )
-    judge = functools.partial(validation, targets=cohort.targets[val_rows], task=task)
-
-    # Who learns, and how fast.
-    torch.manual_seed(config.seed)
-    mean_std = cohort.mean_std()
-    prior = first_logits(targets[rows], task, imbalance)
-    network = new_network(architecture, len(cohort.labels), config.size, *mean_std, start, optim.drop_path, prior)
-    student = Student(network, *_adapters(network, config.size, guidance))
+    data = training_set(cohort, config, labelled_only=distillation is None or not distillation.use_unlabelled)
+    student = _new_student(config, architecture, data, start, distillation, show=accelerator.is_main_process)
     share_batch_statistics(student, accelerator)
-    batch_size = global_batch(config.batch_size, len(rows), accelerator.num_processes)
-    steps = len(epoch_order(len(rows), config.seed, 0, batch_size))
-    epochs = config.epochs or automatic_epochs(steps)
-    peak = config.lr or automatic_lr(start) * (batch_size / 64) ** 0.5
-    rate = functools.partial(
-        warmup_cosine, steps=epochs * steps, warmup_steps=max(steps // 2, 1), peak=peak, start=peak / 20
-    )
+    plan = planned(config, len(data.rows), start, accelerator.num_processes)
+    wanted = identity(config, architecture, cohort, parents, epochs=plan.epochs, guided=distillation is not None)
+    options = {"restart": config.restart, "extend": config.extend}
+    with open_training_run(folder, wanted, config_dict(config), accelerator, **options) as run:
+        if run.finished:
+            return folder / MODEL
+        finish = functools.partial(_finish, config, architecture, data, accelerator, run, parents)
+        if config.mode == "linear":
+            finish(
+                student.network.to(accelerator.device), *_fit_linear(config, data, student.network, accelerator, run)
+            )
+            return folder / MODEL
 
-    # Where it is written.
-    main = accelerator.is_main_process
-    wanted = identity(config, architecture, cohort, parents, guided=guidance is not None)
-    with accelerator.main_process_first():
-        run = open_run(folder, wanted, config_dict(config), restart=config.restart, main=main, later=LATER)
-    if run.finished:
-        if main:
-            print(f"{folder}: done before, nothing to do")
-        run.close()
-        return folder / MODEL
-    finish = functools.partial(conclude, config, architecture, cohort, network, parents=parents, run=run)
-    facts = {"train_images": len(rows), "device": str(accelerator.device)}
-    if config.mode == "linear":
-        network.to(accelerator.device)
-        chosen = rows if weights is None else rows[order_of(len(rows), config.seed, 0, len(rows), weights).images[0]]
-        look = functools.partial(
-            linear.pooled_features, network, cohort, size=config.size, precision=arithmetic(accelerator)
-        )
-        best, seconds = linear.fit(network, look, chosen, val_rows, targets, loss, judge, run)
-        finish(on_validation(network), best, summary={**facts, "seconds": round(seconds, 1)})
-        accelerator.wait_for_everyone()
-        return folder / MODEL
+        state = _new_state(config, data, student, plan, distillation, accelerator)
+        with TrainingSession(run, state, epochs=plan.epochs, steps=plan.steps) as session:
+            state.stopped = state.stopped and not run.extended
+            while state.epoch < plan.epochs and not state.stopped:
+                state.model.train()
+                for batch in _epoch(config, data, plan, state):
+                    set_lr(state.optimizer, plan.lr_at(state.epoch * plan.steps + state.step))
+                    metrics = train_step(state, batch)
+                    state.means.add(metrics, optional=[name for name in metrics if name.endswith("_share")])
+                    session.end_step(plan.batch_size, metrics["loss"])
+                line = _validate(config, data, state, folder)
+                session.end_epoch({**line, "lr": plan.lr_at((state.epoch + 1) * plan.steps - 1)}, line)
+                _warn_of_dominating_loss(line, state, session)
+                _stop_early(config.patience, state, session)
+                state.end_epoch()
+                session.save_in_time()
+            if config.keep_state:
+                session.save()
 
-    # Who teaches.
-    spec = training_views(config.augment, config.size)
-    lessons = prepare(guidance, cohort, rows, spec, accelerator, workers=config.workers) if guidance else None
-
-    parameters: Any = groups(student, config.weight_decay)
-    if config.mode == "layerwise":
-        parameters = slower_below(parameters, network.network, optim.lowest_lr)
-    optimizer = torch.optim.AdamW(parameters, lr=peak, fused=True)
-    model, optimizer = accelerator.prepare(student, optimizer)
-    average = Average(student, optim.ema) if optim.ema else None
-    kept = {"student": student, "optimizer": optimizer, "average": average, "scaler": accelerator.scaler}
-
-    at = _resume(run, kept, accelerator)
-    began = saved = time.perf_counter() - at["seconds"]
-    cost_of_saving = 0.0
-    shown = Progress(folder.name, epochs, steps, start_epoch=at["epoch"], start_step=at["step"], show=main)
-    with StopSignal() as stop, shown as progress:
-        while at["epoch"] < epochs and not at["stopped"]:
-            epoch = at["epoch"]
-            model.train()
-            fixed = guidance is not None and guidance.view_sets > 0
-            for batch in batches(
-                cohort,
-                rows,
-                targets,
-                spec,
-                order_of(len(rows), config.seed, epoch, batch_size, weights, fixed=fixed),
-                epoch_views(guidance, spec, len(rows), config.seed, epoch),
-                accelerator=accelerator,
-                first_step=at["step"],
-                sizes=lessons.sizes if lessons else (),
-                finer=guidance.finer if guidance else {},
-                replay=lessons.replay(epoch) if lessons else None,
-                workers=config.workers,
-            ):
-                step = at["step"]
-                if optim.mixup:
-                    batch = mixed(batch, optim.mixup, (config.seed, epoch, step, accelerator.process_index))
-                set_lr(optimizer, rate(epoch * steps + step))
-                measure = step % EVERY == 0
-                parts = train_step(
-                    model, batch, optimizer, accelerator, loss, lessons, clip=optim.clip, measure=measure
-                )
-                if average:
-                    average.update(student)
-                for name, value in parts.items():
-                    total, count = at["sums"].get(name, (0, 0))
-                    at["sums"][name] = (total + value.float(), count + 1)
-                progress.step(batch_size, **({"loss": float(parts["loss"])} if step % 10 == 0 else {}))
-                at["step"] += 1
-                at["images"] += batch_size
-                if anyone(stop.requested, at["step"], accelerator):
-                    at["seconds"] = time.perf_counter() - began
-                    _save(run, kept, at, accelerator)
-                    run.close()
-                    raise SystemExit(143)
-
-            means = {name: float(total) / count for name, (total, count) in at["sums"].items()}
-            check_finite("a finite loss", means["loss"], epoch + 1, folder)
-            average_buffers(student, accelerator)
-            with average.applied(student) if average else contextlib.nullcontext():
-                average_buffers(student, accelerator)
-                student.settle()
-                val = judge(on_validation(network), teacher=lessons.validation if lessons else None)
-                val = as_main_says(val, accelerator)
-                check_finite("a finite loss on validation images", val["val_loss"], epoch + 1, folder)
-                if not at["best"] or score(val) > at["best"]["score"]:
-                    state = {k: v.detach().cpu().clone() for k, v in network.network.state_dict().items()}
-                    at["best"] = {"score": score(val), "epoch": epoch + 1, "weights": state, "val": val}
-            line = {"epoch": epoch + 1, **{k: v if math.isfinite(v) else None for k, v in means.items()}, **val}
-            run.log({**line, "lr": rate(epoch * steps + steps - 1)})
-            progress.epoch(line)
-            _warn(line, at, progress, folder.name)
-            if config.patience and epoch + 1 - at["best"]["epoch"] >= config.patience:
-                progress.say(f"{folder.name}: no better validation AUROC for {config.patience} epochs, stopped")
-                at["stopped"] = True
-            now = time.perf_counter()
-            at |= {"epoch": epoch + 1, "step": 0, "sums": {}, "seconds": now - began}
-            # Saving stays below a tenth of the time, however big the network.
-            # The clock of one process decides for all, since all must come along.
-            due = main and at["epoch"] < epochs and now - saved >= 10 * cost_of_saving
-            if anyone(due, 0, accelerator):
-                _save(run, kept, at, accelerator)
-                saved = time.perf_counter()
-                cost_of_saving = saved - now
-
-    network.network.load_state_dict(at["best"]["weights"])
-    summary = {
-        **facts,
-        "epochs": epochs,
-        "seconds": round(at["seconds"], 1),
-        "images_per_second": round(at["images"] / at["seconds"], 1),
-        **peak_memories(),
-        "precision": accelerator.mixed_precision.replace("no", "fp32"),
-    }
-    finish(on_validation(network), at["best"], summary=summary)
-    accelerator.wait_for_everyone()
+        assert state.best is not None
+        student.network.network.load_state_dict(state.best.weights)
+        speed = {
+            "epochs": plan.epochs,
+            "seconds": round(state.seconds, 1),
+            "images_per_second": round(state.images / state.seconds, 1),
+            **peak_memories(),
+            "precision": accelerator.mixed_precision.replace("no", "fp32"),
+        }
+        finish(student.network, state.best, speed)
     return folder / MODEL
 
 
-def train_step(
-    model: nn.Module,
-    batch: Batch,
-    optimizer: Any,
-    accelerator: "Accelerator",
-    loss_on_labels: Callable[[Tensor, Tensor], Tensor],
-    lessons: Lessons | None = None,
-    *,
-    clip: float = 0.0,
-    measure: bool = False,
-) -> dict[str, Tensor]:
+def train_step(state: TrainState, batch: Batch) -> dict[str, Tensor]:
     """One step: forward, losses, backward, update.
 
     Args:
-        model: The student, perhaps wrapped for several processes.
-        batch: What it learns from.
-        optimizer: Its optimiser.
-        accelerator: The engine.
-        loss_on_labels: Function of logits (B, L) and targets (B, L).
-        lessons: The teachers at work, or None.
-        clip: Largest norm of the gradient; 0 never clips.
-        measure: Whether to look at each loss's share of the gradient too.
+        state: Its weights, optimiser state and average are changed.
+        batch: The batch.
 
     Returns:
-        The loss, its named parts before their weights and, where measured, their shares ("NAME_share"), detached;
-        reading them waits for the device.
+        The loss, its named terms before their weights and, every so many steps, each term's share of the gradient
+        ("NAME_share", NaN where fp16 overflowed), detached scalars; reading them waits for the device.
     """
-    student: Any = accelerator.unwrap_model(model)
+    accelerator, student = state.accelerator, state.network
     with accelerator.autocast():
-        out: Outputs = model(batch.images)
-        seen = lessons.seen(batch) if lessons else None
-    parts, weights = {"task": loss_on_labels(out.logits, batch.targets)}, {"task": 1.0}
-    if lessons and seen is not None:
-        guidance = lessons.guidance
+        out: Outputs = state.model(batch.images)
+        seen = state.teachers.outputs(batch) if state.teachers else None
+    parts, weights = (
+        {"task": state.loss_on_labels(gather_batch(out.logits), gather_batch(batch.targets))},
+        {"task": 1.0},
+    )
+    if state.teachers and seen is not None:
+        distillation = state.teachers.distillation
         parts |= each_loss(
-            guidance.losses,
+            distillation.losses,
             out,
             seen,
             batch.targets,
-            task=str(guidance.teachers[0].header.task),
-            temperature=guidance.temperature,
-            stage=guidance.stage,
             adapters=student.adapters,
-            use_unlabelled=True,
+            use_unlabelled=distillation.use_unlabelled,
         )
-        weights = {"task": guidance.task_weight, **guidance.losses}
-    # Several processes wait for the gradient of every parameter, also where only a loss of weight 0 has one.
+        weights = {"task": distillation.task_weight} | {loss.name: w for loss, w in distillation.losses.items()}
+    # With several processes every parameter needs a gradient, also where only a loss of weight 0 gives one.
     shared = accelerator.num_processes > 1
     terms = {name: weights[name] * value for name, value in parts.items() if weights[name] != 0 or shared}
     loss = functools.reduce(torch.add, terms.values())
     shares = {}
-    if measure and len(terms) > 1:
+    if state.step % EVERY == 0 and len(terms) > 1:
         # Losses on logits meet there, at no cost; others meet in the weights alone.
         trained = [p for p in student.network.parameters() if p.requires_grad]
         scale = accelerator.scaler.get_scale() if accelerator.scaler else 1.0
-        found = gradient_shares(terms, trained if student.stages else [out.logits], scale)
+        shares = gradient_shares(terms, trained if student.stages else [out.logits], scale)
         # fp16 begins with a scale at which gradients overflow, so as to find the largest that holds.
-        shares = found if torch.stack(list(found.values())).isfinite().all() else {}
-    optimizer.zero_grad(set_to_none=True)
+        finite = torch.stack(list(shares.values())).isfinite().all()
+        shares = {name: torch.where(finite, share, torch.nan) for name, share in shares.items()}
+    state.optimizer.zero_grad(set_to_none=True)
     accelerator.backward(loss)
-    if clip and accelerator.sync_gradients:
-        accelerator.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
+    if state.clip and accelerator.sync_gradients:
+        accelerator.clip_grad_norm_(state.model.parameters(), state.clip)
+    state.optimizer.step()
+    if state.average:
+        state.average.update(student)
     return {name: value.detach() for name, value in ({"loss": loss} | parts | shares).items()}
+
+
+def planned(config: TrainConfig, images: int, start: Start, processes: int = 1) -> Plan:
+    """What is chosen automatically, for a number of training images.
+
+    Args:
+        config: The command's config.
+        images: Training images.
+        start: Files of starting weights.
+        processes: Number of processes.
+    """
+    batch_size = global_batch(config.batch_size, images, processes)
+    steps = len(epoch_order(images, config.seed, 0, batch_size))
+    peak = config.lr or automatic_lr(start) * (batch_size / 64) ** 0.5
+    return Plan(batch_size, steps, config.epochs or automatic_epochs(steps), peak)
 
 
 def automatic_lr(start: Start) -> float:
@@ -321,7 +261,7 @@ def automatic_lr(start: Start) -> float:
     def pretrained_here(path: Path) -> bool:
         return checkpoint.is_ours(path) and checkpoint.describe(path).kind == "backbone"
 
-    return 1e-3 if all(path is None or pretrained_here(path) for path in start) else 3e-4
+    return 1e-3 if all(one is None or pretrained_here(one.path) for one in start) else 3e-4
 
 
 def automatic_epochs(steps: int) -> int:
@@ -330,62 +270,194 @@ def automatic_epochs(steps: int) -> int:
 
 
 def _adapters(
-    network: GrayNetwork, size: int, guidance: Guidance | None
-) -> tuple[nn.ModuleDict | None, tuple[str, ...], tuple[Tensor, Tensor] | None]:
-    """Adapters of the feature losses, the features they need, and the teacher's classifier where it is reused."""
-    if guidance is None or not guidance.stages:
-        return None, (), None
-    teacher, stages = guidance.teachers[0], guidance.stages
-    own = stage_channels(network, stages, size)
-    its = stage_channels(teacher.network, stages, teacher.size)
-    adapters = build_adapters(guidance.losses, own, its, guidance.stage)
-    reused = None
-    if "simkd" in guidance.losses:
-        layer = linear_layer(teacher.network, "a teacher for the loss simkd")
-        bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
-        reused = (layer.weight[teacher.order].detach().clone(), bias[teacher.order].detach().clone())
-    return adapters, stages, reused
+    network: GrayNetwork, size: int, distillation: Distillation | None
+) -> tuple[nn.ModuleDict | None, tuple[str, ...]]:
+    """Adapters of the losses, and the features that the losses read."""
+    if distillation is None or not distillation.stages:
+        return None, ()
+    teacher, stages = distillation.teachers[0], distillation.stages
+    student = Interface(stage_channels(network, stages, size))
+    channels = stage_channels(teacher.network, stages, teacher.size)
+    return build_adapters(distillation.losses, student, Interface(channels, teacher.classifier)), stages
 
 
-def _warn(line: dict[str, Any], at: dict[str, Any], progress: Progress, name: str) -> None:
-    """Say once of each loss that it drowns the others."""
-    loud = drowning(line)
-    if loud and loud not in at["drowning"]:
-        at["drowning"].append(loud)
-        option = "--task_weight" if loud == "task" else f"--loss {loud}=..."
-        share = f"{100 * line[f'{loud}_share']:.1f} %"
-        progress.say(f"{name}: warning: {loud} makes up {share} of the gradient; lower {option} to let others count")
+def _new_student(
+    config: TrainConfig,
+    architecture: str,
+    data: TrainingSet,
+    start: Start,
+    distillation: Distillation | None,
+    *,
+    show: bool,
+) -> Student:
+    """The network with its starting weights, and the adapters of its losses."""
+    torch.manual_seed(config.seed)
+    network = new_network(
+        architecture,
+        len(data.cohort.labels),
+        config.size,
+        *data.cohort.mean_std(),
+        start,
+        config.optim.drop_path,
+        first_logits(data.targets[data.rows], data.task, config.imbalance),
+        show=show,
+    )
+    return Student(network, *_adapters(network, config.size, distillation))
 
 
-def _resume(run: RunFolder, kept: dict[str, Any], accelerator: "Accelerator") -> dict[str, Any]:
-    """Where to begin: at the start, or where the run's resume state says, which is then loaded into ``kept``."""
-    state = load_state(run.state, accelerator.num_processes)
-    nothing = {"epoch": 0, "step": 0, "sums": {}, "best": {}, "stopped": False, "drowning": []}
-    nothing |= {"seconds": 0.0, "images": 0}
-    if state is None:
-        run.truncate_log(0)
-        return nothing
-    for name, part in kept.items():
-        if part is not None:
-            part.load_state_dict(state[name])
-    give_back(_own(kept), state["own"], accelerator)
-    set_rng_state(state["rng"])
-    run.truncate_log(state["lines"])
-    return nothing | state["at"]
+def _new_state(
+    config: TrainConfig,
+    data: TrainingSet,
+    student: Student,
+    plan: Plan,
+    distillation: Distillation | None,
+    accelerator: "Accelerator",
+) -> TrainState:
+    """The state before the first step, on the device."""
+    workers = config.workers or 0
+    teachers = None
+    if distillation:
+        teachers = prepare(distillation, data.cohort, data.rows, data.spec, accelerator, workers=workers)
+    parameters: Any = groups(student, config.weight_decay)
+    if config.mode == "layerwise":
+        parameters = slower_below(parameters, student.network.network, config.optim.lowest_lr)
+    optimizer = torch.optim.AdamW(parameters, lr=plan.peak_lr, fused=True)
+    model, optimizer = accelerator.prepare(student, optimizer)
+    return TrainState(
+        network=student,
+        model=model,
+        optimizer=optimizer,
+        accelerator=accelerator,
+        loss_on_labels=data.loss,
+        teachers=teachers,
+        average=Average(student, config.optim.ema) if config.optim.ema else None,
+        clip=config.optim.clip,
+    )
 
 
-def _save(run: RunFolder, kept: dict[str, Any], at: dict[str, Any], accelerator: "Accelerator") -> None:
-    """Write what `_resume` reads; all processes must come here together."""
-    own = gathered(_own(kept), accelerator)
-    if run.main:
-        state = {name: part.state_dict() for name, part in kept.items() if part is not None}
-        state |= {"own": own, "rng": rng_state(), "at": at, "lines": len(run.lines())}
-        save_state(run.state, state, accelerator.num_processes)
+def _epoch(config: TrainConfig, data: TrainingSet, plan: Plan, state: TrainState) -> Iterator[Batch]:
+    """The batches of the current epoch that are still to be trained on."""
+    teachers, n, epoch = state.teachers, len(data.rows), state.epoch
+    distillation = teachers.distillation if teachers else None
+    fixed = distillation is not None and distillation.cached_views > 0
+    steps = batches(
+        data.cohort,
+        data.rows,
+        data.targets,
+        data.spec,
+        order_of(n, config.seed, epoch, plan.batch_size, data.weights, fixed=fixed),
+        epoch_views(distillation, data.spec, n, config.seed, epoch),
+        accelerator=state.accelerator,
+        first_step=state.step,
+        sizes=teachers.sizes if teachers else (),
+        finer=distillation.finer if distillation else {},
+        cached=teachers.cached_reader(epoch) if teachers else None,
+        workers=config.workers,
+    )
+    for step, batch in enumerate(steps, start=state.step):
+        if config.optim.mixup:
+            seed = (config.seed, epoch, step, state.accelerator.process_index)
+            yield mixed(batch, config.optim.mixup, seed)
+        else:
+            yield batch
 
 
-def _own(kept: dict[str, Any]) -> dict[str, Tensor]:
-    """Batch statistics, and their averages, which every process has of its own."""
-    buffers, average = dict(kept["student"].named_buffers()), kept["average"]
-    if average:
-        buffers |= {f"average of {name}": average.values[name] for name in list(buffers) if name in average.values}
-    return buffers
+def _validate(config: TrainConfig, data: TrainingSet, state: TrainState, folder: Path) -> dict[str, Any]:
+    """Metrics of the epoch that has just ended; keeps its weights where it is the best.
+
+    Raises:
+        BadInput: The loss is no longer finite; in all processes alike.
+    """
+    means, student, epoch = state.means.means(state.accelerator), state.network, state.epoch + 1
+    state.means.reset()
+    check_finite("a finite loss", means["loss"], epoch, folder)
+    average_buffers(student, state.accelerator)
+    with state.average.applied(student) if state.average else contextlib.nullcontext():
+        average_buffers(student, state.accelerator)
+        student.fold()
+        logits = _validation_logits(config, data, student.network, state.accelerator)
+        teacher = state.teachers.validation if state.teachers else None
+        figures = validation(logits, targets=data.cohort.targets[data.val_rows], task=data.task, teacher=teacher)
+        figures = broadcast_from_main(figures, state.accelerator)
+        check_finite("a finite loss on validation images", figures["val_loss"], epoch, folder)
+        state.best = keep_if_best(
+            state.best, student.network.network, epoch=epoch, score=score(figures), figures=figures
+        )
+    finite = {name: value if math.isfinite(value) else None for name, value in means.items()}
+    return {"epoch": epoch, **finite, **figures}
+
+
+def _validation_logits(
+    config: TrainConfig,
+    data: TrainingSet,
+    network: GrayNetwork,
+    accelerator: "Accelerator",
+    precision: torch.dtype | None = None,
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(N_val, L) logits; the images are divided over the processes."""
+    return inference.distributed_outputs(
+        network,
+        data.cohort.pixels,
+        data.val_rows,
+        config.size,
+        accelerator,
+        precision=precision or arithmetic(accelerator),
+        workers=config.workers,
+    )
+
+
+def _stop_early(patience: int, state: TrainState, session: TrainingSession) -> None:
+    """Stop where no better epoch has come for ``patience`` epochs; 0 never stops."""
+    assert state.best is not None
+    if patience and state.epoch + 1 - state.best.epoch >= patience:
+        session.say(f"no better validation AUROC for {patience} epochs, stopped")
+        state.stopped = True
+
+
+def _warn_of_dominating_loss(line: dict[str, Any], state: TrainState, session: TrainingSession) -> None:
+    """Say once of each loss that it dominates the others."""
+    name = dominating(line)
+    if name and name not in state.warned:
+        state.warned.append(name)
+        option = "--task_weight" if name == "task" else f"--loss {name}=..."
+        share = f"{100 * line[f'{name}_share']:.1f} %"
+        session.say(f"warning: {name} makes up {share} of the gradient; lower {option} to let others count")
+
+
+def _fit_linear(
+    config: TrainConfig, data: TrainingSet, network: GrayNetwork, accelerator: "Accelerator", run: RunFolder
+) -> tuple[Best, dict[str, Any]]:
+    """Fit the classifier alone; the best penalty and the time it took."""
+    network.to(accelerator.device)
+    rows, n = data.rows, len(data.rows)
+    if data.weights is not None:
+        rows = rows[order_of(n, config.seed, 0, n, data.weights).images[0]]
+    look = functools.partial(
+        linear.pooled_features, network, data.cohort, size=config.size, precision=arithmetic(accelerator)
+    )
+    judge = functools.partial(validation, targets=data.cohort.targets[data.val_rows], task=data.task)
+    best, seconds = linear.fit(network, look, rows, data.val_rows, data.targets, data.loss, judge, run)
+    return Best(best["epoch"], tuple(best["score"]), best["val"], {}), {"seconds": round(seconds, 1)}
+
+
+def _finish(
+    config: TrainConfig,
+    architecture: str,
+    data: TrainingSet,
+    accelerator: "Accelerator",
+    run: RunFolder,
+    parents: tuple[dict[str, str], ...],
+    network: GrayNetwork,
+    best: Best,
+    facts: dict[str, Any],
+) -> None:
+    """Write the model with calibration and thresholds, which are fitted in float32, as models are used."""
+    logits = _validation_logits(config, data, network, accelerator, torch.float32)
+    summary = {
+        "train_images": len(data.rows),
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+        **facts,
+    }
+    conclude(config, architecture, data.cohort, network, logits, best, parents, run, summary)
+    accelerator.wait_for_everyone()

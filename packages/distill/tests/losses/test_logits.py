@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from cxr_distill.losses import Outputs
 from cxr_distill.losses import logits as losses
 
 few = settings(max_examples=15, deadline=None)
@@ -16,7 +17,7 @@ temperatures = st.sampled_from([0.5, 1.0, 4.0])
 Y = F.one_hot(torch.tensor([1, 1, 2, 0]), 3).float()
 SOFTMAX = {
     "kd": losses.kd,
-    "kd_plain": losses.kd_plain,
+    "kd_plain": lambda s, t, **k: losses.kd(s, t, scale_by_t2=False, **k),
     "kd_standardised": lambda s, t, **k: losses.kd(s, t, standardise=True, **k),
     "dist": losses.dist,
     "softmax_mse": losses.softmax_mse,
@@ -70,9 +71,9 @@ def test_kd_is_torch_batch_mean_and_not_its_mean():
 
 
 def test_kd_plain_lacks_the_squared_temperature():
-    s, t, _ = draw(1, 8, 5)
-    s, t = torched(s, t)
-    torch.testing.assert_close(losses.kd_plain(s, t, temperature=4) * 16, losses.kd(s, t, temperature=4))
+    s, t = torch.randn(4, 3), torch.randn(4, 3)
+    plain = losses.PlainKD(temperature=3)(Outputs(s), Outputs(t), torch.zeros(4, 3))
+    torch.testing.assert_close(9 * plain, losses.kd(s, t, temperature=3))
 
 
 @few
@@ -154,11 +155,13 @@ def test_squared_errors_are_their_formulas(seed, images, labels, t):
 
 
 @few
-@given(**shapes)
-def test_standardised_logits_have_no_size(seed, images, labels):
+@given(**shapes, ddof=st.sampled_from([0, 1]))
+def test_standardised_logits_have_no_size(seed, images, labels, ddof):
+    """With the paper's division by L and with the division by L - 1 of its authors' code."""
     z, _, _ = draw(seed, images, labels)
-    expected = (z - z.mean(axis=1, keepdims=True)) / np.sqrt(z.var(axis=1, keepdims=True) + 1e-6)
-    np.testing.assert_allclose(losses.standardise_logits(torch.from_numpy(z)), expected, rtol=1e-4, atol=1e-4)
+    expected = (z - z.mean(axis=1, keepdims=True)) / np.sqrt(z.var(axis=1, ddof=ddof, keepdims=True) + 1e-6)
+    found = losses.standardise_logits(torch.from_numpy(z), ddof=ddof)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     scaled, z32 = torched(3 * z + 5, z)
     torch.testing.assert_close(losses.kd(scaled, z32, standardise=True), torch.tensor(0.0), atol=1e-4, rtol=0)
 

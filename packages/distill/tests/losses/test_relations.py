@@ -77,6 +77,20 @@ def test_rkd_keeps_the_distances_of_near_neighbours():
     assert losses.rkd(s, t, distance=1, angle=0).item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["rkd", "pkt"])
+@pytest.mark.parametrize("spread", [1.0, 0.1, 0.01])
+def test_gradients_of_nearly_equal_features_are_those_of_float64(name, spread):
+    """As of radiographs, which look alike: a common vector and a little of each image's own."""
+    g = torch.Generator().manual_seed(0)
+    s, t = (torch.rand(1, 512, generator=g) + spread * torch.rand(32, 512, generator=g) for _ in range(2))
+    loss, gradients = CASES[name][0], []
+    for dtype in (torch.float32, torch.float64):
+        own = s.to(dtype).requires_grad_()
+        gradients.append(torch.autograd.grad(loss(own, t.to(dtype)), own)[0].double())
+    error = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    assert error < 1e-4
+
+
 def test_rkd_with_an_image_twice_is_finite_and_keeps_the_other_angles():
     t = torch.randn(5, 4)
     s = torch.randn(5, 4)

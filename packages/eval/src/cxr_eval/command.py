@@ -20,7 +20,7 @@ import yaml
 from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header, load, provenance
-from cxr_common.training.accelerator import has_bf16
+from cxr_common.training.accelerator import has_bf16, uses_cuda
 from cxr_data import model_files, open_cohort, pixel_size_for, timing
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
@@ -33,7 +33,7 @@ from cxr_eval.config import EvaluateConfig
 from cxr_eval.explain.explanations import explain
 from cxr_eval.metrics.records import METRICS
 from cxr_eval.models import Match, aligned_targets, match_labels, relation, teachers
-from cxr_eval.notes import notes
+from cxr_eval.notes import notes, seen_in_training
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
 from cxr_eval.terminal import summary
@@ -72,8 +72,11 @@ def run(config: EvaluateConfig) -> Path:
     match = match_labels(headers, cohort.task, cohort.labels)
     targets = aligned_targets(cohort.targets[rows], cohort.labels, match)
     groupings = subgroups.groupings(cohort.table[rows], config.subgroups)
+    seen = seen_in_training(files, headers, cohorts, rows) if config.split == "test" else []
+    for sentence in seen:
+        say(f"evaluate: warning: {sentence}")
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if uses_cuda() else "cpu"
     low = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device == "cuda"))
     networks: dict[str, tuple[torch.nn.Module, int]] = {}
     given: dict[str, Answers] = {}
@@ -122,7 +125,7 @@ def run(config: EvaluateConfig) -> Path:
             "notes": list(cohort.notes),
             "broken": len(cohort.broken),
         },
-        "notes": [*match.notes, *notes(config.split, headers, cohorts, match), *warnings],
+        "notes": [*seen, *match.notes, *notes(config.split, headers, cohorts, match), *warnings],
         "provenance": {
             **provenance(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxr_common.models import taps
+from cxr_common.models import features
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.errors import BadInput
 from cxr_eval.explain.activations import activations, activations_and_gradients, default_stage, grid
@@ -23,9 +23,9 @@ def images(n, size=64):
 @pytest.mark.parametrize("architecture", [*CONVOLUTIONAL, "resnet18+mobilenetv2_100"])
 def test_convolutional_stages_are_those_that_distillation_taps(architecture):
     network, pixels = gray(architecture), images(2)
-    stages = [stage for stage in taps.stage_names(network) if stage != taps.POOLED]
+    stages = [stage for stage in features.stage_names(network) if stage != features.POOLED]
     with torch.no_grad():
-        _, expected = taps.features(network, pixels, stages)
+        _, expected = features.features(network, pixels, stages)
     for stage in stages:
         torch.testing.assert_close(activations(network, pixels, stage), expected[stage], rtol=1e-5, atol=1e-6)
         assert grid(network, 64, stage) == expected[stage].shape[-1]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cxr_common.models.anatomy import classifier_name
+from cxr_common.models.structure import classifier_name
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_eval.explain import agreement, cams
 from cxr_eval.explain.activations import activations

@@ -1,6 +1,6 @@
 """What the command ``ssl-pretrain`` can be told; no torch in here."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from cxr_data.errors import BadInput, unknown_name
@@ -125,10 +125,14 @@ class PretrainConfig:
         name: Folder of this stage within the run.
         architecture: Name of the backbone: any of timm's, eeea_net_c2, or A+B.
         start: Weights to begin with: "random", "imagenet" (timm's, fetched once; the best start where there are few
-            images), or a safetensors or .pth file; for A+B also one of these for each, joined by +.
+            images), or a safetensors or .pth file (FILE#PART for one of several networks in it); for A+B also one of
+            these for each, joined by +.
+        start_mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
+            is what the file says, else the cohort's.
+        start_std: Standard deviation likewise.
         size: Edge of the network input and of a global view, pixels.
         crops: The views of an image.
-        epochs: Passes over the training images; 0 chooses (see cxr_ssl.rules, for this and all other
+        epochs: Passes over the training images; 0 chooses (see cxr_ssl.plan, for this and all other
             choices).
         batch_size: Images of a step over all processes.
         accumulate: Parts in which a step takes its batch, one after the other, to need less memory. Batch
@@ -166,6 +170,8 @@ class PretrainConfig:
     name: str = "ssl"
     architecture: str = "resnet50"
     start: str = "random"
+    start_mean: list[float] = field(default_factory=list)
+    start_std: list[float] = field(default_factory=list)
     size: int = 64
     crops: Crops = Crops()
     epochs: int = 0
@@ -258,7 +264,7 @@ def preset(name: str, **changes: Any) -> PretrainConfig:
         outer, _, inner = key.partition(".")
         (nested[outer] if inner else values)[inner or outer] = value
     values |= {outer: kinds[outer](**inner) for outer, inner in nested.items()}
-    known = {field.name for field in fields(PretrainConfig)}
-    for field in changes.keys() - known:
-        raise unknown_name("option", field, known)
+    known = {one.name for one in fields(PretrainConfig)}
+    for name in changes.keys() - known:
+        raise unknown_name("option", name, known)
     return PretrainConfig(**(values | changes))

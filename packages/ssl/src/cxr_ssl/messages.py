@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from cxr_data.cohort import Cohort
 from cxr_data.command import option
 from cxr_ssl.config import PretrainConfig
-from cxr_ssl.rules import Plan
+from cxr_ssl.plan import Plan
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

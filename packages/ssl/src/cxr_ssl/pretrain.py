@@ -9,12 +9,18 @@ from typing import Any
 
 import torch
 
-from cxr_common.models.starts import files_of, parents_of
+from cxr_common.models.pretrained import parents_of, resolve
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_engine
 from cxr_common.training.parameters import set_lr
-from cxr_common.training.processes import added, anyone, average_buffers, share_batch_statistics
+from cxr_common.training.processes import (
+    all_reduce_sum,
+    any_process,
+    average_buffers,
+    highest_signal,
+    share_batch_statistics,
+)
 from cxr_common.training.resume import StopSignal, load_state, save_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_data import open_cohort, pixel_size_for
@@ -22,17 +28,18 @@ from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.progress import Progress
+from cxr_data.sources import print_notes
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.crops import view_batches, view_specs
-from cxr_ssl.health import defined, diagnose
-from cxr_ssl.learner import Learner, make_optimizer, new_backbone, new_learner, set_weight_decay
+from cxr_ssl.diagnostics import defined, diagnose
 from cxr_ssl.messages import SHOWN, farewell, introduction, probe_sentence
-from cxr_ssl.outcome import before, header, summary, write_backbone, write_pictures
+from cxr_ssl.plan import Plan, misgivings, refuse_hopeless
+from cxr_ssl.plan import plan as make_plan
 from cxr_ssl.probe import probe_backbone
-from cxr_ssl.remedies import answer
-from cxr_ssl.rules import Plan, misgivings, refuse_hopeless
-from cxr_ssl.rules import plan as make_plan
+from cxr_ssl.recovery import answer
+from cxr_ssl.results import before, header, summary, write_backbone, write_pictures
+from cxr_ssl.state import Learner, make_optimizer, new_backbone, new_learner, set_weight_decay
 from cxr_ssl.step import train_step
 from cxr_ssl.swav import SwAV
 
@@ -57,6 +64,7 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     # What is learnt from.
     cohort = open_cohort(config.data, pixel_size=pixel_size_for(config.size), seed=0)
+    print_notes(cohort, config.data)
     rows = cohort.rows("train")
     if len(rows) < 2:
         raise BadInput("at least 2 training images", str(len(rows)), where=cohort.source)
@@ -77,9 +85,11 @@ def pretrain(config: PretrainConfig) -> Path:
 
     # Who learns.
     torch.manual_seed(config.seed)
-    start = files_of(config.start, config.architecture)
+    start = resolve(config.start, config.architecture, config.start_mean, config.start_std)
     smallest = min(spec.size for spec in specs)
-    backbone = new_backbone(config.architecture, config.size, cohort.mean_std(), start, smallest_view=smallest)
+    backbone = new_backbone(
+        config.architecture, config.size, cohort.mean_std(), start, smallest_view=smallest, show=main
+    )
     swav = SwAV(
         backbone,
         backbone.network.num_features,
@@ -104,7 +114,7 @@ def pretrain(config: PretrainConfig) -> Path:
     with contextlib.closing(run):
         if run.finished:
             if main:
-                print(f"{folder}: done before, nothing to do")
+                print(f"{folder}: already finished, nothing to do")
             return folder / "backbone.safetensors"
 
         learner = new_learner(swav, optimizer, first_plan, crops.global_count, accelerator)
@@ -160,13 +170,13 @@ def pretrain(config: PretrainConfig) -> Path:
                     )
                     at["images"] += plan.global_batch
                     progress.step(plan.global_batch, **({"loss": float(loss)} if step % 10 == 0 else {}))
-                    if anyone(stop.requested, step, accelerator):
+                    if number := highest_signal(stop.received, accelerator):
                         at |= {"step": step + 1, "seconds": time.perf_counter() - began}
                         _save(run, learner, at, healthy)
-                        raise SystemExit(143)
+                        stop.leave(number)
 
                 average_buffers(swav, accelerator)
-                health = learner.monitor.numbers(functools.partial(added, accelerator=accelerator))
+                health = learner.monitor.numbers(functools.partial(all_reduce_sum, accelerator=accelerator))
                 figures = {**{name: defined(value) for name, value in health.items()}, **probe()}
                 line = {"epoch": epoch + 1, "lr": learner.optimizer.param_groups[0]["lr"], **figures}
                 progress.epoch({name: figures[name] for name in SHOWN})
@@ -190,7 +200,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 # Saving stays below a tenth of the time, however short the epochs.
                 # The clock of one process decides for all, since all must come along.
                 due = main and time.perf_counter() - saved >= 10 * cost_of_saving
-                if anyone(due, 0, accelerator):
+                if any_process(due, accelerator):
                     started = time.perf_counter()
                     _save(run, learner, at, healthy)
                     saved = time.perf_counter()
@@ -198,7 +208,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
         if main:
             best = at["best"]
-            about = header(config, cohort, parents, {"epoch": best["epoch"], **best["figures"]})
+            about = header(config, cohort, backbone, parents, {"epoch": best["epoch"], **best["figures"]})
             written = write_backbone(folder, best["weights"], about)
             written.append(write_pictures(folder, config, cohort, swav, best, run, arithmetic(accelerator)))
             seconds, images = time.perf_counter() - began, at["images"]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from cxr_ssl.diagnostics import Monitor
 from cxr_ssl.feature_queue import FeatureQueue
-from cxr_ssl.health import Monitor
 from cxr_ssl.sinkhorn import sinkhorn
 from cxr_ssl.swav import SwAV, freeze_prototypes, normalise_prototypes, swapped_prediction_loss
 

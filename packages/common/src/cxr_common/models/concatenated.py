@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_common.models.anatomy import classifier_name, feature_levels
+from cxr_common.models.structure import classifier_name, feature_levels, input_channels
 from cxr_data.errors import BadInput
 
 
@@ -16,7 +16,8 @@ class Concatenated(nn.Module):
     The teacher of Babaahmadi et al. 2023 (arXiv 2301.02735), "resnetv2_50+vgg19_bn" in the zoo.
 
     Args:
-        parts: Networks without outputs (pooled features), all of one input shape.
+        parts: Networks without outputs (pooled features), all of one input shape. They read the same channels of the
+            input or, where it has as many for each of them, their own.
         num_outputs: Logits; 0 for the concatenated features.
     """
 
@@ -36,6 +37,12 @@ class Concatenated(nn.Module):
     def _parts(self) -> list[Any]:
         return list(self.parts)
 
+    def _images(self, x: Tensor) -> Sequence[Tensor]:
+        """What each part reads: the same channels, or those of its own that its normalisation was applied to."""
+        parts = len(self.parts)
+        shared = x.shape[1] == input_channels(self.parts[0])
+        return [x] * parts if shared else x.chunk(parts, dim=1)
+
     def _level(self, position: int) -> dict[str, Any]:
         infos = [part.feature_info[levels[position]] for part, levels in zip(self._parts, self._levels, strict=True)]
         return {
@@ -50,7 +57,7 @@ class Concatenated(nn.Module):
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """(B, channels, H, W) to each part's own features before pooling."""
-        return [part.forward_features(x) for part in self._parts]
+        return [part.forward_features(own) for part, own in zip(self._parts, self._images(x), strict=True)]
 
     def forward_head(self, x: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
         """The parts' features to logits (B, num_outputs), or to the concatenated ones (B, num_features)."""
@@ -64,8 +71,8 @@ class Concatenated(nn.Module):
         Maps are concatenated along the channels, averaged to the resolution of the first part.
         """
         finals, maps = [], []
-        for part, levels in zip(self._parts, self._levels, strict=True):
-            final, found = part.forward_intermediates(x, indices=[levels[index] for index in sorted(indices)])
+        for part, levels, own in zip(self._parts, self._levels, self._images(x), strict=True):
+            final, found = part.forward_intermediates(own, indices=[levels[index] for index in sorted(indices)])
             finals.append(final)
             maps.append(found)
         joined = []

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cxr_common.models.anatomy import dry_run, input_channels
+from cxr_common.models.structure import dry_run, input_channels
 
 
 def parameters(network: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Weights that leave the house for torchvision, and weights of others that enter it."""
+"""Weights for torchvision, and weights of other libraries read under timm's names."""
 
 import pickle
 import re
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -15,16 +15,18 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
 from torch import Tensor, nn
 
-from cxr_common.models.anatomy import classifier_name
 from cxr_common.models.foreign_names import RENAMINGS, to_timm
+from cxr_common.models.structure import classifier_name, input_channels
 from cxr_common.models.zoo import OFFERED, build
 from cxr_data.errors import BadInput
+from cxr_data.header import TRAINING_IMAGES
 
 _TORCHVISION_RESNET = re.compile(
     r"(conv1|bn1|layer[1-4]\.\d+\.(conv[123]|bn[123]|downsample\.[01]))\.(weight|bias|running_mean|running_var"
     r"|num_batches_tracked)"
 )
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "teacher", "student", "backbone")
+_FIRST, _LAST = {"teacher", "target", "ema"}, {"student", "online", "key", "k", "momentum"}
+"""Words in the name of a network by which, of several in one file, it is taken first or last."""
 _DERIVED = ("relative_position_index", "attn_mask")  # computed tables that some libraries save all the same
 _SHOWN = 3  # names shown in a message
 
@@ -59,15 +61,23 @@ def to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_foreign(
-    path: str | Path, architecture: str, *, channels: int = 1, size: int | None = None, num_outputs: int = 0
+    path: str | Path,
+    architecture: str,
+    *,
+    channels: int = 1,
+    size: int | None = None,
+    num_outputs: int = 0,
+    part: str = "",
 ) -> dict[str, Tensor]:
     """Read somebody else's weights as a state dict of a network in the zoo.
 
     Names may be timm's, torchvision's, lightly's or those of published SwAV files, under any wrapper
     (``module.``, ``backbone.``, ``module.encoder_q.``...). Projection heads, prototypes and whatever else is
     beside the network are left out, and so is the classifier unless it has ``num_outputs`` outputs. A stem
-    for 3 channels is summed to 1, which gives the same features as the gray image on 3 channels. Position
-    embeddings are resampled to ``size``.
+    for 3 channels is summed to 1, which gives the same features as the gray image on 3 channels that are normalised
+    alike (:func:`cxr_common.models.pretrained.build_pretrained` keeps what normalisation the weights were trained
+    with). Position embeddings are resampled to ``size``. Of several networks in one file the teacher (DINO), target
+    (BYOL) or average is taken, then the query encoder (MoCo), unless ``part`` names another.
 
     Args:
         path: ``.safetensors``, or a PyTorch file (``.pth``, ``.pt``, ``.tar``); nothing in it is executed.
@@ -75,24 +85,99 @@ def from_foreign(
         channels: Channels of the image that the network shall take.
         size: Edge of the square input, pixels, as for ``build``.
         num_outputs: Outputs of a classifier worth keeping.
+        part: Name of one of several networks in the file, such as "student".
 
     Returns:
         Float32 state dict on the CPU that ``build(architecture, 0, channels=..., size=...)`` loads strictly,
         with the classifier's weights besides where the file has them for ``num_outputs``.
 
     Raises:
-        BadInput: The file is missing, damaged, holds code, holds no weights, or those of another network.
+        BadInput: The file is missing, damaged, holds code, holds no weights or weights that are not finite, those of
+            another network, or no network called ``part``.
+    """
+    file = read_foreign(path, architecture, channels=channels, size=size, num_outputs=num_outputs, part=part)
+    return file.state
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """The weights of a network in somebody else's file.
+
+    Attributes:
+        state: As `from_foreign` returns it.
+        channels: Channels of the image that these weights are for.
+        names: Names of the tensors in the file.
+        part: Name of the network that was taken, where there are several; else "".
+        others: Names of the others.
+    """
+
+    state: dict[str, Tensor]
+    channels: int
+    names: frozenset[str]
+    part: str = ""
+    others: tuple[str, ...] = ()
+
+
+def read_foreign(
+    path: str | Path,
+    architecture: str,
+    *,
+    channels: int | None = None,
+    size: int | None = None,
+    num_outputs: int = 0,
+    part: str = "",
+) -> Foreign:
+    """Read somebody else's weights, with what there is to know about them.
+
+    Args:
+        path: As in `from_foreign`.
+        architecture: Likewise.
+        channels: Likewise; None keeps those of the file.
+        size: Likewise.
+        num_outputs: Likewise.
+        part: Likewise.
+
+    Raises:
+        BadInput: As in `from_foreign`.
     """
     path = Path(path)
-    with torch.device("meta"):
-        network = build(architecture, num_outputs, channels=channels, size=size)
     found = _tensors(_read(path), path)
-    namings = _namings(found)
-    match = _match(namings, network)
+    with torch.device("meta"):
+        network = build(architecture, num_outputs, channels=channels or 3, size=size)
+    namings = _namings(found, network)
+    match = _match(namings, network, part, path)
+    if channels is None and match.channels == 1:
+        with torch.device("meta"):
+            network = build(architecture, num_outputs, channels=1, size=size)
+        match = _match(namings, network, part, path)
     if not match.complete:
         expected, seen = _difference(match, architecture, found)
-        raise BadInput(expected, seen, where=path, do=_advice(namings))
+        raise BadInput(expected, seen, where=path, do=_advice(found))
+    state = _ready(match)
+    refuse_not_finite(state, path)
+    several = len(match.parts) > 1
+    return Foreign(state, input_channels(network), frozenset(found), match.parts[0] if several else "", match.parts[1:])
 
+
+def refuse_not_finite(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse weights with infinite or undefined numbers in them.
+
+    Raises:
+        BadInput: Such as a ``running_var`` that became infinite in half precision: a network with it answers the same
+            for every image.
+    """
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
+            raise BadInput(
+                "weights that are finite numbers",
+                f"{int((~finite).sum())} of the {finite.numel()} numbers in {name} that are not",
+                where=path,
+                do="save them again in float32, before they are made half precision",
+            )
+
+
+def _ready(match: "_Match") -> dict[str, Tensor]:
+    """A complete match as a state dict of float32."""
     state = dict(match.state)
     for name in match.body:  # files from before PyTorch 0.4.1 have no counters of batches
         state.setdefault(name, torch.zeros((), dtype=torch.int64))
@@ -113,6 +198,8 @@ class _Match:
         wrong: Names in ``state`` whose shapes differ from those in ``body``.
         missing: Names in ``body`` that the file lacks.
         surplus: Names in ``beside`` that belong inside a network like this one, but a larger one.
+        channels: Input channels of the file's stem, where it has one.
+        parts: Names of the networks in the file that match as well as this one, itself first.
     """
 
     state: dict[str, Tensor]
@@ -122,20 +209,36 @@ class _Match:
     wrong: list[str]
     missing: list[str]
     surplus: list[str]
+    channels: int | None
+    parts: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
         return not (self.wrong or self.missing or self.surplus)
 
 
-def _match(namings: Sequence[Mapping[str, Tensor]], network: nn.Module) -> _Match:
+def _match(namings: "Sequence[_Naming]", network: nn.Module, part: str = "", path: Path | None = None) -> _Match:
     classifier = classifier_name(network) + "."
     own = network.state_dict()
     body = {name: tensor for name, tensor in own.items() if not name.startswith(classifier)}
-    renamed = max(namings, key=lambda names: len(body.keys() & names.keys()))
+    stem = next((f"{name}.weight" for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), "")
+    ranked: dict[str, tuple[int, Mapping[str, Tensor]]] = {}
+    for naming in namings:
+        score = len(body.keys() & naming.tensors.keys())
+        if naming.part not in ranked or score > ranked[naming.part][0]:
+            ranked[naming.part] = (score, naming.tensors)
+    best = max(score for score, _ in ranked.values())
+    parts = sorted((name for name, (score, _) in ranked.items() if score == best), key=_turn)
+    if part and best:
+        chosen = [name for name in parts if part == name or part in re.split(r"[._]", name) or part in name.split(".")]
+        if not chosen:
+            there = ", ".join(name or "(without a name)" for name in parts)
+            raise BadInput(f"a network called {part}", there, where=path, do="give one of these behind #, or none")
+        parts = [chosen[0], *(name for name in parts if name != chosen[0])]
+    renamed = ranked[parts[0]][1]
     state = {name: _fitted(name, renamed[name], like, network) for name, like in body.items() if name in renamed}
     beside = {name: tensor for name, tensor in renamed.items() if name not in body}
-    parts = {name.split(".")[0] for name in body}
+    inner = {name.split(".")[0] for name in body}
     return _Match(
         state=state,
         beside=beside,
@@ -146,8 +249,10 @@ def _match(namings: Sequence[Mapping[str, Tensor]], network: nn.Module) -> _Matc
         surplus=[
             name
             for name in beside
-            if name.split(".")[0] in parts and not name.startswith(classifier) and not name.endswith(_DERIVED)
+            if name.split(".")[0] in inner and not name.startswith(classifier) and not name.endswith(_DERIVED)
         ],
+        channels=renamed[stem].shape[1] if stem in renamed and renamed[stem].ndim == 4 else None,
+        parts=tuple(parts),
     )
 
 
@@ -157,7 +262,7 @@ def _read(path: Path) -> Any:
         raise BadInput("a weights file", "a folder" if path.is_dir() else "nothing there", where=path, do=do)
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return {name: tensor for name, tensor in load_file(path).items() if name != TRAINING_IMAGES}
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         needs = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -177,34 +282,70 @@ def _read(path: Path) -> Any:
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in a file's content: itself, or what one of the usual keys holds."""
-    if isinstance(content, Mapping):
-        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-        if inner:
-            return _tensors(inner[0], path)
-        tensors = {str(name): one for name, one in content.items() if isinstance(one, Tensor)}
-        if tensors:
-            return tensors
+    """All tensors in a file's content, nested names joined by dots; what an optimiser keeps is left out."""
+    tensors = dict(_flat(content)) if isinstance(content, Mapping) else {}
+    if tensors:
+        return tensors
     found = f"keys {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else type(content).__name__
     raise BadInput("a state dict (names to tensors)", found, where=path, do="save the network's state_dict() alone")
 
 
-def _namings(found: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def _flat(content: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Tensor]]:
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping) and "optim" not in str(key):
+            yield from _flat(value, f"{prefix}{key}.")
+
+
+class _Naming(NamedTuple):
+    """The tensors of one network in a file, under names that they may have in timm."""
+
+    part: str
+    tensors: dict[str, Tensor]
+
+
+def _namings(found: Mapping[str, Tensor], network: nn.Module) -> list[_Naming]:
     """The same tensors under every name that they may have in timm: each wrapper off, each library's renamed."""
     namings = []
     for prefix in _prefixes(found):
         inside = {name[len(prefix) :]: one for name, one in found.items() if name.startswith(prefix)}
+        part = prefix.rstrip(".")
         for renamings in RENAMINGS.values():
-            namings.append({to_timm(name, renamings): one for name, one in inside.items()})
+            namings.append(_Naming(part, {to_timm(name, renamings): one for name, one in inside.items()}))
+        if "_conv_stem.weight" in inside:
+            namings.append(_Naming(part, _in_order(inside, network)))
     return namings
+
+
+def _in_order(inside: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
+    """EfficientNets as TensorFlow's port names them: timm's have the same tensors in the same order."""
+    classifier = classifier_name(network)
+    body = {name: one for name, one in network.state_dict().items() if not name.startswith(f"{classifier}.")}
+    names = [*body, f"{classifier}.weight", f"{classifier}.bias"]
+    if len(names) != len(inside):
+        return {}
+    pairs = zip(names, inside.values(), strict=True)
+    if any(
+        name in body and one.shape[:1] + one.shape[2:] != body[name].shape[:1] + body[name].shape[2:]
+        for name, one in pairs
+    ):
+        return {}
+    return dict(zip(names, inside.values(), strict=True))
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
     """What wrappers may have put before the names: "", "module.", "module.encoder_q."..., the common ones."""
     parts = [name.split(".") for name in names]
-    heads = Counter(".".join(one[:depth]) + "." for one in parts for depth in range(1, min(4, len(one))))
-    # A wrapper holds much of the file. Of two alike, the first in the file wins (MoCo's encoder_q).
-    return sorted(["", *(head for head, count in heads.items() if 5 * count >= len(parts))], key=len)
+    heads = Counter(".".join(one[:depth]) + "." for one in parts for depth in range(1, min(6, len(one))))
+    # A wrapper holds much of the file, also where there are several networks in it.
+    return sorted(["", *(head for head, count in heads.items() if 6 * count >= len(parts))], key=len)
+
+
+def _turn(part: str) -> int:
+    """Which of several networks in a file is taken: the lowest."""
+    words = set(re.split(r"[._]", part))
+    return 0 if words & _FIRST else 2 if words & _LAST else 1
 
 
 def _fitted(name: str, tensor: Tensor, like: Tensor, network: Any) -> Tensor:
@@ -253,12 +394,12 @@ def _difference(match: _Match, architecture: str, found: Mapping[str, Tensor]) -
     return f"weights of {architecture}", f"a network with more in it: {_shown(match.surplus)}"
 
 
-def _advice(namings: Sequence[Mapping[str, Tensor]]) -> str:
+def _advice(found: Mapping[str, Tensor]) -> str:
     fits = []
     for architecture in OFFERED:
         with torch.device("meta"):
             network = build(architecture, 0)
-        if _match(namings, network).complete:
+        if _match(_namings(found, network), network).complete:
             fits.append(architecture)
     return f"it looks like {' or '.join(fits)}" if fits else "check the file and the name of the architecture"
 

@@ -1,7 +1,7 @@
 """Every network by its name, and the normalisation that goes before it."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import timm
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.models import eeea_net  # noqa: F401 - registers eeea_net_c2 with timm
-from cxr_common.models.anatomy import dry_run, input_channels
 from cxr_common.models.baseline_cnn import BaselineCnn
 from cxr_common.models.concatenated import Concatenated
 from cxr_common.models.heads import start_small
+from cxr_common.models.structure import dry_run, input_channels
 from cxr_data.errors import BadInput, unknown_name
+from cxr_data.header import Input
 
 DEFAULT_SIZE = 224
 """Input edge of a network whose weights depend on it, where none is given."""
@@ -163,11 +164,11 @@ class GrayNetwork(nn.Module):
 
     Args:
         network: Any network of the zoo. One of 3 input channels sees the gray image three times.
-        mean: Mean of pixels / 255.
-        std: Standard deviation of pixels / 255.
+        mean: Mean of pixels / 255, one number or one for each channel.
+        std: Standard deviation of pixels / 255, likewise.
 
     Raises:
-        BadInput: std is not above 0.
+        BadInput: A std is not above 0, or a number of them that the network has no channels for.
     """
 
     network: Any  # timm's interface, which no class declares
@@ -176,21 +177,37 @@ class GrayNetwork(nn.Module):
     _scale: Tensor
     _shift: Tensor
 
-    def __init__(self, network: nn.Module, mean: float, std: float):
+    def __init__(self, network: nn.Module, mean: float | Sequence[float], std: float | Sequence[float]):
         super().__init__()
-        if not std > 0:
+        means, stds = (torch.atleast_1d(torch.as_tensor(one, dtype=torch.float64)) for one in (mean, std))
+        if not (stds > 0).all():
             raise BadInput("a standard deviation above 0", str(std), do="check that the images are not blank")
         self.network = network
+        channels = input_channels(network)
+        # The parts of a concatenated network may each read channels of their own.
+        allowed = {1, channels, channels * len(getattr(network, "parts", ()))}
+        if len(means) != len(stds) or len(means) not in allowed:
+            raise BadInput(f"a mean and a std for {channels} channels", f"{len(means)} and {len(stds)}")
         # More than one channel in the factors repeats the gray image by broadcasting.
-        shape = (input_channels(network), 1, 1)
+        count = max(channels, len(means))
         numbers = {
-            "mean": torch.tensor(float(mean)),
-            "std": torch.tensor(float(std)),
-            "_scale": torch.full(shape, 1 / (255 * std)),
-            "_shift": torch.full(shape, -mean / std),
+            "mean": means.float() if len(means) > 1 else means[0].float(),
+            "std": stds.float() if len(stds) > 1 else stds[0].float(),
+            "_scale": (1 / (255 * stds)).expand(count)[:, None, None].float(),
+            "_shift": (-means / stds).expand(count)[:, None, None].float(),
         }
+        self._mean_std = [tuple(one.tolist()) if len(one) > 1 else float(one) for one in (means, stds)]
         for name, number in numbers.items():
             self.register_buffer(name, number, persistent=False)
+
+    def describe_input(self, size: int, pixels: Mapping[str, Any]) -> Input:
+        """What a header says of the images this network takes.
+
+        Args:
+            size: Edge of the square input, pixels.
+            pixels: How files became pixels (the cohort's ``pixel_mapping``).
+        """
+        return Input(size, *self._mean_std, channels=input_channels(self.network), pixels=dict(pixels))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, 1, H, W) uint8 or float in 0..255 to (B, channels, H, W) float, in the same memory format."""

@@ -1,4 +1,4 @@
-"""The engine: Hugging Face Accelerate, set up the same way for every stage."""
+"""Hugging Face Accelerate, set up the same way for every command."""
 
 import inspect
 import os
@@ -17,7 +17,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
-    """Start the engine on what is there: CPU, one GPU, or the processes of ``accelerate launch``.
+    """An accelerator on what is there: CPU, one GPU, or the processes of ``accelerate launch``.
 
     Args:
         precision: "fp32", "bf16", "fp16", or "auto": bf16 where the device computes in it, else fp32. On GPUs of
@@ -34,11 +34,7 @@ def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
 
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in (
-        "1",
-        "true",
-        "yes",
-    )
+    cuda = uses_cuda()
     if precision == "fp16" and not cuda:
         raise BadInput(
             "a precision this device computes in",
@@ -48,7 +44,7 @@ def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
     if precision == "auto":
         precision = "bf16" if has_bf16(cuda) else "fp32"
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-    accelerator.ddp_handler = _how_processes_share()  # type: ignore[assignment] - declared as None
+    accelerator.ddp_handler = _ddp_settings()  # type: ignore[assignment] - declared as None
     torch.manual_seed(seed)
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -57,7 +53,13 @@ def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
     return accelerator
 
 
-def _how_processes_share() -> "DistributedDataParallelKwargs":
+def uses_cuda() -> bool:
+    """Whether to compute on a GPU: there is one, and ``ACCELERATE_USE_CPU`` does not forbid it."""
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return torch.cuda.is_available() and not on_cpu
+
+
+def _ddp_settings() -> "DistributedDataParallelKwargs":
     """Buffers (batch statistics) are synchronised by SyncBN or at the end, not before every forward."""
     from accelerate.utils import DistributedDataParallelKwargs
     from torch.nn.parallel import DistributedDataParallel
@@ -86,7 +88,7 @@ def arithmetic(accelerator: "Accelerator") -> torch.dtype:
 
 def peak_memories() -> dict[str, float]:
     """Largest memory of this process so far, GiB: "peak_memory_gib" and, of a GPU, "peak_gpu_memory_gib"."""
-    found = {"peak_memory_gib": peak_memory()}
+    peaks = {"peak_memory_gib": peak_memory()}
     if torch.cuda.is_available():
-        found["peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated()
-    return {name: round(value / 2**30, 2) for name, value in found.items()}
+        peaks["peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated()
+    return {name: round(value / 2**30, 2) for name, value in peaks.items()}

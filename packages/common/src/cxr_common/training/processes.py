@@ -1,4 +1,4 @@
-"""One training in several processes: what they share, what each keeps for itself, and when all must come together."""
+"""Training in several processes: reductions, batch statistics, and decisions that all processes take together."""
 
 import math
 import os
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and speaks, by what its launcher told it; needs no engine."""
+    """Whether this is the process that writes and prints, as its launcher set it; needs no accelerator."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def global_batch(batch_size: int, images: int, processes: int) -> int:
-    """Images of a step over all processes: equal parts of at least 2, as batch statistics need.
+    """Images of a step over all processes: equal parts of at least 2, as BatchNorm needs.
 
     Args:
         batch_size: Images wanted.
@@ -29,11 +29,11 @@ def global_batch(batch_size: int, images: int, processes: int) -> int:
 
 
 def share_batch_statistics(module: nn.Module, accelerator: "Accelerator") -> None:
-    """Make BatchNorm see the images of all processes, where GPUs share a training; in place, names unchanged.
+    """Convert BatchNorm to SyncBatchNorm where several GPUs share a training; in place, names unchanged.
 
     Args:
-        module: No BatchNorm itself.
-        accelerator: The engine.
+        module: The network; must not be a BatchNorm itself.
+        accelerator: Tells device and number of processes.
     """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         from timm.layers.norm_act import convert_sync_batchnorm
@@ -43,57 +43,63 @@ def share_batch_statistics(module: nn.Module, accelerator: "Accelerator") -> Non
 
 @torch.no_grad()
 def average_buffers(module: nn.Module, accelerator: "Accelerator") -> None:
-    """Give every process the mean of the processes' batch statistics, so that all evaluate one network."""
+    """Replace batch statistics by their mean over processes, so that all processes evaluate the same network."""
     if accelerator.num_processes == 1:
         return
     for buffer in module.buffers():
         if buffer.is_floating_point():
-            buffer.copy_(added(buffer, accelerator) / accelerator.num_processes)
+            buffer.copy_(all_reduce_sum(buffer, accelerator) / accelerator.num_processes)
 
 
-def added(value: Tensor, accelerator: "Accelerator") -> Tensor:
-    """The sum of a tensor over all processes."""
-    result: Any = accelerator.reduce(value, "sum")
+def all_reduce_sum(value: Tensor, accelerator: "Accelerator") -> Tensor:
+    """The sum of a tensor over all processes, which must call this together."""
+    if accelerator.num_processes == 1:
+        return value
+    result: Any = accelerator.reduce(value.to(accelerator.device), "sum")
     return result
 
 
-def gathered(values: Mapping[str, Tensor], accelerator: "Accelerator") -> dict[str, Tensor]:
-    """What each process has of its own, by name, (P, ...) of P processes; all must come here together."""
-    found: dict[str, Any] = {name: accelerator.gather(value[None]) for name, value in values.items()}
-    return found
+def gather_per_process(values: Mapping[str, Tensor], accelerator: "Accelerator") -> dict[str, Tensor]:
+    """The values of every process, by name, (P, ...) of P processes, which must call this together."""
+    gathered: dict[str, Any] = {
+        name: accelerator.gather(value[None].to(accelerator.device)) for name, value in values.items()
+    }
+    return gathered
 
 
 @torch.no_grad()
-def give_back(values: Mapping[str, Tensor], everyones: Mapping[str, Tensor], accelerator: "Accelerator") -> None:
-    """Put what `gathered` found of this process back into its tensors."""
+def restore_per_process(
+    values: Mapping[str, Tensor], gathered: Mapping[str, Tensor], accelerator: "Accelerator"
+) -> None:
+    """Copy what `gather_per_process` returned for this process back into its tensors."""
     for name, value in values.items():
-        value.copy_(everyones[name][accelerator.process_index])
+        value.copy_(gathered[name][accelerator.process_index])
 
 
-def as_main_says(figures: dict[str, float | None], accelerator: "Accelerator") -> dict[str, float | None]:
-    """The main process's figures in all of them: what is decided by figures is then decided alike everywhere.
+def broadcast_from_main(figures: dict[str, float | None], accelerator: "Accelerator") -> dict[str, float | None]:
+    """The main process's figures in all processes, so that decisions made on them are the same everywhere.
 
-    Each process computes them with kernels of its own choice, and a last digit may differ.
+    Kernels may differ between processes, and so may the last digit of a figure.
     """
     if accelerator.num_processes == 1:
         return figures
     from accelerate.utils import broadcast
 
     values = [math.nan if value is None else value for value in figures.values()]
-    told: Any = broadcast(torch.tensor(values, dtype=torch.float64, device=accelerator.device))
-    return {name: None if math.isnan(value) else value for name, value in zip(figures, told.tolist(), strict=True)}
+    sent: Any = broadcast(torch.tensor(values, dtype=torch.float64, device=accelerator.device))
+    return {name: None if math.isnan(value) else value for name, value in zip(figures, sent.tolist(), strict=True)}
 
 
-def anyone(requested: bool, step: int, accelerator: "Accelerator") -> bool:
-    """Whether any process was asked to stop; all must leave after the same step.
-
-    Args:
-        requested: Whether this one was.
-        step: The step just done; several processes ask each other after every tenth.
-        accelerator: The engine.
-    """
+def any_process(flag: bool, accelerator: "Accelerator") -> bool:
+    """Whether the flag is set in any process; all must call this together."""
     if accelerator.num_processes == 1:
-        return requested
-    if step % 10:
-        return False
-    return bool(added(torch.tensor(float(requested), device=accelerator.device), accelerator))
+        return flag
+    return bool(all_reduce_sum(torch.tensor(float(flag), device=accelerator.device), accelerator))
+
+
+def highest_signal(received: int, accelerator: "Accelerator") -> int:
+    """The highest number of a signal that any process received, 0 for none; all must call this together."""
+    if accelerator.num_processes == 1:
+        return received
+    numbers: Any = accelerator.gather(torch.tensor([received], device=accelerator.device))
+    return int(numbers.max())

@@ -1,17 +1,14 @@
-"""Going on exactly where a run stopped."""
+"""Saving and loading resume state, and noticing signals that ask a run to stop."""
 
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 
 from cxr_data.errors import BadInput
 from cxr_data.files import whole_file
-
-FORMAT = 2
-"""Layout of the state; raised with every change to what a stage saves, so that an older file is refused."""
 
 
 def save_state(path: str | Path, state: dict[str, Any], processes: int) -> None:
@@ -20,17 +17,17 @@ def save_state(path: str | Path, state: dict[str, Any], processes: int) -> None:
     Args:
         path: Target, usually ``state.pt`` in the run folder.
         state: Tensors and plain Python values only: it is read back with ``weights_only=True``.
-        processes: How many share the training; as many must go on with it.
+        processes: Number of processes of the training; as many must resume it.
     """
     with whole_file(path) as file:
-        torch.save({**state, "format": FORMAT, "processes": processes}, file)
+        torch.save({**state, "processes": processes}, file)
 
 
 def load_state(path: str | Path, processes: int) -> dict[str, Any] | None:
     """Read resume state; None when there is none.
 
     Raises:
-        BadInput: The file is damaged, of a version that saved something else, or of another number of processes.
+        BadInput: The file is damaged, or of another number of processes.
     """
     if not Path(path).exists():
         return None
@@ -44,16 +41,16 @@ def load_state(path: str | Path, processes: int) -> dict[str, Any] | None:
             where=path,
             do=anew,
         ) from error
-    if not isinstance(state, dict) or state.pop("format", None) != FORMAT:
-        raise BadInput("resume state of this version", "one of another", where=path, do=anew)
-    if (before := state.pop("processes", processes)) != processes:
-        do = f"go on with {before}, or {anew}"
+    if not isinstance(state, dict) or "processes" not in state:
+        raise BadInput("resume state written by this command", "another file of tensors", where=path, do=anew)
+    if (before := state.pop("processes")) != processes:
+        do = f"resume with {before} processes, or {anew}"
         raise BadInput(f"resume state of {processes} processes", f"one of {before}", where=path, do=do)
     return state
 
 
 def rng_state() -> dict[str, Any]:
-    """State of torch's generators (dropout, drop path); everything else draws from (seed, epoch)."""
+    """State of torch's generators (dropout, stochastic depth); all other draws depend on (seed, epoch) alone."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -68,21 +65,45 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 class StopSignal:
-    """Within the ``with`` block a SIGTERM is noted, so that the loop can save and leave between two steps."""
+    """Within the ``with`` block the first SIGTERM or SIGINT (Ctrl-C) is noted, so that the loop can save and leave.
+
+    A second SIGINT interrupts at once.
+
+    Attributes:
+        received: Number of the signal; 0 for none.
+    """
 
     def __init__(self) -> None:
         """Nothing is caught before the block is entered."""
-        self.requested = False
-        self._previous: Any = None
+        self.received = 0
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        """Catch SIGTERM."""
-        self._previous = signal.signal(signal.SIGTERM, self._note)
+        """Catch the signals."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give SIGTERM back."""
-        signal.signal(signal.SIGTERM, self._previous)
+        """Restore the previous handlers."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
-    def _note(self, _signum: int, _frame: FrameType | None) -> None:
-        self.requested = True
+    def leave(self, number: int) -> NoReturn:
+        """End the run after it was saved.
+
+        Args:
+            number: The signal that asked for it.
+
+        Raises:
+            KeyboardInterrupt: After SIGINT.
+            SystemExit: 143, after SIGTERM.
+        """
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received:
+            raise KeyboardInterrupt
+        self.received = max(self.received, number)

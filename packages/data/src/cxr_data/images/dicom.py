@@ -5,12 +5,9 @@ then MONOCHROME1 is inverted so that air is dark in every cohort.
 """
 
 import hashlib
-import io
-import logging
 import os
 import secrets
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +17,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.images.header import BrokenImage, check_size
+from cxr_data.images.dicom_file import dicom_header, open_dicom, text_of
+from cxr_data.images.dicom_pixels import Stored, stored_values
+from cxr_data.images.header import BrokenImage
+from cxr_data.images.lookup_tables import depth, look_up, palette, table_of
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+LEAST_SHOWN = 0.005
+"""Least share of an image's values that its own window must show as shades between black and white."""
+LEAST_SHADES = 0.08
+"""Least part of black to white that it must spread them over: 12 bits in a window of 16 fill 0.06."""
 
 
 def decode_dicom(data: bytes, window: str) -> NDArray[np.float32]:
@@ -38,19 +43,15 @@ def decode_dicom(data: bytes, window: str) -> NDArray[np.float32]:
         (H, W) display values in [0, 1], air dark. Pixels that the file marks as padding are 0.
 
     Raises:
-        BrokenImage: Not one gray or colour image, or it cannot be decoded. The reason never quotes pydicom, whose
-            messages hold text of the header.
+        BrokenImage: Not one gray or colour image, damaged, or a header that its pixels contradict. The reason never
+            quotes pydicom, whose messages hold text of the header.
     """
-    from pydicom import dcmread
-
-    _hush_pydicom()
-    with _damaged("its header cannot be read"):
-        dataset = dcmread(io.BytesIO(data), force=True)
+    dataset, syntax = open_dicom(data)
     with _damaged("its pixels cannot be decoded"):
-        stored = _stored(dataset)
+        image = stored_values(dataset, syntax)
     # What is no number afterwards is refused.
     with _damaged("its header says nothing usable on how its pixels are shown"), np.errstate(all="ignore"):
-        return _displayed(dataset, stored, window)
+        return _displayed(dataset, image, window)
 
 
 @contextmanager
@@ -67,44 +68,35 @@ def dicom_facts(path: Path, salt: bytes) -> dict[str, Any]:
     """Patient and view from a DICOM header, without reading the pixels.
 
     Args:
-        path: DICOM file.
+        path: Any file; its content decides whether it is DICOM.
         salt: Secret of this machine, from :func:`patient_salt`.
 
     Returns:
-        ``patient`` (salted hash, or None), ``view``, ``sex``, ``age`` in years; None where not given.
+        ``patient`` (salted hash, or None), ``view``, ``sex``, ``age`` in years; None where not given or not DICOM.
     """
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    _hush_pydicom()
-    tags = ["PatientID", "IssuerOfPatientID", "ViewPosition", "PatientSex", "PatientAge"]
-    try:
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=tags)
-    except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError, KeyError):
-        return {"patient": None, "view": None, "sex": None, "age": None}  # decoding will say what is wrong
-    identity = str(dataset.get("PatientID") or "").strip()
+    tags = ["PatientID", "IssuerOfPatientID", "ViewPosition", "PatientSex", "PatientAge", "SpecificCharacterSet"]
+    dataset = dicom_header(path, tags)
+    if dataset is None:
+        return {"patient": None, "view": None, "sex": None, "age": None}
+    identity = text_of(dataset, "PatientID")
     if identity:
-        whole = f"{dataset.get('IssuerOfPatientID') or ''}\0{identity}".encode()
+        whole = f"{text_of(dataset, 'IssuerOfPatientID')}\0{identity}".encode("utf-8", "backslashreplace")
         identity = "p" + hashlib.blake2b(whole, key=salt, digest_size=10).hexdigest()
     return {
         "patient": identity or None,
-        "view": str(dataset.get("ViewPosition") or "").strip().upper() or None,
-        "sex": str(dataset.get("PatientSex") or "").strip().upper() or None,
-        "age": age_in_years(dataset.get("PatientAge")),
+        "view": text_of(dataset, "ViewPosition").upper() or None,
+        "sex": text_of(dataset, "PatientSex").upper() or None,
+        "age": age_in_years(text_of(dataset, "PatientAge")),
     }
 
 
 def rows_and_columns(path: str | Path) -> tuple[int, int] | None:
     """Rows and columns a DICOM header claims; None where it does not."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    _hush_pydicom()
+    dataset = dicom_header(path, ["Rows", "Columns"])
     try:
-        dataset = dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
-        return int(dataset.Rows), int(dataset.Columns)
-    except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError, KeyError, TypeError):
-        return None  # decoding says what is wrong
+        return None if dataset is None else (int(dataset.Rows), int(dataset.Columns))
+    except Exception:  # absent, or of a VR that provokes anything; decoding says what is wrong
+        return None
 
 
 def age_in_years(text: object) -> float | None:
@@ -145,101 +137,84 @@ def patient_salt(cache: Path) -> bytes:
     return path.read_bytes()
 
 
-def _hush_pydicom() -> None:
-    """Real headers break many small rules; pydicom's word on each would bury ours on what matters."""
-    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+def _displayed(dataset: "Dataset", image: Stored, window: str) -> NDArray[np.float32]:
+    if image.photometric == "RGB":
+        return _luma(image.values / (2.0**image.bits - 1), stretch=window == "voi" and image.bits > 8)
+    if image.photometric == "PALETTE COLOR":
+        colours, bits = palette(dataset, image.values)
+        return _luma(colours / (2.0**bits - 1), stretch=False)
 
-
-def _stored(dataset: "Dataset") -> NDArray[Any]:
-    """Stored values (H, W), or (H, W, 3) for colour."""
-    from pydicom.pixels.decoders.base import get_decoder
-
-    if "PixelData" not in dataset and "FloatPixelData" not in dataset:
-        raise BrokenImage("a DICOM file without an image" if len(dataset) else "not an image of a known kind")
-    check_size(int(dataset.Columns), int(dataset.Rows))
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise BrokenImage(f"a DICOM file of {frames} frames; one radiograph was expected")
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is not None and syntax.is_compressed and not get_decoder(syntax).is_available:
-        raise BrokenImage(f"compressed as {syntax.name}, for which no decoder is installed (python-gdcm has one)")
-    return np.squeeze(dataset.pixel_array)
-
-
-def _displayed(dataset: "Dataset", stored: NDArray[Any], window: str) -> NDArray[np.float32]:
-    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-
-    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-    if photometric == "PALETTE COLOR":
-        stored = apply_color_lut(stored, dataset)
-    if stored.ndim == 3:
-        top = float(np.iinfo(stored.dtype).max)
-        gray = cv2.cvtColor((stored[..., :3] / top).astype(np.float32), cv2.COLOR_RGB2GRAY)
-        return gray.astype(np.float32, copy=False)
-    if stored.ndim != 2:
-        raise BrokenImage(f"a DICOM image of shape {stored.shape}; rows and columns were expected")
-
-    bits = int(dataset.get("BitsStored", 8 * stored.itemsize))
-    padding = _padding(dataset, stored)
-    if "ModalityLUTSequence" in dataset:
-        values = apply_modality_lut(stored, dataset).astype(np.float32)
-        low, high = 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
-    else:
-        slope = float(dataset.get("RescaleSlope") or 1)
-        intercept = float(dataset.get("RescaleIntercept") or 0)
-        values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-        signed = int(dataset.get("PixelRepresentation", 0)) == 1
-        ends = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-        low, high = sorted(end * slope + intercept for end in ends)
+    values, low, high = _modality(dataset, image)
     if not np.isfinite(values).all():
         raise BrokenImage("a DICOM image with values that are not numbers")
-
-    shown = _voi(dataset, values) if window == "voi" else None
+    valid = values if image.padding is None else values[~image.padding]
+    shown = _voi(dataset, values, valid) if window == "voi" else None
     if shown is None:
-        if stored.dtype.kind == "f" or (window == "voi" and bits > 8):
-            valid = values if padding is None else values[~padding]
+        if image.bits == 0 or (window == "voi" and image.bits > 8):
             low, high = float(valid.min()), float(valid.max())
         shown = (values - low) / max(high - low, 1e-12)
     shown = np.clip(shown, 0.0, 1.0)
-    if photometric == "MONOCHROME1":
+    if image.photometric == "MONOCHROME1":
         shown = 1.0 - shown
-    if padding is not None:
-        shown[padding] = 0.0
+    if image.padding is not None:
+        shown[image.padding] = 0.0
     return shown.astype(np.float32, copy=False)
 
 
-def _padding(dataset: "Dataset", stored: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Pixels outside the image proper (PS3.3 C.7.5.1.1.2), or None when there are none or nothing else."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
-        return None
-    other = dataset.get("PixelPaddingRangeLimit", value)
-    mask = (stored >= min(value, other)) & (stored <= max(value, other))
-    return mask if mask.any() and not mask.all() else None
+def _luma(colours: NDArray[Any], *, stretch: bool) -> NDArray[np.float32]:
+    gray = cv2.cvtColor(colours.astype(np.float32), cv2.COLOR_RGB2GRAY).astype(np.float32, copy=False)
+    low, high = (float(gray.min()), float(gray.max())) if stretch else (0.0, 1.0)
+    return np.clip((gray - np.float32(low)) / np.float32(max(high - low, 1e-12)), 0.0, 1.0)
 
 
-def _voi(dataset: "Dataset", values: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """Display values in [0, 1] by the file's first VOI LUT or window (PS3.3 C.11.2.1), None without one."""
-    from pydicom.pixels.processing import apply_voi
+def _modality(dataset: "Dataset", image: Stored) -> tuple[NDArray[np.float32], float, float]:
+    """Values after the modality LUT or rescale (PS3.3 C.11.1), and the range that stored values can take there."""
+    if dataset.get("ModalityLUTSequence"):
+        table = table_of(dataset.ModalityLUTSequence[0])
+        values = look_up(table, image.values).astype(np.float32)
+        return values, 0.0, 2.0 ** depth(table.bits, int(table.entries.max())) - 1
+    slope = float(dataset.get("RescaleSlope") or 1)
+    intercept = float(dataset.get("RescaleIntercept") or 0)
+    values = image.values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    half = 2.0 ** (image.bits - 1)
+    ends = (-half, half - 1) if image.signed else (0.0, 2 * half - 1)
+    low, high = sorted(end * slope + intercept for end in ends)
+    return values, low, high
 
+
+def _voi(dataset: "Dataset", values: NDArray[np.float32], valid: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Display values by the file's first VOI LUT or window (PS3.3 C.11.2.1), 0 to 1 within it; None without one.
+
+    Raises:
+        BrokenImage: The table or window shows nothing of the image.
+    """
     if dataset.get("VOILUTSequence"):
-        shown = apply_voi(np.rint(values).astype(np.int32), dataset)
-        top = 2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
-        return (shown / top).astype(np.float32)
+        table = table_of(dataset.VOILUTSequence[0])
+        top = 2.0 ** depth(table.bits, int(table.entries.max())) - 1
+        look_up(table, valid)  # padding alone may lie in a table
+        return (look_up(table, values) / top).astype(np.float32)
     center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
     if center is None or width is None or not (width > 0 and np.isfinite([center, width]).all()):
         return None
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    linear = (center, width) if function in ("SIGMOID", "LINEAR_EXACT") else (center - 0.5, max(width - 1, 1e-6))
+    ramp = (valid - np.float32(linear[0])) / np.float32(linear[1]) + np.float32(0.5)
+    reach = 0.75 if function == "SIGMOID" else 0.5  # a sigmoid has shades outside its width
+    inside = np.abs(ramp - 0.5) < reach
+    if valid.min() < valid.max() and (inside.mean() < LEAST_SHOWN or np.ptp(np.clip(ramp, 0, 1)) < LEAST_SHADES):
+        raise BrokenImage(
+            f"a DICOM window (center {center:g}, width {width:g}) that shows next to nothing of its values "
+            f"({valid.min():g} to {valid.max():g})"
+        )
     if function == "SIGMOID":
         steepness = np.float32(-4 / width)
         return (1 / (1 + np.exp(steepness * (values - np.float32(center))))).astype(np.float32)
-    if function != "LINEAR_EXACT":
-        center, width = center - 0.5, max(width - 1, 1e-6)
-    return (values - np.float32(center)) / np.float32(width) + np.float32(0.5)
+    return (values - np.float32(linear[0])) / np.float32(linear[1]) + np.float32(0.5)
 
 
 def _first(value: Any) -> float | None:
     if value is None or value == "":
         return None
-    return float(value[0]) if hasattr(value, "__getitem__") and not isinstance(value, str) else float(value)
+    if hasattr(value, "__getitem__") and not isinstance(value, str):
+        return float(value[0]) if len(value) else None
+    return float(value)

@@ -1,8 +1,6 @@
 """What a reader returns, and what several readers need to say it."""
 
-import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +11,8 @@ from numpy.typing import NDArray
 
 from cxr_data.cohort import Task
 from cxr_data.errors import BadInput
-from cxr_data.folders import File, refuse_outside, scan
-from cxr_data.images.header import BrokenImage
+from cxr_data.image_files import find_images, spelt
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -62,18 +58,19 @@ class Listing:
 
 
 def image_files(root: Path) -> list[str]:
-    """Relative paths of the image files below a folder, sorted: :func:`images_and_refused` without the refused."""
-    return images_and_refused(root)[0]
+    """Relative paths of the image files below a folder, sorted: the first part of :func:`named_images`."""
+    return named_images(root)[0]
 
 
-def images_and_refused(root: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:
-    """Relative paths of the image files below a folder, sorted, and (name, reason) of those no table can name.
+def named_images(root: Path) -> tuple[list[str], tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Images below a folder that a table can name, (name, reason) of those it cannot, and notes for the user.
 
     Raises:
         BadInput: No image at all, or none that a table can name.
     """
+    found = find_images(root)
     images, refused = [], []
-    for path in found_images(root):
+    for path in found.paths:
         name = spelt(path)
         if name == path:
             images.append(name)
@@ -81,43 +78,7 @@ def images_and_refused(root: Path) -> tuple[list[str], tuple[tuple[str, str], ..
             refused.append((name, "a file name that is not UTF-8"))
     if not images:
         raise BadInput("images with UTF-8 file names", refused[0][0], where=root, do="rename them")
-    return images, tuple(refused)
-
-
-def spelt(path: str) -> str:
-    """A path as text that a table can hold: bytes that are not UTF-8 as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def found_images(root: Path) -> list[str]:
-    """Relative paths of the image files below a folder, sorted, whatever bytes their names are.
-
-    Suffixes decide; a file without one, or with digits for one, counts when it begins as DICOM does.
-
-    Raises:
-        BadInput: No image at all.
-    """
-    files = scan(root)
-    images = [file.path for file in files if _is_image(root, file)]
-    if not images:
-        kinds = Counter(os.path.splitext(file.path)[1].lower() or "no suffix" for file in files)
-        found = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5)) or "an empty folder"
-        raise BadInput(f"images ({', '.join(sorted(IMAGE_SUFFIXES))})", found, where=root)
-    return images
-
-
-def _is_image(root: Path, file: File) -> bool:
-    suffix = os.path.splitext(file.path)[1].lower()
-    if suffix in IMAGE_SUFFIXES:
-        return True
-    if (suffix and not suffix[1:].isdigit()) or file.size < 132:
-        return False
-    try:
-        refuse_outside(root, file.path)
-        with open(root / file.path, "rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
-    except (BrokenImage, OSError):
-        return False
+    return images, tuple(refused), found.notes
 
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:

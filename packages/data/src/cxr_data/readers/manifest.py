@@ -1,13 +1,15 @@
 """Any folder with a table of its images: CSV or Parquet with a column of files, as ``file``, ``path`` or ``image``.
 
 ``manifest.csv``, ``manifest.parquet``, ``labels.csv`` or ``labels.parquet`` is recognised when it also has labels:
-columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks. With ``--reader manifest``
-any name will do. ``patient``, ``split``, ``view``, ``sex`` and ``age`` are used where they are there. A ``labels``
-table that cannot be understood is refused where images would otherwise count as unlabelled.
+columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks. Beside images without class
+folders the only table of any other name is recognised too, or ``train.csv`` with ``val.csv`` and ``test.csv``. With
+``--reader manifest`` any name will do. ``patient``, ``split``, ``view``, ``sex`` and ``age`` are used in any usual
+spelling. A ``labels`` table that cannot be understood is refused where images would otherwise count as unlabelled.
 """
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -16,9 +18,17 @@ from cxr_data.cohort import Task
 from cxr_data.errors import BadInput
 from cxr_data.folders import inside
 from cxr_data.images.dicom import age_in_years
-from cxr_data.readers import unlabelled
-from cxr_data.readers.listing import SPLIT_FOLDERS, UNCERTAIN, Listing, image_files, one_hot, order_classes
-from cxr_data.readers.tables import header, numbers
+from cxr_data.readers import unlabelled, values
+from cxr_data.readers.listing import (
+    SPLIT_FOLDERS,
+    UNCERTAIN,
+    Listing,
+    image_files,
+    one_hot,
+    order_classes,
+    sounds_healthy,
+)
+from cxr_data.readers.tables import numbers
 
 NAMES = ("manifest.csv", "manifest.parquet", "labels.csv", "labels.parquet")
 FILE_COLUMNS = ("file", "path", "image", "filename", "file_name", "image_path")
@@ -32,7 +42,14 @@ def looks_like(path: Path) -> bool:
     """Whether one of the usual tables names files and their labels, or ought to."""
     if any(_labelled(path / name) for name in NAMES):
         return True
-    return any(_promises_labels(path / name) for name in NAMES) and unlabelled.looks_like(path)
+    if not unlabelled.looks_like(path):
+        return False
+    if any(_promises_labels(path / name) for name in NAMES):
+        return True
+    try:
+        return all(_labelled(table) for table in _tables(path))
+    except BadInput:  # no table, or several: not for us to choose
+        return False
 
 
 def read(path: Path) -> Listing:
@@ -50,8 +67,10 @@ def read(path: Path) -> Listing:
         BadInput: No such table or several, one that cannot be understood, a file named twice or with two splits,
             labels that are not 0 and 1, or none of the files is there.
     """
-    table_path = _table(path)
-    entries = _text(table_path)
+    tables = _tables(path)
+    table_path, entries = tables[0], _together(tables)
+    if "patient" not in entries.columns:
+        values.refuse_hidden_patients(entries.columns, table_path)
     entries, refused = _inside(path, entries, table_path)
     if twice := entries.filter(pl.col("path").is_duplicated())["path"].to_list():
         raise BadInput("each file once", f"{twice[0]} twice", where=table_path)
@@ -66,7 +85,8 @@ def read(path: Path) -> Listing:
     if unlisted := len(images) - matched.height:
         notes.append(f"{unlisted} images are not in {table_path.name} and were left out")
 
-    labels, task, columns = _labels(matched, table_path)
+    labels, task, columns, said = _labels(matched, table_path)
+    notes += said
     if not labels and _promises_labels(table_path):
         raise BadInput(
             "columns label:NAME, a column class, or columns of zeros and ones",
@@ -106,26 +126,44 @@ def _inside(path: Path, entries: pl.DataFrame, table_path: Path) -> tuple[pl.Dat
     return kept, tuple(refused)
 
 
-def _table(path: Path) -> Path:
-    """The table: one of the usual names first, else the only one with a column of files."""
+def _tables(path: Path) -> list[Path]:
+    """The table: one of the usual names first, else the only one with a column of files, or one for each split."""
     for name in NAMES:
         if _file_column(_columns(path / name)):
-            return path / name
+            return [path / name]
     for name in NAMES:
         if _promises_labels(path / name):
             raise BadInput(
                 f"a table with a column of files ({', '.join(FILE_COLUMNS)})",
                 _what_is_there(path / name),
                 where=path / name,
-                do=f"write it as UTF-8 text with commas, one row an image; {_UNLABELLED}",
+                do=f"write it as UTF-8 text with commas, one row per image; {_UNLABELLED}",
             )
     with os.scandir(path) as entries:
         names = sorted(e.name for e in entries if os.path.isfile(e.path))
-    found = [path / name for name in names if _file_column(_columns(path / name))]
-    if len(found) != 1:
-        named = ", ".join(table.name for table in found) or "none"
-        raise BadInput("one CSV or Parquet table with a column file", named, where=path, do=f"call it {NAMES[0]}")
-    return found[0]
+    named = [path / name for name in names if _file_column(_columns(path / name))]
+    splits = [_split_of(table) for table in named]
+    if len(named) == 1 or (None not in splits and len(set(splits)) == len(named) > 1):
+        return named
+    found = ", ".join(table.name for table in named) or "none"
+    raise BadInput("one CSV or Parquet table with a column file", found, where=path, do=f"call it {NAMES[0]}")
+
+
+def _split_of(table_path: Path) -> str | None:
+    """The split that a table's name says ("valid.csv"), or None."""
+    return SPLIT_FOLDERS.get(table_path.name.split(".")[0].lower())
+
+
+def _together(tables: list[Path]) -> pl.DataFrame:
+    """The entries of the table, or of one table for each split."""
+    if len(tables) == 1:
+        return _text(tables[0])
+    parts = []
+    for table in tables:
+        entries = _text(table)
+        here = pl.col("split") if "split" in entries.columns else pl.lit(_split_of(table)).alias("split")
+        parts.append(entries.with_columns(here))
+    return pl.concat(parts, how="diagonal")
 
 
 def _columns(table_path: Path) -> list[str]:
@@ -136,7 +174,7 @@ def _columns(table_path: Path) -> list[str]:
             return pl.scan_parquet(table_path).collect_schema().names()
         except (pl.exceptions.PolarsError, OSError):
             return []
-    return header(table_path) if table_path.name.lower().endswith((".csv", ".csv.gz")) else []
+    return values.header(table_path) if table_path.name.lower().endswith((".csv", ".csv.gz", ".tsv")) else []
 
 
 def _file_column(columns: list[str]) -> str | None:
@@ -150,12 +188,13 @@ def _labelled(table_path: Path) -> bool:
     columns = _columns(table_path)
     if not _file_column(columns):
         return False
-    if _CLASS in columns or any(name.startswith("label:") for name in columns):
+    if any(name.lower() == _CLASS or name.startswith("label:") for name in columns):
         return True
     if not _promises_labels(table_path) and not unlabelled.looks_like(table_path.parent):
         return False  # class folders, and a manifest of their patients with some other column of zeros and ones
     try:
-        return bool(_plain_labels(_text(table_path)))
+        entries = _text(table_path)
+        return _CLASS in entries.columns or bool(_plain_labels(entries))
     except BadInput:
         return False
 
@@ -172,38 +211,48 @@ def _what_is_there(table_path: Path) -> str:
     if table_path.suffix == ".parquet":
         columns = _columns(table_path)
         return f"the columns {', '.join(columns)[:200]}" if columns else "a file that is no Parquet table"
-    with open(table_path, "rb") as file:
-        line = file.readline(2**16)
-    try:
-        text = line.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        return "bytes that are no UTF-8 text"
-    return f"the header {text[:200]!r}" if text.isprintable() else "bytes that are no text"
+    names = values.header(table_path)
+    return f"the columns {', '.join(names)[:200]}" if names else "bytes that are no text"
 
 
 def _text(table_path: Path) -> pl.DataFrame:
-    """The whole table as stripped text, blanks and NaN as null."""
-    try:
-        if table_path.suffix.lower() == ".parquet":
-            table = pl.read_parquet(table_path)
-        else:
-            table = pl.read_csv(table_path, infer_schema=False)
-        plain = [name for name, kind in table.schema.items() if not kind.is_nested() and kind != pl.Binary]
-        table = table.select(
-            pl.col(name).cast(pl.Int8) if kind == pl.Boolean else pl.col(name)
-            for name, kind in table.select(plain).schema.items()
-        )
-        table = table.cast(pl.String).rename(lambda name: name.strip())
-        files = _file_column(table.columns)
-        table = table.rename({files: "file"}) if files else table
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise BadInput("a readable table", str(error).splitlines()[0], where=table_path) from error
+    """The whole table as stripped text, null words as null, columns under our names where we know them."""
+    table = _parquet_text(table_path) if table_path.suffix.lower() == ".parquet" else values.read_csv(table_path)
+    table = table.rename(lambda name: name.strip())
+    files = _file_column(table.columns)
+    table = table.rename({files: "file"}) if files else table
     if table.is_empty() or "file" not in table.columns:
         raise BadInput("a table with rows and a column file", "none", where=table_path)
     if twice := [name for name in map(_first_name, table.columns) if name in table.columns]:
         raise BadInput("each column once", f"{twice[0]} twice", where=table_path, do="rename or remove one of them")
-    text = pl.all().str.strip_chars()
-    return table.select(text).select(pl.when(~pl.all().is_in(["", "NaN", "nan", "NA"])).then(pl.all()))
+    table = values.cleaned(table)
+    if table.is_empty():
+        raise BadInput("a table with rows and a column file", "blank rows", where=table_path)
+    renamed = values.known_columns(table.columns)
+    table = table.rename({name: ours for name, ours in renamed.items() if not _binary(table[name])})
+    return table.rename(_class_column(table))
+
+
+def _parquet_text(table_path: Path) -> pl.DataFrame:
+    try:
+        table = pl.read_parquet(table_path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BadInput("a readable table", str(error).splitlines()[0], where=table_path) from error
+    plain = [name for name, kind in table.schema.items() if not kind.is_nested() and kind != pl.Binary]
+    return table.select(
+        pl.col(name).cast(pl.Int8) if table.schema[name] == pl.Boolean else pl.col(name) for name in plain
+    ).cast(pl.String)
+
+
+def _class_column(table: pl.DataFrame) -> dict[str, str]:
+    """The column of exclusive classes or findings, by its usual names, where no column is a label already."""
+    if _CLASS in table.columns or any(name.startswith("label:") for name in table.columns):
+        return {}
+    for spelling in values.CLASS_COLUMNS:
+        for name in table.columns:
+            if values.key(name) == spelling and not _binary(table[name]) and table[name].null_count() < table.height:
+                return {name: _CLASS}
+    return {}
 
 
 def _first_name(column: str) -> str | None:
@@ -217,40 +266,71 @@ def _plain_labels(entries: pl.DataFrame) -> list[str]:
     return [name for name in entries.columns if name not in {*_KNOWN, "path"} and _binary(entries[name])]
 
 
-def _labels(matched: pl.DataFrame, table_path: Path) -> tuple[tuple[str, ...], Task | None, list[pl.Series]]:
-    """Label names, the task, and ``label:NAME`` columns."""
+def _labels(matched: pl.DataFrame, table_path: Path) -> tuple[tuple[str, ...], Task | None, list[pl.Series], list[str]]:
+    """Label names, the task, ``label:NAME`` columns, and notes."""
     marked = [name for name in matched.columns if name.startswith("label:")]
     if not marked and _CLASS in matched.columns:
-        classes = matched[_CLASS]
-        labels = order_classes(classes.drop_nulls().unique())
-        if len(labels) < 2:
-            raise BadInput("at least two classes", ", ".join(labels) or "none", where=table_path)
-        known = classes.is_not_null()
-        hot = [_where(known, column) for column in one_hot(classes.fill_null("").to_list(), labels)]
-        return labels, "multiclass", hot
+        return _classes(matched[_CLASS], table_path)
     if "label:" in marked:
         raise BadInput("a name in every column label:NAME", "label: without one", where=table_path)
     chosen = marked or _plain_labels(matched)
     columns = [
-        numbers(matched[name], (0, 1, UNCERTAIN), table_path)
+        numbers(values.binary(matched[name]), (0, 1, UNCERTAIN), table_path)
         .fill_null(float("nan"))
         .alias(f"label:{name.removeprefix('label:')}")
         for name in chosen
     ]
     labels = tuple(column.name.removeprefix("label:") for column in columns)
-    return labels, "multilabel" if labels else None, columns
+    if twice := [name for name, count in Counter(map(str.casefold, labels)).items() if count > 1]:
+        raise BadInput("labels that differ in more than case", f"{twice[0]} twice", where=table_path)
+    return labels, "multilabel" if labels else None, columns, []
+
+
+def _classes(classes: pl.Series, table_path: Path) -> tuple[tuple[str, ...], Task, list[pl.Series], list[str]]:
+    """Exclusive classes of a column, or findings side by side where it names several of one image."""
+    if separator := values.several_findings(classes):
+        return _findings(classes, separator, table_path)
+    taken, notes = values.merged_spellings(classes)
+    names = [None if name is None else taken[name] for name in classes]
+    labels = order_classes(set(taken.values()))
+    if len(labels) < 2:
+        raise BadInput("at least two classes", ", ".join(labels) or "none", where=table_path)
+    known = classes.is_not_null()
+    return labels, "multiclass", [_where(known, column) for column in one_hot([n or "" for n in names], labels)], notes
+
+
+def _findings(
+    classes: pl.Series, separator: str, table_path: Path
+) -> tuple[tuple[str, ...], Task, list[pl.Series], list[str]]:
+    """``label:NAME`` columns of "Effusion|Mass"; "No Finding" is an image without any of them."""
+    parts = [
+        None if cell is None else [part.strip() for part in cell.split(separator) if part.strip()] for cell in classes
+    ]
+    taken, notes = values.merged_spellings(part for cell in parts for part in cell or ())
+    cells = [None if cell is None else {taken[part] for part in cell} for cell in parts]
+    labels = tuple(sorted({name for name in taken.values() if not sounds_healthy(name)}))
+    for cell in cells:
+        if cell and any(map(sounds_healthy, cell)) and not all(map(sounds_healthy, cell)):
+            raise BadInput("findings, or that there are none", separator.join(sorted(cell)), where=table_path)
+    known = classes.is_not_null()
+    columns = [
+        _where(known, pl.Series(f"label:{label}", [float(label in (cell or ())) for cell in cells], pl.Float32))
+        for label in labels
+    ]
+    notes.append(f"several findings of one image, separated by {separator}: read as findings that may occur together")
+    return labels, "multilabel", columns, notes
 
 
 def _where(known: pl.Series, column: pl.Series) -> pl.Series:
     """A column where it is known, else NaN."""
-    values = pl.when(known).then(column).otherwise(float("nan")).cast(pl.Float32)
-    return pl.select(values.alias(column.name)).to_series()
+    masked = pl.when(known).then(column).otherwise(float("nan")).cast(pl.Float32)
+    return pl.select(masked.alias(column.name)).to_series()
 
 
 def _binary(column: pl.Series) -> bool:
     """Whether a column holds 0, 1, -1 and blanks only, and at least one 1."""
-    values = column.drop_nulls().cast(pl.Float32, strict=False)
-    return bool(values.is_in([0.0, 1.0, UNCERTAIN]).fill_null(False).all()) and bool((values == 1).any())
+    cells = values.binary(column.drop_nulls()).cast(pl.Float32, strict=False)
+    return bool(cells.is_in([0.0, 1.0, UNCERTAIN]).fill_null(False).all()) and bool((cells == 1).any())
 
 
 def _split(matched: pl.DataFrame, table_path: Path) -> pl.Series:

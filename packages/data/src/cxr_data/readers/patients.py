@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from cxr_data.cache import cache_folder
 from cxr_data.errors import BadInput
 from cxr_data.folders import inside, refuse_outside
 from cxr_data.images.dicom import age_in_years, dicom_facts, patient_salt
-from cxr_data.images.header import BrokenImage
+from cxr_data.images.elements import SNIFFED, is_dicom
+from cxr_data.images.header import BrokenImage, first_bytes
 
 MANIFESTS = ("manifest.csv", "metadata.csv")
 _EXTRAS = ("view", "sex", "age")
@@ -65,19 +65,20 @@ def facts(root: Path, paths: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
 
 
 def _from_dicom(root: Path, paths: Sequence[str], known: list[dict[str, Any]]) -> None:
-    dicom = [i for i, path in enumerate(paths) if _may_be_dicom(path)]
+    dicom = [i for i, path in enumerate(paths) if _is_dicom(root, path)]
     if not dicom:
         return
     salt = patient_salt(cache_folder())
     for i in dicom:
-        with suppress(BrokenImage):  # decoding will say so
-            refuse_outside(root, paths[i])
-            known[i] = dicom_facts(root / paths[i], salt)
+        known[i] = dicom_facts(root / paths[i], salt)
 
 
-def _may_be_dicom(path: str) -> bool:
-    suffix = Path(path).suffix.lower()
-    return suffix in {".dcm", ".dicom", ""} or suffix[1:].isdigit()
+def _is_dicom(root: Path, path: str) -> bool:
+    try:
+        refuse_outside(root, path)
+        return is_dicom(first_bytes(root / path)[:SNIFFED])
+    except BrokenImage:
+        return False  # decoding will say so
 
 
 def _from_manifest(root: Path, paths: Sequence[str], known: list[dict[str, Any]], notes: list[str]) -> None:

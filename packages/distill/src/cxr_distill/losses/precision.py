@@ -1,8 +1,9 @@
 """Losses are computed in float32, whatever precision the networks run in."""
 
 import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,64 @@ def in_float32(formula: Callable[P, R]) -> Callable[P, R]:
             return formula(*map(_widen, args), **wide)  # type: ignore[arg-type] - same arguments, wider
 
     return widened
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply matrices in the full precision of their dtype, in the forward and in the backward pass.
+
+    Networks may train with products rounded to TF32 (10 bits of mantissa) on NVIDIA GPUs, or to bfloat16 on CPUs;
+    that setting belongs to the process and reaches every float32 product, those of a loss included.
+
+    Args:
+        a: (..., N, M).
+        b: (..., M, K), of the same number of dimensions, or a matrix (M, K).
+
+    Returns:
+        a b, (..., N, K).
+    """
+    result: Tensor = _Product.apply(a, b)  # type: ignore[assignment] - untyped
+    return result
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(a, b)
+        with full_precision(), torch.autocast(a.device.type, enabled=False):
+            return a @ b
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        a, b = ctx.saved_tensors
+        of_a = of_b = None
+        with full_precision():
+            if ctx.needs_input_grad[0]:
+                of_a = gradient @ b.mT
+            if ctx.needs_input_grad[1]:
+                of_b = a.mT @ gradient
+                if of_b.ndim > b.ndim:
+                    of_b = of_b.flatten(0, of_b.ndim - 3).sum(dim=0)
+        return of_a, of_b
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within the block float32 products are not rounded to TF32 or bfloat16."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def double(x: Tensor) -> Tensor:
+    """The tensor in float64, where the device has it (Apple GPUs do not)."""
+    return x if x.device.type == "mps" else x.double()
 
 
 def _first_tensor(value: object) -> Tensor | None:

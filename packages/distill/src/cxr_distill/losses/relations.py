@@ -4,11 +4,14 @@ Shapes: features are (B, C) or anything that flattens to it, B images; the stude
 differ, so that no adapter is wanted. No gradient goes to the teacher. Labels take part in `led` alone.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxr_distill.losses.precision import in_float32
+from cxr_distill.losses.base import Given, Loss, Outputs, classifier_of, feature
+from cxr_distill.losses.precision import double, in_float32, product
 
 
 @in_float32
@@ -44,6 +47,26 @@ def rkd(student: Tensor, teacher: Tensor, *, distance: float = 25.0, angle: floa
     return total
 
 
+@dataclass(frozen=True, kw_only=True)
+class RKD(Loss):
+    """Distances and angles between images (Park et al. 2019). Widths may differ; for unlike architectures."""
+
+    name = "rkd"
+    compares_images = True
+
+    distance: float = 25.0
+    angle: float = 50.0
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Pooled features."""
+        return ("pooled",)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`rkd` of pooled features."""
+        return rkd(feature(student, "pooled"), feature(teacher, "pooled"), distance=self.distance, angle=self.angle)
+
+
 @in_float32
 def pkt(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
     """Probabilistic knowledge transfer: each image's share of likeness to the others is kept.
@@ -66,12 +89,33 @@ def pkt(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
     """
 
     def affinities(features: Tensor) -> Tensor:
-        unit = F.normalize(features.flatten(1), dim=1)
-        kernel = ((unit @ unit.T + 1) / 2).clamp(min=0)
+        # In float64: the affinities of nearly equal images differ by less than float32 keeps of a number near 1.
+        unit = F.normalize(double(features).flatten(1), dim=1)
+        kernel = ((product(unit, unit.mT) + 1) / 2).clamp(min=0)
         return kernel / kernel.sum(dim=1, keepdim=True)
 
     p_s, p_t = affinities(student), affinities(teacher.detach())
-    return (p_t * ((p_t + eps).log() - (p_s + eps).log())).mean()
+    return (p_t * ((p_t + eps).log() - (p_s + eps).log())).mean().to(student.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PKT(Loss):
+    """Likeness of images as probabilities (Passalis and Tefas 2018). Widths may differ; few labels."""
+
+    name = "pkt"
+    weight = 30000.0
+    compares_images = True
+
+    eps: float = 1e-7
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Pooled features."""
+        return ("pooled",)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`pkt` of pooled features."""
+        return pkt(feature(student, "pooled"), feature(teacher, "pooled"), eps=self.eps)
 
 
 @in_float32
@@ -94,9 +138,27 @@ def sp(student: Tensor, teacher: Tensor) -> Tensor:
 
     def similarities(features: Tensor) -> Tensor:
         flat = features.flatten(1)
-        return F.normalize(flat @ flat.T, dim=1)
+        return F.normalize(product(flat, flat.mT), dim=1)
 
     return F.mse_loss(similarities(student), similarities(teacher.detach()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SP(Loss):
+    """Similarity of images (Tung and Mori 2019). Widths and map sizes may differ; no labels needed."""
+
+    name = "sp"
+    weight = 3000.0
+    compares_images = True
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The deepest map."""
+        return ("stage4",)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`sp` of the deepest maps."""
+        return sp(feature(student, "stage4"), feature(teacher, "stage4"))
 
 
 def label_embeddings(pooled: Tensor, weight: Tensor) -> Tensor:
@@ -150,6 +212,33 @@ def led(
     return by_class * across_images + by_instance * across_labels
 
 
+@dataclass(frozen=True, kw_only=True)
+class LED(Loss):
+    """Relations of label-wise embeddings (Yang et al. 2023). For many labels, several per image."""
+
+    name = "led"
+    tasks = ("multilabel",)
+    compares_images = True
+
+    by_class: float = 100.0
+    by_instance: float = 1000.0
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Pooled features; the classifiers are read too."""
+        return ("pooled",)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`led` of the embeddings that each classifier makes of its pooled features."""
+        own, its = _embeddings(student), _embeddings(teacher)
+        return led(own, its, given.targets, by_class=self.by_class, by_instance=self.by_instance)
+
+
+def _embeddings(outputs: Outputs) -> Tensor:
+    pooled = feature(outputs, "pooled")
+    return label_embeddings(pooled.float(), classifier_of(outputs, pooled.shape[1]).float())
+
+
 def _group_relations(student: Tensor, teacher: Tensor, member: Tensor) -> Tensor:
     """Huber loss of scaled distances within groups: (G, N, C) embeddings, bool (G, N) members."""
     pairs = member[:, :, None] & member[:, None, :]
@@ -165,8 +254,8 @@ def _distances(points: Tensor) -> Tensor:
     Products are far faster than differences, and in float64 they do not lose the distances of near
     neighbours to rounding; radiographs are all near neighbours.
     """
-    wide = points if points.device.type == "mps" else points.double()  # Apple GPUs have no float64
-    products = wide @ wide.mT
+    wide = double(points)
+    products = product(wide, wide.mT)
     squares = products.diagonal(dim1=-2, dim2=-1)
     sums = squares[..., :, None] + squares[..., None, :]
     squared = sums - 2 * products

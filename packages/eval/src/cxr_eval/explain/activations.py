@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_common.models.anatomy import dry_run, feature_levels
 from cxr_common.models.concatenated import Concatenated
+from cxr_common.models.structure import dry_run, feature_levels
 from cxr_common.models.zoo import GrayNetwork
 from cxr_data.errors import BadInput, unknown_name
 
@@ -48,7 +48,7 @@ def activations(network: GrayNetwork, pixels: Tensor, stage: str) -> Tensor:
     Args:
         network: The network; its mode and weights stay as they are.
         pixels: (B, 1, S, S) uint8.
-        stage: "stage1" to "stage4", as in :mod:`cxr_common.models.taps`; :func:`_places` says where exactly.
+        stage: "stage1" to "stage4", as in :mod:`cxr_common.models.features`; :func:`_places` says where exactly.
 
     Returns:
         (B, C, h, w), in eval mode, without gradients.

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cxr_common.models.anatomy import feature_levels
 from cxr_common.models.concatenated import Concatenated
+from cxr_common.models.structure import feature_levels
 from cxr_common.models.zoo import GrayNetwork
 
 Floats = NDArray[np.float64]

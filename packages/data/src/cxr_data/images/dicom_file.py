@@ -1,0 +1,148 @@
+"""Opening DICOM files: one way for headers and for pixels, whatever the file lacks or has of its own.
+
+Read are files with and without the 128 byte preamble, the file meta information or a transfer syntax, in explicit or
+implicit VR, little or big endian, deflated or not. Where the transfer syntax and the bytes disagree on how the data set
+is written, the bytes decide.
+"""
+
+import io
+import logging
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from cxr_data.images.elements import LONG, SNIFFED, VRS, is_dicom
+from cxr_data.images.header import BrokenImage, open_content
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+MAX_INFLATED = 2**29
+"""Largest deflated data set that is unpacked, bytes."""
+_PIXELS = 0x7FE00000
+
+
+def open_dicom(source: bytes | BinaryIO, tags: Sequence[str] | None = None) -> tuple["Dataset", str | None]:
+    """Read a data set and the transfer syntax its file names.
+
+    Args:
+        source: The whole file, or a binary file at its start.
+        tags: Keywords of the elements wanted, to read the header alone; None reads everything.
+
+    Returns:
+        The data set, and the UID of its transfer syntax as the file meta information gives it, None where it does not.
+
+    Raises:
+        BrokenImage: Not readable as DICOM, for whatever reason. The reason never quotes pydicom, whose messages hold
+            text of the header.
+    """
+    quiet()
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        return _open(file, tags)
+    except BrokenImage:
+        raise
+    except Exception as error:  # a damaged data set can fail anywhere in pydicom, with any exception
+        raise BrokenImage("damaged DICOM: its header cannot be read") from error
+
+
+def _open(file: BinaryIO, tags: Sequence[str] | None) -> tuple["Dataset", str | None]:
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.filereader import read_dataset
+
+    file.seek(132 if file.read(132)[128:] == b"DICM" else 0)
+    syntax = _transfer_syntax(file)
+    if syntax == DEFLATED:
+        file = _inflated(file)
+    at = file.tell()
+    head = file.read(6)
+    file.seek(at)
+    implicit = not (head[4:6].isalpha() and head[4:6].isupper())
+    # The groups that a data set begins with are small. Big endian is always explicit.
+    little = implicit or int.from_bytes(head[:2], "little") <= int.from_bytes(head[:2], "big")
+    wanted = None if tags is None else [tag for name in tags if (tag := tag_for_keyword(name)) is not None]
+    dataset = read_dataset(
+        file,
+        implicit,
+        little,
+        stop_when=None if tags is None else lambda tag, vr, length: tag >= _PIXELS,
+        specific_tags=wanted,
+    )
+    dataset.set_original_encoding(implicit, little, dataset._character_set)
+    return dataset, syntax
+
+
+def _transfer_syntax(file: BinaryIO) -> str | None:
+    """The transfer syntax of the file meta information, which is passed over; its group length is not relied on."""
+    found = None
+    while True:
+        at = file.tell()
+        head = file.read(12)
+        if len(head) < 8 or head[:2] != b"\x02\x00":
+            file.seek(at)
+            return found
+        if head[4:6] in LONG:
+            start, length = at + 12, int.from_bytes(head[8:12], "little")
+        elif head[4:6] in VRS:
+            start, length = at + 8, int.from_bytes(head[6:8], "little")
+        else:
+            start, length = at + 8, int.from_bytes(head[4:8], "little")
+        file.seek(start)
+        if head[2:4] == b"\x10\x00":
+            found = file.read(min(length, 64)).decode("latin-1").strip("\0 ") or None
+        file.seek(start + length)
+
+
+def _inflated(file: BinaryIO) -> BinaryIO:
+    """A deflated data set unpacked (PS3.5 A.5), which has no checksum: it must at least end as such data do."""
+    data = file.read()
+    if is_dicom(data[:SNIFFED]):
+        return io.BytesIO(data)
+    unpack = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        whole = unpack.decompress(data, MAX_INFLATED)
+    except zlib.error as error:
+        raise BrokenImage("damaged DICOM: its deflated data set cannot be unpacked") from error
+    if unpack.unconsumed_tail:
+        raise BrokenImage(f"a deflated DICOM file of more than {MAX_INFLATED // 2**20} MiB")
+    if not unpack.eof:
+        raise BrokenImage("truncated DICOM: its deflated data set ends early")
+    return io.BytesIO(whole)
+
+
+def dicom_header(path: str | Path, tags: Sequence[str]) -> "Dataset | None":
+    """Some elements of a DICOM file's header; None where the file is no DICOM or cannot be read.
+
+    Args:
+        path: Any file; its content decides.
+        tags: Keywords of the elements wanted.
+    """
+    try:
+        with open_content(path) as file:
+            if not is_dicom(file.read(SNIFFED)):
+                return None
+            file.seek(0)
+            return open_dicom(file, tags)[0]
+    except (BrokenImage, OSError, EOFError, zlib.error):
+        return None  # decoding says what is wrong
+
+
+def text_of(dataset: "Dataset", keyword: str) -> str:
+    """An element's value as text, "" where it is absent or empty.
+
+    A value that pydicom cannot convert (an unknown VR, a wrong one) is taken as the bytes that the file holds.
+    """
+    try:
+        return str(dataset.get(keyword) or "").strip()
+    except Exception:  # conversion fails with whatever the value provokes
+        value = getattr(dataset.get_item(keyword), "value", None)
+        return value.decode("latin-1").strip("\0 ") if isinstance(value, bytes) else ""
+
+
+def quiet() -> None:
+    """Real headers break many small rules; pydicom's word on each would bury ours on what matters."""
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)

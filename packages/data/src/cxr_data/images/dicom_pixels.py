@@ -1,0 +1,415 @@
+"""Stored values of a DICOM radiograph: what the header says of its pixels is checked against the bytes.
+
+Every length, depth and position of bits that a header states can be wrong. Where the bytes prove another value it is
+used; where they leave a doubt the file is refused, with the reason.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_data.images.codestreams import Stream, check_stream, codestream, describe, unpack_rle
+from cxr_data.images.header import BrokenImage, check_size
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", *_COLOURS)
+_RLE = "1.2.840.10008.1.2.5"
+_DECODERS = {  # kind of stream → transfer syntax whose decoders read it
+    "JPEG": "1.2.840.10008.1.2.4.50",
+    "JPEG lossless": "1.2.840.10008.1.2.4.57",
+    "JPEG-LS": "1.2.840.10008.1.2.4.80",
+    "JPEG 2000": "1.2.840.10008.1.2.4.90",
+    "HTJ2K": "1.2.840.10008.1.2.4.201",
+}
+_PLUGINS = ("pillow", "pyjpegls", "gdcm", "pylibjpeg")
+"""In this order: what is always installed comes first, so that the extra ``codecs`` changes no pixel."""
+_FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
+
+
+class Stored(NamedTuple):
+    """Stored values and what is known of them.
+
+    Attributes:
+        values: (H, W), or (H, W, 3) for colour.
+        bits: Bits a value has; 0 for floating point.
+        signed: Whether values are signed.
+        padding: (H, W) pixels outside the image proper (PS3.3 C.7.5.1.1.2), or None without any.
+        photometric: "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR" or "RGB".
+    """
+
+    values: NDArray[Any]
+    bits: int
+    signed: bool
+    padding: NDArray[np.bool_] | None
+    photometric: str
+
+
+class _Header(NamedTuple):
+    rows: int
+    columns: int
+    samples: int
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+    photometric: str
+
+
+def stored_values(dataset: "Dataset", syntax: str | None) -> Stored:
+    """Decode the one image of a data set.
+
+    Args:
+        dataset: As :func:`cxr_data.images.dicom_file.open_dicom` reads it.
+        syntax: The transfer syntax its file names, if it does.
+
+    Raises:
+        BrokenImage: Not one gray or colour image, damaged, or pixels that do not fit their header.
+    """
+    holders = [name for name in ("PixelData", *_FLOATS) if name in dataset]
+    if not holders:
+        raise BrokenImage("a DICOM file without an image" if len(dataset) else "not an image of a known kind")
+    if len(holders) > 1:
+        raise BrokenImage("a DICOM file with two images; one radiograph was expected")
+    header = _header(dataset)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise BrokenImage(f"a DICOM file of {frames} frames; one radiograph was expected")
+    if holders[0] in _FLOATS:
+        values = _floats(dataset, holders[0], header)
+        return Stored(values, 0, True, _float_padding(dataset, values), header.photometric)
+    raw, precision, photometric = _raw(dataset, header, syntax)
+    header = header._replace(photometric=photometric)
+    if photometric != "RGB":
+        return _placed(dataset, raw, header, precision)
+    if header.signed:
+        raise BrokenImage("a DICOM colour image of signed values")
+    # Colour goes through the same checks of its bits; it has no padding.
+    values, _ = _values(dataset, raw, header, precision, None)
+    return Stored(values, min(header.stored, precision), False, None, photometric)
+
+
+def _header(dataset: "Dataset") -> _Header:
+    for keyword in ("Rows", "Columns", "BitsAllocated"):
+        if dataset.get(keyword) in (None, ""):
+            raise BrokenImage(f"damaged DICOM: its header lacks {keyword}")
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    check_size(columns, rows)
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip().upper()
+    if photometric not in _PHOTOMETRIC:
+        known = "of a kind of colour that is not read" if photometric else "that does not say whether air is dark"
+        raise BrokenImage(f"a DICOM file {known} (PhotometricInterpretation)")
+    samples = int(dataset.get("SamplesPerPixel") or (3 if photometric in _COLOURS else 1))
+    if samples != (3 if photometric in _COLOURS else 1):
+        raise BrokenImage(f"a DICOM file of {samples} channels that calls itself {photometric}")
+    allocated = int(dataset.BitsAllocated)
+    stored = int(dataset.get("BitsStored") or allocated)
+    high = dataset.get("HighBit")
+    high = stored - 1 if high is None or high == "" else int(high)
+    if allocated == 1:
+        raise BrokenImage("a DICOM bitmap of one bit a pixel; a radiograph was expected")
+    if allocated not in (8, 16, 32, 64) or not 1 <= stored <= allocated or not 0 <= high < allocated:
+        raise BrokenImage(f"a DICOM file of {stored} bits up to bit {high} in {allocated}, which no image has")
+    return _Header(
+        rows, columns, samples, allocated, stored, high, int(dataset.get("PixelRepresentation") or 0) == 1, photometric
+    )
+
+
+def _floats(dataset: "Dataset", keyword: str, header: _Header) -> NDArray[Any]:
+    kind = np.dtype(("<" if dataset.original_encoding[1] is not False else ">") + _FLOATS[keyword])
+    data = _native(dataset.get(keyword), header.rows * header.columns * kind.itemsize)
+    return np.frombuffer(data, kind).reshape(header.rows, header.columns).astype(np.float64)
+
+
+def _native(data: Any, expected: int) -> bytes:
+    """Uncompressed pixels of exactly the expected length, but for padding."""
+    data = bytes(data or b"")
+    rest = data[expected:]
+    if len(data) < expected:
+        raise BrokenImage(
+            f"damaged DICOM: its pixels are {len(data)} bytes where the header needs {expected} "
+            "(cut, or Rows, Columns or BitsAllocated are wrong)"
+        )
+    if len(rest) >= expected or rest != rest[:1] * len(rest):
+        raise BrokenImage(
+            f"a DICOM file with {len(data)} bytes of pixels where one frame has {expected} "
+            "(several frames, or Rows, Columns or BitsAllocated are wrong)"
+        )
+    return data[:expected]
+
+
+def _raw(dataset: "Dataset", header: _Header, syntax: str | None) -> tuple[NDArray[Any], int, str]:
+    """Decoded values as the file holds them, the bits a value can have, and their colour."""
+    from pydicom.encaps import generate_fragments
+
+    element = dataset["PixelData"]
+    data = element.value
+    little = dataset.original_encoding[1] is not False
+    if not isinstance(data, (bytes, bytearray)):
+        raise BrokenImage("damaged DICOM: its pixels are not bytes")
+    if not data.startswith((b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")[0 if little else 1]):
+        return _uncompressed(dataset, header, little, syntax)
+    fragments = list(generate_fragments(bytes(data)))
+    fragments = fragments[1:]  # the first item is the table of offsets
+    if not fragments or not any(fragments):
+        raise BrokenImage("a DICOM file without an image")
+    whole = b"".join(fragments)
+    if not whole.startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51")) and whole[4:8] != b"jP  ":
+        if syntax not in (_RLE, None) or len(whole) < 64 or whole[4:8] != b"\x40\0\0\0":
+            codestream(whole)  # says what is wrong
+        if len(fragments) > 1:
+            raise BrokenImage("a DICOM file of more than one frame; one radiograph was expected")
+        return _run_lengths(whole, header)
+    return _compressed(codestream(whole), header)
+
+
+def _uncompressed(
+    dataset: "Dataset", header: _Header, little: bool, syntax: str | None
+) -> tuple[NDArray[Any], int, str]:
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
+
+    subsampled = header.photometric == "YBR_FULL_422"
+    expected = header.rows * header.columns * (2 if subsampled else header.samples) * (header.allocated // 8)
+    try:
+        data = _native(dataset.PixelData, expected)
+    except BrokenImage as error:
+        if syntax is None:
+            raise BrokenImage(
+                "a DICOM file that names no transfer syntax, whose pixels fit none of the uncompressed ones"
+            ) from error
+        raise
+    decoder = get_decoder(ExplicitVRLittleEndian if little else ExplicitVRBigEndian)
+    options = _options(header, header.allocated, header.stored)
+    options["planar_configuration"] = int(dataset.get("PlanarConfiguration") or 0)
+    options |= {"pixel_vr": dataset["PixelData"].VR, "correct_unused_bits": False}
+    values, told = decoder.as_array(data, **options)
+    return values.astype(values.dtype.newbyteorder("="), copy=False), header.allocated, _colour_of(told)
+
+
+def _options(header: _Header, allocated: int, stored: int) -> dict[str, Any]:
+    return {
+        "rows": header.rows,
+        "columns": header.columns,
+        "samples_per_pixel": header.samples,
+        "number_of_frames": 1,
+        "bits_allocated": allocated,
+        "bits_stored": stored,
+        "pixel_representation": int(header.signed),
+        "photometric_interpretation": header.photometric,
+        "pixel_keyword": "PixelData",
+        "planar_configuration": 0,
+    }
+
+
+def _colour_of(told: dict[str, Any]) -> str:
+    found = str(told["photometric_interpretation"])
+    if found.startswith("YBR"):
+        raise BrokenImage(f"a DICOM file of a kind of colour that is not read ({found})")
+    return found
+
+
+def _run_lengths(data: bytes, header: _Header) -> tuple[NDArray[Any], int, str]:
+    size = header.allocated // 8
+    planes = unpack_rle(data, header.rows, header.columns, header.samples, size)
+    kind = np.dtype(f">{'i' if header.signed else 'u'}{size}")
+    values = np.ascontiguousarray(planes).view(kind)[..., 0].astype(kind.newbyteorder("="))
+    if header.samples == 1:
+        return values[0], header.allocated, header.photometric
+    colours = np.ascontiguousarray(values.transpose(1, 2, 0))
+    if header.photometric == "RGB":
+        return colours, header.allocated, "RGB"
+    from pydicom.pixels.processing import convert_color_space
+
+    return convert_color_space(colours, header.photometric, "RGB"), header.allocated, "RGB"
+
+
+def _compressed(data: bytes, header: _Header) -> tuple[NDArray[Any], int, str]:
+    stream = describe(data)
+    if (stream.rows, stream.columns) != (header.rows, header.columns):
+        raise BrokenImage(
+            f"a DICOM file of {header.columns} x {header.rows} pixels with a compressed image of "
+            f"{stream.columns} x {stream.rows}"
+        )
+    if stream.samples != header.samples:
+        raise BrokenImage(f"a DICOM file of {header.samples} channels with a compressed image of {stream.samples}")
+    if stream.bits > header.allocated:
+        raise BrokenImage(f"a DICOM file of {header.allocated} bits with a compressed image of {stream.bits}")
+    if stream.bits <= 8 < header.stored:
+        raise BrokenImage(f"a DICOM file of {header.stored} bits with a compressed image of {stream.bits}")
+    check_stream(data, stream)
+    values, photometric = _decoded(data, stream, header)
+    return values, stream.bits, photometric
+
+
+def _decoded(data: bytes, stream: Stream, header: _Header) -> tuple[NDArray[Any], str]:
+    """Decode by the first installed decoder that reads such streams."""
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
+
+    decoder = get_decoder(UID(_DECODERS[stream.kind]))
+    options = _options(header, 8 if stream.bits <= 8 else 16 if stream.bits <= 16 else 32, stream.bits)
+    plugins = [plugin for plugin in _PLUGINS if plugin in decoder.available_plugins]
+    if "pillow" in plugins and stream.bits > (16 if stream.samples == 1 else 8):
+        plugins.remove("pillow")  # it would make 8 bits of them
+    if not plugins:
+        raise BrokenImage(
+            f"compressed as {stream.kind} ({stream.bits} bits), for which no decoder is installed: "
+            "pip install 'cxr-data[codecs]'"
+        )
+    # pylibjpeg prints the lines of its library. In colour, Pillow refuses sound streams that GDCM reads.
+    plugins = [plugin for plugin in plugins if plugin != "pylibjpeg"] or plugins
+    failure: Exception | None = None
+    for plugin in plugins if stream.samples > 1 else plugins[:1]:
+        if plugin == "gdcm":
+            _hush_gdcm()
+        try:
+            values, told = decoder.as_array(encapsulate([data]), decoding_plugin=plugin, **options)
+        except Exception as error:  # decoders raise whatever their libraries do
+            failure = error
+        else:
+            return values, _colour_of(told)
+    raise BrokenImage(f"damaged DICOM: its {stream.kind} pixels cannot be decoded") from failure
+
+
+def _hush_gdcm() -> None:
+    import gdcm
+
+    for quiet in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
+        quiet()
+
+
+def _placed(dataset: "Dataset", raw: NDArray[Any], header: _Header, precision: int) -> Stored:
+    padding = _padding(dataset, raw, header.allocated, header.signed)
+    values, bits = _values(dataset, raw, header, precision, padding)
+    if padding is None:  # in values that were shifted, or had an overlay above them
+        padding = _padding(dataset, values, header.allocated, header.signed)
+    if padding is None:
+        padding = _extreme_padding(dataset, values, bits, header.signed)
+    if padding is not None and padding.all():
+        padding = None
+    return Stored(values, bits, header.signed, padding, header.photometric)
+
+
+def _values(
+    dataset: "Dataset", raw: NDArray[Any], header: _Header, precision: int, padding: NDArray[np.bool_] | None
+) -> tuple[NDArray[Any], int]:
+    """Values from where they lie in the allocated bits, and how many bits they have."""
+    stored = min(header.stored, precision)
+    if stored == header.allocated:
+        return raw, stored
+    used = raw if padding is None else np.where(padding, raw.dtype.type(0), raw)
+    wide = 8 * raw.dtype.itemsize
+    bare = used.view(f"u{raw.dtype.itemsize}")
+    overlays = _overlay_bits(dataset)
+    # Where a compressed stream has the depth of the header or less, its decoder has placed the values.
+    placed = precision != header.allocated and precision <= header.stored
+    shift = 0 if placed else _shift(bare, used, header, overlays)
+    above = bare >> (shift + stored)
+    if header.signed:
+        # Above a value its sign may be repeated.
+        ones = bare.dtype.type((1 << (wide - shift - stored)) - 1)
+        sign = (bare >> (shift + stored - 1)) & 1
+        above = np.where((sign == 1) & (above == ones), bare.dtype.type(0), above)
+    if above.any() and int(np.bitwise_or.reduce(above, axis=None)) << (shift + stored) & ~overlays:
+        _refuse_unless_overlay(above, (bare >> shift) & ((1 << stored) - 1), stored)
+    bare = raw.view(bare.dtype) << (wide - stored - shift)
+    signed = bare.view(f"i{raw.dtype.itemsize}") if header.signed else bare
+    return signed >> (wide - stored), stored
+
+
+def _shift(bare: NDArray[Any], used: NDArray[Any], header: _Header, overlays: int) -> int:
+    """How far up the values lie: by HighBit, where the bits agree."""
+    stored = header.stored
+    shift = header.high + 1 - stored
+    if shift == 0:
+        return 0
+    reach = int(used.max()), int(used.min())
+    low, high = (-(1 << (stored - 1)), (1 << (stored - 1)) - 1) if header.signed else (0, (1 << stored) - 1)
+    fits = low <= reach[1] and reach[0] <= high
+    if shift > 0:
+        below = int(np.bitwise_or.reduce(bare & ((1 << shift) - 1), axis=None))
+        if below == 0 or (not fits and not below & ~overlays):
+            return shift
+        if fits:
+            return 0
+    elif fits and reach[0] >= 1 << (header.high + 1):
+        return 0
+    raise BrokenImage(f"a DICOM file whose values do not lie in the {stored} bits up to bit {header.high}")
+
+
+def _overlay_bits(dataset: "Dataset") -> int:
+    """Bits of a pixel that the header gives to overlays (group 60xx, retired)."""
+    bits = 0
+    for group in range(0x6000, 0x6020, 2):
+        position = dataset.get((group, 0x0102))
+        # With data of its own an overlay lies beside the pixels.
+        if position is not None and position.value not in (None, "") and (group, 0x3000) not in dataset:
+            bits |= 1 << (int(position.value) & 31)
+    return bits
+
+
+def _refuse_unless_overlay(above: NDArray[Any], below: NDArray[Any], stored: int) -> None:
+    """Bits above the stored ones hold an overlay only where the image goes on below them across its borders."""
+    jumps: list[NDArray[Any]] = []
+    for axis in (0, 1):
+        edges = np.diff(above.astype(np.int64), axis=axis) != 0
+        jumps.append(np.abs(np.diff(below.astype(np.int64), axis=axis))[edges])
+    found = np.concatenate(jumps)
+    if len(found) < 8 or np.median(found) > (1 << stored) / 8:
+        raise BrokenImage(f"a DICOM file with values of more than its {stored} bits (BitsStored)")
+
+
+def _padding(dataset: "Dataset", raw: NDArray[Any], allocated: int, signed: bool) -> NDArray[np.bool_] | None:
+    """Pixels of the padding value or range, whatever VR and sign it is written with."""
+    value, limit = _number(dataset, "PixelPaddingValue"), _number(dataset, "PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    ends = [_resigned(end, allocated, signed) for end in (value, value if limit is None else limit)]
+    wide = raw.astype(np.int64)
+    mask = (wide >= min(ends)) & (wide <= max(ends))
+    return mask if mask.any() and not mask.all() else None
+
+
+def _extreme_padding(dataset: "Dataset", values: NDArray[Any], bits: int, signed: bool) -> NDArray[np.bool_] | None:
+    """Pixels of a padding value that is the smallest or largest of the stored bits, written in more or fewer bits."""
+    value = _number(dataset, "PixelPaddingValue")
+    if value is None or _number(dataset, "PixelPaddingRangeLimit") is not None:
+        return None
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    value = _resigned(value & ((1 << bits) - 1), bits, signed) if not low <= value <= high else value
+    mask = values == value
+    return mask if value in (low, high) and mask.any() and not mask.all() else None
+
+
+def _resigned(value: int, bits: int, signed: bool) -> int:
+    """A value written as the other sign: 65535 for -1 where pixels are signed, -1 for 65535 where they are not."""
+    if signed and value >= 1 << (bits - 1):
+        return value - (1 << bits)
+    return value + (1 << bits) if not signed and value < 0 else value
+
+
+def _number(dataset: "Dataset", keyword: str) -> int | None:
+    """An integer element, whatever VR it has; None where it is absent or empty."""
+    value: Any = dataset.get(keyword)
+    if isinstance(value, (bytes, bytearray)):
+        order = "little" if dataset.original_encoding[1] is not False else "big"
+        return int.from_bytes(value[:2], order) if value else None
+    if value is None or value == "" or (hasattr(value, "__len__") and len(value) == 0):
+        return None
+    return int(float(value[0] if hasattr(value, "__getitem__") and not isinstance(value, str) else value))
+
+
+def _float_padding(dataset: "Dataset", values: NDArray[Any]) -> NDArray[np.bool_] | None:
+    for prefix in ("Float", "DoubleFloat"):
+        value = dataset.get(f"{prefix}PixelPaddingValue")
+        if value is not None:
+            limit = dataset.get(f"{prefix}PixelPaddingRangeLimit")
+            ends = sorted((float(value), float(value if limit is None else limit)))
+            mask = (values >= ends[0]) & (values <= ends[1])
+            return mask if mask.any() and not mask.all() else None
+    return None

@@ -1,0 +1,202 @@
+"""Tables as people write them: separators, encodings, blank rows, null words, yes and no, spellings of one class."""
+
+import csv
+import gzip
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from cxr_data.errors import BadInput
+
+SEPARATORS = (",", ";", "\t", "|")
+NULL_WORDS = ("", "nan", "na", "n/a", "#n/a", "null", "-", "--", "—", "?", ".")
+"""Cells, in any case, that mean that nothing is known."""
+_BINARY = {
+    **dict.fromkeys(("true", "t", "yes", "y", "positive", "pos", "present"), "1"),
+    **dict.fromkeys(("false", "f", "no", "n", "negative", "neg", "absent"), "0"),
+    **dict.fromkeys(("uncertain", "unsure", "equivocal"), "-1"),
+}
+COLUMNS = {
+    "patient": (
+        *("patient", "patientid", "patientno", "patientnumber", "patientkey", "patienthash", "subject", "subjectid"),
+        *("participant", "participantid", "personid", "pid", "mrn", "case", "caseid"),
+    ),
+    "split": ("split", "subset", "partition"),
+    "view": ("view", "viewposition", "projection"),
+    "sex": ("sex", "gender", "patientsex", "patientgender"),
+    "age": ("age", "patientage"),
+}
+"""Our name of a column -> its usual spellings, without case, spaces and punctuation; the first one found is taken."""
+CLASS_COLUMNS = (
+    *("class", "classes", "classname", "category", "diagnosis", "finding", "findings", "findinglabels"),
+    *("label", "labels"),
+)
+_LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn")
+_NOT_A_PATIENT = re.compile(r"age|sex|gender|weight|height|size|position|orientation|birth|race|ethnic|count|comment")
+
+
+def header(path: Path) -> list[str]:
+    """Column names of a CSV file; empty when it cannot be read as text."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            start = file.read(2**16)
+    except (OSError, EOFError):
+        return []
+    text = decoded(start)
+    return _cells(_without_preamble(text).split("\n", 1)[0]) if text else []
+
+
+def read_csv(path: Path) -> pl.DataFrame:
+    """A CSV table as text: any of SEPARATORS, UTF-8, UTF-16 or Windows-1252, rows without any content left out.
+
+    Raises:
+        BadInput: Bytes that are no text, or rows of differing length.
+    """
+    try:
+        data = path.read_bytes()
+        text = decoded(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (OSError, EOFError) as error:
+        raise BadInput("a readable table", str(error), where=path) from error
+    if text is None:
+        raise BadInput("a table of text", "bytes that are no text", where=path, do="save it as CSV, UTF-8")
+    text = _without_preamble(text)
+    separator = _separator(text.split("\n", 1)[0])
+    try:
+        table = pl.read_csv(io.BytesIO(text.encode()), infer_schema=False, separator=separator)
+    except pl.exceptions.PolarsError as error:
+        raise BadInput("a readable table", str(error).splitlines()[0], where=path) from error
+    return table
+
+
+def _without_preamble(text: str) -> str:
+    """A table's text without blank lines before the header and without the line ``sep=;`` that Excel writes."""
+    text = text.lstrip("\r\n")
+    return text.split("\n", 1)[-1].lstrip("\r\n") if text[:4].lower() == "sep=" else text
+
+
+def decoded(data: bytes) -> str | None:
+    """Bytes as text: UTF-8, UTF-16 with its mark, else Windows-1252; None where they are no text."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data[: len(data) // 2 * 2].decode("utf-16", "replace")
+    if b"\0" in data:
+        return None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.start >= len(data) - 4:  # a file's first part ends within a character
+            return data[: error.start].decode("utf-8-sig")
+        text = data.decode("cp1252", "replace")
+        if "�" in text:
+            return None
+    control = sum(ord(character) < 32 and character not in "\t\r\n\f" for character in text[:4096])
+    return None if control else text
+
+
+def _separator(line: str) -> str:
+    """The separator that a header line has most of, outside quotes; a comma where it has none."""
+    counts = {separator: len(next(csv.reader([line], delimiter=separator), [])) for separator in SEPARATORS}
+    return max(SEPARATORS, key=lambda separator: counts[separator])
+
+
+def _cells(line: str) -> list[str]:
+    line = line.rstrip("\r")
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=_separator(line)), [])]
+
+
+def cleaned(table: pl.DataFrame) -> pl.DataFrame:
+    """Text cells stripped, null words as null, rows of nulls left out."""
+    text = pl.all().str.strip_chars()
+    table = table.select(text)
+    table = table.select(pl.when(~pl.all().str.to_lowercase().is_in(NULL_WORDS)).then(pl.all()))
+    return table.filter(~pl.all_horizontal(pl.all().is_null()))
+
+
+def binary(column: pl.Series) -> pl.Series:
+    """Yes, no, true, false and decimal commas of a text column as the numbers they mean; the rest as it is."""
+    values = [None if cell is None else _BINARY.get(cell.lower(), cell) for cell in column]
+    values = [v.replace(",", ".") if v and re.fullmatch(r"-?\d+,\d+", v) else v for v in values]
+    return pl.Series(column.name, values, pl.String)
+
+
+def key(name: str) -> str:
+    """A column's name without case, spaces and punctuation."""
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+def known_columns(names: Sequence[str]) -> dict[str, str]:
+    """Column of the table -> our name of it, for every name in COLUMNS that it has in some spelling."""
+    renamed: dict[str, str] = {}
+    for ours, spellings in COLUMNS.items():
+        if ours in names:
+            continue
+        for spelling in spellings:
+            if match := [name for name in names if key(name) == spelling and name not in renamed]:
+                renamed[match[0]] = ours
+                break
+    return renamed
+
+
+def refuse_hidden_patients(names: Iterable[str], where: Path) -> None:
+    """Refuse a table without patients that has a column which may hold them: a split by image would leak.
+
+    Raises:
+        BadInput: There is such a column.
+    """
+    for name in names:
+        lower = name.lower()
+        if _LOOKS_LIKE_PATIENT.search(lower) and not _NOT_A_PATIENT.search(lower) and not lower.startswith("label:"):
+            raise BadInput(
+                "a column patient, so that no patient is in two splits",
+                f"the column {name}, which may be one",
+                where=where,
+                do="rename it to patient, or remove it if it is something else",
+            )
+
+
+def spelling_key(name: str) -> str:
+    """A class name without case, and with single spaces for spaces and underscores."""
+    return re.sub(r"[\s_]+", " ", name).strip().casefold()
+
+
+def merged_spellings(names: Iterable[str | None]) -> tuple[dict[str, str], list[str]]:
+    """Spellings of one class that differ in case and spaces only, as the commonest of them.
+
+    Args:
+        names: The class of every image, None where unknown.
+
+    Returns:
+        Every spelling -> the one taken; and a note for each class that had several.
+    """
+    counts = Counter(name for name in names if name is not None)
+    alike: dict[str, list[str]] = {}
+    for name in counts:
+        alike.setdefault(spelling_key(name), []).append(name)
+    taken, notes = {}, []
+    for spellings in alike.values():
+        best = min(spellings, key=lambda name: (-counts[name], name))
+        taken |= dict.fromkeys(spellings, best)
+        if len(spellings) > 1:
+            notes.append(
+                f"classes that differ only in upper and lower case were merged: {', '.join(sorted(spellings))}"
+            )
+    return taken, notes
+
+
+def several_findings(values: Iterable[str | None]) -> str | None:
+    """The separator of a class column that names several findings of one image ("Effusion|Mass"), or None.
+
+    A bar or a semicolon always separates; a comma only where every part also stands alone somewhere.
+    """
+    known = {value for value in values if value is not None}
+    for separator in ("|", ";"):
+        if any(separator in value for value in known):
+            return separator
+    listed = [value for value in known if "," in value]
+    alone = {value.casefold() for value in known if "," not in value}
+    if listed and all(part.strip().casefold() in alone for value in listed for part in value.split(",")):
+        return ","
+    return None

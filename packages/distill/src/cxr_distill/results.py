@@ -1,0 +1,117 @@
+"""Results of a training: the best weights with their header, and the summary of the run."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_common import checkpoint
+from cxr_common.models.zoo import GrayNetwork
+from cxr_common.training.run_folder import EXTENDED, RunFolder, experiment
+from cxr_common.training.state import Best
+from cxr_data import decisions
+from cxr_data.cohort import Cohort, image_keys
+from cxr_data.command import config_dict
+from cxr_data.header import places_of, portable
+from cxr_data.pixel_rows import PixelRows
+from cxr_distill.config import TeachingSettings, TrainConfig, TrainingSettings
+from cxr_distill.data import labelled_task
+
+MODEL = "model.safetensors"
+"""Name of a stage's weights file."""
+
+
+def identity(
+    config: TrainConfig,
+    architecture: str,
+    cohort: Cohort,
+    parents: tuple[dict[str, str], ...],
+    *,
+    epochs: int,
+    guided: bool,
+) -> dict[str, Any]:
+    """What the result depends on; a student without teachers is the same whatever they would have been."""
+    return {
+        "stage": "distill" if guided else "finetune",
+        "architecture": architecture,
+        "epochs": epochs,
+        "config": experiment(config, TrainingSettings, *([TeachingSettings] if guided else [])),
+        "parents": {p["role"]: p["sha256"] for p in parents},
+        "cohort": cohort.fingerprint,
+    }
+
+
+def conclude(
+    config: TrainConfig,
+    architecture: str,
+    cohort: Cohort,
+    network: GrayNetwork,
+    logits: NDArray[np.float32],
+    best: Best,
+    parents: tuple[dict[str, str], ...],
+    run: RunFolder,
+    summary: dict[str, Any],
+) -> None:
+    """Write model.safetensors and mark the run as finished (in the main process).
+
+    Args:
+        config: The command's config.
+        architecture: Name in the zoo.
+        cohort: Labelled cohort.
+        network: With the best weights.
+        logits: (N_val, L) of the network on the validation images, computed in float32 as `predict` computes them:
+            calibration and thresholds are fitted on them.
+        best: The best epoch.
+        parents: Provenance of the files this run is made from.
+        run: The run folder.
+        summary: More figures for done.json.
+    """
+    if not run.main:
+        return
+    extended = {EXTENDED: list(run.extended)} if run.extended else {}
+    header = _header(config, architecture, cohort, network, logits, best, parents, extended)
+    for note in decisions.not_fitted(cohort.targets[cohort.rows("val")], cohort.labels, labelled_task(cohort)):
+        print(f"{run.path.name}: warning: {note}", flush=True)
+    digest = checkpoint.save(Path(run.path) / MODEL, network, header, training_images=_trained_on(cohort, parents))
+    done = {"sha256": digest, "best_epoch": best.epoch, **best.figures, **summary}
+    run.finish(done, keep_state=config.keep_state)
+
+
+def _trained_on(cohort: Cohort, parents: tuple[dict[str, str], ...]) -> NDArray[np.int64]:
+    """Keys of the training images of this run and of the files it is made from, where these hold theirs."""
+    own = image_keys(cast(NDArray[np.uint8], PixelRows([cohort.pixels], cohort.rows("train"))))
+    theirs = [checkpoint.training_images(file) for file in places_of(parents) if checkpoint.is_ours(file)]
+    return np.concatenate([own, *(keys for keys in theirs if keys is not None)])
+
+
+def _header(
+    config: TrainConfig,
+    architecture: str,
+    cohort: Cohort,
+    network: GrayNetwork,
+    logits: NDArray[np.float32],
+    best: Best,
+    parents: tuple[dict[str, str], ...],
+    extended: dict[str, Any],
+) -> checkpoint.Header:
+    """Header of the best weights, with calibration and thresholds fitted on validation data."""
+    task, wanted = labelled_task(cohort), config.decision
+    targets = cohort.targets[cohort.rows("val")]
+    calibration = decisions.fit_calibration(logits, targets, task, wanted.calibration)
+    probabilities = decisions.probabilities(logits, task, calibration)
+    return checkpoint.Header(
+        kind="model",
+        architecture=architecture,
+        input=network.describe_input(config.size, cohort.pixel_mapping),
+        task=task,
+        labels=cohort.labels,
+        thresholds=decisions.fit_thresholds(probabilities, targets, task, wanted.thresholds, wanted.sensitivity),
+        calibration=calibration or None,
+        config=portable(config_dict(config)),
+        parents=parents,
+        cohort=cohort.describe(),
+        seed=config.seed,
+        metrics={"epoch": best.epoch, **best.figures, **extended},
+        **checkpoint.provenance(),
+    )

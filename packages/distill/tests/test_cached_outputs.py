@@ -1,0 +1,196 @@
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cxr_common.checkpoint import Header, Input, save
+from cxr_common.models.zoo import build
+from cxr_common.training.accelerator import start as start_engine
+from cxr_data.augment import ViewSpec, render
+from cxr_data.errors import BadInput
+from cxr_distill import cached_outputs as module
+from cxr_distill.cached_outputs import cache_outputs, cached_view
+from cxr_distill.config import DistillConfig
+from cxr_distill.losses import build_losses
+from cxr_distill.teacher import Teacher, load_teacher
+from cxr_distill.teachers import Distillation
+from cxr_distill.train import train
+
+CONFIG = DistillConfig(size=32, batch_size=16, epochs=3, precision="fp32", lr=3e-3, student="test_resnet")
+SPEC = ViewSpec(32, (0.6, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    torch.manual_seed(5)
+    given = Header("model", "test_resnet", Input(48, 0.4, 0.2), task="multiclass", labels=("PNEUMONIA", "NORMAL"))
+    save(tmp_path / "teacher.safetensors", build("test_resnet", 2, size=48), given)
+    return tmp_path / "teacher.safetensors"
+
+
+def teacher(path: Path, *stages: str) -> Teacher:
+    return load_teacher(path, ("NORMAL", "PNEUMONIA"), "multiclass", stages)
+
+
+def recorded(one: Teacher, cohort, sets: int = 2, spec: ViewSpec = SPEC, **options):
+    return cache_outputs(one, cohort, cohort.rows("train"), spec, sets, precision=torch.float32, **options)
+
+
+def test_it_holds_what_the_teacher_says_to_these_views(path, toy_cohort, capsys) -> None:
+    one = teacher(path, "pooled")
+    found = recorded(one, toy_cohort)
+    rows = toy_cohort.rows("train")
+    said = capsys.readouterr().out
+    width = one.network.network.num_features
+    assert f"2 views x {len(rows)} images x 2 logits and {width} pooled" in said
+    assert f"{2 * len(rows) * (2 + width) * 2 / 1000:.1f} kB in " in said
+    positions = np.array([40, 3, 3])
+    for k in (0, 1):
+        drawn = {name: values[positions] for name, values in cached_view(SPEC, len(rows), k).items()}
+        views = render(toy_cohort.pixels[rows[positions]], drawn, replace(SPEC, size=48))[0]
+        live = one(torch.from_numpy(views).unsqueeze(1))
+        kept = found.read(k, positions)
+        assert {v.dtype for v in kept.values()} == {torch.float16}
+        torch.testing.assert_close(kept["logits"].float(), live.logits, atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(kept["pooled"].float(), live.features["pooled"], atol=2e-3, rtol=1e-3)
+    assert found.validation().shape == (len(toy_cohort.rows("val")), 2)
+    about = json.loads((found.folder / "about.json").read_text())
+    assert about["teacher"] == one.digest
+    assert about["view_seed"] == module.SEED
+
+
+def test_a_student_learns_from_it_as_from_the_live_teacher_and_asks_no_more(path, tmp_path, toy_cohort) -> None:
+    asked = []
+
+    def taught(folder: str, seed: int, **changes) -> list[dict[str, float]]:
+        one = teacher(path, "pooled")
+
+        def note(_module, _inputs, output: torch.Tensor) -> None:
+            if output.device.type != "meta":  # which only tells shapes
+                asked.append(folder)
+
+        one.network.network.get_submodule("conv1.0").register_forward_hook(note)
+        losses = {"kd": 0.9, "pkt": 1.0}
+        guide = Distillation((one,), build_losses(losses), 0.1, cached_views=2, **changes)
+        config = replace(CONFIG, seed=seed, cached_views=2)
+        train(config, "test_resnet", tmp_path / folder, toy_cohort, start_engine("fp32"), distillation=guide)
+        return [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+
+    live = taught("live", 0, use_cache=False)
+    assert asked.count("live") > 3 * 3
+    first = taught("first", 0)
+    rows = len(toy_cohort.rows("train"))
+    assert asked.count("first") == 2 * -(-rows // 64) + 1  # two view sets and the validation images
+    for own, its in zip(first, live, strict=True):
+        assert own == pytest.approx(its, rel=0.02, abs=5e-3)
+    before = len(asked)
+    taught("another seed", 1)
+    assert len(asked) == before
+
+
+def test_the_key_is_made_of_what_the_answers_depend_on(path, tmp_path, toy_cohort) -> None:
+    one = teacher(path)
+    found = recorded(one, toy_cohort, 1)
+    assert recorded(one, toy_cohort, 1, replace(SPEC, size=64)).folder == found.folder  # another student's size
+    assert recorded(one, toy_cohort, 1, replace(SPEC, rotation=3.0)).folder != found.folder
+    assert recorded(replace(one, digest="other"), toy_cohort, 1).folder != found.folder
+    assert recorded(one, replace(toy_cohort, fingerprint="other"), 1).folder != found.folder
+
+
+def test_what_is_there_is_not_asked_again(path, toy_cohort, monkeypatch) -> None:
+    one = teacher(path)
+    written = []
+    genuine = module._write
+
+    def fails_at_the_third(target: Path, values) -> None:
+        if target.name == "logits-0002.npy":
+            raise KeyboardInterrupt
+        written.append(target.name)
+        genuine(target, values)
+
+    monkeypatch.setattr(module, "_write", fails_at_the_third)
+    monkeypatch.setattr("os.getpid", lambda: 0)
+    with pytest.raises(KeyboardInterrupt):
+        recorded(one, toy_cohort, 4)
+    assert written == ["validation.npy", "logits-0000.npy", "logits-0001.npy"]
+    monkeypatch.setattr(module, "_write", lambda target, values: (written.append(target.name), genuine(target, values)))
+    found = recorded(one, toy_cohort, 4)
+    assert written[3:] == ["logits-0002.npy", "logits-0003.npy"]
+    assert not list(found.folder.glob("*.part"))
+    # Pooled features are a matter of their own: asked for later, they come beside.
+    more = recorded(teacher(path, "pooled"), toy_cohort, 1)
+    assert more.folder == found.folder
+    assert written[5:] == ["logits-0000.npy", "pooled-0000.npy"]
+
+
+def test_two_at_once_divide_the_work(path, toy_cohort, monkeypatch) -> None:
+    genuine, written = module._write, []
+
+    def write(target: Path, values) -> None:
+        written.append(target.name)
+        genuine(target, values)
+
+    monkeypatch.setattr(module, "_write", write)
+    failures = []
+
+    def work() -> None:
+        try:
+            recorded(teacher(path), toy_cohort, 4, show=False)
+        except BaseException as error:
+            failures.append(error)
+
+    both = [threading.Thread(target=work) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert not failures
+    assert sorted(written) == [*(f"logits-000{k}.npy" for k in range(4)), "validation.npy"]
+
+
+@pytest.mark.slow
+def test_two_commands_started_at_once(path, tmp_path, toy_folder) -> None:
+    flags = f"--size 32 --batch_size 16 --epochs 1 --precision fp32 --data {toy_folder} --teacher {path}".split()
+    flags += ["--student", "test_resnet", "--cached_views", "3", "--runs_dir", str(tmp_path / "runs")]
+    script = str(Path(sys.executable).with_name("distill"))
+    started = [
+        subprocess.Popen([script, *flags, "--seed", str(seed), "--name", f"s{seed}"], stdout=subprocess.PIPE)
+        for seed in (0, 1)
+    ]
+    assert [process.wait() for process in started] == [0, 0]
+    (folder,) = (tmp_path / "cache" / "teachers").iterdir()
+    assert sorted(file.name for file in folder.glob("*.npy")) == [
+        *(f"logits-000{k}.npy" for k in range(3)),
+        "validation.npy",
+    ]
+
+
+def test_a_damaged_recording_and_a_full_disk_are_said(path, toy_cohort, monkeypatch) -> None:
+    one = teacher(path)
+    found = recorded(one, toy_cohort, 1)
+    module._opened.cache_clear()
+    (found.folder / "logits-0000.npy").write_bytes(b"no array")
+    with pytest.raises(BadInput, match="damaged"):
+        recorded(one, toy_cohort, 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    with pytest.raises(BadInput, match="--cached_views"):
+        recorded(one, toy_cohort, 3)
+
+
+def test_answers_that_float16_cannot_hold_are_refused(path, toy_cohort) -> None:
+    one = teacher(path)
+    with torch.no_grad():
+        one.network.network.get_submodule("fc").get_parameter("bias").add_(1e5)
+    with pytest.raises(BadInput, match="--cached_views 0"):
+        recorded(one, toy_cohort, 1)

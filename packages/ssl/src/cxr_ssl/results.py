@@ -1,0 +1,152 @@
+"""What a run leaves behind: the backbone, under our names and torchvision's, pictures, and a summary."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cxr_common import checkpoint
+from cxr_common.models.foreign import to_torchvision
+from cxr_common.models.zoo import GrayNetwork
+from cxr_common.training.accelerator import peak_memories
+from cxr_common.training.run_folder import RunFolder
+from cxr_data.cohort import Cohort
+from cxr_data.command import config_dict
+from cxr_data.errors import BadInput
+from cxr_data.files import whole_file, write_text
+from cxr_data.header import portable
+from cxr_ssl.config import PretrainConfig
+from cxr_ssl.picture_page import page
+from cxr_ssl.pictures import maps, nearest_images
+from cxr_ssl.swav import SwAV
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def header(
+    config: PretrainConfig,
+    cohort: Cohort,
+    backbone: GrayNetwork,
+    parents: tuple[dict[str, str], ...],
+    metrics: dict[str, Any],
+) -> checkpoint.Header:
+    """What the backbone's file says of itself.
+
+    Args:
+        config: Config of the run.
+        cohort: What it was trained on.
+        backbone: The network, for its normalisation.
+        parents: Provenance of the start.
+        metrics: Figures of the epoch whose weights these are, JSON types.
+    """
+    return checkpoint.Header(
+        kind="backbone",
+        architecture=config.architecture,
+        input=backbone.describe_input(config.size, cohort.pixel_mapping),
+        config=portable(config_dict(config)),
+        parents=parents,
+        cohort=cohort.describe(),
+        seed=config.seed,
+        metrics=metrics,
+        **checkpoint.provenance(),
+    )
+
+
+def write_backbone(folder: Path, weights: dict[str, Tensor], about: checkpoint.Header) -> list[Path]:
+    """Write ``backbone.safetensors`` and, for a ResNet, ``backbone_torchvision.safetensors``.
+
+    Args:
+        folder: The run's folder.
+        weights: State dict of the network.
+        about: The header.
+
+    Returns:
+        The files written.
+    """
+    written = [folder / "backbone.safetensors"]
+    checkpoint.save(written[0], weights, about)
+    try:
+        renamed = to_torchvision(weights)
+    except BadInput:  # a network that torchvision does not have
+        return written
+    written.append(folder / "backbone_torchvision.safetensors")
+    notes = {name: json.dumps(getattr(about.input, name)) for name in ("mean", "std", "size")}
+    with whole_file(written[1]) as file:
+        file.write(checkpoint.to_bytes(renamed, notes))
+    return written
+
+
+def write_pictures(
+    folder: Path,
+    config: PretrainConfig,
+    cohort: Cohort,
+    swav: SwAV,
+    best: dict[str, Any],
+    run: RunFolder,
+    precision: torch.dtype,
+) -> Path:
+    """Write ``pictures.html``; the backbone takes the weights that were kept.
+
+    Args:
+        folder: The run's folder.
+        config: Config of the run.
+        cohort: What it was trained on.
+        swav: The network after its last step.
+        best: Epoch, figures and weights that were kept.
+        run: The run, for its log.
+        precision: Arithmetic of the forwards.
+
+    Returns:
+        The file.
+    """
+    options: dict[str, Any] = {"seed": config.seed, "precision": precision}
+    prototypes = nearest_images(swav, cohort, config.size, **options)  # fitted to the last weights, not to the best
+    backbone: Any = swav.backbone
+    backbone.network.load_state_dict(best["weights"])
+    facts = {
+        "cohort": f"{cohort.name}, {len(cohort.rows('train'))} training images",
+        "network": f"{config.architecture}, {config.size} px",
+        "weights kept": f"epoch {best['epoch']}",
+    }
+    score = best["figures"]["probe_auroc"]
+    if score is not None:
+        facts["linear probe on validation images"] = f"AUROC {score:.4f}"
+    path = folder / "pictures.html"
+    title = f"Pretraining: {config.run}/{config.name}"
+    drawn = maps(backbone, cohort, config.size, **options)
+    write_text(path, page(title, facts, prototypes, drawn, run.lines()))
+    return path
+
+
+def summary(
+    run: RunFolder, best: dict[str, Any], *, images: int, seconds: float, accelerator: "Accelerator"
+) -> dict[str, Any]:
+    """The run in a few numbers, for ``done.json``.
+
+    Args:
+        run: The run's folder.
+        best: Epoch and figures of the weights kept.
+        images: Images seen, all epochs together.
+        seconds: Time taken, all starts together.
+        accelerator: Tells device and precision.
+    """
+    return {
+        "backbone": "backbone.safetensors",
+        "pictures": "pictures.html",
+        "best_epoch": best["epoch"],
+        "probe_auroc_before": before(run),
+        **best["figures"],
+        "seconds": round(seconds, 1),
+        "images_per_second": round(images / seconds, 1),
+        **peak_memories(),
+        "device": str(accelerator.device),
+        "precision": accelerator.mixed_precision.replace("no", "fp32"),
+    }
+
+
+def before(run: RunFolder) -> float | None:
+    """The linear probe before the first epoch."""
+    return next((line["probe_auroc"] for line in run.lines() if line["epoch"] == 0), None)
