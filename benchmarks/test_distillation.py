@@ -23,7 +23,7 @@ from cxr_distill.imbalance import label_loss
 from cxr_distill.student import Student
 from cxr_distill.teacher import Teacher
 from cxr_distill.teachers import Guidance, Lessons
-from cxr_distill.train import train_step
+from cxr_distill.train import TrainState, train_step
 
 TITLE = "A distillation step"
 LABELS = 14
@@ -108,8 +108,18 @@ def our_step(
     batch = Batch(images, targets, {} if recorded else {size: images}, answers if recorded else {})
     loss = label_loss(task, "auto", targets.cpu().numpy())
 
+    state = TrainState(
+        network=student,
+        model=model,
+        optimizer=optimizer,
+        accelerator=accelerator,
+        loss_on_labels=loss,
+        lessons=lessons,
+    )
+
     def step() -> None:
-        train_step(model, batch, optimizer, accelerator, loss, lessons)
+        state.step += 1
+        train_step(state, batch)
 
     return step
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 MEMBERS = {
     "data": {"cxr_data.preparation", "cxr_data.sources", "cxr_data.auditing"},
     "common": {"cxr_common.checkpoint", "cxr_common.models.zoo", "cxr_common.training.resume"},
-    "ssl": {"cxr_ssl.pretrain"},
+    "ssl": {"cxr_ssl.train"},
     "distill": {"cxr_distill.train", "cxr_distill.losses"},
     "eval": {"cxr_eval.evaluate"},
     "deploy": {"cxr_deploy.export.export", "cxr_deploy.predict.predict", "cxr_deploy.benchmark.benchmark"},
