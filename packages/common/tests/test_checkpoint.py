@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from cxr_common.checkpoint import Header, Input, describe, load, metadata, parent, provenance, save
+from cxr_common.checkpoint import Header, Input, describe, load, metadata, parent, provenance, save, to_bytes
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
@@ -146,3 +146,23 @@ def test_weights_that_do_not_fit_their_own_header(tmp_path, network) -> None:
     save(tmp_path / "m.safetensors", network, header(labels=("a", "b", "c")))
     with pytest.raises(BadInput, match="size mismatch"):
         load(tmp_path / "m.safetensors")
+
+
+def test_many_notes_come_in_one_order(tmp_path) -> None:
+    tensors = {"b": torch.arange(6).reshape(2, 3), "a": torch.rand(3).half()}
+    notes = {str(number): "é" * number for number in range(20)}
+    made = to_bytes(tensors, notes)
+    assert made == to_bytes(dict(reversed(tensors.items())), dict(reversed(notes.items())))
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(made)
+    assert metadata(file) == notes
+    found = load_file(file)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_parents_are_named_without_the_places_of_this_machine(tmp_path) -> None:
+    for name, expected in (("theirs.pth", "theirs.pth"), ("r/teacher/model.safetensors", "teacher/model.safetensors")):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+        assert parent("start", file)["path"] == expected

@@ -93,7 +93,7 @@ DAMAGE: dict[str, tuple[str, Callable[[np.random.Generator], bytes], str]] = {
     "page": (".jpeg", lambda rng: b"<!DOCTYPE html><html>404</html>" + bytes(9), "a web page"),
     "archive": (".png", lambda rng: b"PK\x03\x04" + rng.bytes(99), "a zip archive"),
     "pointer": (".dcm", lambda rng: b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-    "gif": (".jpg", lambda rng: b"GIF89a" + rng.bytes(99), "a GIF"),
+    "gif": (".jpg", lambda rng: b"GIF89a" + rng.bytes(99), "GIF|pixels"),
     "noise": (".bmp", lambda rng: b"\x91" + rng.bytes(500), "not an image of a known kind"),
     "bomb": (".png", bomb, "more than the 100 million"),
     "huge_bmp": (".bmp", huge_bmp, "more than the 100 million"),

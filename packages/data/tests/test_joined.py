@@ -8,7 +8,7 @@ from cxr_data import join, load, open_cohort, save
 from cxr_data.cohort import Cohort, Task
 from cxr_data.errors import BadInput
 from cxr_data.pixel_rows import PixelRows
-from cxr_data.sources import pixel_size_for
+from cxr_data.sizes import pixel_size_for
 
 
 def made(name: str, labels, n: int, task: Task | None = "multilabel", seed=0, **extras) -> Cohort:

@@ -1,7 +1,8 @@
 import pytest
 
 from cxr_data.errors import BadInput
-from cxr_data.model_files import find, names
+from cxr_data.header import Header, Input
+from cxr_data.model_files import cohort_of, find, names
 
 
 def touch(folder, *paths):
@@ -31,3 +32,16 @@ def test_names_are_folders_with_the_run_where_they_agree(tmp_path):
     assert names(files) == ["a/teacher", "b/teacher", "resnet18"]
     same = [tmp_path / "a" / "teacher" / "one.safetensors", tmp_path / "a" / "teacher" / "two.safetensors"]
     assert names(same) == [str(path) for path in same]
+
+
+def test_the_data_of_a_model_is_named_by_the_run_it_lies_in(tmp_path):
+    header = Header("model", "resnet18", Input(32, 0.5, 0.2), config={"data": "mine"}, cohort={"source": "source"})
+    where = tmp_path / "model.safetensors"
+    assert cohort_of(header, "given", where, wanted="a cohort") == "given"
+    assert cohort_of(header, "", where, wanted="a cohort") == "mine"
+    (tmp_path / "config.yaml").write_text("data: /far/away/mine\n")
+    assert cohort_of(header, "", where, wanted="a cohort") == "/far/away/mine"
+    (tmp_path / "config.yaml").write_text("[not, a, config")
+    assert cohort_of(header, "", where, wanted="a cohort") == "mine"
+    with pytest.raises(BadInput, match="none named"):
+        cohort_of(Header("model", "resnet18", Input(32, 0.5, 0.2)), "", where, wanted="a cohort")

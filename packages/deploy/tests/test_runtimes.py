@@ -9,7 +9,8 @@ from torch import nn
 from cxr_common.checkpoint import Header, Input
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.errors import BadInput
-from cxr_deploy import runtimes, torch_runtime
+from cxr_deploy import extras, runtimes
+from cxr_deploy.export import torch_runtime
 from cxr_deploy.export.answer import Answering
 from cxr_deploy.export.convert import convert
 
@@ -70,7 +71,7 @@ SIGNALLED = """
 import faulthandler, signal, sys
 from pathlib import Path
 import numpy as np
-from cxr_deploy import runtimes
+from cxr_deploy import extras, runtimes
 faulthandler.enable()  # with which Python handles signals on a stack of their own
 caught = []
 signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
@@ -95,8 +96,8 @@ def test_a_process_that_has_used_openvino_survives_its_signals(network, tmp_path
 
 
 def test_a_missing_openvino_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(runtimes, "has_openvino", lambda: False)
-    with pytest.raises(BadInput, match="none installed"):
+    monkeypatch.setitem(extras.EXTRAS, "openvino", ("no_such_module",))
+    with pytest.raises(BadInput, match=r"cxr-deploy\[openvino\]"):
         runtimes.in_openvino(b"")
 
 

@@ -17,6 +17,7 @@ from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
+from cxr_distill import stages
 from cxr_distill.config import DistillConfig, FinetuneConfig
 from cxr_distill.losses import build_adapters
 from cxr_distill.teacher import classifier_weight, load_teacher
@@ -206,3 +207,19 @@ def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, i
 def test_adapters_fit_student_to_teacher() -> None:
     adapters = build_adapters({"fitnets": 1.0}, {"stage4": 8}, {"stage4": 16}, "stage4")
     assert sum(p.numel() for p in adapters.parameters()) == 8 * 16 + 16
+
+
+def test_the_same_experiment_in_another_folder_is_the_same_file(tmp_path, toy_folder) -> None:
+    files = []
+    for place in ("here", "there/deeper"):
+        config = FinetuneConfig(
+            data=str(toy_folder),
+            runs_dir=str(tmp_path / place),
+            size=32,
+            epochs=1,
+            architecture="test_resnet",
+            workers=1,
+        )
+        files.append(stages.finetune(config))
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert str(tmp_path).encode() not in files[0].read_bytes()

@@ -150,6 +150,8 @@ def test_torchvision_takes_the_backbone(resnet):
     theirs.fc = torch.nn.Identity()  # type: ignore[assignment]
     network, header = checkpoint.load(resnet / "backbone.safetensors")
     pixels = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
+    assert isinstance(header.input.mean, float)
+    assert isinstance(header.input.std, float)
     images = ((pixels / 255 - header.input.mean) / header.input.std).expand(-1, 3, -1, -1)
     with torch.inference_mode():
         torch.testing.assert_close(theirs.eval()(images), network(pixels), atol=1e-5, rtol=1e-5)

@@ -1,5 +1,7 @@
 """Weights files: safetensors that carry a header and can be rebuilt into the exact network from themselves alone."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
     from cxr_common.models.zoo import GrayNetwork
 
-__all__ = ["Header", "Input", "describe", "is_ours", "load", "metadata", "parent", "provenance", "save"]
+__all__ = ["Header", "Input", "describe", "is_ours", "load", "metadata", "parent", "provenance", "save", "to_bytes"]
 
 
 def save(path: str | Path, weights: "nn.Module | dict[str, torch.Tensor]", header: Header) -> str:
@@ -27,15 +29,30 @@ def save(path: str | Path, weights: "nn.Module | dict[str, torch.Tensor]", heade
     Returns:
         SHA-256 of the file.
     """
-    from safetensors.torch import save as to_bytes
     from torch import nn
 
     state = getattr(weights, "network", weights)
     tensors = state.state_dict() if isinstance(state, nn.Module) else state
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as file:
-        file.write(to_bytes(tensors, metadata={KEY: header_text(header)}))
+        file.write(to_bytes(tensors, {KEY: header_text(header)}))
     return sha256(path)
+
+
+def to_bytes(tensors: "Mapping[str, torch.Tensor]", notes: Mapping[str, str]) -> bytes:
+    """A safetensors file, the same bytes for the same content.
+
+    Args:
+        tensors: By name; on any device.
+        notes: Its metadata. safetensors itself writes several of them in an order that changes from run to run.
+    """
+    from safetensors.torch import save
+
+    made = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=dict(notes))
+    end = 8 + int.from_bytes(made[:8], "little")
+    table = json.loads(made[8:end])
+    header = json.dumps(table | {"__metadata__": dict(sorted(notes.items()))}, sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + made[end:]
 
 
 def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Header]":

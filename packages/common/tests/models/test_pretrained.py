@@ -12,7 +12,14 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
 
 from cxr_common.checkpoint import Header, Input, load, save
-from cxr_common.models.pretrained import Pretrained, build_pretrained, imagenet_weights, parents_of, resolve
+from cxr_common.models.pretrained import (
+    Pretrained,
+    build_pretrained,
+    imagenet_weights,
+    parents_of,
+    resolve,
+    timm_config,
+)
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
@@ -57,7 +64,7 @@ def test_words_become_files(hub, tmp_path) -> None:
     files = [one.path for one in both if one]
     assert files == [tmp_path / "resnet18.safetensors", tmp_path / "mobilenetv2_100.safetensors"]
     assert both[0] is not None
-    assert both[0].mean == timm.get_pretrained_cfg("resnet18").mean
+    assert both[0].mean == timm_config("resnet18").mean
     assert [name for _, name in hub] == ["model.safetensors"] * 2
     assert resolve("x.pth", "resnet18", [0.5], [0.25]) == (Pretrained(Path("x.pth"), "", (0.5,), (0.25,)),)
 
@@ -144,7 +151,7 @@ def test_imagenet_weights_come_with_timms_normalisation(hub, theirs) -> None:
     ours = build_pretrained("resnet18", 0, 64, resolve("imagenet", "resnet18"), 0.3, 0.2)
     colour, pixels = theirs["resnet18"].eval(), radiographs(64)
     colour.reset_classifier(0)
-    config = timm.get_pretrained_cfg("resnet18")
+    config = timm_config("resnet18")
     with torch.inference_mode():
         expected = answers(colour, pixels, config.mean, config.std)
         torch.testing.assert_close(ours.eval()(pixels), expected, atol=1e-4, rtol=1e-4)
@@ -160,7 +167,7 @@ def test_each_part_of_a_concatenated_network_has_its_own_file_and_normalisation(
     pixels = radiographs(64)
     colour = theirs["mobilenetv2_100"].eval()
     colour.reset_classifier(0)
-    config = timm.get_pretrained_cfg("mobilenetv2_100")
+    config = timm_config("mobilenetv2_100")
     with torch.inference_mode():
         own = GrayNetwork(part, 0.5, 0.2).eval()(pixels)
         expected = torch.cat([own, answers(colour, pixels, config.mean, config.std)], 1)
@@ -250,10 +257,12 @@ def test_of_several_networks_in_a_file_the_choice_is_named(tmp_path, capsys) -> 
         file,
     )
     for word, chosen in ((f"{file}", b), (f"{file}#teacher", b), (f"{file}#student", a)):
-        made = build_pretrained("resnet18", 0, 64, resolve(word, "resnet18", [0.5], [0.25]), 0.4, 0.3)
+        start = resolve(word, "resnet18", [0.5], [0.25])
+        made = build_pretrained("resnet18", 0, 64, start, 0.4, 0.3)
+        assert parents_of(start)[0]["role"] == "start" + word.removeprefix(str(file))
         assert torch.equal(made.network.conv1.weight, chosen.get_parameter("conv1.weight"))
         said = capsys.readouterr().out
-        assert f"{'student.module.backbone' if chosen is a else 'teacher.backbone'} is taken" in said
+        assert f"{'student.module.backbone' if chosen is a else 'teacher.backbone'}.* is taken" in said
     with pytest.raises(BadInput, match="a network called online"):
         build_pretrained("resnet18", 0, 64, resolve(f"{file}#online", "resnet18"), 0.4, 0.3)
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from cxr_data.images.read import read_image
     from cxr_data.joined import join
     from cxr_data.preparation import prepare
-    from cxr_data.sources import open_cohort, pixel_size_for
+    from cxr_data.sizes import pixel_size_for
+    from cxr_data.sources import open_cohort
     from cxr_data.splits import kfold, label_fraction
 
 __all__ = [
@@ -44,7 +45,7 @@ _MODULES = {
     "label_fraction": "splits",
     "load": "cohort",
     "open_cohort": "sources",
-    "pixel_size_for": "sources",
+    "pixel_size_for": "sizes",
     "prepare": "preparation",
     "read_image": "images.read",
     "save": "cohort",

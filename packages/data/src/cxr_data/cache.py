@@ -8,7 +8,7 @@ from typing import Any
 
 from cxr_data.folders import scan
 
-FORMAT = 2
+FORMAT = 3
 """Part of every key: raised when the same files would become other cohorts."""
 
 

@@ -168,6 +168,17 @@ def _check_seed(seed: int) -> None:
         raise BadInput("a seed of at least 0", str(seed), where="--seed")
 
 
+CONFIGS = {
+    "prepare": PrepareConfig,
+    "merge": MergeConfig,
+    "preview": PreviewConfig,
+    "show": ShowConfig,
+    "folds": FoldsConfig,
+    "audit": AuditConfig,
+}
+"""Options of each command."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cxr-data`` and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -203,7 +214,8 @@ def _prepare(config: PrepareConfig) -> None:
     from cxr_data.preparation import prepare
     from cxr_data.selection import parse_selection
     from cxr_data.shards import parse_shard
-    from cxr_data.sources import is_phantom, pixel_size_for
+    from cxr_data.sizes import pixel_size_for
+    from cxr_data.sources import is_phantom
 
     selection = parse_selection(config.labels, config.uncertain, config.unmentioned, config.votes, config.view)
     source = _only(config.source)
@@ -274,7 +286,8 @@ def _preview(config: PreviewConfig) -> None:
     from cxr_data.files import whole_file
     from cxr_data.outlines import outlines
     from cxr_data.preview import contact_sheet, view_sheet
-    from cxr_data.sources import open_cohort, pixel_size_for
+    from cxr_data.sizes import pixel_size_for
+    from cxr_data.sources import open_cohort
 
     cohort = open_cohort(_only(config.cohort), pixel_size=pixel_size_for(config.size))
     if config.views:
@@ -289,7 +302,8 @@ def _preview(config: PreviewConfig) -> None:
 
 
 def _show(config: ShowConfig) -> None:
-    from cxr_data.sources import open_cohort, pixel_size_for
+    from cxr_data.sizes import pixel_size_for
+    from cxr_data.sources import open_cohort
 
     pixel_size = pixel_size_for(config.size)
     _print_counts(open_cohort(config.cohort or "phantom", pixel_size=pixel_size, note_smaller=False))
@@ -320,7 +334,8 @@ def _audit(config: AuditConfig) -> None:
     from cxr_data.cohort import is_prepared
     from cxr_data.files import write_json, write_text
     from cxr_data.joined import join
-    from cxr_data.sources import open_cohort, pixel_size_for
+    from cxr_data.sizes import pixel_size_for
+    from cxr_data.sources import open_cohort
 
     sources = config.cohort or ["phantom"]
     pixel_size = pixel_size_for(config.size)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from cxr_data.errors import BadInput, unknown_name
+from cxr_data.help import help_text
 
 C = TypeVar("C")
 
@@ -47,6 +48,12 @@ def run_command(
         0 when ``main`` returned, 2 for bad input, 130 or 143 when interrupted or terminated. A fault of
         ours raises, so that Python prints the traceback and exits with 1.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(arguments):
+        defaults = (presets or {}).get(_preset(arguments), {})
+        text = help_text(config_class, prog=prog, description=description, positional=positional, defaults=defaults)
+        print(text, end="")
+        return 0
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         config = parse(
@@ -85,7 +92,7 @@ def parse(
 
     Raises:
         BadInput: An argument cannot be parsed, or its value is refused by the config's own checks.
-        SystemExit: ``--help`` or ``--print_config`` (code 0).
+        SystemExit: ``--print_config`` (code 0).
     """
     from jsonargparse import ArgumentParser
 

@@ -5,7 +5,9 @@ import functools
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from cxr_data.files import sha256
 
 SCHEMA = 1
 KEY = "cxr"
-"""Key of our JSON in the safetensors metadata."""
+"""Key of the header in the metadata of a file."""
+EXPORT_KEY = "cxr_export"
+"""Key of the JSON that an ONNX file says of its own making."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Header:
         thresholds: Decision threshold of each label, fitted on validation data.
         calibration: What `cxr_data.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
             "shift": [...]}`` of each label, or nothing; fitted on validation data.
-        config: The config of the run that wrote the file.
+        config: The config of the run that wrote the file, as :func:`portable` leaves it.
         parents: Files it came from: ``{"role", "path", "sha256"}``.
         cohort: ``Cohort.describe()`` of the training data.
         seed: Seed of the run.
@@ -77,14 +81,39 @@ class Header:
     schema: int = SCHEMA
 
 
+_CONDUCT = {"runs_dir", "workers", "restart", "extend", "keep_state"}
+_FOLDERS = re.compile(r"(?:^|(?<=\+))[^+#]*/(?<!@\d/)(?<!@\d\d/)(?=[^+#])")
+"""The folders of each of several paths joined by +; the slash of a fold ("COHORT@2/5") is none of a path."""
+
+
+def portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as weights files carry it: without paths of one machine, which do not change the weights.
+
+    Args:
+        config: Config as plain JSON types. Places ("runs_dir") and conduct ("workers", "restart", "extend",
+            "keep_state") are left out; of paths in "data", "teacher" and "start" the last part stays.
+    """
+
+    def name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [name(one) for one in value]
+        return _FOLDERS.sub("", value) if isinstance(value, str) else value
+
+    kept = {key: value for key, value in config.items() if key not in _CONDUCT}
+    return {key: name(value) if key in ("data", "teacher", "start") else value for key, value in kept.items()}
+
+
 def parent(role: str, path: str | Path) -> dict[str, str]:
     """Provenance entry of a file this one is made from.
 
     Raises:
         BadInput: It is not there, or cannot be read.
     """
+    place = Path(path)
+    # Every run's file has the same name: its folder tells which it is.
+    ours = place.name in ("model.safetensors", "backbone.safetensors")
     try:
-        return {"role": role, "path": str(path), "sha256": sha256(path)}
+        return {"role": role, "path": "/".join(place.parts[-1 - ours :]), "sha256": sha256(path)}
     except OSError as error:
         raise BadInput("a file to begin with", error.strerror or str(error), where=path) from error
 
@@ -172,7 +201,9 @@ def parse_header(text: str, path: str | Path) -> Header:
             do="update the cxr packages",
         )
     try:
-        read = {name: tuple(one) if isinstance(one, list) else one for name, one in values["input"].items()}
+        read: dict[str, Any] = {
+            name: tuple(one) if isinstance(one, list) else one for name, one in values["input"].items()
+        }
         values["input"] = Input(**read)
         for name in ("labels", "parents"):
             values[name] = tuple(values[name])
@@ -219,3 +250,89 @@ def metadata(path: Path) -> dict[str, str]:
             do="copy it again, or rerun the command that wrote it",
         )
     return found
+
+
+def describe_onnx(path: str | Path) -> tuple[Header, dict[str, Any]]:
+    """Read what an ONNX file of ``export-model`` says of itself, without loading its graph.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Header of the weights, and what the file says of its own making: "precision", "source", "outputs", "check".
+
+    Raises:
+        BadInput: Missing, no ONNX file, a damaged one, or one of another origin.
+    """
+    do = "give a file written by export-model"
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput("an ONNX file", error.strerror or str(error), where=path, do=do) from error
+    try:
+        texts, producer = _onnx_metadata(memoryview(data))
+    except (IndexError, ValueError) as error:
+        raise BadInput("an ONNX file", "something else, or a damaged one", where=path, do=do) from error
+    if KEY not in texts or EXPORT_KEY not in texts:
+        made_by = f" ({producer[:40]})" if producer else ""
+        raise BadInput(
+            "an ONNX file written by export-model",
+            f"one of another origin{made_by}, without our header",
+            where=path,
+            do=do,
+        )
+    return parse_header(texts[KEY], path), json.loads(texts[EXPORT_KEY])
+
+
+def _onnx_metadata(data: memoryview) -> tuple[dict[str, str], str]:
+    """Metadata and producer of a ModelProto, from the wire format of protobuf alone.
+
+    Raises:
+        ValueError, IndexError: No such message, a truncated one, or one without a graph.
+    """
+    texts: dict[str, str] = {}
+    producer, graph = "", False
+    for number, value in _fields(data):
+        if number == 2 and isinstance(value, memoryview):
+            producer = bytes(value).decode()
+        elif number == 7:
+            graph = isinstance(value, memoryview) and len(value) > 0
+        elif number == 14 and isinstance(value, memoryview):
+            entry = {key: bytes(text).decode() for key, text in _fields(value) if isinstance(text, memoryview)}
+            texts[entry.get(1, "")] = entry.get(2, "")
+    if not graph:
+        raise ValueError("no graph")
+    return texts, producer
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """(field number, value) of a protobuf message; values of fixed width are passed over as 0."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            length, at = _varint(data, at)
+        else:
+            length = {1: 8, 5: 4}.get(kind, -1)
+        if length < 0 or at + length > len(data):
+            raise ValueError("no protobuf message, or a truncated one")
+        yield key >> 3, data[at : at + length] if kind == 2 else 0
+        at += length
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A number of variable length, and the position after it."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+        if shift > 63:
+            raise ValueError("no protobuf message")

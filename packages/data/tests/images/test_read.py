@@ -128,7 +128,7 @@ def damaged_png() -> bytes:
     [
         (b"", "zero bytes"),
         (b"NORMAL, PNEUMONIA", "not an image (text file?)"),
-        (damaged_png(), "damaged PNG: it cannot be decoded"),
+        (damaged_png(), "damaged PNG: its checksums do not agree"),
     ],
 )
 def test_a_broken_file_says_why(tmp_path, data, reason):

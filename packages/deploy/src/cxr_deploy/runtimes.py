@@ -1,6 +1,5 @@
 """Exported files as functions from gray pixels to answers, in ONNX Runtime and OpenVINO; PyTorch is not needed."""
 
-import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_data.errors import BadInput
+from cxr_deploy.extras import require
 
 INPUT = "pixels"
 OUTPUTS = ("probabilities", "logits", "maps")
@@ -61,8 +61,7 @@ def in_openvino(model: str | Path | bytes, *, threads: int = 0, bf16: bool = Fal
     Raises:
         BadInput: OpenVINO is not installed.
     """
-    if not has_openvino():
-        raise BadInput("OpenVINO", "none installed", do="pip install 'cxr-deploy[openvino]'")
+    require("openvino", "the runtime openvino")
     import openvino
 
     config: dict[str, Any] = {
@@ -88,8 +87,3 @@ def in_openvino(model: str | Path | bytes, *, threads: int = 0, bf16: bool = Fal
         return {name: np.array(answers[i]) for i, name in enumerate(names)}
 
     return run
-
-
-def has_openvino() -> bool:
-    """Whether OpenVINO (an extra of this package) is installed."""
-    return importlib.util.find_spec("openvino") is not None

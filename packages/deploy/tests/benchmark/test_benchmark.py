@@ -13,10 +13,10 @@ from cxr_common.models import cost
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.files import sha256
 from cxr_deploy.benchmark import benchmark as stage
-from cxr_deploy.benchmark.cli import main
 from cxr_deploy.benchmark.entries import EAGER, entries
 from cxr_deploy.benchmark.memory import peak_bytes
 from cxr_deploy.benchmark.plot import plot
+from cxr_deploy.cli import benchmark_model as main
 from cxr_deploy.export import onnx_file
 from cxr_deploy.export.answer import Answering
 from cxr_deploy.export.convert import convert
@@ -51,7 +51,7 @@ def export_beside(path, name, precision, **about):
 def test_help_names_every_option_without_heavy_imports():
     code = (
         "import sys\n"
-        "from cxr_deploy.benchmark.cli import main\n"
+        "from cxr_deploy.cli import benchmark_model as main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'onnxruntime', 'openvino', 'numpy', 'polars'} & set(sys.modules)\n"
@@ -59,7 +59,7 @@ def test_help_names_every_option_without_heavy_imports():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    for option in ("models", "--data", "--threads", "--seconds", "--memory"):
+    for option in ("MODELS", "--data", "--threads", "--seconds", "--memory"):
         assert option in found.stdout
 
 

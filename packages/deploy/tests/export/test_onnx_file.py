@@ -7,8 +7,8 @@ from onnx import TensorProto, helper
 
 from cxr_data import header as header_of
 from cxr_data.errors import BadInput
-from cxr_deploy import runtimes, torch_runtime
-from cxr_deploy.export import onnx_file
+from cxr_deploy import runtimes
+from cxr_deploy.export import onnx_file, torch_runtime
 from cxr_deploy.export.answer import Answering
 from cxr_deploy.export.convert import convert
 

@@ -79,7 +79,7 @@ def test_a_network_without_maps_has_no_heatmaps(models, image):
         (np.zeros((32, 32)), "float64"),
         (np.full((32, 32), 7, np.uint8), "blank"),
         (np.zeros((8, 32), np.uint8), "8 x 32"),
-        (np.linspace(0, 255, 1024, dtype=np.float32).reshape(32, 32), "in \\[0, 1\\]"),
+        (np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32), "float32 values from 0 to 1"),
         ([[1, 2], [3, 4]], "list"),
     ],
 )

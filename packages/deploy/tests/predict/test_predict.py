@@ -17,8 +17,8 @@ from cxr_common.checkpoint import load as load_weights
 from cxr_common.checkpoint import save
 from cxr_data import open_cohort
 from cxr_data.decisions import probabilities
+from cxr_deploy.cli import predict as main
 from cxr_deploy.predict import overlay, tables
-from cxr_deploy.predict.cli import main
 from cxr_deploy.predict.tables import Row
 from cxr_eval.predictions import predict as evaluated
 
@@ -40,7 +40,7 @@ def folder(tmp_path, shared_data):
 def test_help_names_every_option_without_heavy_imports():
     code = (
         "import sys\n"
-        "from cxr_deploy.predict.cli import main\n"
+        "from cxr_deploy.cli import predict as main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'onnxruntime', 'openvino', 'cv2', 'polars', 'numpy'} & set(sys.modules)\n"
@@ -48,7 +48,7 @@ def test_help_names_every_option_without_heavy_imports():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    for option in ("paths", "--out", "--heatmaps", "--runtime", "--batch_size"):
+    for option in ("PATHS", "--out", "--heatmaps", "--runtime", "--batch_size"):
         assert option in found.stdout
 
 
@@ -68,7 +68,7 @@ def test_a_folder_becomes_a_table_and_pictures(models, folder, tmp_path, capsys)
         assert row["error"] == ""
     assert rows[f"{folder}/text.png"]["error"] == "not an image (text file?)"
     assert rows[f"{folder}/text.png"]["probability:NORMAL"] == ""
-    assert rows[f"{folder}/cut.jpg"]["error"] == "truncated JPEG"
+    assert rows[f"{folder}/cut.jpg"]["error"] == "truncated JPEG: it has no end marker"
     pictures = sorted(maps.iterdir())
     assert len(pictures) == 3
     for path in pictures:

@@ -77,9 +77,6 @@ class RunOptions:
         start: Weights to begin with: "random", "imagenet" (timm's, fetched once), a safetensors or .pth file (FILE#PART
             for one of several networks in it), for A+B also one of these for each, joined by +; null chooses
             (finetune: the run's own SSL backbone where there is one of this architecture; else random).
-        start_mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
-            is what the file says, else the cohort's.
-        start_std: Standard deviation likewise.
         epochs: Passes over the training images; null chooses by the size of the cohort.
         seeds: Several seeds, "--seeds 0,1,2", each trained in a folder of its own; mean and interval come at the end.
         workers: Threads that prepare batches; null chooses by the cores.
@@ -94,8 +91,6 @@ class RunOptions:
     runs_dir: str = "runs"
     name: str | None = None
     start: str | None = None
-    start_mean: list[float] = field(default_factory=list)
-    start_std: list[float] = field(default_factory=list)
     epochs: int | None = None
     seeds: list[int] = field(default_factory=list)
     workers: int | None = None
@@ -110,6 +105,9 @@ class TrainingSettings:
 
     Attributes:
         size: Edge of the square network input, pixels.
+        start_mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
+            is what the file says, else the cohort's.
+        start_std: Standard deviation likewise.
         batch_size: Images of a step over all processes.
         lr: Peak learning rate of AdamW; null chooses by the start: 1e-3 from random weights or an SSL backbone, 3e-4
             from others, times the root of batch_size / 64.
@@ -130,6 +128,8 @@ class TrainingSettings:
     """
 
     size: int = 64
+    start_mean: list[float] = field(default_factory=list)
+    start_std: list[float] = field(default_factory=list)
     batch_size: int = 64
     lr: float | None = None
     weight_decay: float = 0.05

@@ -13,6 +13,7 @@ from cxr_common.training.state import Best
 from cxr_data import decisions
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
+from cxr_data.header import portable
 from cxr_distill.config import TeachingSettings, TrainConfig, TrainingSettings
 from cxr_distill.data import labelled_task
 
@@ -97,7 +98,7 @@ def _header(
         labels=cohort.labels,
         thresholds=decisions.fit_thresholds(probabilities, targets, task, wanted.thresholds, wanted.sensitivity),
         calibration=calibration or None,
-        config=config_dict(config),
+        config=portable(config_dict(config)),
         parents=parents,
         cohort=cohort.describe(),
         seed=config.seed,

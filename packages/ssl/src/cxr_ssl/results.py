@@ -16,6 +16,7 @@ from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import whole_file, write_text
+from cxr_data.header import portable
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.picture_page import page
 from cxr_ssl.pictures import maps
@@ -42,7 +43,7 @@ def header(
         kind="backbone",
         architecture=config.architecture,
         input=backbone.describe_input(config.size, cohort.pixel_mapping),
-        config=config_dict(config),
+        config=portable(config_dict(config)),
         parents=parents,
         cohort=cohort.describe(),
         seed=config.seed,
@@ -68,12 +69,10 @@ def write_backbone(folder: Path, weights: dict[str, Tensor], about: checkpoint.H
         renamed = to_torchvision(weights)
     except BadInput:  # a network that torchvision does not have
         return written
-    from safetensors.torch import save as to_bytes
-
     written.append(folder / "backbone_torchvision.safetensors")
     notes = {name: json.dumps(getattr(about.input, name)) for name in ("mean", "std", "size")}
     with whole_file(written[1]) as file:
-        file.write(to_bytes({name: tensor.contiguous() for name, tensor in renamed.items()}, metadata=notes))
+        file.write(checkpoint.to_bytes(renamed, notes))
     return written
 
 

@@ -70,10 +70,11 @@ def resolve(start: str, architecture: str, mean: Sequence[float] = (), std: Sequ
 
 
 def parents_of(start: Start) -> tuple[dict[str, str], ...]:
-    """Provenance of the files a network begins with: roles "start", "start-2", ..."""
+    """Provenance of the files a network begins with: roles "start", "start-2", ..., "start#PART"."""
+    roles = [f"start-{number}" if number > 1 else "start" for number in range(1, len(start) + 1)]
     return tuple(
-        checkpoint.parent(f"start-{number}" if number > 1 else "start", source.path)
-        for number, source in enumerate(start, 1)
+        checkpoint.parent(f"{role}#{source.part}" if source.part else role, source.path)
+        for role, source in zip(roles, start, strict=True)
         if source
     )
 
@@ -122,12 +123,12 @@ def build_pretrained(
     network: Any = build(architecture, num_outputs, channels=channels, size=size, drop_path=drop_path)
     if prior is not None:
         set_prior(network, prior)
-    if len(loaded) > 1:
-        for number, one in enumerate(loaded):
-            if one:
-                network.load_part(number, one.with_channels(channels))
-    elif loaded and loaded[0] and start[0]:
-        _load(network, architecture, loaded[0].state, start[0].path)
+    for number, one in enumerate(loaded):
+        if one and len(loaded) > 1:
+            network.load_part(number, one.with_channels(channels))
+    for source, one in zip(start, loaded, strict=True):
+        if source and one and len(loaded) == 1:
+            _load(network, architecture, one.state, source.path)
     numbers = [one.normalisation if one and one.normalisation else ((mean,), (std,)) for one in loaded]
     if len(set(numbers)) <= 1:
         means, stds = numbers[0] if numbers else ((mean,), (std,))
@@ -238,7 +239,7 @@ def _weights(source: Pretrained | None, architecture: str, size: int, show: bool
     file = read_foreign(source.path, architecture, size=size, part=source.part)
     if file.part and show:
         others = ", ".join(f"#{name}" for name in file.others)
-        print(f"note: {source.path} holds several networks; {file.part} is taken (others: {others})", flush=True)
+        print(f"note: {source.path} holds several networks; {file.part}.* is taken (others: {others})", flush=True)
     numbers = (source.mean, source.std) if source.mean and source.std else _said(source.path, file.names)
     with torch.device("meta"):
         network = build(architecture, 0, channels=file.channels, size=size)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from cxr_data.images.elements import LONG, SNIFFED, VRS, is_dicom
-from cxr_data.images.header import BrokenImage
+from cxr_data.images.header import BrokenImage, open_content
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -121,12 +121,12 @@ def dicom_header(path: str | Path, tags: Sequence[str]) -> "Dataset | None":
         tags: Keywords of the elements wanted.
     """
     try:
-        with open(path, "rb") as file:
+        with open_content(path) as file:
             if not is_dicom(file.read(SNIFFED)):
                 return None
             file.seek(0)
             return open_dicom(file, tags)[0]
-    except (BrokenImage, OSError):
+    except (BrokenImage, OSError, EOFError, zlib.error):
         return None  # decoding says what is wrong
 
 

@@ -1,10 +1,12 @@
-"""What a file claims to be, read from its first bytes: nothing is decoded before its size is known."""
+"""What a file is by its first bytes, and how large the image in it claims to be."""
 
-import struct
+import gzip
+import io
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -13,22 +15,60 @@ from cxr_data.images.elements import SNIFFED, is_dicom
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded; the largest radiographs in use have about 25 million pixels."""
 MIN_EDGE = 16
-_FIRST_BYTES = 2**16
-_JPEG_SEGMENTS = {*range(0xC0, 0xD0), *range(0xDA, 0xF0), 0xFE} - {0xC8}
+MAX_BYTES = 2**31
+"""Largest content of a compressed file that is unpacked."""
+FIRST_BYTES = 512
+"""Bytes that tell what a file is."""
+_HEADER_BYTES = 2**16
 
+KINDS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WebP", "JPEG 2000", "DICOM")
+"""What is read."""
+_JPEG_SEGMENTS = {*range(0xC0, 0xD0), *range(0xDA, 0xF0), 0xFE} - {0xC8}
+_GZIP = b"\x1f\x8b"
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+}
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+"""Lengths that tell the versions of a BMP's header apart; 12, 16 and 64 are those of OS/2."""
+_PICTURES = {
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"8BPS": "Photoshop",
+    b"v/1\x01": "OpenEXR",
+    b"P2": "PGM",
+    b"P3": "PPM",
+    b"P5": "PGM",
+    b"P6": "PPM",
+    b"\xff\xd8": "damaged JPEG",
+}
 _ELSE = {
-    b"GIF8": "a GIF, which is not read: convert it to PNG",
-    b"PK\x03\x04": "not an image (a zip archive?)",
-    b"\x1f\x8b": "not an image (a gzip archive?)",
-    b"%PDF": "not an image (a PDF?)",
-    b"\x00\x00\x00\x0cjP": "a JPEG 2000 file, which is not read outside DICOM: convert it to PNG",
-    b"\xff\x4f\xff\x51": "a JPEG 2000 file, which is not read outside DICOM: convert it to PNG",
-    b"version https://git-lfs": "not an image (a Git LFS pointer: run `git lfs pull`)",
+    b"PK\x03\x04": "a zip archive?",
+    b"%PDF": "a PDF?",
+    b"version https://git-lfs": "a Git LFS pointer: run `git lfs pull`",
+    b"\x89HDF": "an HDF5 file?",
+    b"\x93NUMPY": "a NumPy array?",
+    b"NRRD": "an NRRD volume?",
+    b"\xfd7zXZ": "an xz archive?",
+    b"7z\xbc\xaf": "a 7z archive?",
+    b"BZh": "a bzip2 archive?",
 }
 
 
 class BrokenImage(Exception):
     """A file that cannot become a radiograph; the message is the reason in plain words."""
+
+
+class UnreadFormat(BrokenImage):
+    """A picture of a format that is not read."""
 
 
 class Header(NamedTuple):
@@ -39,28 +79,142 @@ class Header(NamedTuple):
     height: int
 
 
-def inspect(data: bytes) -> Header:
-    """Tell what a file is and how large its image would be.
+def image_kind(data: bytes) -> str:
+    """Tell what a file is.
 
     Args:
-        data: The whole file.
+        data: The file, or its first :data:`FIRST_BYTES`.
 
     Returns:
-        Kind ("JPEG", "PNG", "TIFF", "BMP" or "DICOM"), width and height.
+        One of :data:`KINDS`.
 
     Raises:
-        BrokenImage: Empty, not an image, cut off, or of a size that is not decoded.
+        UnreadFormat: A picture of another format.
+        BrokenImage: Empty, or no image; the reason says what it looks like.
     """
     if not data:
         raise BrokenImage("zero bytes")
+    if data[128:132] == b"DICM":
+        return "DICOM"
+    for magic, kind in _MAGIC.items():
+        if data.startswith(magic):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    if data[:2] == b"BM" and (len(data) < 18 or int.from_bytes(data[14:18], "little") in _BMP_HEADERS):
+        return "BMP"
     if is_dicom(data[:SNIFFED]):
-        return Header("DICOM", 0, 0)
+        return "DICOM"
+    _refuse(data)
+    raise BrokenImage(f"not an image of a known kind ({', '.join(KINDS)})")
+
+
+def _refuse(data: bytes) -> None:
+    """Say what a file that is not read looks like."""
+    if data[4:8] == b"ftyp":
+        brand = "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIF"
+        if data[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1", b"heim", b"heis", b"hevc"):
+            raise UnreadFormat(f"a picture in {brand}, which is not read: convert it to PNG")
+        raise BrokenImage("not an image (a video?)")
+    for magic, name in _PICTURES.items():
+        if data.startswith(magic) and (magic[:1] != b"P" or data[2:3].isspace()):
+            raise UnreadFormat(f"a picture in {name} format, which is not read: convert it to PNG")
+    for magic, what in _ELSE.items():
+        if data.startswith(magic):
+            raise BrokenImage(f"not an image ({what})")
+    if data[344:347] in (b"n+1", b"ni1"):
+        raise BrokenImage("not an image (a NIfTI volume?)")
+    start = data[:FIRST_BYTES]
+    if b"<html" in start.lower() or b"<!doctype" in start.lower():
+        raise BrokenImage("not an image (a web page saved in its place?)")
+    if all(byte in b"\t\n\r\f" or (byte >= 0x20 and byte != 0x7F) for byte in start):
+        raise BrokenImage("not an image (text file?)")
+    if not any(data):
+        raise BrokenImage("nothing but zero bytes (an interrupted copy?)")
+
+
+def read_content(path: str | Path) -> bytes:
+    """Bytes of an image file; one compressed by gzip (``.dcm.gz``) is unpacked.
+
+    Raises:
+        BrokenImage: It cannot be read or unpacked.
+    """
     try:
-        header = _size(data)
-    except (struct.error, IndexError) as error:
-        raise BrokenImage(f"truncated {_kind(data)}: it ends within its header") from error
-    check_size(header.width, header.height)
-    return header
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BrokenImage(f"cannot be read: {error.strerror or error}") from error
+    return _unpacked(data, MAX_BYTES) if data.startswith(_GZIP) else data
+
+
+@contextmanager
+def open_content(path: str | Path) -> Iterator[BinaryIO]:
+    """Open an image file; one compressed by gzip is unpacked while it is read.
+
+    Raises:
+        OSError: It cannot be opened, or, while it is read, unpacked; also EOFError and zlib.error.
+    """
+    with open(path, "rb") as file:
+        packed = file.read(2) == _GZIP
+        file.seek(0)
+        if not packed:
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield unpacked  # pyright: ignore[reportReturnType]
+
+
+def first_bytes(path: str | Path) -> bytes:
+    """The first :data:`FIRST_BYTES` of a file, unpacked where it is compressed by gzip.
+
+    Raises:
+        BrokenImage: It cannot be read or unpacked.
+    """
+    try:
+        with open_content(path) as file:
+            return file.read(FIRST_BYTES)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BrokenImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _unpacked(data: bytes, most: int) -> bytes:
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            found = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BrokenImage("a damaged gzip file") from error
+    if len(found) > most:
+        raise BrokenImage("a gzip file of more than 2 GiB")
+    return found
+
+
+def inspect(data: bytes) -> Header:
+    """Tell what a file is and how large its image would be; nothing is decoded.
+
+    Args:
+        data: The file, or as much of it as holds the header.
+
+    Returns:
+        Kind, width and height.
+
+    Raises:
+        BrokenImage: Empty, not an image, cut within the header, or of a size that is not decoded.
+    """
+    kind = image_kind(data)
+    if kind == "DICOM":
+        return Header(kind, 0, 0)
+    width, height = _claimed(data, kind)
+    check_size(width, height)
+    return Header(kind, width, height)
+
+
+def _claimed(data: bytes, kind: str) -> tuple[int, int]:
+    if kind == "TIFF":  # Pillow knows fewer depths
+        from cxr_data.images.tiff import tiff_size
+
+        return tiff_size(data)
+    from cxr_data.images.raster import open_raster
+
+    return open_raster(data, kind).size
 
 
 def check_size(width: int, height: int) -> None:
@@ -75,28 +229,6 @@ def check_size(width: int, height: int) -> None:
         raise BrokenImage(f"{width} x {height} pixels, too small for a radiograph")
 
 
-def _kind(data: bytes) -> str:
-    if data[:3] == b"\xff\xd8\xff":
-        return "JPEG"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "PNG"
-    if data[:4] in (b"II*\x00", b"MM\x00*"):
-        return "TIFF"
-    if data[:2] == b"BM":
-        return "BMP"
-    for magic, reason in _ELSE.items():
-        if data.startswith(magic):
-            raise BrokenImage(reason)
-    start = data[:512]
-    if b"<html" in start.lower() or b"<!doctype" in start.lower():
-        raise BrokenImage("not an image (a web page saved in its place?)")
-    if all(byte in b"\t\n\r\f" or (byte >= 0x20 and byte != 0x7F) for byte in start):
-        raise BrokenImage("not an image (text file?)")
-    if not any(data):
-        raise BrokenImage("nothing but zero bytes (an interrupted copy?)")
-    raise BrokenImage("not an image of a known kind (JPEG, PNG, TIFF, BMP, DICOM)")
-
-
 def claimed_size(path: str | Path) -> Header | None:
     """Kind and size a file claims, from its first bytes; whether the rest is whole is not looked at.
 
@@ -108,14 +240,17 @@ def claimed_size(path: str | Path) -> Header | None:
     """
     try:
         with open(path, "rb") as file:
-            data = file.read(_FIRST_BYTES)
-            if is_dicom(data[:SNIFFED]):
+            data = file.read(_HEADER_BYTES)
+            if data.startswith(_GZIP):
+                data = _unpacked(data + file.read(), MAX_BYTES)
+            kind = image_kind(data)
+            if kind == "DICOM":
                 return _dicom_size(path)
             try:
-                return _claimed(data)
-            except (struct.error, IndexError):  # a long preamble, or a directory at the end
-                return _claimed(data + file.read())
-    except (BrokenImage, OSError, struct.error, IndexError):
+                return Header(kind, *_claimed(data, kind))
+            except BrokenImage:  # a long preamble, or a directory at the end
+                return Header(kind, *_claimed(data + file.read(), kind))
+    except (BrokenImage, OSError):
         return None
 
 
@@ -124,51 +259,6 @@ def _dicom_size(path: str | Path) -> Header | None:
 
     found = rows_and_columns(path)
     return found and Header("DICOM", found[1], found[0])
-
-
-def _size(data: bytes) -> Header:
-    header = _claimed(data)
-    if header.kind == "PNG" and data.rfind(b"IEND") < 0:
-        raise BrokenImage("truncated PNG")
-    # Within a scan 0xFF is always stuffed, so the end marker must follow the last start of a scan.
-    if header.kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise BrokenImage("truncated JPEG")
-    return header
-
-
-def _claimed(data: bytes) -> Header:
-    kind = _kind(data)
-    if kind == "PNG":
-        width, height = struct.unpack(">II", data[16:24])
-    elif kind == "BMP":
-        width, height = struct.unpack("<ii", data[18:26])
-        height = abs(height)  # negative: rows run from the top
-    elif kind == "TIFF":
-        tags = dict(_tiff_tags(data))
-        if not {256, 257} <= tags.keys():
-            raise BrokenImage("damaged TIFF: it does not say how large it is")
-        width, height = tags[256], tags[257]
-    else:
-        width, height = _jpeg_size(data)
-    return Header(kind, width, height)
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """(width, height) from the first frame header of a JPEG (ITU T.81, B.2.2)."""
-    at = 2
-    while True:
-        if data[at] != 0xFF:
-            raise BrokenImage("damaged JPEG: no marker where one must be")
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            return width, height
-        elif marker in (0xD9, 0xDA):
-            raise BrokenImage("damaged JPEG: it does not say how large it is")
-        else:
-            at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
 
 
 def jpeg_end(data: bytes) -> int:
@@ -193,28 +283,3 @@ def jpeg_end(data: bytes) -> int:
             break
         inside = marker + 2 + int.from_bytes(data[marker + 2 : marker + 4])
     raise BrokenImage("damaged JPEG: a marker where none may be")
-
-
-def png_is_whole(data: bytes) -> bool:
-    """Whether the checksums of a PNG's critical chunks are right: libpng would print its own line on each."""
-    at = 8
-    while (name := data[at + 4 : at + 8]) != b"IEND":
-        if len(name) < 4:
-            return False
-        end = at + 8 + int.from_bytes(data[at : at + 4])
-        if name[0] < 0x60 and zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
-            return False
-        at = end + 4
-    return True
-
-
-def _tiff_tags(data: bytes) -> Iterator[tuple[int, int]]:
-    """(tag, value) of the first directory's single short and long entries."""
-    order = "<" if data[:2] == b"II" else ">"
-    (at,) = struct.unpack(f"{order}I", data[4:8])
-    (count,) = struct.unpack(f"{order}H", data[at : at + 2])
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind, number = struct.unpack(f"{order}HHI", data[entry : entry + 8])
-        if number == 1 and kind in (3, 4):
-            form = f"{order}H" if kind == 3 else f"{order}I"
-            yield tag, struct.unpack_from(form, data, entry + 8)[0]

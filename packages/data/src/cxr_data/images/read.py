@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from cxr_data.errors import BadInput, unknown_name
 from cxr_data.images.dicom import decode_dicom
-from cxr_data.images.header import BrokenImage, inspect, jpeg_end, png_is_whole
+from cxr_data.images.header import BrokenImage, image_kind, read_content
+from cxr_data.images.jpeg import decode_jpeg
+from cxr_data.images.raster import decode_png, decode_raster
+from cxr_data.images.tiff import decode_tiff
 
 Aspect = Literal["squash", "crop", "pad"]
 Window = Literal["voi", "full", "percentile"]
@@ -21,10 +24,11 @@ PERCENTILES = (0.5, 99.5)
 def read_image(
     path: str | Path, pixel_size: int, *, aspect: str = "squash", window: str = "voi", bits: int = 8
 ) -> NDArray[Any]:
-    """Read a JPEG, PNG, TIFF, BMP or DICOM file as one gray square.
+    """Read a JPEG, PNG, TIFF, BMP, GIF, WebP, JPEG 2000 or DICOM file, also one in gzip, as one gray square.
 
     Shrinking averages areas (no aliasing), enlarging is bilinear; 16-bit values are averaged before they are
-    rounded to 8 bits. EXIF orientation is obeyed, colour becomes luma (ITU-R BT.601), alpha is ignored.
+    rounded to 8 bits. EXIF orientation is obeyed, colour becomes luma (ITU-R BT.601), alpha is ignored; gamma and
+    colour profiles are not applied. A file of several pictures is refused, as is every damage that shows.
 
     Args:
         path: Image file; its content decides the kind, not its name.
@@ -115,66 +119,19 @@ def check_pixel_size(pixel_size: int) -> None:
         raise BadInput("an image edge of 16 to 4096 pixels", str(pixel_size), do="choose for example 224")
 
 
-_FLAGS = {
-    1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}
-
-
-_NO_DATA = bytes([128]) * 16
-
-
 def _decode_file(path: str | Path, window: str, least: int | None) -> NDArray[Any]:
     """Decode at full size; a JPEG also at 1/2, 1/4 or 1/8 where that leaves ``least`` pixels each way."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise BrokenImage(f"cannot be read: {error.strerror or error}") from error
-    header = inspect(data)
-    if header.kind == "DICOM":
+    data = read_content(path)
+    kind = image_kind(data)
+    if kind == "JPEG":
+        return decode_jpeg(data, least)
+    if kind == "PNG":
+        return decode_png(data)
+    if kind == "DICOM":
         return decode_dicom(data, window)
-    reduction = 1
-    if header.kind == "JPEG" and least is not None:
-        reduction = next((f for f in (8, 4, 2) if min(header.width, header.height) // f >= least), 1)
-    return _decode(data, header.kind, reduction)
-
-
-def _decode(data: bytes, kind: str, reduction: int) -> NDArray[Any]:
-    # Our message names the file; OpenCV's own lines on stderr would not.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    end = jpeg_end(data) if kind == "JPEG" else 0
-    if kind == "PNG" and not png_is_whole(data):
-        raise BrokenImage("damaged PNG: it cannot be decoded")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
-    except cv2.error as error:
-        raise BrokenImage(f"damaged {kind}: {error.err or 'it cannot be decoded'}") from error
-    if image is None:
-        raise BrokenImage(f"damaged {kind}: it cannot be decoded")
-    if kind == "JPEG" and _gray_corner(image) and _lacks_data(data, end, reduction, image):
-        raise BrokenImage("truncated JPEG: its scan ends early")
-    if image.dtype in (np.uint8, np.uint16):
-        return image
-    values = image.astype(np.float32)
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise BrokenImage(f"a {kind} with values that are not numbers")
-    return (values - np.float32(low)) / np.float32(max(high - low, 1e-12))
-
-
-def _gray_corner(image: NDArray[Any]) -> bool:
-    """Whether a corner is as libjpeg leaves what it has no data for; which one depends on the orientation."""
-    ends = (slice(0, 4), slice(-4, None))
-    return any(image[rows, columns].tobytes() == _NO_DATA for rows in ends for columns in ends)
-
-
-def _lacks_data(data: bytes, end: int, reduction: int, image: NDArray[Any]) -> bool:
-    """Whether more bytes before the end marker change the image: after a whole scan they are passed over."""
-    more = data[:end] + b"\x2a\x95" * 64 + data[end:]
-    other = cv2.imdecode(np.frombuffer(more, np.uint8), _FLAGS[reduction])
-    return other is None or not np.array_equal(other, image)
+    if kind == "TIFF":
+        return decode_tiff(data)
+    return decode_raster(data, kind)
 
 
 def _square(image: NDArray[Any], size: int, aspect: str, window: str, depth: np.dtype[Any]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from cxr_data.errors import BadInput
 from cxr_data.folders import inside, refuse_outside
 from cxr_data.images.dicom import age_in_years, dicom_facts, patient_salt
 from cxr_data.images.elements import SNIFFED, is_dicom
-from cxr_data.images.header import BrokenImage
+from cxr_data.images.header import BrokenImage, first_bytes
 
 MANIFESTS = ("manifest.csv", "metadata.csv")
 _EXTRAS = ("view", "sex", "age")
@@ -76,9 +76,8 @@ def _from_dicom(root: Path, paths: Sequence[str], known: list[dict[str, Any]]) -
 def _is_dicom(root: Path, path: str) -> bool:
     try:
         refuse_outside(root, path)
-        with open(root / path, "rb") as file:
-            return is_dicom(file.read(SNIFFED))
-    except (BrokenImage, OSError):
+        return is_dicom(first_bytes(root / path)[:SNIFFED])
+    except BrokenImage:
         return False  # decoding will say so
 
 

@@ -5,8 +5,9 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
+from cxr_data.image_files import IMAGE_SUFFIXES
 from cxr_data.readers import patients
-from cxr_data.readers.listing import IMAGE_SUFFIXES, SPLIT_FOLDERS, Listing, images_and_refused
+from cxr_data.readers.listing import SPLIT_FOLDERS, Listing, images_and_refused
 
 
 def looks_like(path: Path) -> bool:

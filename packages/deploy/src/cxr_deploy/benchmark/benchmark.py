@@ -10,33 +10,32 @@ measured is null.
 import datetime
 import functools
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cxr_common.models import cost
-from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data import timing
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json, write_text
 from cxr_data.header import Header, provenance
-from cxr_data.machine import cpu_name
+from cxr_data.machine import cpu_name, usable_cores
 from cxr_data.metrics import auroc, macro
 from cxr_data.terminal import say
-from cxr_deploy.benchmark.config import BenchmarkConfig
+from cxr_deploy import cohort as images_of
 from cxr_deploy.benchmark.entries import EAGER, Entry, entries, model_files, versions
 from cxr_deploy.benchmark.memory import peaks
 from cxr_deploy.benchmark.plot import plot
-from cxr_deploy.export import cohort as images_of
+from cxr_deploy.config import BenchmarkConfig
+from cxr_deploy.extras import installed
 from cxr_deploy.runtimes import Run
 
 SCHEMA = 1
@@ -58,21 +57,17 @@ def benchmark(config: BenchmarkConfig) -> Path:
     folder = Path(config.out) if config.out else Path(config.runs_dir) / config.run / "benchmark"
     if folder.is_file():
         raise BadInput("a folder", "a file", where=folder, do="choose another --out")
-    threads = config.threads or torch.get_num_threads()
-    before = torch.get_num_threads()
+    threads = config.threads or usable_cores()
     with tempfile.TemporaryDirectory(prefix="cxr-benchmark-") as scratch:
         rows, notes = entries(files, Path(scratch))
         images = _images(rows, config)
         machine = f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
         say(f"benchmark-model: {len(rows)} rows, {machine}")
-        torch.set_num_threads(threads)
-        try:
+        with _torch_threads(threads):
             runs = {row.name: row.load(threads) for row in rows}
-            ways = {row.name: (runs[row.name], row.header.input.size) for row in rows}
-            timed = timing.side_by_side(ways, config.seconds)
+            functions = {row.name: (runs[row.name], row.header.input.size) for row in rows}
+            timed = timing.side_by_side(functions, config.seconds)
             scores = {row.name: _auroc(row, runs[row.name], images, config.split) for row in rows}
-        finally:
-            torch.set_num_threads(before)
         memory = _peaks(rows, threads) if config.memory else {}
         document = {
             "schema": SCHEMA,
@@ -116,19 +111,19 @@ def _row(row: Entry, timed: Mapping[str, Any], scores: Mapping[str, Any], memory
 
 def _images(entries: Sequence[Entry], config: BenchmarkConfig) -> dict[str, tuple[Cohort, NDArray[np.int64]]]:
     """Cohort and rows to measure the AUROC of each model on; empty where no cohort is named."""
-    found: dict[str, tuple[Cohort, NDArray[np.int64]]] = {}
-    for one in entries if config.data else ():
-        if one.model in found:
+    chosen: dict[str, tuple[Cohort, NDArray[np.int64]]] = {}
+    for row in entries if config.data else ():
+        if row.model in chosen:
             continue
-        cohort = images_of.open_for(one.header, config.data, one.file)
+        cohort = images_of.open_for(row.header, config.data, row.file)
         if cohort.task is None:
             raise BadInput("a cohort with labels", "one without", where=cohort.source)
-        found[one.model] = cohort, cohort.rows(config.split)
-        if not len(found[one.model][1]):
+        chosen[row.model] = cohort, cohort.rows(config.split)
+        if not len(chosen[row.model][1]):
             raise BadInput(
                 f"{config.split} images", "none in this cohort", where=cohort.source, do="choose another --split"
             )
-    return found
+    return chosen
 
 
 def _auroc(
@@ -156,12 +151,34 @@ def _peaks(rows: Sequence[Entry], threads: int) -> dict[str, int]:
     return peaks({row.name: (row.file, row.runtime, row.precision) for row in rows}, threads)
 
 
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    """The threads of PyTorch, which are those of the process; nothing where it is not installed."""
+    if not installed("export"):
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @functools.cache
 def _counted(architecture: str, labels: int, channels: int, size: int) -> int:
+    from cxr_common.models import cost
+    from cxr_common.models.zoo import GrayNetwork, build
+
     return cost.macs(GrayNetwork(build(architecture, labels, channels=channels, size=size), 0.5, 0.25), size)
 
 
-def _macs(header: Header) -> int:
+def _macs(header: Header) -> int | None:
+    """Multiply-accumulates of one image; None where PyTorch, which counts them, is not installed."""
+    if not installed("export"):
+        return None
     return _counted(header.architecture, len(header.labels), header.input.channels, header.input.size)
 
 
@@ -186,7 +203,7 @@ def _show(document: Mapping[str, Any]) -> None:
             f"{row['images_per_second']:.0f} ({row['batch']})",
             "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.0f}",
             f"{row['bytes'] / 1e6:.1f}",
-            f"{row['macs'] / 1e9:.2f} G",
+            "-" if row["macs"] is None else f"{row['macs'] / 1e9:.2f} G",
             "-" if row["auroc"] is None else f"{row['auroc']:.3f}",
         )
     console.print(table)

@@ -1,20 +1,18 @@
 """Which rows a benchmark has: a model, a runtime, a precision, and how to make it run."""
 
+import functools
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cxr_common import checkpoint
 from cxr_data.files import sha256
-from cxr_data.header import Header
+from cxr_data.header import Header, describe_onnx
 from cxr_data.machine import cpu_has_bf16
 from cxr_data.model_files import find, names
-from cxr_deploy import runtimes, torch_runtime
-from cxr_deploy.export import onnx_file
-from cxr_deploy.export.answer import Answering
-from cxr_deploy.export.convert import convert
+from cxr_deploy import runtimes
+from cxr_deploy.extras import installed, require
 from cxr_deploy.predict.classifier import find_model
 from cxr_deploy.runtimes import Run
 
@@ -26,14 +24,19 @@ INT8 = "model.int8.onnx"
 ALL = "validation images, from the file"
 SAMPLED = "validation images that export-model compared 8 bits on, from the file"
 
+
+def _in_torch(path: Path, threads: int, **options: bool) -> Run:
+    """A weights file in PyTorch; the number of threads is the process's."""
+    from cxr_common.checkpoint import load
+    from cxr_deploy.export.torch_runtime import in_torch
+
+    return in_torch(*load(path, kind="model"), **options)
+
+
 RUNTIMES: dict[tuple[str, str], Make] = {
-    EAGER: lambda path, threads: torch_runtime.in_torch(*checkpoint.load(path, kind="model")),
-    ("PyTorch folded, channels-last", "fp32"): lambda path, threads: torch_runtime.in_torch(
-        *checkpoint.load(path, kind="model"), fold=True
-    ),
-    ("PyTorch folded, channels-last", "bf16"): lambda path, threads: torch_runtime.in_torch(
-        *checkpoint.load(path, kind="model"), fold=True, bf16=True
-    ),
+    EAGER: _in_torch,
+    ("PyTorch folded, channels-last", "fp32"): functools.partial(_in_torch, fold=True),
+    ("PyTorch folded, channels-last", "bf16"): functools.partial(_in_torch, fold=True, bf16=True),
     ("ONNX Runtime", "fp32"): lambda path, threads: runtimes.in_onnxruntime(path, threads=threads),
     ("ONNX Runtime", "int8"): lambda path, threads: runtimes.in_onnxruntime(path, threads=threads),
     ("OpenVINO", "fp32"): lambda path, threads: runtimes.in_openvino(path, threads=threads),
@@ -107,26 +110,32 @@ def entries(files: Mapping[str, Path], scratch: Path) -> tuple[list[Entry], list
             rows += _of_onnx(name, file)
         else:
             rows += _of_weights(name, file, scratch, notes)
-    if not runtimes.has_openvino():
+    if not installed("openvino"):
         notes.append("OpenVINO is not installed: pip install 'cxr-deploy[openvino]'")
     return rows, notes
 
 
 def versions() -> dict[str, str]:
     """Versions of the runtimes there are."""
-    names = ["torch", "onnxruntime", *(["openvino"] if runtimes.has_openvino() else [])]
-    return {name: importlib.metadata.version(name) for name in names}
+    there = {"torch": installed("export"), "onnxruntime": True, "openvino": installed("openvino")}
+    return {name: importlib.metadata.version(name) for name, known in there.items() if known}
 
 
 def _of_onnx(name: str, file: Path) -> Iterator[Entry]:
-    _, header, about = onnx_file.load(file)
+    header, about = describe_onnx(file)
     eight = file if about["precision"] == "int8" else file.with_name(INT8)
     digest = (about.get("source") or {}).get("sha256")
     yield from _onnx_rows(name, file, header, about["precision"], _validation(header, eight, digest))
 
 
 def _of_weights(name: str, file: Path, scratch: Path, notes: list[str]) -> Iterator[Entry]:
-    network, header = checkpoint.load(file, kind="model")
+    require("export", f"timing the weights {file}, which takes PyTorch,")
+    from cxr_common.checkpoint import load
+    from cxr_deploy.export import onnx_file
+    from cxr_deploy.export.answer import Answering
+    from cxr_deploy.export.convert import convert
+
+    network, header = load(file, kind="model")
     digest, exported = sha256(file), file.parent / "export"
     validation = _validation(header, exported / INT8, digest)
     for runtime, precision in RUNTIMES:
@@ -155,7 +164,7 @@ def _validation(header: Header, eight: Path, digest: str | None) -> dict[str, tu
     found = {"fp32": (_number(header.metrics.get("val_auroc")), ALL), "int8": (None, SAMPLED)}
     if not eight.is_file() or not _made_from(eight, digest):
         return found
-    kept = onnx_file.load(eight)[2].get("quantisation") or {}
+    kept = describe_onnx(eight)[1].get("quantisation") or {}
     auroc, drop = _number(kept.get("auroc")), _number(kept.get("drop"))
     found["int8"] = (auroc, SAMPLED)
     if auroc is not None and drop is not None:
@@ -169,7 +178,7 @@ def _onnx_rows(
     for runtime, precision in RUNTIMES:
         if runtime.startswith("PyTorch") or (precision == "int8") != (made == "int8"):
             continue
-        if runtime == "OpenVINO" and not runtimes.has_openvino():
+        if runtime == "OpenVINO" and not installed("openvino"):
             continue
         if precision == "bf16" and not cpu_has_bf16():
             continue
@@ -177,7 +186,7 @@ def _onnx_rows(
 
 
 def _made_from(path: Path, digest: str | None) -> bool:
-    _, _, about = onnx_file.load(path)
+    _, about = describe_onnx(path)
     return (about.get("source") or {}).get("sha256") == digest
 
 

@@ -28,12 +28,12 @@ from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, write_json
 from cxr_data.model_files import find, read_headers
 from cxr_data.terminal import say
-from cxr_deploy import runtimes, torch_runtime
-from cxr_deploy.export import cohort as images_of
-from cxr_deploy.export import onnx_file, quantise
+from cxr_deploy import cohort as images_of
+from cxr_deploy import runtimes
+from cxr_deploy.config import ExportConfig
+from cxr_deploy.export import onnx_file, quantise, torch_runtime
 from cxr_deploy.export.agreement import LEAST_AGREEMENT
 from cxr_deploy.export.answer import Answering
-from cxr_deploy.export.config import ExportConfig
 from cxr_deploy.export.convert import convert
 from cxr_deploy.runtimes import OUTPUTS
 from cxr_deploy.web.build import build, check_folder

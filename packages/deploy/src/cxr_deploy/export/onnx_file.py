@@ -9,12 +9,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from cxr_data.errors import BadInput
 from cxr_data.files import whole_file
-from cxr_data.header import KEY, Header, header_text, parse_header
+from cxr_data.header import EXPORT_KEY, KEY, Header, describe_onnx, header_text
 
-ABOUT, LABELS = "cxr_export", "cxr_labels"
-"""Keys of the metadata beside the header's own (``KEY``)."""
+LABELS = "cxr_labels"
+"""Key of the label names, as a JSON list, for callers that need nothing else of the header."""
 TOLERANCE = {"probabilities": 1e-4, "logits": 1e-3, "maps": 1e-3}
 """Largest difference to PyTorch's answer that a float32 file may show, as :func:`compare` counts it."""
 
@@ -30,7 +29,7 @@ def describe(model: onnx.ModelProto, header: Header, about: Mapping[str, Any]) -
     texts = {
         KEY: header_text(header),
         LABELS: json.dumps(list(header.labels), ensure_ascii=False),
-        ABOUT: json.dumps(dict(about), sort_keys=True, allow_nan=False),
+        EXPORT_KEY: json.dumps(dict(about), sort_keys=True, allow_nan=False),
     }
     onnx.helper.set_model_props(model, texts)
 
@@ -53,29 +52,8 @@ def load(path: str | Path) -> tuple[onnx.ModelProto, Header, dict[str, Any]]:
     Raises:
         BadInput: Missing, no ONNX file, or one of another origin.
     """
-    do = "give a file written by export-model"
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise BadInput("an ONNX file", error.strerror or str(error), where=path, do=do) from error
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load_from_string(data)
-    except DecodeError as error:
-        raise BadInput("an ONNX file", "something else, or a damaged one", where=path, do=do) from error
-    found = {entry.key: entry.value for entry in model.metadata_props}
-    if not model.graph.node:
-        raise BadInput("an ONNX file", "something else, or a damaged one", where=path, do=do)
-    if KEY not in found or ABOUT not in found:
-        made_by = f" ({model.producer_name[:40]})" if model.producer_name else ""
-        raise BadInput(
-            "an ONNX file written by export-model",
-            f"one of another origin{made_by}, without our header",
-            where=path,
-            do=do,
-        )
-    return model, parse_header(found[KEY], path), json.loads(found[ABOUT])
+    header, about = describe_onnx(path)
+    return onnx.load_from_string(Path(path).read_bytes()), header, about
 
 
 def compare(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> dict[str, float]:

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data import pixel_size_for
 from cxr_data.augment import whole
 from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput, unknown_name
-from cxr_data.header import Header
+from cxr_data.header import Header, describe_onnx
 from cxr_data.images.header import BrokenImage
 from cxr_data.images.read import fit_image, read_image
-from cxr_deploy.predict.config import RUNTIMES
+from cxr_data.sizes import pixel_size_for
+from cxr_deploy.config import RUNTIMES
+from cxr_deploy.extras import require
 from cxr_deploy.runtimes import Run
 
 PIXELS = {"aspect": "squash", "window": "voi"}
@@ -79,9 +80,19 @@ class Classifier:
         return read_image(path, self.stored_size, **self.mapping)
 
     def answers(self, stored: NDArray[np.uint8]) -> Answers:
-        """Answers for images as :meth:`read` gives them, (B, P, P) uint8."""
-        found = self.run(whole(stored, self.size)[:, None])
-        if not np.isfinite(found["logits"]).all():
+        """Answers for images as :meth:`read` gives them, (B, P, P) uint8.
+
+        Raises:
+            BadInput: Not such an array, or the model answers NaN or infinity.
+        """
+        if stored.dtype != np.uint8 or stored.ndim != 3:
+            raise BadInput(
+                "images as classifier.read gives them, (B, P, P) uint8",
+                f"{stored.dtype} of shape {stored.shape}",
+                do="classifier(image) takes one gray image of any size",
+            )
+        outputs = self.run(whole(stored, self.size)[:, None])
+        if not np.isfinite(outputs["logits"]).all():
             raise BadInput(
                 "finite answers",
                 "NaN or infinity",
@@ -90,14 +101,14 @@ class Classifier:
             )
         task = self.header.task or "multilabel"
         # From the logits in float64, as evaluation computes them.
-        p = probabilities(found["logits"], task, self.header.calibration)
-        return Answers(p, decide(p, self.header.thresholds, task), found["logits"], found.get("maps"))
+        p = probabilities(outputs["logits"], task, self.header.calibration)
+        return Answers(p, decide(p, self.header.thresholds, task), outputs["logits"], outputs.get("maps"))
 
     def __call__(self, image: NDArray[Any]) -> Answer:
         """Answer for one image.
 
         Args:
-            image: (H, W) gray values, uint8, uint16, or float32 in [0, 1]; air dark.
+            image: (H, W) gray values, uint8 or uint16 over their whole range; air dark.
 
         Raises:
             BadInput: Not such an array, or every pixel has the same value.
@@ -107,12 +118,12 @@ class Classifier:
             stored = fit_image(image, self.stored_size, **self.mapping)
         except BrokenImage as error:
             raise BadInput("a radiograph", str(error), where="the array given") from error
-        found = self.answers(stored[None])
-        maps = {} if found.maps is None else heat(found.maps[0], self.size)
+        answers = self.answers(stored[None])
+        maps = {} if answers.maps is None else heat(answers.maps[0], self.size)
         return Answer(
-            dict(zip(self.labels, found.probabilities[0].tolist(), strict=True)),
-            dict(zip(self.labels, found.decisions[0].tolist(), strict=True)),
-            dict(zip(self.labels, found.logits[0].tolist(), strict=True)),
+            dict(zip(self.labels, answers.probabilities[0].tolist(), strict=True)),
+            dict(zip(self.labels, answers.decisions[0].tolist(), strict=True)),
+            dict(zip(self.labels, answers.logits[0].tolist(), strict=True)),
             dict(zip(self.labels, maps, strict=True)) if len(maps) else {},
         )
 
@@ -136,22 +147,24 @@ def heat(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 
 def check_array(image: object) -> None:
-    """Refuse what is no gray image.
+    """Refuse what is no gray image of whole numbers.
 
     Raises:
-        BadInput: Not a two-dimensional array of uint8, uint16, or float32 in [0, 1].
+        BadInput: Not a two-dimensional array of uint8 or uint16, at least 16 pixels each way.
     """
-    do = "give one gray image (H, W): uint8, uint16, or float32 in [0, 1]; files are read by `predict`"
+    do = "give one gray image (H, W) of uint8 or uint16; files are read by `predict` or classifier.read"
     if not isinstance(image, np.ndarray):
         raise BadInput("a NumPy array", type(image).__name__, do=do)
     if image.ndim != 2:
         raise BadInput("a gray image (H, W)", f"an array of shape {image.shape}", do=do)
-    if image.dtype not in (np.uint8, np.uint16, np.float32):
-        raise BadInput("uint8, uint16 or float32", str(image.dtype), do=do)
+    if np.issubdtype(image.dtype, np.floating):
+        span = f" from {image.min():g} to {image.max():g}" if image.size else ""
+        do = "scale it to 0..255 and convert it; of values in [0, 1]: (image * 255).round().astype(np.uint8)"
+        raise BadInput("gray values as uint8 or uint16", f"{image.dtype} values{span}", do=do)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise BadInput("gray values as uint8 or uint16", str(image.dtype), do=do)
     if min(image.shape) < 16:
         raise BadInput("at least 16 x 16 pixels", f"{image.shape[0]} x {image.shape[1]}", do=do)
-    if image.dtype == np.float32 and not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
-        raise BadInput("float32 values in [0, 1]", f"values from {image.min()} to {image.max()}", do=do)
 
 
 def find_model(path: str | Path) -> Path:
@@ -184,8 +197,9 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> Classi
     file = find_model(path)
     if file.suffix == ".onnx":
         return _load_onnx(file, runtime, threads)
+    require("export", "answering from a .safetensors file, which takes PyTorch,")
     from cxr_common.checkpoint import load as load_weights
-    from cxr_deploy import torch_runtime
+    from cxr_deploy.export import torch_runtime
 
     if runtime not in ("auto", "torch"):
         raise BadInput(f"an .onnx file for {runtime}", file.name, where=file, do="make one: export-model")
@@ -199,10 +213,9 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> Classi
 
 def _load_onnx(file: Path, runtime: str, threads: int) -> Classifier:
     from cxr_deploy import runtimes
-    from cxr_deploy.export import onnx_file
 
     if runtime == "torch":
         raise BadInput("a .safetensors file for torch", file.name, where=file, do="--runtime onnxruntime")
-    model, header, about = onnx_file.load(file)
+    header, about = describe_onnx(file)
     make = runtimes.in_openvino if runtime == "openvino" else runtimes.in_onnxruntime
-    return Classifier(header, make(model.SerializeToString(), threads=threads), file, about["precision"])
+    return Classifier(header, make(file, threads=threads), file, about["precision"])

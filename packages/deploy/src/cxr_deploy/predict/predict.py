@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from cxr_data.errors import BadInput
 from cxr_data.file_names import file_names
+from cxr_data.image_files import found_images, spelt
 from cxr_data.images.header import BrokenImage
 from cxr_data.prefetch import prefetch
-from cxr_data.readers.listing import found_images, spelt
 from cxr_data.terminal import counting, say
+from cxr_deploy.config import PredictConfig
 from cxr_deploy.predict import overlay, tables, unusual
 from cxr_deploy.predict.classifier import Classifier, heat, load
-from cxr_deploy.predict.config import PredictConfig
 from cxr_deploy.predict.tables import Row
 
 SPOKEN = 20

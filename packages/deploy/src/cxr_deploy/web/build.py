@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, whole_folder, write_text
-from cxr_data.header import KEY, Header
+from cxr_data.header import EXPORT_KEY, KEY, Header
 from cxr_deploy.export import onnx_file
 from cxr_deploy.predict import unusual
 from cxr_deploy.predict.classifier import Classifier
@@ -35,7 +35,7 @@ def build(folder: Path, exported: Path, ort_web: str = "") -> None:
         for name in PAGE:
             write_text(beside / name, files("cxr_deploy.web").joinpath(name).read_text("utf-8"))
         # The page needs neither the header's paths nor its config: what is served says no more than it must.
-        kept = [entry for entry in graph.metadata_props if entry.key not in (KEY, onnx_file.ABOUT)]
+        kept = [entry for entry in graph.metadata_props if entry.key not in (KEY, EXPORT_KEY)]
         del graph.metadata_props[:]
         graph.metadata_props.extend(kept)
         onnx_file.save(graph, beside / MODEL)

@@ -1,0 +1,114 @@
+"""Shell completion of ``cxr``: a script that holds every command and option there is, so that it asks nothing."""
+
+from collections.abc import Mapping, Sequence
+
+from cxr_data.errors import BadInput, unknown_name
+from cxr_data.help import options
+from cxr_data.umbrella import COMMANDS, COMPLETION, SHELLS, load
+
+COMMON = ("--help", "--config", "--print_config")
+HOW = {
+    "bash": "cxr completion bash > ~/.local/share/bash-completion/completions/cxr",
+    "zsh": "cxr completion zsh > a folder of $fpath, as _cxr",
+    "fish": "cxr completion fish > ~/.config/fish/completions/cxr.fish",
+}
+"""Where each shell looks for it."""
+
+Words = Mapping[str, Sequence[str]]
+"""What may follow: "" -> commands, "predict" -> its options, "data" -> its commands, "data prepare" -> theirs."""
+
+
+def completion(arguments: Sequence[str]) -> str:
+    """The script for one shell.
+
+    Args:
+        arguments: The shell's name.
+
+    Raises:
+        BadInput: No shell, or one that is not known.
+    """
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+        raise BadInput(f"one of {', '.join(SHELLS)}", "none", where="cxr completion", do=f"for example: {HOW['bash']}")
+    if arguments[0] not in SHELLS:
+        raise unknown_name("shell", arguments[0], SHELLS)
+    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[arguments[0]](words())
+
+
+def words() -> dict[str, list[str]]:
+    """What may follow which command; commands of packages that are not installed have no options."""
+    found: dict[str, list[str]] = {"": [*COMMANDS, COMPLETION], COMPLETION: list(SHELLS)}
+    for name, command in COMMANDS.items():
+        try:
+            config = load(command.config, name)
+        except BadInput:
+            continue
+        if ":" in command.config:
+            found[name] = _flags(config)
+        else:
+            found[name] = list(config.CONFIGS)
+            found |= {f"{name} {inner}": _flags(kind) for inner, kind in config.CONFIGS.items()}
+    return found
+
+
+def _flags(config: type) -> list[str]:
+    return [*COMMON, *(f"--{option.name}" for option in options(config))]
+
+
+def _bash(found: Words) -> str:
+    cases = "\n".join(f'    "{where}") words="{" ".join(what)}" ;;' for where, what in found.items())
+    return f"""# {HOW["bash"]}
+_cxr() {{
+  local current=${{COMP_WORDS[COMP_CWORD]}} where="" word words=""
+  for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+    case "$word" in -*) break ;; esac
+    case "$where" in "") where=$word ;; data) where="data $word" ;; esac
+  done
+  case "$where" in
+{cases}
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "$current"))
+  if [[ ${{#COMPREPLY[@]}} -eq 0 || ( -z "$current" && "$words" == --* ) ]]; then
+    COMPREPLY+=($(compgen -f -- "$current"))
+  fi
+}}
+complete -o filenames -F _cxr cxr
+"""
+
+
+def _zsh(found: Words) -> str:
+    cases = "\n".join(f'    "{where}") words_now=({" ".join(what)}) ;;' for where, what in found.items())
+    return f"""#compdef cxr
+# {HOW["zsh"]}
+_cxr() {{
+  local where="" word
+  local -a words_now
+  for word in "${{words[@]:1:CURRENT-2}}"; do
+    [[ $word == -* ]] && break
+    case "$where" in "") where=$word ;; data) where="data $word" ;; esac
+  done
+  case "$where" in
+{cases}
+  esac
+  compadd -- $words_now
+  [[ "$where" == "" ]] || _files
+}}
+_cxr "$@"
+"""
+
+
+def _fish(found: Words) -> str:
+    lines = [f"# {HOW['fish']}"]
+    for where, what in found.items():
+        parts = where.split()
+        if not parts:
+            test = "__fish_use_subcommand"
+        elif len(parts) == 1 and not what[0].startswith("--"):
+            test = f"__fish_seen_subcommand_from {where}; and not __fish_seen_subcommand_from {' '.join(what)}"
+        else:
+            test = "; and ".join(f"__fish_seen_subcommand_from {part}" for part in parts)
+        for word in what:
+            if word.startswith("--"):
+                lines.append(f"complete -c cxr -n '{test}' -l {word[2:]}")
+            else:
+                lines.append(f"complete -c cxr -f -n '{test}' -a {word}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,20 @@
+"""The size that images are stored at."""
+
+from cxr_data.errors import BadInput
+
+
+def pixel_size_for(size: int) -> int:
+    """Edge to store images at for a network input edge: room for crops, and a whole number of 32s.
+
+    Args:
+        size: Edge of the network's input, pixels.
+
+    Returns:
+        The next multiple of 32 at or above 1.14 · size (64 → 96, 96 → 128, 224 → 256).
+
+    Raises:
+        BadInput: Outside 16 to 3592 pixels.
+    """
+    if not 16 <= size <= 3592:
+        raise BadInput("an input edge of 16 to 3592 pixels", str(size), where="--size", do="choose for example 224")
+    return -(-114 * size // 3200) * 32

@@ -1,0 +1,18 @@
+import pytest
+
+from cxr_data.header import portable
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("phantom:500", "phantom:500"),
+        ("/home/me/data/chest_xray#NORMAL,VIRAL", "chest_xray#NORMAL,VIRAL"),
+        ("cohorts/mine@2/5", "mine@2/5"),
+        ("a/x.pth#teacher+b/y.pth", "x.pth#teacher+y.pth"),
+        (["/a/b", "c"], ["b", "c"]),
+    ],
+)
+def test_configs_travel_without_paths(value, expected) -> None:
+    config = {"data": value, "runs_dir": "/home/me/runs", "workers": 3, "restart": True, "run": "a/b", "lr": 0.1}
+    assert portable(config) == {"data": expected, "run": "a/b", "lr": 0.1}

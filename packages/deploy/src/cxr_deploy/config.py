@@ -1,0 +1,122 @@
+"""The options of this package's commands."""
+
+from dataclasses import dataclass, field
+
+from cxr_data.errors import BadInput, unknown_name
+
+RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
+FORMATS = (".csv", ".jsonl", ".parquet")
+SPLITS = ("train", "val", "test", "all")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a classifier as ONNX, in float32 and in 8 bits, and as a page that runs in a browser.
+
+    Attributes:
+        models: model.safetensors files or the folders they lie in. None given: every model of the run.
+        out: Folder for model.onnx, model.int8.onnx and export.json. Default: "export" beside each model.
+        data: Cohort for the check, the calibration of 8 bits and the choice among variants: a prepared or raw
+            folder, or a phantom name. Default: the cohort the model was trained on.
+        run: Name of the run whose models are exported when none is named.
+        runs_dir: Folder of all runs.
+        int8: Whether to make an 8-bit file too.
+        calibration_images: Training images that show the ranges of 8-bit values.
+        validation_images: Validation images, at most, on which 8-bit variants are compared.
+        max_drop: Largest loss of validation AUROC that an 8-bit file may show.
+        threads: CPU threads while variants are timed; one is the steadiest.
+        web: Folder for a page that classifies in the browser; none when empty.
+        ort_web: onnxruntime-web for the page: its npm archive (.tgz) or an unpacked folder. Default: fetched once
+            with npm, in the version the page was tested with.
+    """
+
+    models: list[str] = field(default_factory=list)
+    out: str = ""
+    data: list[str] | str = ""
+    run: str = "quickstart"
+    runs_dir: str = "runs"
+    int8: bool = True
+    calibration_images: int = 256
+    validation_images: int = 2000
+    max_drop: float = 0.005
+    threads: int = 1
+    web: str = ""
+    ort_web: str = ""
+
+    def __post_init__(self) -> None:
+        for option, least in (("calibration_images", 1), ("validation_images", 2), ("threads", 0)):
+            if getattr(self, option) < least:
+                raise BadInput(f"a number from {least} up", str(getattr(self, option)), where=f"--{option}")
+        if len(self.models) > 1 and (self.out or self.web):
+            option = "--out" if self.out else "--web"
+            raise BadInput(f"one model where {option} is given", f"{len(self.models)} models", where=option)
+        if not 0 <= self.max_drop < 0.5:
+            raise BadInput("a loss of AUROC in [0, 0.5)", str(self.max_drop), where="--max_drop")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Classify new images.
+
+    Attributes:
+        paths: The model (a .safetensors or .onnx file, or its folder), then any number of image files (JPEG, PNG,
+            TIFF, BMP, DICOM) and folders of them.
+        out: Table of the answers: .csv, .jsonl (JSON lines) or .parquet. Default: the terminal only.
+        heatmaps: Folder for pictures of where the evidence lies, one an image and called label.
+        runtime: torch, onnxruntime, openvino, or auto (what the file is for).
+        threads: CPU threads of the network; 0 takes every core.
+        batch_size: Images of a forward.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    out: str = ""
+    heatmaps: str = ""
+    runtime: str = "auto"
+    threads: int = 0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES:
+            raise unknown_name("runtime", self.runtime, RUNTIMES)
+        if self.out and not self.out.endswith(FORMATS):
+            raise BadInput(f"a file ending in {', '.join(FORMATS)}", self.out, where="--out")
+        for option, least in (("batch_size", 1), ("threads", 0)):
+            if getattr(self, option) < least:
+                raise BadInput(f"a number from {least} up", str(getattr(self, option)), where=f"--{option}")
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Time classifiers in every runtime and precision, side by side in one process.
+
+    Attributes:
+        models: model.safetensors files, .onnx files of export-model, or folders of either. None given: every model of
+            the run.
+        data: Cohort to measure AUROC on, for each runtime and precision. Default: the validation figures that the
+            files carry.
+        split: Part of that cohort: test, val, train or all.
+        run: Name of the run whose models are timed when none is named, and which keeps the result.
+        runs_dir: Folder of all runs.
+        out: Folder for benchmark.json and benchmark.svg. Default: "benchmark" within the run.
+        threads: CPU threads of every runtime; 0 takes every core. One is the steadiest.
+        seconds: Time for each row of the table, about; half of it for the latency of one image.
+        memory: Whether to measure peak memory, each row in a process of its own.
+    """
+
+    models: list[str] = field(default_factory=list)
+    data: list[str] | str = ""
+    split: str = "test"
+    run: str = "quickstart"
+    runs_dir: str = "runs"
+    out: str = ""
+    threads: int = 1
+    seconds: float = 4.0
+    memory: bool = True
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise unknown_name("split", self.split, SPLITS)
+        if self.threads < 0:
+            raise BadInput("a number from 0 up", str(self.threads), where="--threads")
+        if not self.seconds > 0:
+            raise BadInput("a time above 0 s", str(self.seconds), where="--seconds")
