@@ -80,7 +80,7 @@ class Scaled:
 def new_state() -> Callable[..., TrainState]:
     """Makes a state of 12 images a step: (config, scale of fp16, optimiser of parameters) -> state."""
 
-    def made(config: PretrainConfig, scale: float | None = None, **sgd: float) -> TrainState:
+    def made(config: PretrainConfig, scale: float | None = None, **sgd: Any) -> TrainState:
         torch.manual_seed(0)
         plan = make_plan(120, batch_size=12, optimizer="adamw", epochs=2)
         options, backbone, accelerator = config.method_options, TinyBackbone(), OneProcess(scale)

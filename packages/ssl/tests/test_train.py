@@ -72,7 +72,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny(data: Path, runs: Path, **changes: Any) -> PretrainConfig:
-    options = {"prototypes": 40, "embedding": 8, "queue": 1, "freeze": 3}
+    options: dict[str, Any] = {"prototypes": 40, "embedding": 8, "queue": 1, "freeze": 3}
     options |= {name: changes.pop(name) for name in list(changes) if name in SwAVConfig.__dataclass_fields__}
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 22, "architecture": "test_resnet", "size": 32}
     settings |= {"crops": Crops(local_count=2), "swav": SwAVConfig(**options), "keep_state": False}
@@ -267,7 +267,7 @@ def test_another_labelled_cohort_may_be_probed(data, tmp_path):
 
 def test_another_config_does_not_go_on_in_the_same_folder(finished, data):
     config = tiny(data, finished.parent.parent, epsilon=0.03)
-    with pytest.raises(BadInput, match=r"config.epsilon was 0.05, now 0.03"):
+    with pytest.raises(BadInput, match=r"options.epsilon was 0.05, now 0.03"):
         pretrain(config)
 
 

@@ -12,7 +12,7 @@ from cxr_data.errors import BadInput
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from cxr_common.models.zoo import GrayNetwork
     from cxr_data.cohort import Cohort
@@ -84,15 +84,15 @@ class Method(ABC):
 
     Attributes:
         settings: Its settings, which a recovery from collapse may change.
-        module: All that is trained or averaged. Its ``forward`` takes the crops, one tensor (V_s, B, 1, H_s, W_s) for
-            each size with the global ones first, and returns what `loss` takes.
+        module: The `torch.nn.Module` of all that is trained or averaged. Its ``forward`` takes the crops, one tensor
+            (V_s, B, 1, H_s, W_s) for each size with the global ones first, and returns what `loss` takes.
         sums: Name -> tensor: sums over the steps of an epoch, of this process; adding them up over processes gives
             those of the whole run. Nothing of them is read before the epoch ends.
         recoveries: Kind of collapse -> name -> change, best first.
     """
 
     settings: Any
-    module: "nn.Module"
+    module: Any
     sums: "dict[str, Tensor]"
     recoveries: Mapping[str, Mapping[str, Change]]
 

@@ -169,7 +169,8 @@ def _identity(
     return {
         "stage": "ssl-pretrain",
         "epochs": plan.epochs,
-        "config": experiment(config, PretrainSettings) | config_dict(config.method_options),
+        "config": experiment(config, PretrainSettings),
+        "options": config_dict(config.method_options),
         "global_batch": plan.global_batch,
         "parents": {p["role"]: p["sha256"] for p in parents},
         "cohort": cohort.fingerprint,

@@ -84,7 +84,7 @@ class BYOL(Method):
     @property
     def backbone(self) -> "GrayNetwork":
         """The student's network, which the paper evaluates."""
-        return self.module.backbone  # type: ignore[return-value] - as given
+        return self.module.backbone
 
     def new_sums(self) -> "dict[str, Tensor]":
         """Sums at zero, on the device."""

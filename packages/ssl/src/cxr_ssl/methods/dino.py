@@ -109,7 +109,7 @@ class DINO(Method):
     @property
     def backbone(self) -> "GrayNetwork":
         """The teacher's network, which is the better one throughout training (section 5.2 of the paper)."""
-        return self.module.teacher_backbone  # type: ignore[return-value] - a copy of the one given
+        return self.module.teacher_backbone
 
     def new_sums(self) -> "dict[str, Tensor]":
         """Sums at zero, on the device."""
@@ -137,8 +137,7 @@ class DINO(Method):
     def before_update(self, step: int) -> None:
         """Leave the student's last layer where it is in the first steps."""
         if step < self.settings.freeze_steps:
-            layer: Any = self.module.head.last_layer
-            for parameter in layer.parameters():
+            for parameter in self.module.head.last_layer.parameters():
                 parameter.grad = None
 
     def after_update(self, step: int) -> None:
@@ -172,7 +171,7 @@ class DINO(Method):
         head, criterion = self.module.teacher_head, self.module.criterion
 
         def scores(pixels: "Tensor") -> "Tensor":
-            return head(self.backbone(pixels)) - criterion.center[0]  # type: ignore[index] - a buffer
+            return head(self.backbone(pixels)) - criterion.center[0]
 
         strips = nearest_to_prototypes(self.module, scores, cohort, size, seed=seed, precision=precision)
         text = "The most used outputs of the teacher, and the training images of the highest value of each."

@@ -182,7 +182,7 @@ class SwAVMethod(Method):
     @property
     def backbone(self) -> "GrayNetwork":
         """The network that is probed and kept."""
-        return self.module.backbone  # type: ignore[return-value] - as given
+        return self.module.backbone
 
     def start(self, device: "torch.device", share: int) -> None:
         """Make the queue, for so many images of a step on this process."""
