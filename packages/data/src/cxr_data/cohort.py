@@ -178,6 +178,18 @@ def pixel_digests(pixels: NDArray[np.uint8]) -> list[bytes]:
         return [digest for block in pool.map(digests, range(0, len(pixels), 256)) for digest in block]
 
 
+def image_keys(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """A key of every image's pixels: the first 8 bytes of their SHA-256.
+
+    Args:
+        pixels: (N, P, P) images, or `PixelRows`.
+
+    Returns:
+        (N,) keys; equal for identical images of one size.
+    """
+    return np.array([int.from_bytes(digest[:8], "little", signed=True) for digest in pixel_digests(pixels)], np.int64)
+
+
 def fingerprint(labels: tuple[str, ...], table: pl.DataFrame, digests: list[bytes]) -> str:
     """SHA-256 over labels, table and pixels.
 

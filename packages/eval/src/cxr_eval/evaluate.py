@@ -33,7 +33,7 @@ from cxr_eval import models as found
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.explain.explanations import explain
 from cxr_eval.metrics.classification import PREVALENCE_DEPENDENT
-from cxr_eval.notes import notes
+from cxr_eval.notes import notes, seen_in_training
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
 from cxr_eval.terminal import summary
@@ -72,6 +72,9 @@ def evaluate(config: EvaluateConfig) -> Path:
     match = found.match_labels(headers, cohort.task, cohort.labels)
     targets = found.aligned_targets(cohort.targets[rows], cohort.labels, match)
     groupings = subgroups.groupings(cohort.table[rows], config.subgroups)
+    seen = seen_in_training(files, headers, cohorts, rows) if config.split == "test" else []
+    for sentence in seen:
+        say(f"evaluate: warning: {sentence}")
 
     device = "cuda" if uses_cuda() else "cpu"
     low = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device == "cuda"))
@@ -122,7 +125,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             "notes": list(cohort.notes),
             "broken": len(cohort.broken),
         },
-        "notes": [*match.notes, *notes(config.split, headers, cohorts, match), *warnings],
+        "notes": [*seen, *match.notes, *notes(config.split, headers, cohorts, match), *warnings],
         "provenance": {
             **provenance(),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

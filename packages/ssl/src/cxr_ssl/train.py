@@ -18,6 +18,7 @@ from cxr_data import open_cohort, pixel_size_for
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
+from cxr_data.sources import print_notes
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig, PretrainSettings
 from cxr_ssl.crops import crop_batches, crop_specs
@@ -120,6 +121,7 @@ def _open_cohorts(config: PretrainConfig) -> tuple[Cohort, Cohort]:
     """The cohort to train on and the one to probe on."""
     pixel_size = pixel_size_for(config.size)
     cohort = open_cohort(config.data, pixel_size=pixel_size, seed=0)
+    print_notes(cohort, config.data)
     if len(cohort.rows("train")) < 2:
         raise BadInput("at least 2 training images", str(len(cohort.rows("train"))), where=cohort.source)
     if config.probe_data is None:
