@@ -142,3 +142,13 @@ def test_a_folder_of_nothing_else_says_what_is_there(tmp_path):
     (tmp_path / "a.docx").write_text("x")
     with pytest.raises(BadInput, match=r"expected images .*, found 1 x .docx"):
         find_images(tmp_path)
+
+
+def test_linked_folders_that_are_not_followed_are_named_by_every_reader(tmp_path, write_images):
+    root = write_images(tmp_path / "listed", [f"{i}.png" for i in range(30)])
+    rows = "\n".join(f"{i}.png,{'ab'[i % 2]},p{i}" for i in range(30))
+    (root / "manifest.csv").write_text(f"file,class,patient\n{rows}\n")
+    (tmp_path / "elsewhere").mkdir()
+    (root / "images_002").symlink_to(tmp_path / "elsewhere")
+    cohort = prepare(root, tmp_path / "cohort", pixel_size=32, show=False)
+    assert any("links to folders elsewhere were not followed: images_002" in note for note in cohort.notes)

@@ -49,7 +49,7 @@ def find_images(root: Path) -> Images:
     others = Counter(_suffix(file.path) or "without suffix" for file in files if file.path not in taken)
     kinds = ", ".join(f"{count} x {kind}" for kind, count in others.most_common(5))
     kinds += f" and {len(others) - 5} other kinds" if len(others) > 5 else ""
-    linked = ", ".join(map(spelt, links[:5])) + (f" and {len(links) - 5} more" if len(links) > 5 else "")
+    linked = _listed(links)
     if not images:
         found = kinds or "an empty folder"
         if links:
@@ -58,10 +58,19 @@ def find_images(root: Path) -> Images:
         raise BadInput("images (JPEG, PNG, TIFF, BMP, GIF, WebP, JPEG 2000 or DICOM)", found, where=root, do=do)
     notes = []
     if links:
-        notes.append(f"links to folders elsewhere were not followed: {linked}; copy what they lead to (`cp -rL`)")
+        notes.append(links_note(links))
     if others:
         notes.append(f"{others.total()} other files were left out: {kinds}")
     return Images(images, tuple(notes))
+
+
+def links_note(links: list[str]) -> str:
+    """Note for the user on links to folders that were not followed."""
+    return f"links to folders elsewhere were not followed: {_listed(links)}; copy what they lead to (`cp -rL`)"
+
+
+def _listed(links: list[str]) -> str:
+    return ", ".join(map(spelt, links[:5])) + (f" and {len(links) - 5} more" if len(links) > 5 else "")
 
 
 def is_image(path: Path) -> bool:

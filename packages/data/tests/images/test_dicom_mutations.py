@@ -229,6 +229,7 @@ def test_mutations_are_read_or_set_aside(tmp_path, capfd, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_thousands_of_mutations_are_read_or_set_aside(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
     run(10 * EVERY, tmp_path, capfd, 2)
