@@ -10,29 +10,31 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data.cohort import Cohort, Task, pixel_digests
+from cxr_data.cohort import Cohort, Task
+from cxr_data.copies import overlap
 from cxr_data.errors import BadInput
 from cxr_data.pixel_rows import PixelRows
-from cxr_data.splits import join_groups
 
 
-def join(cohorts: Sequence[Cohort]) -> Cohort:
+def join(cohorts: Sequence[Cohort], *, remove_leaks: bool = True) -> Cohort:
     """Put cohorts one after the other.
 
     Labels are the same when their names are, but for case, spaces and punctuation; the first spelling is kept. A
     finding that a cohort does not know is unknown (NaN) for its images; a class that it does not know is 0, classes
     being exclusive. Each cohort keeps its split. Images and patients carry their cohort's name in front, so that
-    none is mistaken for another's.
+    none is mistaken for another's. Images that several cohorts share are found by their pixels; those that would be
+    trained on in one cohort and tested on in another are left out (:func:`cxr_data.copies.overlap`).
 
     Args:
         cohorts: At least one. Those without labels are unknown throughout.
+        remove_leaks: Whether images that would leak are left out; an audit keeps them, to show them.
 
     Returns:
         The cohort, with a column ``cohort``; its pixels are :class:`PixelRows`.
 
     Raises:
-        BadInput: Different tasks, pixel sizes or ways to map files to pixels, one cohort twice, or two labels of one
-            cohort that read alike.
+        BadInput: Different tasks, pixel sizes or ways to map files to pixels, one cohort twice, two labels of one
+            cohort that read alike, or no training image left.
     """
     if len(cohorts) == 1:
         return cohorts[0]
@@ -41,20 +43,24 @@ def join(cohorts: Sequence[Cohort]) -> Cohort:
     labels = _union(cohorts, names)
     task: Task | None = next((cohort.task for cohort in cohorts if cohort.task), None)
     tables = [_table(name, cohort, labels) for name, cohort in zip(names, cohorts, strict=True)]
-    groups = join_groups(
-        [f"{number}/{group}" for number, cohort in enumerate(cohorts) for group in cohort.groups],
-        [digest for cohort in cohorts for digest in pixel_digests(cohort.pixels)],
-    )
-    table = pl.concat(tables, how="diagonal_relaxed").with_columns(pl.Series("group", groups))
-    rows, leaks = _without_leaks(table)
-    table = table[rows]
+    table = pl.concat(tables, how="diagonal_relaxed")
+    keep, groups, leaks = overlap(cohorts, names)
+    table = table.with_columns(pl.Series("group", groups))
+    rows = None
+    if remove_leaks and not keep.all():
+        rows = np.flatnonzero(keep)
+        table = table[rows]
+        if not (table["split"] == "train").any():
+            found = f"none: all are in the test or validation part of another ({'; '.join(leaks)})"
+            raise BadInput("training images", found, where=" and ".join(names), do="leave one of the cohorts out")
     first = ["image", "patient", "split", "group", "cohort", *(f"label:{label}" for label in labels.values())]
     table = table.select(*first, *(name for name in table.columns if name not in first))
     masks = None
     if all(cohort.masks is not None and cohort.labels == cohorts[0].labels for cohort in cohorts):
         drawn = [cast(NDArray[np.uint8], cohort.masks) for cohort in cohorts]
         masks = cast(NDArray[np.uint8], PixelRows(drawn, rows))
-    identity = json.dumps([cohort.fingerprint for cohort in cohorts]).encode()
+    left_out = [] if rows is None else [np.flatnonzero(~keep).tolist()]
+    identity = json.dumps([*(cohort.fingerprint for cohort in cohorts), *left_out]).encode()
     return Cohort(
         name=" + ".join(names),
         task=task,
@@ -65,7 +71,7 @@ def join(cohorts: Sequence[Cohort]) -> Cohort:
         source=" + ".join(cohort.source for cohort in cohorts),
         fingerprint=hashlib.sha256(identity).hexdigest(),
         notes=(
-            *leaks,
+            *(leaks if remove_leaks else ()),
             *_matched(cohorts, names, labels),
             *(f"{name}: {note}" for name, cohort in zip(names, cohorts, strict=True) for note in cohort.notes),
         ),
@@ -124,27 +130,6 @@ def _union(cohorts: Sequence[Cohort], names: list[str]) -> dict[str, str]:
 
 def _key(label: str) -> str:
     return re.sub(r"[\W_]+", "", label.lower()) or label
-
-
-def _without_leaks(table: pl.DataFrame) -> tuple[NDArray[np.int64], list[str]]:
-    """Rows that may stay, and what to say of groups of two cohorts that lie in two splits."""
-    of_group = pl.col("cohort").n_unique().over("group")
-    first = pl.col("split").replace_strict({"test": 0, "val": 1, "train": 2}, return_dtype=pl.Int8)
-    marked = table.select(
-        (of_group > 1).alias("shared"), ((of_group > 1) & (first > first.min().over("group"))).alias("leaks")
-    )
-    leaks = marked["leaks"].to_numpy()
-    if not marked["shared"].any():
-        return np.arange(table.height), []
-    shared = int(marked["shared"].sum())
-    note = f"identical images in several cohorts: they join {shared} images to patients of another cohort"
-    if leaks.any():
-        by_cohort = table.filter(marked["leaks"]).group_by("cohort", maintain_order=True).len().rows()
-        listed = ", ".join(f"{count} of {name}" for name, count in by_cohort)
-        note += (
-            f"; left out of training and validation, since these patients are in a test or validation part: {listed}"
-        )
-    return np.flatnonzero(~leaks), [note]
 
 
 def _table(name: str, cohort: Cohort, labels: dict[str, str]) -> pl.DataFrame:

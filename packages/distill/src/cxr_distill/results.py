@@ -13,7 +13,7 @@ from cxr_common.training.state import Best
 from cxr_data import decisions
 from cxr_data.cohort import Cohort, image_keys
 from cxr_data.command import config_dict
-from cxr_data.header import portable
+from cxr_data.header import places_of, portable
 from cxr_data.pixel_rows import PixelRows
 from cxr_distill.config import TeachingSettings, TrainConfig, TrainingSettings
 from cxr_distill.data import labelled_task
@@ -81,8 +81,7 @@ def conclude(
 def _trained_on(cohort: Cohort, parents: tuple[dict[str, str], ...]) -> NDArray[np.int64]:
     """Keys of the training images of this run and of the files it is made from, where these hold theirs."""
     own = image_keys(cast(NDArray[np.uint8], PixelRows([cohort.pixels], cohort.rows("train"))))
-    files = [Path(parent["path"]) for parent in parents]
-    theirs = [checkpoint.training_images(file) for file in files if file.suffix == ".safetensors" and file.is_file()]
+    theirs = [checkpoint.training_images(file) for file in places_of(parents) if checkpoint.is_ours(file)]
     return np.concatenate([own, *(keys for keys in theirs if keys is not None)])
 
 
