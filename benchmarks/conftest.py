@@ -1,4 +1,4 @@
-"""The shared room of the benchmarks: ways timed in turns, and rows that a JSON file keeps.
+"""Shared parts of the benchmarks: alternatives timed in turns, and rows kept in a JSON file.
 
     uv run pytest benchmarks -m benchmark -n 0 -s --benchmark-json benchmarks/results/NAME.json
 

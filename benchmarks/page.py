@@ -15,8 +15,8 @@ from typing import Any
 RESULTS = "benchmarks/results"
 HEAD = """# Performance
 
-Written by `benchmarks/page.py` from what the benchmarks kept, not by hand. One file a machine, which does nothing else
-meanwhile:
+Written by `benchmarks/page.py` from what the benchmarks kept, not by hand. One file per machine, which does nothing
+else meanwhile:
 
 ```sh
 uv run pytest benchmarks -m benchmark -n 0 --benchmark-json {results}/NAME.json

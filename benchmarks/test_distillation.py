@@ -17,17 +17,18 @@ from cxr_common.checkpoint import Header, Input
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start
 from cxr_common.training.parameters import groups
-from cxr_distill.cached_outputs import Recording
+from cxr_distill.cached_outputs import CachedOutputs
 from cxr_distill.data import Batch
 from cxr_distill.imbalance import label_loss
+from cxr_distill.losses import KD, MultilabelKD
 from cxr_distill.student import Student
 from cxr_distill.teacher import Teacher
-from cxr_distill.teachers import Guidance, Lessons
-from cxr_distill.train import train_step
+from cxr_distill.teachers import Distillation, Teachers
+from cxr_distill.train import TrainState, train_step
 
 TITLE = "A distillation step"
 LABELS = 14
-WANTED = {(224, 8): {"live": 2.0, "recorded": 3.3}, (64, 64): {"live": 1.7, "recorded": 2.7}}
+WANTED = {(224, 8): {"live": 2.0, "cached": 3.3}, (64, 64): {"live": 1.7, "cached": 2.7}}
 """Least ratios wanted of a ResNet-50 teaching a ResNet-18, by edge and batch size."""
 WANTED_OF_TORCHDISTILL = 1.8
 TEMPERATURE, ALPHA = 4.0, 0.5
@@ -88,7 +89,7 @@ def torchdistill_step(size: int, images: torch.Tensor, targets: torch.Tensor) ->
 
 
 def our_step(
-    size: int, images: torch.Tensor, targets: torch.Tensor, *, recorded: bool = False, task: str = "multilabel"
+    size: int, images: torch.Tensor, targets: torch.Tensor, *, cached: bool = False, task: str = "multilabel"
 ) -> Callable[[], None]:
     accelerator = start("auto")
     frozen = network("resnet50", size).eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -96,20 +97,29 @@ def our_step(
     header = Header("model", "resnet50", Input(size, 0.5, 0.2), task=task, labels=names)
     teacher = Teacher(frozen.to(images.device), header, torch.arange(LABELS))
     if task == "multilabel":
-        guidance = Guidance((teacher,), {"multilabel_kd": 1.0}, 1.0, None, "stage4")
+        distillation = Distillation((teacher,), {MultilabelKD(): 1.0}, 1.0)
     else:
-        guidance = Guidance((teacher,), {"kd": 1 - ALPHA}, ALPHA, TEMPERATURE, "stage4")
+        distillation = Distillation((teacher,), {KD(temperature=TEMPERATURE): 1 - ALPHA}, ALPHA)
     student = Student(network("resnet18", size).to(memory_format=torch.channels_last).train())
     parameters = groups(student, 0.05)
     model, optimizer = accelerator.prepare(student, torch.optim.AdamW(parameters, lr=1e-3, fused=True))
-    kept = (Recording(None, ("logits",)),) if recorded else ()  # type: ignore[arg-type] - its answers come with the batch
-    lessons = Lessons(guidance, torch.ones(1, LABELS), np.zeros((0, LABELS), np.float32), kept)
+    kept = (CachedOutputs(None, ("logits",)),) if cached else ()  # type: ignore[arg-type] - its answers come with the batch
+    teachers = Teachers(distillation, torch.ones(1, LABELS), np.zeros((0, LABELS), np.float32), kept)
     answers = {"logits": torch.zeros(1, len(images), LABELS, dtype=torch.float16, device=images.device)}
-    batch = Batch(images, targets, {} if recorded else {size: images}, answers if recorded else {})
+    batch = Batch(images, targets, {} if cached else {size: images}, answers if cached else {})
     loss = label_loss(task, "auto", targets.cpu().numpy())
 
+    state = TrainState(
+        network=student,
+        model=model,
+        optimizer=optimizer,
+        accelerator=accelerator,
+        loss_on_labels=loss,
+        teachers=teachers,
+    )
+
     def step() -> None:
-        train_step(model, batch, optimizer, accelerator, loss, lessons)
+        train_step(state, batch)
 
     return step
 
@@ -123,8 +133,8 @@ def test_faster_than_a_naive_step(size, batch, medians, record) -> None:
     targets = torch.randint(0, 2, (batch, LABELS), generator=generator).float().to(device)
     steps = {
         "naive": naive_step(size, images, targets),
-        "live": our_step(size, images, targets, recorded=False),
-        "recorded": our_step(size, images, targets, recorded=True),
+        "live": our_step(size, images, targets, cached=False),
+        "cached": our_step(size, images, targets, cached=True),
     }
     seconds = medians(steps, rounds=12, warm_up=2)
     for name, least in WANTED[size, batch].items():

@@ -69,6 +69,7 @@ def test_what_people_type_is_understood() -> None:
     assert given("--restart", "--size", "8") == Config(size=8, restart=True)
     assert not given("--restart", "false").restart
     assert given("--loss", "kd=0.9", "--loss=at=1000").loss == {"kd": 0.9, "at": 1000.0}
+    assert given("--loss", "kd=1e-3", "--loss", "kd.t=2").loss == {"kd": 0.001, "kd.t": 2.0}
 
 
 def test_lists_and_dataclasses_within() -> None:
@@ -205,6 +206,8 @@ def test_print_config_can_be_read_back(tmp_path, capsys) -> None:
     assert ended.value.code == 0
     (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
     assert given("--config", str(tmp_path / "c.yaml")) == Config(size=7, loss={"kd": 2.0})
+    merged = given("--config", str(tmp_path / "c.yaml"), "--loss", "kd.t=3", "--loss", "my.module:Mine=1")
+    assert merged.loss == {"kd": 2.0, "kd.t": 3.0, "my.module:Mine": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -216,3 +219,33 @@ def test_commands_start_light(module) -> None:
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """Lists.
+
+    Attributes:
+        data: One or several.
+        seeds: Numbers.
+        names: Words.
+    """
+
+    data: list[str] | str = "phantom"
+    seeds: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("--data a --data+ b", {"data": ["a", "b"]}),
+        ("--data+ a", {"data": "a"}),
+        ("--data+ a --seeds 1 --data+ b c", {"data": ["a", "b", "c"], "seeds": [1]}),
+        ("--seeds 0 --names x --seeds+ 1,2 --names+=y", {"seeds": [0, 1, 2], "names": ["x", "y"]}),
+        ("--names a --names b", {"names": ["b"]}),
+    ],
+)
+def test_lists_grow_by_the_options_that_help_lists(typed, expected):
+    config = parse(_Lists, prog="x", description="", argv=typed.split())
+    assert config == _Lists(**expected)

@@ -6,6 +6,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 from sklearn.metrics import f1_score
 
+from cxr_data import decisions
 from cxr_data.decisions import decide, fit_calibration, fit_platt, fit_temperature, fit_thresholds, probabilities
 from cxr_data.errors import BadInput
 
@@ -135,3 +136,26 @@ def test_a_threshold_of_fixed_sensitivity() -> None:
         assert (p[y == 1] >= higher).mean() < wanted or (p[y == 0] >= higher).mean() == (p[y == 0] >= threshold).mean()
     lowest_is_positive = fit_thresholds([[0.2], [0.6], [0.9]], [[1.0], [0], [1]], "multilabel", "sensitivity", 1.0)
     assert lowest_is_positive == (0.1,)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_one_outcome_alone_calibrates_nothing_and_is_named(task):
+    logits = np.random.default_rng(0).normal(size=(40, 2))
+    targets = np.tile([1.0, 0.0], (40, 1))
+    assert decisions.fit_temperature(logits, targets, task) == 1
+    assert decisions.fit_thresholds(decisions.probabilities(logits, task), targets, task) == (0.5, 0.5)
+    notes = decisions.not_fitted(targets, ("healthy", "ill"), task)
+    assert len(notes) == (1 if task == "multiclass" else 2)
+    assert "one class only (healthy)" in notes[0] or "no validation image without healthy" in notes[0]
+
+
+def test_labels_of_one_outcome_do_not_move_the_temperature_of_the_others():
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(200, 2)), rng.integers(0, 2, (200, 2)).astype(float)
+    alone = decisions.fit_temperature(logits[:, :1], targets[:, :1], "multilabel")
+    targets[:, 1] = 0
+    assert decisions.fit_temperature(logits, targets, "multilabel") == pytest.approx(alone)
+    assert decisions.not_fitted(np.full((3, 1), np.nan), ("a",), "multilabel") == [
+        "no validation image with a: its threshold of 0.5 and its scale are not fitted"
+    ]
+    assert decisions.not_fitted(np.eye(2), ("a", "b"), "multiclass") == []

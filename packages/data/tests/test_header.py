@@ -1,6 +1,6 @@
 import pytest
 
-from cxr_data.header import portable
+from cxr_data.header import parent, places_of, portable
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,12 @@ from cxr_data.header import portable
 def test_configs_travel_without_paths(value, expected) -> None:
     config = {"data": value, "runs_dir": "/home/me/runs", "workers": 3, "restart": True, "run": "a/b", "lr": 0.1}
     assert portable(config) == {"data": expected, "run": "a/b", "lr": 0.1}
+
+
+def test_parents_are_found_again_though_headers_say_no_place(tmp_path):
+    file = tmp_path / "runs" / "teacher" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    entry = parent("teacher", file)
+    assert entry["path"] == "teacher/model.safetensors"
+    assert places_of([entry, {"role": "start", "path": "x", "sha256": "of another process"}]) == [file]

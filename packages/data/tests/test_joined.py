@@ -145,3 +145,22 @@ def test_masks_stay_with_their_images():
     assert both.masks is not None
     found = both.masks[30].reshape(len(both.labels), -1).any(axis=1)
     np.testing.assert_array_equal(found, both.targets[30] == 1)
+
+
+def test_patients_that_share_an_image_over_cohorts_are_one_group_and_never_in_two_splits():
+    one, two = made("one", ("Mass",), 16), made("two", ("Mass",), 16, seed=1)
+    pixels = two.pixels.copy()
+    pixels[0] = one.pixels[6]  # a training image of "two" is a test image of "one"; its patient has row 1 too
+    pixels[4] = one.pixels[0]  # a validation image of "two" is a training image of "one"
+    pixels[2] = one.pixels[2]  # training images of both
+    both = join([one, replace(two, pixels=pixels)])
+    kept = both.table["image"].to_list()
+    assert [f"two/{i}.png" in kept for i in range(6)] == [False, False, True, True, True, True]
+    assert [f"one/{i}.png" in kept for i in range(8)] == [False, False, True, True, True, True, True, True]
+    assert both.shared_groups == {}
+    row = kept.index("two/2.png")
+    assert both.groups[row] == both.groups[kept.index("one/2.png")]
+    np.testing.assert_array_equal(both.pixels[row], pixels[2])
+    assert both.notes[0].startswith("cohorts share images: 6 images are identical to an image of another")
+    assert both.notes[0].endswith("2 of one, 2 of two")
+    np.testing.assert_array_equal(both.targets[row], two.targets[2])

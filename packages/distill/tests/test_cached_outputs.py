@@ -14,11 +14,12 @@ from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data.augment import ViewSpec, render
 from cxr_data.errors import BadInput
-from cxr_distill import cached_outputs as room
-from cxr_distill.cached_outputs import record, view_set
+from cxr_distill import cached_outputs as module
+from cxr_distill.cached_outputs import cache_outputs, cached_view
 from cxr_distill.config import DistillConfig
+from cxr_distill.losses import build_losses
 from cxr_distill.teacher import Teacher, load_teacher
-from cxr_distill.teachers import Guidance
+from cxr_distill.teachers import Distillation
 from cxr_distill.train import train
 
 CONFIG = DistillConfig(size=32, batch_size=16, epochs=3, precision="fp32", lr=3e-3, student="test_resnet")
@@ -43,7 +44,7 @@ def teacher(path: Path, *stages: str) -> Teacher:
 
 
 def recorded(one: Teacher, cohort, sets: int = 2, spec: ViewSpec = SPEC, **options):
-    return record(one, cohort, cohort.rows("train"), spec, sets, precision=torch.float32, **options)
+    return cache_outputs(one, cohort, cohort.rows("train"), spec, sets, precision=torch.float32, **options)
 
 
 def test_it_holds_what_the_teacher_says_to_these_views(path, toy_cohort, capsys) -> None:
@@ -52,11 +53,11 @@ def test_it_holds_what_the_teacher_says_to_these_views(path, toy_cohort, capsys)
     rows = toy_cohort.rows("train")
     said = capsys.readouterr().out
     width = one.network.network.num_features
-    assert f"2 view sets x {len(rows)} images x 2 logits and {width} pooled" in said
+    assert f"2 views x {len(rows)} images x 2 logits and {width} pooled" in said
     assert f"{2 * len(rows) * (2 + width) * 2 / 1000:.1f} kB in " in said
     positions = np.array([40, 3, 3])
     for k in (0, 1):
-        drawn = {name: values[positions] for name, values in view_set(SPEC, len(rows), k).items()}
+        drawn = {name: values[positions] for name, values in cached_view(SPEC, len(rows), k).items()}
         views = render(toy_cohort.pixels[rows[positions]], drawn, replace(SPEC, size=48))[0]
         live = one(torch.from_numpy(views).unsqueeze(1))
         kept = found.read(k, positions)
@@ -66,7 +67,7 @@ def test_it_holds_what_the_teacher_says_to_these_views(path, toy_cohort, capsys)
     assert found.validation().shape == (len(toy_cohort.rows("val")), 2)
     about = json.loads((found.folder / "about.json").read_text())
     assert about["teacher"] == one.digest
-    assert about["view_seed"] == room.SEED
+    assert about["view_seed"] == module.SEED
 
 
 def test_a_student_learns_from_it_as_from_the_live_teacher_and_asks_no_more(path, tmp_path, toy_cohort) -> None:
@@ -81,12 +82,12 @@ def test_a_student_learns_from_it_as_from_the_live_teacher_and_asks_no_more(path
 
         one.network.network.get_submodule("conv1.0").register_forward_hook(note)
         losses = {"kd": 0.9, "pkt": 1.0}
-        guide = Guidance((one,), losses, 0.1, None, "stage4", view_sets=2, **changes)
-        config = replace(CONFIG, seed=seed, teacher_views=2)
-        train(config, "test_resnet", tmp_path / folder, toy_cohort, start_engine("fp32"), guidance=guide)
+        guide = Distillation((one,), build_losses(losses), 0.1, cached_views=2, **changes)
+        config = replace(CONFIG, seed=seed, cached_views=2)
+        train(config, "test_resnet", tmp_path / folder, toy_cohort, start_engine("fp32"), distillation=guide)
         return [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
 
-    live = taught("live", 0, replay=False)
+    live = taught("live", 0, use_cache=False)
     assert asked.count("live") > 3 * 3
     first = taught("first", 0)
     rows = len(toy_cohort.rows("train"))
@@ -110,7 +111,7 @@ def test_the_key_is_made_of_what_the_answers_depend_on(path, tmp_path, toy_cohor
 def test_what_is_there_is_not_asked_again(path, toy_cohort, monkeypatch) -> None:
     one = teacher(path)
     written = []
-    genuine = room._write
+    genuine = module._write
 
     def fails_at_the_third(target: Path, values) -> None:
         if target.name == "logits-0002.npy":
@@ -118,12 +119,12 @@ def test_what_is_there_is_not_asked_again(path, toy_cohort, monkeypatch) -> None
         written.append(target.name)
         genuine(target, values)
 
-    monkeypatch.setattr(room, "_write", fails_at_the_third)
+    monkeypatch.setattr(module, "_write", fails_at_the_third)
     monkeypatch.setattr("os.getpid", lambda: 0)
     with pytest.raises(KeyboardInterrupt):
         recorded(one, toy_cohort, 4)
     assert written == ["validation.npy", "logits-0000.npy", "logits-0001.npy"]
-    monkeypatch.setattr(room, "_write", lambda target, values: (written.append(target.name), genuine(target, values)))
+    monkeypatch.setattr(module, "_write", lambda target, values: (written.append(target.name), genuine(target, values)))
     found = recorded(one, toy_cohort, 4)
     assert written[3:] == ["logits-0002.npy", "logits-0003.npy"]
     assert not list(found.folder.glob("*.part"))
@@ -134,13 +135,13 @@ def test_what_is_there_is_not_asked_again(path, toy_cohort, monkeypatch) -> None
 
 
 def test_two_at_once_divide_the_work(path, toy_cohort, monkeypatch) -> None:
-    genuine, written = room._write, []
+    genuine, written = module._write, []
 
     def write(target: Path, values) -> None:
         written.append(target.name)
         genuine(target, values)
 
-    monkeypatch.setattr(room, "_write", write)
+    monkeypatch.setattr(module, "_write", write)
     failures = []
 
     def work() -> None:
@@ -161,7 +162,7 @@ def test_two_at_once_divide_the_work(path, toy_cohort, monkeypatch) -> None:
 @pytest.mark.slow
 def test_two_commands_started_at_once(path, tmp_path, toy_folder) -> None:
     flags = f"--size 32 --batch_size 16 --epochs 1 --precision fp32 --data {toy_folder} --teacher {path}".split()
-    flags += ["--student", "test_resnet", "--teacher_views", "3", "--runs_dir", str(tmp_path / "runs")]
+    flags += ["--student", "test_resnet", "--cached_views", "3", "--runs_dir", str(tmp_path / "runs")]
     script = str(Path(sys.executable).with_name("distill"))
     started = [
         subprocess.Popen([script, *flags, "--seed", str(seed), "--name", f"s{seed}"], stdout=subprocess.PIPE)
@@ -178,12 +179,12 @@ def test_two_commands_started_at_once(path, tmp_path, toy_folder) -> None:
 def test_a_damaged_recording_and_a_full_disk_are_said(path, toy_cohort, monkeypatch) -> None:
     one = teacher(path)
     found = recorded(one, toy_cohort, 1)
-    room._opened.cache_clear()
+    module._opened.cache_clear()
     (found.folder / "logits-0000.npy").write_bytes(b"no array")
     with pytest.raises(BadInput, match="damaged"):
         recorded(one, toy_cohort, 1)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(BadInput, match="--teacher_views"):
+    with pytest.raises(BadInput, match="--cached_views"):
         recorded(one, toy_cohort, 3)
 
 
@@ -191,5 +192,5 @@ def test_answers_that_float16_cannot_hold_are_refused(path, toy_cohort) -> None:
     one = teacher(path)
     with torch.no_grad():
         one.network.network.get_submodule("fc").get_parameter("bias").add_(1e5)
-    with pytest.raises(BadInput, match="--teacher_views 0"):
+    with pytest.raises(BadInput, match="--cached_views 0"):
         recorded(one, toy_cohort, 1)

@@ -47,13 +47,13 @@ def test_batches_show_student_and_teachers_the_same_views(toy_cohort) -> None:
     found = list(
         batches(
             toy_cohort, rows, toy_cohort.targets, spec, order, views, accelerator=start_engine("fp32"), first_step=1,
-            sizes=(32, 48, 80), finer={80: finer}, replay=lambda positions: {"positions": torch.from_numpy(positions)},
+            sizes=(32, 48, 80), finer={80: finer}, cached=lambda positions: {"positions": torch.from_numpy(positions)},
         )
     )  # fmt: skip
     assert len(found) == len(order.images) - 1
     batch = found[0]
     chosen = np.sort(order.images[1])
-    assert batch.recorded["positions"].tolist() == chosen.tolist()
+    assert batch.cached["positions"].tolist() == chosen.tolist()
     assert batch.shown[32] is batch.images
     for size, cohort in ((32, toy_cohort), (48, toy_cohort), (80, finer)):
         expected = render(cohort.pixels[rows[chosen]], {k: v[chosen] for k, v in views.items()}, ViewSpec(size))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from cxr_data.errors import BadInput
-from cxr_distill.monitoring import check_finite, divergence, drowning, gradient_shares, validation
+from cxr_distill.monitoring import check_finite, divergence, dominating, gradient_shares, validation
 
 
 def test_shares_are_those_of_the_gradients_norms() -> None:
@@ -26,9 +26,9 @@ def test_what_is_not_finite_is_named(tmp_path) -> None:
 
 
 def test_a_loss_that_leaves_nothing_to_the_others_is_named() -> None:
-    assert drowning({"kd_share": 0.97, "task_share": 0.03, "loss": 1.0}) == "kd"
-    assert drowning({"kd_share": 0.9, "task_share": 0.1}) is None
-    assert drowning({"kd_share": 1.0}) is None
+    assert dominating({"kd_share": 0.97, "task_share": 0.03, "loss": 1.0}) == "kd"
+    assert dominating({"kd_share": 0.9, "task_share": 0.1}) is None
+    assert dominating({"kd_share": 1.0}) is None
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])

@@ -18,8 +18,9 @@ from cxr_common.training.state import TrainState
 from cxr_data.files import sha256
 from cxr_distill import train as loop
 from cxr_distill.config import DistillConfig, FinetuneConfig, Optim
+from cxr_distill.losses import build_losses
 from cxr_distill.teacher import load_teacher
-from cxr_distill.teachers import Guidance
+from cxr_distill.teachers import Distillation
 
 CONFIG = DistillConfig(size=32, batch_size=16, epochs=3, precision="fp32", lr=3e-3, student="test_resnet")
 KINDS = {
@@ -28,7 +29,7 @@ KINDS = {
         {"kd": 0.9, "fitnets": 1.0},
     ),
     "recorded, reused classifier, layerwise": (
-        {"optim": Optim(ema=0.9), "mode": "layerwise", "teacher_views": 2, "imbalance": "logit_adjust"},
+        {"optim": Optim(ema=0.9), "mode": "layerwise", "cached_views": 2, "imbalance": "logit_adjust"},
         {"simkd": 1.0, "kd": 0.5},
     ),
 }
@@ -46,9 +47,9 @@ def test_stopped_between_two_steps_it_resumes_to_the_same_bits(tmp_path, toy_coh
 
     def run(folder: str) -> Path:
         teacher = load_teacher(tmp_path / "t.safetensors", given.labels, "multiclass", stages)
-        guide = Guidance((teacher,), losses, 0.1, None, "stage4", view_sets=config.teacher_views)
+        guide = Distillation((teacher,), build_losses(losses), 0.1, cached_views=config.cached_views)
         where = tmp_path / folder
-        loop.train(config, "test_resnet", where, toy_cohort, start_engine("fp32"), guidance=guide)
+        loop.train(config, "test_resnet", where, toy_cohort, start_engine("fp32"), distillation=guide)
         return where
 
     whole = run("whole")

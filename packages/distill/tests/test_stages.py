@@ -60,10 +60,10 @@ def test_a_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_pat
         (["--loss", "kdd=1"], "did you mean kd"),
         (["--loss", "multilabel_kd=1"], "use kd"),
         (["--loss", "dist=1"], "at least 3 labels for 'dist'"),
-        (["--stage", "stage9"], "stage"),
+        (["--loss", "fitnets.stage=stage9"], "did you mean stage"),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--task_loss", "focall"], "focal"),
-        (["--loss", "fitnets=1", "--teacher_views", "2"], "which looks at the maps of stage4"),
+        (["--loss", "fitnets=1", "--cached_views", "2"], "which reads the maps of stage4"),
         (["--loss", "kd=0", "--task_weight", "0"], "a loss with a weight above 0"),
     ],
 )
@@ -99,7 +99,7 @@ def test_two_teachers_of_their_own_sizes_asked_once(tmp_path, toy_folder) -> Non
     runs = tmp_path / "runs"
     done = run(
         "distill", *FAST, "--data", toy_folder, "--student", "test_resnet", "--runs_dir", runs,
-        "--teacher", *teachers, "--teachers", "weighted", "--teacher_views", 1,
+        "--teacher", *teachers, "--ensemble", "weighted", "--cached_views", 1,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("teacher once: 1 view sets x") == 2

@@ -15,8 +15,9 @@ from cxr_data.errors import BadInput
 from cxr_data.metrics import auroc
 from cxr_distill.config import DistillConfig
 from cxr_distill.data import Batch
+from cxr_distill.losses import FitNets, MultilabelKD, build_losses
 from cxr_distill.teacher import load_teacher
-from cxr_distill.teachers import Guidance, Lessons, check_sources, joint_logits, label_weights, prepare
+from cxr_distill.teachers import Distillation, Teachers, check_teachers, joint_logits, label_weights, prepare
 from cxr_distill.train import train
 
 LABELS = ("square", "rare")
@@ -30,10 +31,10 @@ def teacher_file(folder: Path, size: int, seed: int, architecture: str = "test_r
     return path
 
 
-def several(folder: Path, **changes) -> Guidance:
+def several(folder: Path, **changes) -> Distillation:
     files = [teacher_file(folder, 32, 0), teacher_file(folder, 48, 1), teacher_file(folder, 48, 2, "test_vit")]
     loaded = tuple(load_teacher(file, LABELS, "multilabel") for file in files)
-    return Guidance(loaded, {"multilabel_kd": 1.0}, 0.5, None, "stage4", **changes)
+    return Distillation(loaded, {MultilabelKD(): 1.0}, 0.5, **changes)
 
 
 def test_weights_follow_validation_auroc() -> None:
@@ -62,50 +63,56 @@ def test_joint_logits_are_the_weighted_mean() -> None:
 def test_each_teacher_sees_the_view_at_its_own_size(tmp_path) -> None:
     guide = several(tmp_path)
     weights = torch.tensor([[0.2, 0.5], [0.3, 0.25], [0.5, 0.25]])
-    lessons = Lessons(guide, weights, np.zeros((0, 2), np.float32))
-    assert lessons.sizes == (32, 48)
+    teachers = Teachers(guide, weights, np.zeros((0, 2), np.float32))
+    assert teachers.sizes == (32, 48)
     small, large = (torch.randint(0, 256, (4, 1, s, s), dtype=torch.uint8) for s in (32, 48))
-    seen = lessons.seen(Batch(small, torch.zeros(4, 2), {32: small, 48: large}, {}))
+    seen = teachers.outputs(Batch(small, torch.zeros(4, 2), {32: small, 48: large}, {}))
     own = [t(small if t.size == 32 else large).logits for t in guide.teachers]
     torch.testing.assert_close(seen.logits, sum(w * z for w, z in zip(weights, own, strict=True)))
     assert seen.classifier_weight is None
 
 
-def test_several_teachers_recorded_answer_as_live(tmp_path, multilabel_cohort, monkeypatch) -> None:
+def test_several_teachers_cached_answer_as_live(tmp_path, multilabel_cohort, monkeypatch) -> None:
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
     cohort, engine = multilabel_cohort, start_engine("fp32")
     rows = cohort.rows("train")
-    recorded, live = (
-        prepare(several(tmp_path, combination="weighted", view_sets=1, replay=how), cohort, rows, ViewSpec(32), engine)
+    cached, live = (
+        prepare(
+            several(tmp_path, ensemble="weighted", cached_views=1, use_cache=how), cohort, rows, ViewSpec(32), engine
+        )
         for how in (True, False)
     )
-    assert recorded.sizes == ()
-    np.testing.assert_allclose(recorded.validation, live.validation, atol=1e-5)
-    torch.testing.assert_close(recorded.weights, live.weights)
+    assert cached.sizes == ()
+    np.testing.assert_allclose(cached.validation, live.validation, atol=1e-5)
+    torch.testing.assert_close(cached.weights, live.weights)
     assert len(list((tmp_path / "cache" / "teachers").iterdir())) == 3
 
 
 def test_losses_that_these_teachers_cannot_serve() -> None:
-    one = {"task": "multilabel", "teachers": 1, "combination": "mean", "sets": 0}
-    check_sources(["fitnets", "led"], "stage4", **one)
-    check_sources(["multilabel_kd", "led", "pkt"], "stage4", **{**one, "sets": 4})
-    check_sources(["fitnets"], "pooled", **{**one, "sets": 4})
-    with pytest.raises(BadInput, match="fitnets, which looks at the maps of stage3"):
-        check_sources(["multilabel_kd", "fitnets"], "stage3", **{**one, "sets": 4})
-    with pytest.raises(BadInput, match="cam, which looks at the maps of stage4"):
-        check_sources(["cam"], "stage4", **{**one, "sets": 1})
+    one = {"task": "multilabel", "teachers": 1, "ensemble": "mean", "cached_views": 0}
+
+    def check(*names: str, **changes: object) -> None:
+        check_teachers(build_losses(dict.fromkeys(names, 1.0)), **{**one, **changes})
+
+    check("fitnets", "led")
+    check("multilabel_kd", "led", "pkt", "pooled_cosine", cached_views=4)
+    check_teachers({FitNets(stage="pooled"): 1.0}, **{**one, "cached_views": 4})
+    with pytest.raises(BadInput, match="fitnets, which reads the maps of stage4"):
+        check("multilabel_kd", "fitnets", cached_views=4)
+    with pytest.raises(BadInput, match="cam, which reads the maps of stage4"):
+        check("cam", cached_views=1)
     with pytest.raises(BadInput, match="several teachers"):
-        check_sources(["pkt"], "stage4", **{**one, "teachers": 2})
+        check("pkt", teachers=2)
     with pytest.raises(BadInput, match="weighted or mean"):
-        check_sources(["kd"], "stage4", task="multiclass", teachers=2, combination="best_label", sets=0)
-    check_sources(["multilabel_kd"], "stage4", **{**one, "teachers": 2, "combination": "best_label"})
+        check("kd", task="multiclass", teachers=2, ensemble="best_label")
+    check("multilabel_kd", teachers=2, ensemble="best_label")
 
 
 def test_a_student_of_the_teachers_own_architecture_among_several(tmp_path, multilabel_cohort) -> None:
     cohort = multilabel_cohort
     config = DistillConfig(size=32, batch_size=16, epochs=6, precision="fp32", student="test_resnet")
-    guide = several(tmp_path, combination="best_label")
-    train(config, "test_resnet", tmp_path / "s", cohort, start_engine("fp32"), guidance=guide)
+    guide = several(tmp_path, ensemble="best_label")
+    train(config, "test_resnet", tmp_path / "s", cohort, start_engine("fp32"), distillation=guide)
     lines = [json.loads(line) for line in (tmp_path / "s" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["multilabel_kd"] < 0.8 * lines[0]["multilabel_kd"]
     for line in lines:
@@ -115,7 +122,7 @@ def test_a_student_of_the_teachers_own_architecture_among_several(tmp_path, mult
 def test_unlabelled_images_move_the_student(tmp_path, multilabel_cohort) -> None:
     """With half of the images unlabelled, what the teacher says of just these still counts."""
     cohort = multilabel_cohort
-    guide = Guidance(several(tmp_path).teachers[:1], {"multilabel_kd": 1.0}, 1.0, None, "stage4")
+    guide = Distillation(several(tmp_path).teachers[:1], {MultilabelKD(): 1.0}, 1.0)
     targets = cohort.targets.copy()
     unlabelled = cohort.rows("train")[::2]
     targets[unlabelled] = np.nan
@@ -129,7 +136,7 @@ def test_unlabelled_images_move_the_student(tmp_path, multilabel_cohort) -> None
         if name == "other":
             which[unlabelled] = 255 - which[unlabelled]
         one = replace(partly, pixels=which)
-        train(config, "test_resnet", tmp_path / name, one, start_engine("fp32"), guidance=guide)
+        train(config, "test_resnet", tmp_path / name, one, start_engine("fp32"), distillation=guide)
         used.append(json.loads((tmp_path / name / "done.json").read_text()))
     assert used[0]["train_images"] == len(cohort.rows("train"))
     assert used[0]["sha256"] != used[1]["sha256"]

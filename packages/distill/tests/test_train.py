@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +19,12 @@ from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
+from cxr_data.header import TRAINING_IMAGES
 from cxr_distill import stages
 from cxr_distill.config import DistillConfig, FinetuneConfig
-from cxr_distill.losses import build_adapters
+from cxr_distill.losses import FitNets, Interface, build_adapters, build_losses
 from cxr_distill.teacher import classifier_weight, load_teacher
-from cxr_distill.teachers import Guidance
+from cxr_distill.teachers import Distillation
 from cxr_distill.train import automatic_epochs, automatic_lr, train
 
 SCRIPT = str(Path(__file__).parent / "whole_run.py")
@@ -33,10 +36,10 @@ def finetuned(folder: Path, cohort, **changes) -> Path:
     return train(config, config.architecture, folder, cohort, start_engine("fp32"))
 
 
-def guidance(path: Path, losses: dict[str, float], **changes) -> Guidance:
+def distillation(path: Path, losses: Mapping[str, Any], **changes) -> Distillation:
     stages = ("stage4",) if "fitnets" in losses else ()
     teacher = load_teacher(path, ("NORMAL", "PNEUMONIA"), "multiclass", stages)
-    return Guidance((teacher,), losses, **{"task_weight": 0.1, "temperature": None, "stage": "stage4", **changes})
+    return Distillation((teacher,), build_losses(losses), **{"task_weight": 0.1, **changes})
 
 
 def test_it_learns_and_says_what_it_is(tmp_path, toy_cohort) -> None:
@@ -65,13 +68,13 @@ def test_student_learns_from_the_teacher_alone_and_saves_no_adapter(tmp_path, to
     teacher = finetuned(tmp_path / "teacher", toy_cohort, epochs=12)
     before = sha256(teacher)
     config = DistillConfig(**{**SMALL, "epochs": 12}, student="test_resnet", loss={"kd": 1.0, "fitnets": 1.0})
-    guide = guidance(teacher, dict(config.loss), task_weight=0.0)
-    path = train(config, "test_resnet", tmp_path / "student", toy_cohort, start_engine("fp32"), guidance=guide)
+    guide = distillation(teacher, dict(config.loss), task_weight=0.0)
+    path = train(config, "test_resnet", tmp_path / "student", toy_cohort, start_engine("fp32"), distillation=guide)
     lines = [json.loads(line) for line in (tmp_path / "student" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["kd"] < 0.5 * lines[0]["kd"]
     assert lines[-1]["fitnets"] < lines[0]["fitnets"]
     assert lines[-1]["agreement"] > 0.8
-    assert load_file(path).keys() == load(teacher)[0].network.state_dict().keys()
+    assert load_file(path).keys() == {*load(teacher)[0].network.state_dict(), TRAINING_IMAGES}
     assert sha256(teacher) == before
     assert not guide.teachers[0].network.training
     assert all(p.grad is None for p in guide.teachers[0].network.parameters())
@@ -80,8 +83,8 @@ def test_student_learns_from_the_teacher_alone_and_saves_no_adapter(tmp_path, to
 def test_images_without_labels_are_taught_by_the_teacher(tmp_path, toy_cohort) -> None:
     teacher = finetuned(tmp_path / "teacher", toy_cohort)
     config = DistillConfig(**SMALL, student="test_resnet", label_fraction=0.3)
-    guide = guidance(teacher, {"kd": 1.0})
-    train(config, "test_resnet", tmp_path / "s", toy_cohort, start_engine("fp32"), guidance=guide)
+    guide = distillation(teacher, {"kd": 1.0})
+    train(config, "test_resnet", tmp_path / "s", toy_cohort, start_engine("fp32"), distillation=guide)
     alone = finetuned(tmp_path / "alone", toy_cohort, label_fraction=0.3)
     used = [json.loads(Path(p, "done.json").read_text())["train_images"] for p in (tmp_path / "s", alone.parent)]
     assert used[0] == len(toy_cohort.rows("train"))
@@ -188,7 +191,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, i
     flags += ["--start", "random", "--runs_dir", str(tmp_path), "--name", "model"]
     if taught:
         teacher = finetuned(tmp_path / "t", toy_cohort)
-        flags += ["--teacher", str(teacher), "--student", "test_vit", "--teacher_views", "2", "--optim.ema", "0.5"]
+        flags += ["--teacher", str(teacher), "--student", "test_vit", "--cached_views", "2", "--optim.ema", "0.5"]
         flags += ["--loss", "kd=0.9", "--loss", "fitnets=1", "--stage", "pooled", "--optim.clip", "1"]
     else:
         flags += ["--architecture", "test_vit"]
@@ -205,7 +208,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, i
 
 
 def test_adapters_fit_student_to_teacher() -> None:
-    adapters = build_adapters({"fitnets": 1.0}, {"stage4": 8}, {"stage4": 16}, "stage4")
+    adapters = build_adapters({FitNets(): 1.0}, Interface({"stage4": 8}), Interface({"stage4": 16}))
     assert sum(p.numel() for p in adapters.parameters()) == 8 * 16 + 16
 
 

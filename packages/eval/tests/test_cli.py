@@ -17,7 +17,7 @@ def test_help_names_every_option_without_heavy_imports():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    for option in ("models", "--data", "--run", "--resamples", "--threads"):
+    for option in ("MODELS", "--data", "--run", "--resamples", "--threads"):
         assert option in found.stdout
 
 

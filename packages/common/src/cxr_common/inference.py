@@ -1,6 +1,7 @@
 """Running a network over a cohort's images."""
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ def outputs(
     batch_size: int = 64,
     precision: torch.dtype = torch.float32,
     workers: int | None = None,
+    on_batch: Callable[[int], object] | None = None,
 ) -> NDArray[np.float32]:
     """What the network answers for whole images: logits of a classifier, features of a backbone.
 
@@ -37,6 +39,7 @@ def outputs(
         batch_size: Images of a forward.
         precision: Arithmetic of the forward: float32, or bfloat16 where the device has it.
         workers: Threads that prepare images; None chooses.
+        on_batch: Called after every batch with its number of images, for a progress bar.
 
     Returns:
         (M, D) float32.
@@ -53,6 +56,8 @@ def outputs(
             with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
                 answer = network(images)
             answers.append(answer.float().cpu())
+            if on_batch is not None:
+                on_batch(len(batch))
     finally:
         network.train(was_training)
     return torch.cat(answers).numpy() if answers else np.empty((0, 0), np.float32)

@@ -340,7 +340,7 @@ def _audit(config: AuditConfig) -> None:
     sources = config.cohort or ["phantom"]
     pixel_size = pixel_size_for(config.size)
     parts = [open_cohort(source, pixel_size=pixel_size, note_smaller=False) for source in sources]
-    cohort = join(parts)
+    cohort = join(parts, remove_leaks=False)
     facts = [file_facts(Path(part.source), part.table["image"].to_list()) for part in parts]
     known = [fact for fact in facts if fact is not None]
     found = audit(

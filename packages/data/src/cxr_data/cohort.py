@@ -1,4 +1,4 @@
-"""A cohort: one row an image, its labels, its patient, its split, its pixels."""
+"""A cohort: one row per image, its labels, its patient, its split, its pixels."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ class Cohort:
         task: "multilabel" (findings side by side), "multiclass" (exclusive classes), None without labels.
         labels: Label names, in the order of every label axis. With two classes the positive one is
             ``labels[1]``.
-        table: One row an image: ``image`` (id, the path below the source), ``patient``, ``split`` ("train",
+        table: One row per image: ``image`` (id, the path below the source), ``patient``, ``split`` ("train",
             "val", "test"), ``group`` (Int64: patients joined by identical images), one Float32 column
             ``label:NAME`` a label (0, 1, or NaN where unknown), and what else is known (``view``, ``sex``,
             ``age`` in years, …).
@@ -176,6 +176,18 @@ def pixel_digests(pixels: NDArray[np.uint8]) -> list[bytes]:
 
     with ThreadPoolExecutor() as pool:
         return [digest for block in pool.map(digests, range(0, len(pixels), 256)) for digest in block]
+
+
+def image_keys(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """A key of every image's pixels: the first 8 bytes of their SHA-256.
+
+    Args:
+        pixels: (N, P, P) images, or `PixelRows`.
+
+    Returns:
+        (N,) keys; equal for identical images of one size.
+    """
+    return np.array([int.from_bytes(digest[:8], "little", signed=True) for digest in pixel_digests(pixels)], np.int64)
 
 
 def fingerprint(labels: tuple[str, ...], table: pl.DataFrame, digests: list[bytes]) -> str:

@@ -1,14 +1,11 @@
 """From a frozen dataclass to a command line, and from an error to an exit code."""
 
-import argparse
 import dataclasses
 import json
 import os
-import shlex
 import signal
 import sys
 import types
-from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -94,6 +91,8 @@ def parse(
         BadInput: An argument cannot be parsed, or its value is refused by the config's own checks.
         SystemExit: ``--print_config`` (code 0).
     """
+    from argparse import ArgumentError
+
     from jsonargparse import ArgumentParser
 
     arguments = _familiar(list(sys.argv[1:] if argv is None else argv), config_class)
@@ -107,7 +106,7 @@ def parse(
     if presets:
         parser.set_defaults(dict(presets.get(_preset(arguments), {})))
     try:
-        found = parser.parse_args(arguments)
+        found = parser.parse_args(_with_entries(arguments, config_class, parser))
     except (ArgumentError, UnicodeDecodeError) as error:
         raise BadInput(
             "arguments the command knows",
@@ -117,14 +116,39 @@ def parse(
     return _made(config_class, found)
 
 
+def _with_entries(arguments: list[str], config_class: type, parser: Any) -> list[str]:
+    """Merge single entries of dicts ("--loss.kd=0.9") into what a YAML file says of the dict; keys may have dots."""
+    dicts = [name for name, kind in _fields(config_class).items() if get_origin(kind) is dict]
+    prefixes = tuple(f"--{name}." for name in dicts)
+    entries = [token for token in arguments if token.startswith(prefixes)]
+    if not entries:
+        return arguments
+    import yaml
+
+    others = [token for token in arguments if not token.startswith(prefixes)]
+    given = parser.parse_args([token for token in others if not token.startswith("--print_config")])
+    merged = {name: dict(given[name]) for name in dicts}
+    for token in entries:
+        flag, _, value = token.partition("=")
+        name, _, key = flag[2:].partition(".")
+        try:
+            merged[name][key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            merged[name][key] = value
+    changed = {token[2:].partition(".")[0] for token in entries}
+    return [*others, *(f"--{name}={json.dumps(merged[name])}" for name in sorted(changed))]
+
+
 def _preset(arguments: Sequence[str]) -> str:
     """The preset that the arguments or their YAML file name; empty where none, as for a file that cannot be read."""
+    import argparse
+
     looking = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     looking.add_argument("--preset")
     looking.add_argument("--config")
     try:
         found, _ = looking.parse_known_args(arguments)
-    except ArgumentError:  # a flag without its value: the parser proper says so
+    except argparse.ArgumentError:  # a flag without its value: the parser proper says so
         return ""
     if found.preset is not None or found.config is None or not Path(found.config).is_file():
         return found.preset or ""
@@ -150,16 +174,17 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
     """Let people type what they would expect.
 
     ``--restart`` for true, ``--loss kd=0.9`` for one entry of a dict, ``--teacher A B`` for a list, which is a plain
-    word where one will do (``list[str] | str``), ``--seeds 0,1,2`` for a list of numbers.
+    word where one will do (``list[str] | str``), ``--teacher+ C`` for one more, ``--seeds 0,1,2`` for numbers.
     """
     fields = _fields(config_class)
     translated: list[str] = []
+    lists: dict[str, tuple[int, list[str]]] = {}  # option -> where its list stands in `translated`, and what is in it
     position = 0
     while position < len(arguments):
         token = arguments[position]
         position += 1
         flag, _, value = token.partition("=")
-        name = flag[2:].split(".")[0]
+        name = flag[2:].removesuffix("+").split(".")[0]
         if not flag.startswith("--") or not name or name in ("help", "config", "print_config"):
             translated.append(token)
             continue
@@ -184,6 +209,13 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
             while not value and position < len(arguments) and not arguments[position].startswith("--"):
                 listed.append(arguments[position])
                 position += 1
+            if flag.endswith("+"):
+                flag = flag[:-1]
+                listed = [*lists.get(flag, (0, []))[1], *listed]
+            if flag in lists:
+                translated.pop(lists[flag][0])
+                lists = {other: (at - (at > lists[flag][0]), held) for other, (at, held) in lists.items()}
+            lists[flag] = (len(translated), listed)
             if listed[0].startswith("[") or (one_or_many and len(listed) == 1):
                 translated.append(f"{flag}={listed[0]}")
             elif get_args(kind) in ((int,), (float,)):
@@ -207,6 +239,8 @@ def option(name: str, value: Any, default: Any) -> str:
     """`` --name value`` as a person would type it after a command; empty where it is the default."""
     if value == default:
         return ""
+    import shlex
+
     return f" --{name} {shlex.join([value] if isinstance(value, str) else map(str, value))}"
 
 

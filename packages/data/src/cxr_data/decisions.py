@@ -1,7 +1,7 @@
 """From logits to probabilities to decisions; what is fitted here is fitted on validation data only."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,29 @@ def probabilities(logits: ArrayLike, task: str, calibration: dict[str, Any] | No
     return 0.5 * (1 + np.tanh(0.5 * scaled))
 
 
+def not_fitted(targets: ArrayLike, labels: Sequence[str], task: str) -> list[str]:
+    """What validation images cannot calibrate, in sentences: labels of which they hold one outcome only.
+
+    Args:
+        targets: (N, L) of the validation images, in {0, 1, NaN}.
+        labels: L names.
+        task: "multiclass" or "multilabel".
+    """
+    target = np.asarray(targets, np.float64)
+    if task == "multiclass":
+        held = [label for label, column in zip(labels, target.T, strict=True) if (column == 1).any()]
+        if len(held) > 1:
+            return []
+        only = f"images of one class only ({held[0]})" if held else "no labelled image"
+        return [f"the validation part has {only}: temperature 1 and threshold 0.5 are kept, not fitted"]
+    notes = []
+    for label, column in zip(labels, target.T, strict=True):
+        if not ((column == 1).any() and (column == 0).any()):
+            missing = "without" if (column == 1).any() else "with"
+            notes.append(f"no validation image {missing} {label}: its threshold of 0.5 and its scale are not fitted")
+    return notes
+
+
 def fit_temperature(logits: ArrayLike, targets: ArrayLike, task: str) -> float:
     """Temperature that minimises the negative log-likelihood (Guo et al. 2017), by golden section on log T.
 
@@ -44,10 +67,13 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, task: str) -> float:
         task: "multiclass" or "multilabel".
 
     Returns:
-        T in [0.05, 20]; 1 where no target is known.
+        T in [0.05, 20]; 1 where there is nothing to tell apart: labels with one outcome only do not count, nor do
+        images of one class only.
     """
     logit, target = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
     known = ~np.isnan(target)
+    both = (target == 1).any(axis=0) & (target == 0).any(axis=0)
+    known &= both
     if not known.any():
         return 1.0
 

@@ -43,22 +43,30 @@ def existing_folder(path: str | Path) -> Path:
 
 
 def scan(root: Path) -> list[File]:
-    """Every file below a folder, sorted by path; hidden files and system litter are left out.
+    """Every file below a folder, sorted by path: the first part of :func:`scan_with_links`."""
+    return scan_with_links(root)[0]
+
+
+def scan_with_links(root: Path) -> tuple[list[File], list[str]]:
+    """Every file below a folder, and the linked folders that were not followed; hidden files and litter are left out.
 
     Args:
         root: Resolved folder.
 
     Returns:
-        The files. Links to folders are not followed; all other links count as files, also those that lead out of
-        the folder or nowhere: reading them is refused (:func:`refuse_outside`), so that each is named as broken.
+        The files, sorted by path, and the paths of links to folders outside ``root``, or to a folder that the link
+        itself lies in. Other links to folders are followed. All other links count as files, also those that lead out
+        of the folder or nowhere: reading them is refused (:func:`refuse_outside`), so that each is named as broken.
 
     Raises:
         BadInput: A folder cannot be read.
     """
-    found = []
-    folders = [""]
+    files: list[File] = []
+    links: list[str] = []
+    # Each folder with its real path and those of the folders it was reached through.
+    folders = [("", str(root), frozenset([str(root)]))]
     while folders:
-        folder = folders.pop()
+        folder, place, through = folders.pop()
         try:
             entries = list(os.scandir(root / folder))
         except OSError as error:
@@ -67,20 +75,23 @@ def scan(root: Path) -> list[File]:
             if entry.name.startswith(".") or entry.name in SKIPPED:
                 continue
             path = folder + entry.name
-            if entry.is_symlink():
-                if os.path.isdir(entry.path):
-                    continue
+            link = entry.is_symlink()
+            if os.path.isdir(entry.path) if link else entry.is_dir():
+                real = os.path.realpath(entry.path) if link else os.path.join(place, entry.name)
+                if link and (real in through or not Path(real).is_relative_to(root)):
+                    links.append(path)
+                else:
+                    folders.append((path + "/", real, through | {real}))
+                continue
+            if link:
                 readable = _within(root, path) and os.path.isfile(entry.path)
                 state = entry.stat(follow_symlinks=readable)
-            elif entry.is_dir():
-                folders.append(path + "/")
-                continue
             elif entry.is_file():
                 state = entry.stat()
             else:
                 continue
-            found.append(File(path, state.st_size, state.st_mtime_ns))
-    return sorted(found)
+            files.append(File(path, state.st_size, state.st_mtime_ns))
+    return sorted(files), sorted(links)
 
 
 def inside(root: Path, name: str, listed_in: Path) -> str:
@@ -156,8 +167,8 @@ def refuse_full(folder: Path) -> None:
         BadInput: The folder is a file or has content.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        found = "a file" if folder.is_file() else "files in it"
-        raise BadInput("a new or empty folder to write", found, where=folder, do="choose another --out")
+        there = "a file" if folder.is_file() else "files in it"
+        raise BadInput("a new or empty folder to write", there, where=folder, do="choose another --out")
 
 
 @contextmanager

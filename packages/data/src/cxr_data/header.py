@@ -7,7 +7,7 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ KEY = "cxr"
 """Key of the header in the metadata of a file."""
 EXPORT_KEY = "cxr_export"
 """Key of the JSON that an ONNX file says of its own making."""
+TRAINING_IMAGES = "cxr.training_images"
+"""Name of the tensor, beside the weights, with the keys of the images that were trained on."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,15 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: name(value) if key in ("data", "teacher", "start") else value for key, value in kept.items()}
 
 
+_PLACES: dict[str, Path] = {}
+"""SHA-256 of each file that :func:`parent` has described in this process -> where it lies, which no header says."""
+
+
+def places_of(parents: Iterable[Mapping[str, str]]) -> list[Path]:
+    """Where those of a header's parents lie that :func:`parent` has described in this process."""
+    return [_PLACES[entry["sha256"]] for entry in parents if entry["sha256"] in _PLACES]
+
+
 def parent(role: str, path: str | Path) -> dict[str, str]:
     """Provenance entry of a file this one is made from.
 
@@ -113,7 +124,9 @@ def parent(role: str, path: str | Path) -> dict[str, str]:
     # Every run's file has the same name: its folder tells which it is.
     ours = place.name in ("model.safetensors", "backbone.safetensors")
     try:
-        return {"role": role, "path": "/".join(place.parts[-1 - ours :]), "sha256": sha256(path)}
+        digest = sha256(path)
+        _PLACES[digest] = place.absolute()
+        return {"role": role, "path": "/".join(place.parts[-1 - ours :]), "sha256": digest}
     except OSError as error:
         raise BadInput("a file to begin with", error.strerror or str(error), where=path) from error
 

@@ -1,15 +1,35 @@
-"""The image files below a folder."""
+"""The image files of a folder: what counts as an image, and what else lies there."""
 
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_data.errors import BadInput
-from cxr_data.folders import File, refuse_outside, scan
-from cxr_data.images.elements import SNIFFED, is_dicom
-from cxr_data.images.header import BrokenImage
+from cxr_data.folders import File, refuse_outside, scan_with_links
+from cxr_data.images.header import BrokenImage, UnreadFormat, first_bytes, image_kind
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
+_READ = ".jpg .jpeg .jpe .jfif .png .apng .tif .tiff .btf .tf8 .bmp .dib .gif .webp .jp2 .j2k .j2c .jpx .jpf"
+_DICOM, _NOT_READ = ".dcm .dicom .ima", ".heic .heif .avif .jxl"
+IMAGE_SUFFIXES = frozenset(f"{_READ} {_DICOM} {_NOT_READ}".split())
+"""Suffixes of files that are taken for images without a look: what cannot be read is named as broken."""
+_TABLES = ".csv .tsv .json .jsonl .xml .yaml .yml .xls .xlsx .parquet .npy .npz .h5"
+_TEXTS, _CODE = ".txt .md .html .htm .pdf .doc .docx .log", ".py .ipynb .zip .tar .tgz .sha256 .md5"
+_NO_IMAGES = frozenset(f"{_TABLES} {_TEXTS} {_CODE}".split())
+"""Suffixes of files that are not looked into."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """What :func:`find_images` finds below a folder.
+
+    Attributes:
+        paths: Relative paths of the images, sorted, whatever bytes their names are.
+        notes: What else lies there, for the user: other files, and linked folders that were not followed.
+    """
+
+    paths: list[str]
+    notes: tuple[str, ...]
 
 
 def spelt(path: str) -> str:
@@ -17,32 +37,74 @@ def spelt(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def found_images(root: Path) -> list[str]:
-    """Relative paths of the image files below a folder, sorted, whatever bytes their names are.
-
-    Suffixes decide; a file without one, or with digits for one, counts when it begins as DICOM does.
+def find_images(root: Path) -> Images:
+    """Find the image files below a folder; see :func:`is_image` for what counts.
 
     Raises:
         BadInput: No image at all.
     """
-    files = scan(root)
-    images = [file.path for file in files if _is_image(root, file)]
+    files, links = scan_with_links(root)
+    images = [file.path for file in files if _may_be_read(root, file) and is_image(root / file.path)]
+    taken = set(images)
+    others = Counter(_suffix(file.path) or "without suffix" for file in files if file.path not in taken)
+    kinds = ", ".join(f"{count} x {kind}" for kind, count in others.most_common(5))
+    kinds += f" and {len(others) - 5} other kinds" if len(others) > 5 else ""
+    linked = _listed(links)
     if not images:
-        kinds = Counter(os.path.splitext(file.path)[1].lower() or "no suffix" for file in files)
-        found = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5)) or "an empty folder"
-        raise BadInput(f"images ({', '.join(sorted(IMAGE_SUFFIXES))})", found, where=root)
-    return images
+        there = kinds or "an empty folder"
+        if links:
+            there = f"{len(links)} links to folders elsewhere ({linked})" + (f", {kinds}" if kinds else "")
+        do = "copy what they lead to (`cp -rL`), or name the folder itself" if links else "check the path"
+        raise BadInput("images (JPEG, PNG, TIFF, BMP, GIF, WebP, JPEG 2000 or DICOM)", there, where=root, do=do)
+    notes = []
+    if links:
+        notes.append(links_note(links))
+    if others:
+        notes.append(f"{others.total()} other files were left out: {kinds}")
+    return Images(images, tuple(notes))
 
 
-def _is_image(root: Path, file: File) -> bool:
-    suffix = os.path.splitext(file.path)[1].lower()
-    if suffix in IMAGE_SUFFIXES:
+def links_note(links: list[str]) -> str:
+    """Note for the user on links to folders that were not followed."""
+    return f"links to folders elsewhere were not followed: {_listed(links)}; copy what they lead to (`cp -rL`)"
+
+
+def _listed(links: list[str]) -> str:
+    return ", ".join(map(spelt, links[:5])) + (f" and {len(links) - 5} more" if len(links) > 5 else "")
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file counts as an image: by its suffix, and where that does not tell by its first bytes.
+
+    Pictures of formats that are not read count too, so that each is named as broken and none is left out unseen.
+    """
+    suffix = _suffix(path.name)
+    if suffix in IMAGE_SUFFIXES or suffix in {f"{name}.gz" for name in IMAGE_SUFFIXES}:
         return True
-    if (suffix and not suffix[1:].isdigit()) or file.size < 132:
+    if suffix in _NO_IMAGES or suffix.endswith((".csv.gz", ".nii.gz", ".tar.gz")):
         return False
     try:
-        refuse_outside(root, file.path)
-        with open(root / file.path, "rb") as handle:
-            return is_dicom(handle.read(SNIFFED))
-    except (BrokenImage, OSError):
+        image_kind(first_bytes(path))
+    except UnreadFormat:
+        return True
+    except BrokenImage:
         return False
+    return True
+
+
+def _suffix(path: str) -> str:
+    """Suffix in small letters; before ``.gz`` that of the packed file belongs to it."""
+    stem, suffix = os.path.splitext(path)
+    suffix = suffix.lower()
+    return os.path.splitext(stem)[1].lower() + suffix if suffix == ".gz" else suffix
+
+
+def _may_be_read(root: Path, file: File) -> bool:
+    """Whether a file may be looked into; a link that leads out is left to its suffix alone."""
+    if _suffix(file.path) in IMAGE_SUFFIXES:
+        return True
+    try:
+        refuse_outside(root, file.path)
+    except BrokenImage:
+        return False
+    return True

@@ -11,27 +11,30 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cxr_data.cohort import Cohort, Task
+from cxr_data.copies import overlap
 from cxr_data.errors import BadInput
 from cxr_data.pixel_rows import PixelRows
 
 
-def join(cohorts: Sequence[Cohort]) -> Cohort:
+def join(cohorts: Sequence[Cohort], *, remove_leaks: bool = True) -> Cohort:
     """Put cohorts one after the other.
 
     Labels are the same when their names are, but for case, spaces and punctuation; the first spelling is kept. A
     finding that a cohort does not know is unknown (NaN) for its images; a class that it does not know is 0, classes
     being exclusive. Each cohort keeps its split. Images and patients carry their cohort's name in front, so that
-    none is mistaken for another's.
+    none is mistaken for another's. Images that several cohorts share are found by their pixels; those that would be
+    trained on in one cohort and tested on in another are left out (:func:`cxr_data.copies.overlap`).
 
     Args:
         cohorts: At least one. Those without labels are unknown throughout.
+        remove_leaks: Whether images that would leak are left out; an audit keeps them, to show them.
 
     Returns:
         The cohort, with a column ``cohort``; its pixels are :class:`PixelRows`.
 
     Raises:
-        BadInput: Different tasks, pixel sizes or ways to map files to pixels, one cohort twice, or two labels of one
-            cohort that read alike.
+        BadInput: Different tasks, pixel sizes or ways to map files to pixels, one cohort twice, two labels of one
+            cohort that read alike, or no training image left.
     """
     if len(cohorts) == 1:
         return cohorts[0]
@@ -39,27 +42,36 @@ def join(cohorts: Sequence[Cohort]) -> Cohort:
     _refuse_unlike(cohorts, names)
     labels = _union(cohorts, names)
     task: Task | None = next((cohort.task for cohort in cohorts if cohort.task), None)
-    tables, start = [], 0
-    for name, cohort in zip(names, cohorts, strict=True):
-        tables.append(_table(name, cohort, labels, start))
-        start += int(cohort.groups.max(initial=-1)) + 1
+    tables = [_table(name, cohort, labels) for name, cohort in zip(names, cohorts, strict=True)]
     table = pl.concat(tables, how="diagonal_relaxed")
+    keep, groups, leaks = overlap(cohorts, names)
+    table = table.with_columns(pl.Series("group", groups))
+    rows = None
+    if remove_leaks and not keep.all():
+        rows = np.flatnonzero(keep)
+        table = table[rows]
+        if not (table["split"] == "train").any():
+            found = f"none: all are in the test or validation part of another ({'; '.join(leaks)})"
+            raise BadInput("training images", found, where=" and ".join(names), do="leave one of the cohorts out")
     first = ["image", "patient", "split", "group", "cohort", *(f"label:{label}" for label in labels.values())]
     table = table.select(*first, *(name for name in table.columns if name not in first))
     masks = None
     if all(cohort.masks is not None and cohort.labels == cohorts[0].labels for cohort in cohorts):
-        masks = cast(NDArray[np.uint8], PixelRows([cast(NDArray[np.uint8], cohort.masks) for cohort in cohorts]))
-    identity = json.dumps([cohort.fingerprint for cohort in cohorts]).encode()
+        drawn = [cast(NDArray[np.uint8], cohort.masks) for cohort in cohorts]
+        masks = cast(NDArray[np.uint8], PixelRows(drawn, rows))
+    left_out = [] if rows is None else [np.flatnonzero(~keep).tolist()]
+    identity = json.dumps([*(cohort.fingerprint for cohort in cohorts), *left_out]).encode()
     return Cohort(
         name=" + ".join(names),
         task=task,
         labels=tuple(labels.values()),
         table=table,
-        pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels for cohort in cohorts])),
+        pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels for cohort in cohorts], rows)),
         pixel_mapping=cohorts[0].pixel_mapping,
         source=" + ".join(cohort.source for cohort in cohorts),
         fingerprint=hashlib.sha256(identity).hexdigest(),
         notes=(
+            *(leaks if remove_leaks else ()),
             *_matched(cohorts, names, labels),
             *(f"{name}: {note}" for name, cohort in zip(names, cohorts, strict=True) for note in cohort.notes),
         ),
@@ -120,7 +132,7 @@ def _key(label: str) -> str:
     return re.sub(r"[\W_]+", "", label.lower()) or label
 
 
-def _table(name: str, cohort: Cohort, labels: dict[str, str], start: int) -> pl.DataFrame:
+def _table(name: str, cohort: Cohort, labels: dict[str, str]) -> pl.DataFrame:
     own = {_key(label): f"label:{label}" for label in cohort.labels}
     absent = 0.0 if cohort.task == "multiclass" else float("nan")
     unknown = cohort.table.height and np.isnan(cohort.targets).all(axis=1)
@@ -136,7 +148,6 @@ def _table(name: str, cohort: Cohort, labels: dict[str, str], start: int) -> pl.
     return cohort.table.select(
         (pl.lit(f"{name}/") + pl.col("image")).alias("image"),
         (pl.lit(f"{name}/") + pl.col("patient")).alias("patient"),
-        pl.Series("group", cohort.groups + start),
         pl.lit(name).alias("cohort"),
         *columns,
         *(column for column in extras if column != "cohort"),

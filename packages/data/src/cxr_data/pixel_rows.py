@@ -15,15 +15,17 @@ class PixelRows:
 
     Args:
         parts: Arrays (N, P, P), uint8 or uint16, with one P.
+        rows: (M,) rows of all parts together that are shown, in this order; None shows all.
     """
 
     ndim = 3
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, parts: Sequence[NDArray[Any]]):
+    def __init__(self, parts: Sequence[NDArray[Any]], rows: NDArray[np.int64] | None = None):
         self.parts = list(parts)
         self.starts = np.cumsum([0, *(len(part) for part in self.parts)])
-        self.shape = (int(self.starts[-1]), *self.parts[0].shape[1:])
+        self.rows = rows
+        self.shape = (int(self.starts[-1]) if rows is None else len(rows), *self.parts[0].shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -45,11 +47,12 @@ class PixelRows:
         return self._read(np.where(rows < 0, rows + len(self), rows))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """All images, in memory; only for whoever asks for exactly that."""
+        """All images, in memory; only on explicit request."""
         return self[:] if dtype is None else self[:].astype(dtype)
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        rows = rows if self.rows is None else self.rows[rows]
         part_of = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(part_of):
             here = part_of == number

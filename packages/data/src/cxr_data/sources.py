@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -101,6 +102,20 @@ def open_cohort(
         )
         cohort = replace(cohort, notes=(*cohort.notes, note))
     return cohort
+
+
+def print_notes(cohort: Cohort, data: str | Path | Sequence[str | Path]) -> None:
+    """Print what preparing a folder or joining cohorts found, in the first of several processes.
+
+    A prepared cohort has said so when it was prepared, and ``cxr-data show`` repeats it.
+    """
+    one = data if isinstance(data, str | Path) else data[0] if len(data) == 1 else None
+    known = one is not None and (is_phantom(str(one)) or is_prepared(Path(one).expanduser()))
+    if not known and os.environ.get("RANK", "0") == "0":
+        for note in cohort.notes:
+            print(f"note: {note}", flush=True)
+        if cohort.broken:
+            print(f"note: {len(cohort.broken)} unreadable files were set aside", flush=True)
 
 
 def _phantom(task: Task, images: int, pixel_size: int, seed: int, show: bool) -> Cohort:

@@ -17,7 +17,7 @@ def test_copies_are_found_and_nothing_else(drawn, cohort_of):
     pixels = np.concatenate([drawn, np.stack([*altered, drawn[7]])])
     measures = measure(cohort_of(pixels))
     assert [group.tolist() for group in identical_groups(measures.digest)] == [[7, 164]]
-    pairs = near_pairs(measures)
+    pairs = near_pairs(measures.thumbs, measures.digest)
     assert pairs.complete
     of_five = {tuple(pair) for pair in pairs.rows.tolist() if pair[0] == 5}
     assert of_five >= {(5, 160), (5, 161), (5, 162), (5, 163)}
@@ -39,7 +39,7 @@ def test_pairs_are_those_of_a_plain_search_over_several_blocks(drawn, cohort_of,
     expected = np.argwhere(np.triu(close, 1))
     for name, value in (("_ROWS", 50), ("_COLUMNS", 70), ("_CHECKED", 9)):
         monkeypatch.setattr(duplicates, name, value)
-    found = near_pairs(measures)
+    found = near_pairs(measures.thumbs, measures.digest)
     np.testing.assert_array_equal(found.rows, expected)
     assert len(expected) >= 40
 
@@ -50,4 +50,5 @@ def test_one_image_over_and_over_ends_the_search(drawn, cohort_of, monkeypatch):
     rng = np.random.default_rng(1)
     alike = np.clip(drawn[0] + rng.normal(0, 2, (60, 64, 64)), 0, 255).astype(np.uint8)
     monkeypatch.setattr(duplicates, "MOST", 500)
-    assert not near_pairs(measure(cohort_of(alike))).complete
+    measures = measure(cohort_of(alike))
+    assert not near_pairs(measures.thumbs, measures.digest).complete

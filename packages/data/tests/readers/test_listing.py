@@ -40,9 +40,9 @@ def test_files_are_listed_in_order_without_litter(tmp_path, write_images):
 
 
 def test_a_folder_without_images_says_what_is_there(tmp_path):
-    for name in ("a.webp", "b.webp", "c.csv"):
+    for name in ("a.docx", "b.docx", "c.csv"):
         (tmp_path / name).write_text("x")
-    with pytest.raises(BadInput, match=r"2 x .webp, 1 x .csv"):
+    with pytest.raises(BadInput, match=r"2 x .docx, 1 x .csv"):
         image_files(tmp_path)
 
 

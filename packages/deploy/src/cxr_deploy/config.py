@@ -15,7 +15,7 @@ class ExportConfig:
 
     Attributes:
         models: model.safetensors files or the folders they lie in. None given: every model of the run.
-        out: Folder for model.onnx, model.int8.onnx and export.json. Default: "export" beside each model.
+        out: Folder for model.onnx, model.int8.onnx and export.json of one model. Default: "export" beside each model.
         data: Cohort for the check, the calibration of 8 bits and the choice among variants: a prepared or raw
             folder, or a phantom name. Default: the cohort the model was trained on.
         run: Name of the run whose models are exported when none is named.
@@ -25,7 +25,7 @@ class ExportConfig:
         validation_images: Validation images, at most, on which 8-bit variants are compared.
         max_drop: Largest loss of validation AUROC that an 8-bit file may show.
         threads: CPU threads while variants are timed; one is the steadiest.
-        web: Folder for a page that classifies in the browser; none when empty.
+        web: Folder for a page that classifies in the browser, with one model; none when empty.
         ort_web: onnxruntime-web for the page: its npm archive (.tgz) or an unpacked folder. Default: fetched once
             with npm, in the version the page was tested with.
     """
@@ -47,9 +47,6 @@ class ExportConfig:
         for option, least in (("calibration_images", 1), ("validation_images", 2), ("threads", 0)):
             if getattr(self, option) < least:
                 raise BadInput(f"a number from {least} up", str(getattr(self, option)), where=f"--{option}")
-        if len(self.models) > 1 and (self.out or self.web):
-            option = "--out" if self.out else "--web"
-            raise BadInput(f"one model where {option} is given", f"{len(self.models)} models", where=option)
         if not 0 <= self.max_drop < 0.5:
             raise BadInput("a loss of AUROC in [0, 0.5)", str(self.max_drop), where="--max_drop")
 

@@ -127,7 +127,6 @@ def test_a_graph_that_is_tied_to_one_batch_is_refused(lively):
     [
         (["nowhere.safetensors"], "nothing there"),
         (["--run", "nobody"], "no such folder"),
-        (["a", "b", "--out", "c"], "one model where --out"),
         (["--max_drop", "0.7"], "AUROC"),
     ],
 )
@@ -135,6 +134,21 @@ def test_bad_input(arguments, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--web", "--out"])
+@pytest.mark.parametrize("named", [["--run", "quickstart"], ["runs/quickstart"], ["a", "b"]])
+def test_several_models_never_share_a_folder(model_file, option, named, tmp_path, monkeypatch, capsys):
+    """The last one would be served as if it were the one that was meant."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("student", "student-control"):
+        model_file(name)
+    folders = {"a": "runs/quickstart/student", "b": "runs/quickstart/student-control"}
+    monkeypatch.setattr("cxr_deploy.export.export.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert main([*(folders.get(name, name) for name in named), option, "there"]) == 2
+    error = capsys.readouterr().err
+    assert f"expected one model where {option} is given, found 2: student, student-control" in error
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_cohort_of_other_labels_is_refused(model_file, capsys):
@@ -151,6 +165,10 @@ def test_a_page_is_written_beside_the_export(model_file, tmp_path, capsys):
     assert main([str(path), *options]) == 0
     assert {"index.html", "model.onnx", "model.json", "ort"} <= {one.name for one in page.iterdir()}
     assert f"wrote {page}" in capsys.readouterr().out
+    assert json.loads((page / "model.json").read_text())["name"] == "resnet18"
+    other = model_file("other", size=32, labels=("nodule",))
+    assert main([str(other), *options]) == 0
+    assert f"{page}: the page of resnet18 is replaced" in capsys.readouterr().out
     (page / "mine.txt").write_text("x")
     assert main([str(path), *options]) == 2
     assert "mine.txt" in capsys.readouterr().err

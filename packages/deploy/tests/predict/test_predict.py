@@ -217,3 +217,13 @@ def test_a_failed_run_leaves_no_table(tmp_path):
         with pytest.raises(RuntimeError):
             write_one(name)
     assert not list(tmp_path.iterdir())
+
+
+def test_other_files_and_links_are_counted(models, folder, tmp_path, capsys):
+    (folder / "table.csv").write_text("file,label")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    assert main([str(models["onnx"]), str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert f"{folder}: 1 other files were left out: 1 x .csv" in said
+    assert f"{folder}: links to folders elsewhere were not followed: linked" in said

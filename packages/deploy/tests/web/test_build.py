@@ -24,12 +24,15 @@ def package(tmp_path):
 def test_a_page_is_static_files_alone(exported, package, tmp_path):
     folder = tmp_path / "page"
     for _ in range(2):  # the second replaces the first
-        build(folder, exported, str(package))
+        build(folder, exported, "student", str(package))
         names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         assert names == {*PAGE, "model.onnx", "model.json", *(f"ort/{name}" for name in ort.FILES)}
     facts = json.loads((folder / "model.json").read_text())
     assert facts["labels"] == ["NORMAL", "PNEUMONIA"]
     assert facts["thresholds"] == [0.45, 0.55]
+    assert facts["name"] == "student"
+    assert facts["sha256"] == "ab" * 32
+    assert facts["bytes"] == (folder / "model.onnx").stat().st_size
     assert (facts["size"], facts["stored"], facts["aspect"], facts["window"]) == (96, 128, "squash", "voi")
     html = (folder / "index.html").read_text()
     assert "For research only" in html
@@ -40,7 +43,7 @@ def test_a_page_is_static_files_alone(exported, package, tmp_path):
 
 
 def test_nothing_of_the_training_is_published(exported, package, tmp_path):
-    build(tmp_path / "page", exported, str(package))
+    build(tmp_path / "page", exported, "student", str(package))
     model = onnx.load(tmp_path / "page" / "model.onnx")
     assert [entry.key for entry in model.metadata_props] == ["cxr_labels"]
     for path in (tmp_path / "page").rglob("*.*"):
@@ -51,7 +54,7 @@ def test_a_folder_with_other_files_is_left_alone(exported, package, tmp_path):
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "thesis.txt").write_text("mine")
     with pytest.raises(BadInput, match="thesis"):
-        build(tmp_path / "page", exported, str(package))
+        build(tmp_path / "page", exported, "student", str(package))
     assert (tmp_path / "page" / "thesis.txt").read_text() == "mine"
 
 

@@ -13,10 +13,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def page(exported, ort_web, tmp_path_factory, serve, browser):
+def site(exported, ort_web, tmp_path_factory, serve):
     folder = tmp_path_factory.mktemp("site") / "page"
-    build(folder, exported, ort_web)
-    address, asked = serve(folder)
+    build(folder, exported, "student", ort_web)
+    return serve(folder)
+
+
+@pytest.fixture
+def page(site, browser):
+    address, asked = site
+    browser.call("Page.navigate", url="about:blank")
+    browser.requests.clear()
     browser.call("Page.navigate", url=address)
     browser.until("document.querySelector('#file') && !document.querySelector('#file').disabled")
     return browser, address, asked
@@ -83,7 +90,7 @@ def test_answers_are_pythons(page, files, exported):
 
 
 def test_eight_bits_answer_as_in_python(eight_bits, ort_web, tmp_path, serve, browser, files):
-    build(tmp_path / "page", eight_bits, ort_web)
+    build(tmp_path / "page", eight_bits, "student", ort_web)
     browser.call("Page.navigate", url=serve(tmp_path / "page")[0])
     browser.until("document.querySelector('#file') && !document.querySelector('#file').disabled")
     classifier = cxr_deploy.load(eight_bits, threads=1)
@@ -103,7 +110,7 @@ def test_the_heat_map_is_pythons(page, files, exported):
 
     maps = classifier.answers(stored[None]).maps
     assert maps is not None
-    expected = heat(maps[0], 96)[1]
+    expected = heat(maps[0], 384)[1]
     shades = "[...document.querySelector('#view').getContext('2d').getImageData(0, 0, 384, 384).data]"
     with_heat = np.array(browser.run(shades)).reshape(384, 384, 4)[..., :3].astype(float)
     set_opacity(browser, 0)
@@ -111,9 +118,13 @@ def test_the_heat_map_is_pythons(page, files, exported):
     set_opacity(browser, 45)
     np.testing.assert_allclose(without[..., 0], cv2.resize(stored, (384, 384), interpolation=cv2.INTER_LINEAR), atol=2)
     change = np.abs(with_heat - without).max(axis=2)
-    heated = cv2.resize(expected, (384, 384))
-    assert np.abs(change[heated == 0]).max(initial=0) <= 2
-    assert change[heated > 0.9].mean() > 20
+    assert np.abs(change[expected == 0]).max(initial=0) <= 2
+    assert change[expected > 0.9].mean() > 20
+    # The very colours that `predict --heatmaps` draws, but for the steps of its palette.
+    stops = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)
+    colour = np.stack([np.interp(expected, np.linspace(0, 1, 5), stops[:, c]) for c in range(3)], axis=-1)
+    weight = 0.45 * expected[..., None]
+    np.testing.assert_allclose(with_heat, without * (1 - weight) + colour * weight, atol=3)
 
 
 def test_nothing_leaves_the_folder(page, files):
@@ -151,19 +162,54 @@ def test_it_is_used_by_keyboard(page, files):
     assert "NORMAL" in browser.run("document.querySelector('#view').getAttribute('aria-label')")
 
 
-def test_it_fits_a_phone(page, files):
+@pytest.mark.parametrize(("width", "mobile"), [(360, True), (390, True), (1280, False)])
+def test_nothing_is_wider_than_the_screen(page, files, width, mobile):
     browser, _, _ = page
-    browser.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=740, deviceScaleFactor=2, mobile=mobile)
     try:
         answer(browser, files["PNG"])
-        assert browser.run("document.documentElement.scrollWidth") <= 360
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        outside = browser.run(
+            f"[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > {width} + 0.5)"
+            ".map(e => e.outerHTML.slice(0, 80))"
+        )
+        assert outside == []
+        # No word is broken: each name of a label stands on one line.
+        lines = browser.run("[...document.querySelectorAll('th.label')].map(e => e.getClientRects().length)")
+        heights = browser.run("[...document.querySelectorAll('th.label')].map(e => e.getBoundingClientRect().height)")
+        assert lines == [1, 1]
+        assert max(heights) < 90
+        # The mark is three pixels wide whatever the width of the bar, and stands out above and below it.
+        marks = browser.run(
+            "[...document.querySelectorAll('line.threshold')].map(e => [getComputedStyle(e).strokeWidth,"
+            " getComputedStyle(e).vectorEffect, e.getBoundingClientRect().height,"
+            " e.parentElement.querySelector('.fill').getBoundingClientRect().height])"
+        )
+        assert len(marks) == 2
+        assert all(mark[:2] == ["3px", "non-scaling-stroke"] and mark[2] > mark[3] + 3 for mark in marks), marks
         boxes = browser.run(
-            "['#drop', '#view', '#answers', '#status'].map(s => { const b = document.querySelector(s)"
+            "['#drop', '#view', '#scale', '#answers', '#status'].map(s => { const b = document.querySelector(s)"
             ".getBoundingClientRect(); return [b.left, b.right, b.width]; })"
         )
-        assert all(left >= 0 and right <= 360 and width > 200 for left, right, width in boxes), boxes
+        assert all(left >= 0 and right <= width and wide > 200 for left, right, wide in boxes), boxes
     finally:
         browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_it_says_which_model_and_what_a_heat_map_is(page, files, exported):
+    browser, _, _ = page
+    answer(browser, files["PNG"])
+    text = browser.run("document.body.innerText")
+    assert "student (resnet18, 96 px, float32, " in text
+    assert "ab" * 32 in text
+    assert "threshold 0.550" in text
+    assert "threshold 0.450" in text  # of the other class: one minus that of the positive one
+    assert "3 × 3 cells" in text
+    assert "none" in browser.run("document.querySelector('#bar').innerText")
+    colours = "[...document.querySelector('#scale').getContext('2d').getImageData(0, 5, 256, 1).data]"
+    shades = np.array(browser.run(colours)).reshape(256, 4)
+    assert shades[0].tolist() == [0, 0, 4, 255]
+    assert shades[-1][:3].min() > 150
 
 
 def test_it_says_what_is_wrong_and_what_it_is_for(page, files, tmp_path, shared_data):

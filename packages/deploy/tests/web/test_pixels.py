@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 import pytest
 from pydicom import dcmread
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cxr_data.augment import whole
 from cxr_data.images.dicom import decode_dicom
+from cxr_data.images.header import BrokenImage
 from cxr_data.images.read import fit_image, read_image
 from cxr_deploy.predict import unusual
 
@@ -26,8 +28,12 @@ import { readDicom } from DICOM;
 const given = JSON.parse(readFileSync(0, "utf8"));
 const answers = given.map((one) => {
   if (one.dicom) {
-    const { image, lateral } = readDicom(new Uint8Array(readFileSync(one.dicom)), one.window);
-    return { data: Array.from(image.data), lateral };
+    try {
+      const { image, lateral } = readDicom(new Uint8Array(readFileSync(one.dicom)), one.window);
+      return { data: Array.from(image.data), lateral };
+    } catch (error) {
+      return { refused: error.message };
+    }
   }
   const image = { data: Uint8Array.from(one.data), width: one.width, height: one.height, top: 255 };
   if (one.factor) return { data: Array.from(reduceBlocks(image, one.factor).data) };
@@ -137,6 +143,57 @@ def test_dicom_values_are_those_of_python(tmp_path, shared_data):
     for found, (values, variant) in zip(run(cases, tmp_path), expected, strict=True):
         np.testing.assert_allclose(np.reshape(found["data"], values.shape), values, atol=2e-6, err_msg=str(variant))
         assert found["lateral"] == ("ViewPosition" in variant and variant["ViewPosition"] == "LL")
+
+
+def test_dicom_whose_bytes_contradict_its_header_is_refused_or_shown_as_python_shows_it(tmp_path):
+    smooth = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 1, (40, 30)), (0, 0), 4)
+    gray = np.rint((smooth - smooth.min()) / np.ptp(smooth) * 4000).astype(np.uint16)
+    corner = np.where(np.add.outer(np.arange(40), np.arange(30)) < 12, 1, 0).astype(np.uint16)
+    padded = np.where(corner == 1, -32768, gray.astype(np.int32) - 2000).astype(np.int16)
+    variants = [
+        (gray, {}),
+        (gray << 4, {"HighBit": 15}),
+        (gray, {"HighBit": 15}),
+        (gray | corner << 13, {}),
+        (gray * 16, {}),
+        (np.stack([gray, gray]), {"Rows": 40, "Columns": 30}),
+        (gray, {"Rows": 39}),
+        (gray, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}),
+        (gray, {"PhotometricInterpretation": ""}),
+        (gray, {"WindowCenter": 40_000, "WindowWidth": 100}),
+        (gray, {"WindowCenter": 32_768, "WindowWidth": 65_536}),
+        (gray, {"WindowCenter": 2000, "WindowWidth": 1500}),
+        (padded, {"PixelPaddingValue": ("US", 32_768), "BitsStored": 16, "HighBit": 15}),
+        (padded, {"PixelPaddingValue": ("SS", -32_768), "BitsStored": 16, "HighBit": 15}),
+        (padded, {"PixelPaddingValue": ("IS", "-32768"), "BitsStored": 16, "HighBit": 15}),
+        (gray | corner * 0xFFF, {"PixelPaddingValue": ("SS", -1)}),
+        (gray | corner * 0xFFFF, {"PixelPaddingValue": ("US", 0xFFFF)}),
+    ]
+    cases = []
+    for i, (values, tags) in enumerate(variants):
+        made = Dataset()
+        made.file_meta = FileMetaDataset()
+        made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        made.file_meta.MediaStorageSOPClassUID = made.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+        made.Rows, made.Columns, made.SamplesPerPixel = *values.shape[-2:], 1
+        made.PhotometricInterpretation, made.PixelRepresentation = "MONOCHROME2", int(values.dtype.kind == "i")
+        made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelData = 16, 12, 11, values.tobytes()
+        for name, value in tags.items():
+            made.add_new(name, *value) if isinstance(value, tuple) else setattr(made, name, value)
+        made["PixelData"].VR = "OW"
+        made.save_as(tmp_path / f"{i}.dcm", enforce_file_format=True)
+        cases.append({"dicom": str(tmp_path / f"{i}.dcm"), "window": "voi"})
+    shown = []
+    for i, (case, found) in enumerate(zip(cases, run(cases, tmp_path), strict=True)):
+        try:
+            expected = decode_dicom((tmp_path / f"{i}.dcm").read_bytes(), "voi")
+        except BrokenImage:
+            assert "refused" in found, variants[i][1]
+            continue
+        if "refused" not in found:
+            np.testing.assert_allclose(np.reshape(found["data"], expected.shape), expected, atol=2e-6)
+            shown.append(case)
+    assert len(shown) >= 5
 
 
 def test_resemblance_is_pythons(tmp_path, shared_data):

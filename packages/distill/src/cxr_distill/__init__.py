@@ -1,19 +1,37 @@
-"""Classifiers: fine-tuned on labels alone, or distilled from a teacher.
+"""Classifiers: fine-tuned on labels alone, or distilled from teachers.
 
-Every loss is a function of tensors; a sum of several, as ``--loss`` names them:
+`distill` trains any student module on any teacher module; `losses` holds all losses.
+
+Every loss is an object with hyperparameters that compares the outputs of two networks:
 
 >>> import torch
->>> from cxr_distill.losses import Outputs, weighted_sum
->>> from cxr_distill.losses.logits import multilabel_kd
->>> taught = Outputs(torch.randn(8, 5))  # the teacher's logits of 8 images, 5 labels
+>>> from cxr_distill.losses import MultilabelKD, Outputs, SigmoidMSE, each_loss
+>>> teacher = Outputs(torch.randn(8, 5))  # logits of 8 images, 5 labels
 >>> student = Outputs(torch.randn(8, 5, requires_grad=True))
 >>> targets = torch.randint(0, 2, (8, 5)).float()
->>> targets[0, 3] = float("nan")  # a label nobody knows
->>> weights = {"multilabel_kd": 1.0, "sigmoid_mse": 1.0}
->>> total, parts = weighted_sum(weights, student, taught, targets, task="multilabel")
->>> total.backward()
->>> sorted(parts), bool(student.logits.grad[0, 3] == 0)  # of what is unknown nothing is learnt
+>>> targets[0, 3] = float("nan")  # an unknown label
+>>> losses = {MultilabelKD(temperature=2): 1.0, SigmoidMSE(): 1.0}
+>>> values = each_loss(losses, student, teacher, targets, use_unlabelled=False)
+>>> sum(weight * values[loss.name] for loss, weight in losses.items()).backward()
+>>> sorted(values), bool(student.logits.grad[0, 3] == 0)  # nothing is learnt of an unknown label
 (['multilabel_kd', 'sigmoid_mse'], True)
->>> float(multilabel_kd(taught.logits, taught.logits))  # at its least when the student equals the teacher
-0.0
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cxr_distill import losses
+    from cxr_distill.library import distill
+
+__all__ = ["distill", "losses"]
+
+
+def __getattr__(name: str) -> Any:
+    # Commands import this package for their config alone, and must not wait for torch.
+    import importlib
+
+    if name == "losses":
+        return importlib.import_module("cxr_distill.losses")
+    if name == "distill":
+        return importlib.import_module("cxr_distill.library").distill
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

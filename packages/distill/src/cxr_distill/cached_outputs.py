@@ -1,8 +1,8 @@
-"""The teacher once: what it answers to K sets of views, computed ahead, kept, and read back in training.
+"""Cached teacher outputs: computed once for K augmented views of each image, and read back in training.
 
-A recording depends on teacher, cohort, views and arithmetic alone. It lies in the cache under a key made of
-these, so that seeds, students and methods share one pass of the teacher. View set k shows every training image
-once, with parameters drawn from (`SEED`, k); in epoch e the student sees set e mod K.
+They depend on teacher, cohort, augmentation and arithmetic alone and lie in the cache under a key made of these, so
+that seeds, students and losses share one pass of the teacher. Cached view k shows every training image once, with
+parameters drawn from (`SEED`, k); in epoch e the student sees view e mod K.
 """
 
 import functools
@@ -32,66 +32,66 @@ from cxr_data.progress import Progress
 from cxr_distill.teacher import Teacher
 
 SEED = 0x7EAC4E5
-"""Seed of the view sets: one for all, so that a recording does not depend on the student's seed."""
+"""Seed of the cached views: one for all, so that cached outputs do not depend on the student's seed."""
 
 FORMAT = 1
 _BATCH = 64  # images of a teacher's forward
 
 
-def view_set(spec: ViewSpec, n: int, k: int) -> Views:
-    """Parameters of view set k of n training images; they do not depend on the size of the view."""
+def cached_view(spec: ViewSpec, n: int, k: int) -> Views:
+    """Augmentation parameters of cached view k of n training images; they do not depend on the image size."""
     return draw(spec, n, SEED, k)
 
 
 @dataclass(frozen=True)
-class Recording:
-    """What one teacher answered.
+class CachedOutputs:
+    """Cached outputs of one teacher.
 
     Attributes:
-        folder: Where it lies.
-        names: What was recorded of each view: "logits" and perhaps "pooled".
+        folder: Where they lie.
+        names: Outputs there are: "logits" and perhaps "pooled".
     """
 
     folder: Path
     names: tuple[str, ...]
 
     def read(self, k: int, positions: NDArray[np.int64]) -> dict[str, Tensor]:
-        """Answers to view set k for images at these positions: name -> (B, L or C) float16."""
+        """Outputs for view k of the images at these positions: name -> (B, L or C) float16."""
         return {name: torch.from_numpy(_opened(self.folder / f"{name}-{k:04}.npy")[positions]) for name in self.names}
 
     def validation(self) -> NDArray[np.float32]:
-        """Logits of the whole validation images, (N_val, L) float32."""
+        """Logits of the validation images, (N_val, L) float32."""
         return np.load(self.folder / "validation.npy", allow_pickle=False)
 
 
-def record(
+def cache_outputs(
     teacher: Teacher,
     cohort: Cohort,
     rows: NDArray[np.int64],
     spec: ViewSpec,
-    sets: int,
+    views: int,
     *,
     precision: torch.dtype,
     workers: int = 0,
     show: bool = True,
-) -> Recording:
-    """Record what is not recorded yet; several processes share the work and wait for each other.
+) -> CachedOutputs:
+    """Compute and store the outputs that are not in the cache yet; several processes share the work.
 
     Args:
-        teacher: On its device. Pooled features are recorded when they are among its ``stages``.
+        teacher: On its device. Pooled features are stored when they are among its ``stages``.
         cohort: The cohort.
         rows: (N,) its training rows.
-        spec: What the student's views look like; the teacher sees them at its own size.
-        sets: K, number of view sets.
-        precision: Arithmetic of the forward.
+        spec: Shape and augmentation of the student's images; the teacher sees them at its own size.
+        views: K, number of views.
+        precision: Arithmetic of the forward pass.
         workers: Threads that render; 0 chooses.
-        show: Whether to say what it takes.
+        show: Whether to report size and progress.
 
     Returns:
-        The recording, complete for the K sets (and for those recorded before).
+        The cached outputs, complete for K views (and for those computed before).
 
     Raises:
-        BadInput: Too little disk space, a damaged recording, or answers that are not finite in float16.
+        BadInput: Too little disk space, a damaged file, or outputs that are not finite in float16.
     """
     spec = replace(spec, size=teacher.size)
     about = _about(teacher, cohort, spec, precision)
@@ -100,44 +100,45 @@ def record(
     widths = {"logits": len(cohort.labels)}
     if "pooled" in teacher.stages:
         widths["pooled"] = teacher.network.network.num_features
-    recording = Recording(folder, tuple(widths))
-    missing = [k for k in range(sets) if not _complete(recording, k)]
+    cached = CachedOutputs(folder, tuple(widths))
+    missing = [k for k in range(views) if not _complete(cached, k)]
     each = 2 * len(rows) * sum(widths.values())
     folder.mkdir(parents=True, exist_ok=True)
     if show:
-        there = f", {sets - len(missing)} of them there already" if len(missing) < sets else ""
+        there = f", {views - len(missing)} of them there already" if len(missing) < views else ""
         what = " and ".join(f"{width} {name}" for name, width in widths.items())
         print(
-            f"teacher once: {sets} view sets x {len(rows):,} images x {what}, {_room(sets * each)} in {folder}{there}",
+            f"cached teacher outputs: {views} views x {len(rows):,} images x {what}, "
+            f"{_readable_size(views * each)} in {folder}{there}",
             flush=True,
         )
     free = shutil.disk_usage(folder).free
     if len(missing) * each > 0.95 * free:
         raise BadInput(
-            f"{_room(len(missing) * each)} of disk space for the teacher's answers",
-            f"{_room(free)} free",
+            f"{_readable_size(len(missing) * each)} of disk space for the teacher's outputs",
+            f"{_readable_size(free)} free",
             where=folder,
-            do="take fewer --teacher_views, or set CXR_CACHE to a roomier disk",
+            do="take fewer --cached_views, or set CXR_CACHE to a roomier disk",
         )
-    _record_validation(recording, teacher, cohort, precision)
-    # Each process begins elsewhere, so that those started at once divide the sets among them.
+    _compute_validation(cached, teacher, cohort, precision)
+    # Each process begins elsewhere, so that those started at once divide the views among them.
     turn = os.getpid() % len(missing) if missing else 0
     shown = Progress("teacher", len(missing), -(-len(rows) // _BATCH), show=show and bool(missing))
     with shown as progress:
         for k in missing[turn:] + missing[:turn]:
             with locked(folder / f".{k:04}.lock"):
-                if not _complete(recording, k):
-                    _record_set(recording, k, teacher, cohort, rows, spec, widths, precision, workers, progress)
-            progress.epoch({"view_set": k})
+                if not _complete(cached, k):
+                    _compute_view(cached, k, teacher, cohort, rows, spec, widths, precision, workers, progress)
+            progress.epoch({"view": k})
     if not (folder / "about.json").exists():
         write_json(folder / "about.json", about)
-    for k in range(sets):
-        _check(recording, k, len(rows), widths)
-    return recording
+    for k in range(views):
+        _check(cached, k, len(rows), widths)
+    return cached
 
 
 def _about(teacher: Teacher, cohort: Cohort, spec: ViewSpec, precision: torch.dtype) -> dict[str, Any]:
-    """All that the answers depend on."""
+    """All that the outputs depend on."""
     return {
         "format": FORMAT,
         "teacher": teacher.digest,
@@ -152,12 +153,12 @@ def _about(teacher: Teacher, cohort: Cohort, spec: ViewSpec, precision: torch.dt
     }
 
 
-def _complete(recording: Recording, k: int) -> bool:
-    return all((recording.folder / f"{name}-{k:04}.npy").exists() for name in recording.names)
+def _complete(cached: CachedOutputs, k: int) -> bool:
+    return all((cached.folder / f"{name}-{k:04}.npy").exists() for name in cached.names)
 
 
-def _record_set(
-    recording: Recording,
+def _compute_view(
+    cached: CachedOutputs,
     k: int,
     teacher: Teacher,
     cohort: Cohort,
@@ -168,44 +169,44 @@ def _record_set(
     workers: int,
     progress: Progress,
 ) -> None:
-    views = view_set(spec, len(rows), k)
+    drawn = cached_view(spec, len(rows), k)
     device = next(teacher.network.parameters()).device
     found = {name: np.empty((len(rows), width), np.float16) for name, width in widths.items()}
 
     def make(start: int) -> Tensor:
         part = slice(start, start + _BATCH)
-        drawn = {name: values[part] for name, values in views.items()}
-        return torch.from_numpy(render(cohort.pixels[rows[part]], drawn, spec)[0]).unsqueeze(1)
+        mine = {name: values[part] for name, values in drawn.items()}
+        return torch.from_numpy(render(cohort.pixels[rows[part]], mine, spec)[0]).unsqueeze(1)
 
     starts = range(0, len(rows), _BATCH)
     for start, images in zip(starts, prefetch(make, starts, workers=workers), strict=True):
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-            seen = teacher(images.to(device, non_blocking=True))
+            outputs = teacher(images.to(device, non_blocking=True))
         for name, values in found.items():
-            answer = seen.logits if name == "logits" else seen.features[name]
+            answer = outputs.logits if name == "logits" else outputs.features[name]
             half = answer.half().cpu().numpy()
             if not np.isfinite(half).all():
                 raise BadInput(
-                    "answers of the teacher that are finite in float16",
+                    "outputs of the teacher that are finite in float16",
                     f"{name} up to {answer.abs().max().item():.3g}",
-                    where=recording.folder,
-                    do="use it live: --teacher_views 0",
+                    where=cached.folder,
+                    do="run it in every step: --cached_views 0",
                 )
             values[start : start + len(images)] = half
         progress.step(len(images))
     for name, values in found.items():
-        _write(recording.folder / f"{name}-{k:04}.npy", values)
+        _write(cached.folder / f"{name}-{k:04}.npy", values)
 
 
-def _record_validation(recording: Recording, teacher: Teacher, cohort: Cohort, precision: torch.dtype) -> None:
-    path = recording.folder / "validation.npy"
-    with locked(recording.folder / ".validation.lock"):
+def _compute_validation(cached: CachedOutputs, teacher: Teacher, cohort: Cohort, precision: torch.dtype) -> None:
+    path = cached.folder / "validation.npy"
+    with locked(cached.folder / ".validation.lock"):
         if not path.exists():
-            _write(path, validation_answers(teacher, cohort, precision))
+            _write(path, validation_logits(teacher, cohort, precision))
 
 
-def validation_answers(teacher: Teacher, cohort: Cohort, precision: torch.dtype) -> NDArray[np.float32]:
-    """The teacher's logits of the whole validation images, (N_val, L) float32, in the cohort's label order."""
+def validation_logits(teacher: Teacher, cohort: Cohort, precision: torch.dtype) -> NDArray[np.float32]:
+    """The teacher's logits of the validation images, (N_val, L) float32, in the cohort's label order."""
     network: nn.Module = teacher.network
     rows = cohort.rows("val")
     found = inference.outputs(network, cohort.pixels, rows, teacher.size, precision=precision)
@@ -222,9 +223,9 @@ def _opened(path: Path) -> NDArray[np.float16]:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _check(recording: Recording, k: int, images: int, widths: dict[str, int]) -> None:
+def _check(cached: CachedOutputs, k: int, images: int, widths: dict[str, int]) -> None:
     for name, width in widths.items():
-        path = recording.folder / f"{name}-{k:04}.npy"
+        path = cached.folder / f"{name}-{k:04}.npy"
         try:
             values = _opened(path)
             found = f"{values.dtype} {values.shape}"
@@ -232,9 +233,9 @@ def _check(recording: Recording, k: int, images: int, widths: dict[str, int]) ->
             found = f"a damaged file ({error})"
         if found != f"float16 {(images, width)}":
             raise BadInput(
-                f"recorded {name}, float16 {(images, width)}", found, where=path, do="remove its folder and start again"
+                f"cached {name}, float16 {(images, width)}", found, where=path, do="remove its folder and start again"
             )
 
 
-def _room(size: float) -> str:
+def _readable_size(size: float) -> str:
     return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"

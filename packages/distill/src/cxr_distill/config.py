@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from cxr_data.augment import training_views
 from cxr_data.errors import BadInput, unknown_name
 
-STAGES = ("stage1", "stage2", "stage3", "stage4", "pooled")
 MODES = ("full", "linear", "layerwise")
 IMBALANCE = ("none", "pos_weight", "balanced", "logit_adjust")
-COMBINATIONS = ("mean", "weighted", "best_label")
+ENSEMBLES = ("mean", "weighted", "best_label")
 THRESHOLDS = ("youden", "f1", "sensitivity")
 CALIBRATIONS = ("temperature", "platt", "none")
 
@@ -172,6 +170,8 @@ class TrainConfig(TrainingSettings, RunOptions):
         _require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
         _require(min(self.seeds, default=0) >= 0, "seeds of 0 or more", self.seeds, "--seeds")
         _require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
+        from cxr_data.augment import training_views  # here: --help shall not wait for OpenCV
+
         training_views(self.augment, self.size)
         _known("mode", self.mode, MODES)
         _known("treatment of imbalance", self.imbalance, IMBALANCE)
@@ -207,24 +207,23 @@ class TeachingSettings:
     """What defines a distillation, beside its training settings and the files of its teachers.
 
     Attributes:
-        teachers: How several teachers answer as one: "mean" of their logits, mean "weighted" by validation AUROC,
+        ensemble: How several teachers answer as one: "mean" of their logits, mean "weighted" by validation AUROC,
             or "best_label", for each label the best one on validation images.
-        teacher_views: Augmented views of each image for which the teacher's outputs are computed once, ahead of
+        cached_views: Augmented views of each image for which the teachers' outputs are computed once, ahead of
             training, and cached; the epochs use them in turn. 0 computes them in every step.
-        loss: Distillation losses and their weights, "--loss kd=0.9 --loss fitnets=10"; when empty, kd for two
-            classes, dkd for more and multilabel_kd for labels, at their usual weights.
+        loss: Distillation losses with weights and hyperparameters, "--loss dkd=1 --loss dkd.beta=4 --loss
+            pooled_cosine=0.5"; when empty, kd for two classes, dkd for more and multilabel_kd for labels, at their
+            usual weights. "my_package.my_module:MyLoss=1" takes a loss from elsewhere.
         task_weight: Weight of the loss on the labels (alpha, beside 1 - alpha for kd); null takes the one usual with
             the first distillation loss.
-        temperature: Temperature of the logit losses; null takes each loss's usual one.
-        stage: Feature map the feature losses look at: stage1 ... stage4, or pooled.
+        use_unlabelled: Also learn the teachers' answers for images and labels whose label is unknown.
     """
 
-    teachers: str = "mean"
-    teacher_views: int = 0
-    loss: dict[str, float] = field(default_factory=dict)
+    ensemble: str = "mean"
+    cached_views: int = 0
+    loss: dict[str, float | bool | str] = field(default_factory=dict)
     task_weight: float | None = None
-    temperature: float | None = None
-    stage: str = "stage4"
+    use_unlabelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -246,24 +245,19 @@ class DistillConfig(TeachingSettings, TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        warm = self.temperature is None or self.temperature > 0
-        _require(warm, "a temperature above 0, or null", self.temperature, "--temperature")
         weight = self.task_weight
         _require(weight is None or weight >= 0, "a weight of 0 or more, or null", weight, "--task_weight")
-        _known("stage", self.stage, STAGES)
-        _known("combination of teachers", self.teachers, COMBINATIONS)
+        _known("ensemble", self.ensemble, ENSEMBLES)
         _require(
-            self.teacher_views >= 0, "0 (computed in every step) or more views", self.teacher_views, "--teacher_views"
+            self.cached_views >= 0, "0 (computed in every step) or more views", self.cached_views, "--cached_views"
         )
         _require(self.mode != "linear", "mode full or layerwise (finetune has a linear one)", self.mode, "--mode")
         _require(
-            not (self.teacher_views and self.optim.mixup),
-            "no mixup beside --teacher_views: mixed images have no cached teacher outputs",
+            not (self.cached_views and self.optim.mixup),
+            "no mixup beside --cached_views: mixed images have no cached teacher outputs",
             self.optim.mixup,
             "--optim.mixup",
         )
-        for name, weight in self.loss.items():
-            _require(weight >= 0, "a weight of 0 or more", weight, f"--loss {name}")
 
 
 def _known(kind: str, name: str, names: tuple[str, ...]) -> None:

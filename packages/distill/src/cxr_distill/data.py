@@ -39,6 +39,32 @@ def labelled_task(cohort: Cohort) -> str:
     return cohort.task
 
 
+def with_trained_labels(cohort: Cohort) -> Cohort:
+    """The cohort without labels that no training image knows: nothing could be learnt, fitted or claimed of them.
+
+    Raises:
+        BadInput: A class without training images, or no label that any training image knows.
+    """
+    targets = cohort.targets[cohort.rows("train")]
+    if cohort.task == "multiclass":
+        known = targets[~np.isnan(targets).any(axis=1)]
+        empty = [label for label, column in zip(cohort.labels, known.T, strict=True) if len(known) and not column.any()]
+        if empty:
+            raise BadInput(
+                "training images of every class",
+                f"none of {', '.join(empty)}",
+                where=cohort.source,
+                do="leave the class out (cxr-data prepare --labels), or change the split",
+            )
+        return cohort
+    blank = [label for label, column in zip(cohort.labels, targets.T, strict=True) if np.isnan(column).all()]
+    if not blank or len(blank) == len(cohort.labels):
+        return cohort
+    note = f"no training image has a value for {', '.join(blank)}: left out of training, thresholds and averages"
+    labels = tuple(label for label in cohort.labels if label not in blank)
+    return replace(cohort, labels=labels, notes=(note, *cohort.notes))
+
+
 def training_rows(
     cohort: Cohort, *, fraction: float, seed: int, labelled_only: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -126,13 +152,13 @@ class Batch(NamedTuple):
         images: Augmented images for the student, (B, 1, S, S) uint8 (float in 0..255 once mixed).
         targets: (B, L) float32, NaN where unknown.
         shown: The same augmented images at each teacher's input size, by that size.
-        recorded: Cached teacher outputs for these augmented images, by name.
+        cached: Cached teacher outputs for these augmented images, by name.
     """
 
     images: Tensor
     targets: Tensor
     shown: dict[int, Tensor]
-    recorded: dict[str, Tensor]
+    cached: dict[str, Tensor]
 
 
 class Order(NamedTuple):
@@ -187,7 +213,7 @@ def batches(
     first_step: int = 0,
     sizes: Sequence[int] = (),
     finer: Mapping[int, Cohort] = MappingProxyType({}),
-    replay: Callable[[NDArray[np.int64]], dict[str, Tensor]] | None = None,
+    cached: Callable[[NDArray[np.int64]], dict[str, Tensor]] | None = None,
     workers: int | None = None,
 ) -> Iterator[Batch]:
     """The batches of an epoch.
@@ -203,7 +229,7 @@ def batches(
         first_step: Step to begin with.
         sizes: Edges of the teachers' inputs.
         finer: The same images stored at more pixels, for views of these sizes.
-        replay: Reads cached teacher outputs of images at positions among the rows, instead of ``sizes``.
+        cached: Reads cached teacher outputs of images at positions among the rows, instead of ``sizes``.
         workers: Threads; None chooses.
 
     Yields:
@@ -223,7 +249,7 @@ def batches(
         shown = {size: images if size == spec.size else rendered(size) for size in sizes if size not in finer}
         shown |= {size: rendered(size, finer[size].pixels[rows[chosen]]) for size in sizes if size in finer}
         wanted = torch.from_numpy(targets[rows[chosen]])
-        return Batch(images, wanted, shown, replay(chosen) if replay else {})
+        return Batch(images, wanted, shown, cached(chosen) if cached else {})
 
     device = accelerator.device
     for batch in prefetch(make, range(first_step, len(order.images)), workers=workers):
@@ -232,7 +258,7 @@ def batches(
             images,
             batch.targets.to(device, non_blocking=True),
             {s: images if x is batch.images else x.to(device, non_blocking=True) for s, x in batch.shown.items()},
-            {name: x.to(device, non_blocking=True) for name, x in batch.recorded.items()},
+            {name: x.to(device, non_blocking=True) for name, x in batch.cached.items()},
         )
 
 

@@ -1,5 +1,6 @@
 """A linear classifier on fixed features: computed once, then the classifier is fitted in seconds."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from cxr_common.models.features import POOLED, features
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.run_folder import RunFolder
 from cxr_data.cohort import Cohort
+from cxr_data.progress import Progress
 from cxr_distill.monitoring import score
 from cxr_distill.teacher import linear_layer
 
@@ -21,6 +23,7 @@ PENALTIES = tuple(10.0**power for power in range(1, -6, -1))
 """Ridge penalties tried, strongest first, each from the solution before it."""
 
 _ITERATIONS = 60
+_BATCH = 64
 
 
 class Head(NamedTuple):
@@ -81,7 +84,10 @@ def fit(
     put(best["head"], layer)
     if run.main:
         area = "undefined" if best["val"]["val_auroc"] is None else f"{best['val']['val_auroc']:.4f}"
-        print(f"{run.path.name}: ridge penalty {best['head'].penalty:g} of {len(heads)}, validation AUROC {area}")
+        print(
+            f"{run.path.name}: of {len(heads)} ridge penalties from {PENALTIES[0]:g} to {PENALTIES[-1]:g}, "
+            f"{best['head'].penalty:g} is best on validation images: AUROC {area}"
+        )
     return best, time.perf_counter() - began
 
 
@@ -89,7 +95,17 @@ def pooled_features(
     network: GrayNetwork, cohort: Cohort, rows: NDArray[np.int64], size: int, precision: torch.dtype
 ) -> Tensor:
     """What the network's classifier reads of whole images, (M, C) float32, in eval mode (BatchNorm too)."""
-    found = inference.outputs(_Pooled(network), cohort.pixels, rows, size, precision=precision)
+    steps = -(-len(rows) // _BATCH)
+    with Progress("features", 1, steps, show=os.environ.get("RANK", "0") == "0") as bar:
+        found = inference.outputs(
+            _Pooled(network),
+            cohort.pixels,
+            rows,
+            size,
+            batch_size=_BATCH,
+            precision=precision,
+            on_batch=lambda count: bar.step(images=count),
+        )
     return torch.from_numpy(found)
 
 

@@ -17,7 +17,7 @@ from cxr_distill.losses import task_loss
 EVERY = 50
 """Steps between two measurements of the gradients; the first step of an epoch is always measured."""
 
-DROWNING = 0.95
+DOMINATING = 0.95
 """Share of the gradient above which, over an epoch, one loss leaves nothing to the others."""
 
 
@@ -67,7 +67,7 @@ def check_finite(wanted: str, loss: float | None, epoch: int, folder: Path) -> N
         )
 
 
-def drowning(line: Mapping[str, float | None]) -> str | None:
+def dominating(line: Mapping[str, float | None]) -> str | None:
     """Name of the loss that made up nearly the whole gradient of an epoch beside others; None if none did.
 
     Args:
@@ -77,7 +77,7 @@ def drowning(line: Mapping[str, float | None]) -> str | None:
     if len(shares) < 2:
         return None
     name = max(shares, key=lambda key: shares[key])
-    return name if shares[name] > DROWNING else None
+    return name if shares[name] > DOMINATING else None
 
 
 def validation(

@@ -20,12 +20,13 @@ from cxr_data.decisions import probabilities
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json
 from cxr_data.metrics import auroc, macro
+from cxr_data.sources import print_notes
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
-from cxr_distill.data import labelled_task
-from cxr_distill.losses import LOSSES, check_parts, recommended
+from cxr_distill.data import labelled_task, with_trained_labels
+from cxr_distill.losses import build_losses, check_losses, loss_settings, recommended
 from cxr_distill.results import MODEL
 from cxr_distill.teacher import load_teacher
-from cxr_distill.teachers import Guidance, check_sources
+from cxr_distill.teachers import Distillation, check_teachers
 from cxr_distill.train import train
 
 TEACHER = "teacher"
@@ -71,30 +72,28 @@ def distill(config: DistillConfig) -> Path:
     for given in config.teacher:  # a missing file must not cost the fitting of anything
         checkpoint.describe(given)
     task = labelled_task(cohort)
-    losses = dict(config.loss) or recommended(task, len(cohort.labels))
-    check_parts(losses, task, labels=len(cohort.labels))
+    losses = build_losses(config.loss) or recommended(task, len(cohort.labels))
+    check_losses(losses, task, labels=len(cohort.labels))
     count = max(1, len(config.teacher))
-    source = {"teachers": count, "combination": config.teachers, "sets": config.teacher_views}
-    check_sources(list(losses), config.stage, task=task, **source)
-    usual = LOSSES[next(iter(losses))].task_weight
-    task_weight = usual if config.task_weight is None else config.task_weight
+    check_teachers(losses, task=task, teachers=count, ensemble=config.ensemble, cached_views=config.cached_views)
+    task_weight = next(iter(losses)).task_weight if config.task_weight is None else config.task_weight
     if not task_weight and not any(losses.values()):
         raise BadInput("a loss with a weight above 0", "none", where="--loss", do="give one a weight")
-    config = dataclasses.replace(config, loss=losses, task_weight=task_weight)  # what is kept says what was done
-    needed = {name for loss in losses for name in LOSSES[loss].stages(config.stage)}
+    # What is kept says what was done.
+    config = dataclasses.replace(config, loss=loss_settings(losses), task_weight=task_weight)
+    needed = {name for loss in losses for name in loss.features}
     with torch.device("meta"):  # a misspelt student must not cost the fitting of a teacher
         build(config.student, len(cohort.labels), size=config.size)
     accelerator = start_engine(config.precision, config.seed)
     paths = [_teacher_file(config, run, given) for given in config.teacher or [""]]
     teachers = tuple(load_teacher(path, cohort.labels, task, sorted(needed)) for path in paths)
-    guidance = Guidance(
+    distillation = Distillation(
         teachers,
-        config.loss,
+        losses,
         task_weight,
-        config.temperature,
-        config.stage,
-        config.teachers,
-        config.teacher_views,
+        config.use_unlabelled,
+        config.ensemble,
+        config.cached_views,
         finer=_finer(config, cohort, {teacher.size for teacher in teachers}),
     )
     start = () if config.start is None else _start(config, config.student)
@@ -102,7 +101,9 @@ def distill(config: DistillConfig) -> Path:
     folder = run / stage_name(config)
     roles = ["teacher", *(f"teacher-{number}" for number in range(2, count + 1))]
     both = (*parents, *(checkpoint.parent(role, path) for role, path in zip(roles, paths, strict=True)))
-    model = train(config, config.student, folder, cohort, accelerator, start=start, guidance=guidance, parents=both)
+    model = train(
+        config, config.student, folder, cohort, accelerator, start=start, distillation=distillation, parents=both
+    )
     written = [model]
     if config.control:
         name, seed, number = folder.name.rpartition("-seed")  # evaluate and recipes look for a seed at the end
@@ -146,7 +147,10 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
 
 
 def _open(config: TrainConfig, size: int = 0) -> Cohort:
-    return open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0)
+    cohort = with_trained_labels(open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0))
+    if not size:
+        print_notes(cohort, config.data)
+    return cohort
 
 
 def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Cohort]:

@@ -1,7 +1,7 @@
 """The student and its adapters in one module, so that one wrapper serves several processes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -9,66 +9,53 @@ from torch import Tensor, nn
 from cxr_common.models.features import features
 from cxr_common.models.pretrained import Start, build_pretrained
 from cxr_common.models.zoo import GrayNetwork
-from cxr_distill.losses import Outputs, fold_classifier
+from cxr_distill.losses import AnsweringAdapter, Outputs
 from cxr_distill.teacher import classifier_weight, linear_layer
 
 
 class Student(nn.Module):
-    """A network in training with the adapters its feature losses need.
+    """A network in training with the adapters that its losses need.
 
-    With the loss ``simkd`` it answers by the teacher's classifier behind its own projector, which `settle` folds
-    into the network's last layer (Chen et al. 2022, "Knowledge distillation with the reused teacher classifier").
+    Where an adapter is an `AnsweringAdapter` (loss ``simkd``) the student answers through it; `fold` then gives the
+    network's own classifier the same answers.
 
     Args:
         network: The network; all that is saved.
-        adapters: Modules that fit student features to the teacher's, by loss name.
-        stages: Feature maps the losses look at.
-        reused: Weight (L, C_t) and bias (L,) of the teacher's classifier; None keeps the network's own.
+        adapters: Modules that fit student features to the teacher's, by name of the loss.
+        stages: Features that the losses read.
 
     Raises:
-        BadInput: A classifier is to be reused by a network that does not end in a linear layer.
+        BadInput: It is to answer through an adapter, and its network does not end in a linear layer.
     """
 
-    reused_weight: Tensor | None
-    reused_bias: Tensor | None
-
-    def __init__(
-        self,
-        network: GrayNetwork,
-        adapters: nn.ModuleDict | None = None,
-        stages: Sequence[str] = (),
-        reused: tuple[Tensor, Tensor] | None = None,
-    ):
+    def __init__(self, network: GrayNetwork, adapters: nn.ModuleDict | None = None, stages: Sequence[str] = ()):
         super().__init__()
         self.network = network
         self.adapters = adapters if adapters is not None else nn.ModuleDict()
         self.stages = tuple(stages)
-        weight, bias = reused if reused else (None, None)
-        self.register_buffer("reused_weight", weight, persistent=False)
-        self.register_buffer("reused_bias", bias, persistent=False)
-        if reused:
-            own = linear_layer(network, "a student for the loss simkd")
-            own.requires_grad_(False)  # it has no part in the answer until `settle` fills it
+        answering = [name for name, adapter in self.adapters.items() if isinstance(adapter, AnsweringAdapter)]
+        self.answering = answering[0] if answering else None
+        if self.answering:
+            own = linear_layer(network, f"a student for the loss {self.answering}")
+            own.requires_grad_(False)  # it has no part in the answer until `fold` fills it
 
     def forward(self, pixels: Tensor) -> Outputs:
         """(B, 1, S, S) uint8 or float in 0..255 -> logits (B, L) and the features asked for."""
         if not self.stages:
             return Outputs(self.network(pixels), {}, None)
         logits, maps = features(self.network, pixels, self.stages)
-        if self.reused_weight is None:
+        if self.answering is None:
             return Outputs(logits, maps, classifier_weight(self.network))
-        projector: Any = self.adapters["simkd"]
-        logits = nn.functional.linear(projector(maps["pooled"]), self.reused_weight, self.reused_bias)
-        return Outputs(logits, maps, self.reused_weight @ projector.weight)
+        adapter = cast(AnsweringAdapter, self.adapters[self.answering])
+        return Outputs(adapter(maps["pooled"]), maps, adapter.folded()[0])
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Make the network alone answer as the student does in training: fold in what it reuses, if anything."""
-        if self.reused_weight is None:
+    def fold(self) -> None:
+        """Make the network alone answer as the student does in training, where that is through an adapter."""
+        if self.answering is None:
             return
-        own, projector = linear_layer(self.network, "a student for the loss simkd"), self.adapters["simkd"]
-        assert isinstance(projector, nn.Linear)
-        weight, bias = fold_classifier(projector, self.reused_weight, self.reused_bias)
+        own = linear_layer(self.network, f"a student for the loss {self.answering}")
+        weight, bias = cast(AnsweringAdapter, self.adapters[self.answering]).folded()
         own.weight.copy_(weight)
         own.bias.copy_(bias)
 

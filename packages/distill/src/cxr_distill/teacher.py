@@ -38,6 +38,15 @@ class Teacher:
         """Edge of its input, pixels."""
         return self.header.input.size
 
+    @property
+    def classifier(self) -> tuple[Tensor, Tensor] | None:
+        """Weight (L, C) and bias (L,) of its last linear layer, in the cohort's label order; None without one."""
+        layer = classifier(self.network)
+        if layer is None:
+            return None
+        bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
+        return layer.weight[self.order], bias[self.order]
+
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Outputs:
         """Answer for a batch.

@@ -17,9 +17,9 @@ from cxr_common.models.features import stage_channels
 from cxr_common.models.pretrained import Start
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic, peak_memories
-from cxr_common.training.loader import epoch_order
+from cxr_common.training.loader import epoch_order, global_batch
 from cxr_common.training.parameters import groups, set_lr
-from cxr_common.training.processes import average_buffers, broadcast_from_main, global_batch, share_batch_statistics
+from cxr_common.training.processes import average_buffers, broadcast_from_main, share_batch_statistics
 from cxr_common.training.run_folder import RunFolder
 from cxr_common.training.schedules import warmup_cosine
 from cxr_common.training.session import TrainingSession, open_training_run
@@ -33,12 +33,12 @@ from cxr_distill.config import TrainConfig
 from cxr_distill.data import Batch, TrainingSet, batches, mixed, order_of, training_set
 from cxr_distill.imbalance import first_logits
 from cxr_distill.layerwise import slower_below
-from cxr_distill.losses import Outputs, build_adapters, each_loss
-from cxr_distill.monitoring import EVERY, check_finite, drowning, gradient_shares, score, validation
+from cxr_distill.losses import Interface, Outputs, build_adapters, each_loss
+from cxr_distill.losses.processes import gather_batch
+from cxr_distill.monitoring import EVERY, check_finite, dominating, gradient_shares, score, validation
 from cxr_distill.results import MODEL, conclude, identity
 from cxr_distill.student import Student, new_network
-from cxr_distill.teacher import linear_layer
-from cxr_distill.teachers import Guidance, Lessons, epoch_views, prepare
+from cxr_distill.teachers import Distillation, Teachers, epoch_views, prepare
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -75,7 +75,7 @@ class TrainState(CommonState[Student]):
     Attributes:
         network: The student with its adapters.
         loss_on_labels: Function of logits (B, L) and targets (B, L).
-        lessons: The teachers; None trains on labels alone.
+        teachers: The teachers; None trains on labels alone.
         average: Moving average of the weights; None for none.
         means: Metrics of the epoch so far.
         clip: Largest norm of the gradient; 0 never clips.
@@ -84,7 +84,7 @@ class TrainState(CommonState[Student]):
     """
 
     loss_on_labels: Callable[[Tensor, Tensor], Tensor]
-    lessons: Lessons | None = None
+    teachers: Teachers | None = None
     average: Average | None = None
     means: MetricMeans = field(default_factory=MetricMeans)
     clip: float = 0.0
@@ -106,7 +106,7 @@ def train(
     accelerator: "Accelerator",
     *,
     start: Start = (),
-    guidance: Guidance | None = None,
+    distillation: Distillation | None = None,
     parents: tuple[dict[str, str], ...] = (),
 ) -> Path:
     """Train a classifier and write ``model.safetensors``; resume where an earlier start was stopped.
@@ -121,7 +121,7 @@ def train(
         cohort: Labelled cohort with splits "train" and "val".
         accelerator: Device, precision and processes.
         start: Files of starting weights; none draws random ones.
-        guidance: The teachers and how to learn from them; None trains on labels alone.
+        distillation: The teachers and how to learn from them; None trains on labels alone.
         parents: Provenance of the files this run is made from.
 
     Returns:
@@ -130,11 +130,11 @@ def train(
     Raises:
         BadInput: Labels, start or folder that cannot work, or a training that diverged.
     """
-    data = training_set(cohort, config, labelled_only=guidance is None)
-    student = _new_student(config, architecture, data, start, guidance, show=accelerator.is_main_process)
+    data = training_set(cohort, config, labelled_only=distillation is None or not distillation.use_unlabelled)
+    student = _new_student(config, architecture, data, start, distillation, show=accelerator.is_main_process)
     share_batch_statistics(student, accelerator)
     plan = planned(config, len(data.rows), start, accelerator.num_processes)
-    wanted = identity(config, architecture, cohort, parents, epochs=plan.epochs, guided=guidance is not None)
+    wanted = identity(config, architecture, cohort, parents, epochs=plan.epochs, guided=distillation is not None)
     options = {"restart": config.restart, "extend": config.extend}
     with open_training_run(folder, wanted, config_dict(config), accelerator, **options) as run:
         if run.finished:
@@ -146,7 +146,7 @@ def train(
             )
             return folder / MODEL
 
-        state = _new_state(config, data, student, plan, guidance, accelerator)
+        state = _new_state(config, data, student, plan, distillation, accelerator)
         with TrainingSession(run, state, epochs=plan.epochs, steps=plan.steps) as session:
             state.stopped = state.stopped and not run.extended
             while state.epoch < plan.epochs and not state.stopped:
@@ -192,22 +192,22 @@ def train_step(state: TrainState, batch: Batch) -> dict[str, Tensor]:
     accelerator, student = state.accelerator, state.network
     with accelerator.autocast():
         out: Outputs = state.model(batch.images)
-        seen = state.lessons.seen(batch) if state.lessons else None
-    parts, weights = {"task": state.loss_on_labels(out.logits, batch.targets)}, {"task": 1.0}
-    if state.lessons and seen is not None:
-        guidance = state.lessons.guidance
+        seen = state.teachers.outputs(batch) if state.teachers else None
+    parts, weights = (
+        {"task": state.loss_on_labels(gather_batch(out.logits), gather_batch(batch.targets))},
+        {"task": 1.0},
+    )
+    if state.teachers and seen is not None:
+        distillation = state.teachers.distillation
         parts |= each_loss(
-            guidance.losses,
+            distillation.losses,
             out,
             seen,
             batch.targets,
-            task=str(guidance.teachers[0].header.task),
-            temperature=guidance.temperature,
-            stage=guidance.stage,
             adapters=student.adapters,
-            use_unlabelled=True,
+            use_unlabelled=distillation.use_unlabelled,
         )
-        weights = {"task": guidance.task_weight, **guidance.losses}
+        weights = {"task": distillation.task_weight} | {loss.name: w for loss, w in distillation.losses.items()}
     # With several processes every parameter needs a gradient, also where only a loss of weight 0 gives one.
     shared = accelerator.num_processes > 1
     terms = {name: weights[name] * value for name, value in parts.items() if weights[name] != 0 or shared}
@@ -270,25 +270,25 @@ def automatic_epochs(steps: int) -> int:
 
 
 def _adapters(
-    network: GrayNetwork, size: int, guidance: Guidance | None
-) -> tuple[nn.ModuleDict | None, tuple[str, ...], tuple[Tensor, Tensor] | None]:
-    """Adapters of the feature losses, the features they need, and the teacher's classifier where it is reused."""
-    if guidance is None or not guidance.stages:
-        return None, (), None
-    teacher, stages = guidance.teachers[0], guidance.stages
-    own = stage_channels(network, stages, size)
-    its = stage_channels(teacher.network, stages, teacher.size)
-    adapters = build_adapters(guidance.losses, own, its, guidance.stage)
-    reused = None
-    if "simkd" in guidance.losses:
-        layer = linear_layer(teacher.network, "a teacher for the loss simkd")
-        bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
-        reused = (layer.weight[teacher.order].detach().clone(), bias[teacher.order].detach().clone())
-    return adapters, stages, reused
+    network: GrayNetwork, size: int, distillation: Distillation | None
+) -> tuple[nn.ModuleDict | None, tuple[str, ...]]:
+    """Adapters of the losses, and the features that the losses read."""
+    if distillation is None or not distillation.stages:
+        return None, ()
+    teacher, stages = distillation.teachers[0], distillation.stages
+    student = Interface(stage_channels(network, stages, size))
+    channels = stage_channels(teacher.network, stages, teacher.size)
+    return build_adapters(distillation.losses, student, Interface(channels, teacher.classifier)), stages
 
 
 def _new_student(
-    config: TrainConfig, architecture: str, data: TrainingSet, start: Start, guidance: Guidance | None, *, show: bool
+    config: TrainConfig,
+    architecture: str,
+    data: TrainingSet,
+    start: Start,
+    distillation: Distillation | None,
+    *,
+    show: bool,
 ) -> Student:
     """The network with its starting weights, and the adapters of its losses."""
     torch.manual_seed(config.seed)
@@ -302,7 +302,7 @@ def _new_student(
         first_logits(data.targets[data.rows], data.task, config.imbalance),
         show=show,
     )
-    return Student(network, *_adapters(network, config.size, guidance))
+    return Student(network, *_adapters(network, config.size, distillation))
 
 
 def _new_state(
@@ -310,14 +310,14 @@ def _new_state(
     data: TrainingSet,
     student: Student,
     plan: Plan,
-    guidance: Guidance | None,
+    distillation: Distillation | None,
     accelerator: "Accelerator",
 ) -> TrainState:
     """The state before the first step, on the device."""
     workers = config.workers or 0
-    lessons = None
-    if guidance:
-        lessons = prepare(guidance, data.cohort, data.rows, data.spec, accelerator, workers=workers)
+    teachers = None
+    if distillation:
+        teachers = prepare(distillation, data.cohort, data.rows, data.spec, accelerator, workers=workers)
     parameters: Any = groups(student, config.weight_decay)
     if config.mode == "layerwise":
         parameters = slower_below(parameters, student.network.network, config.optim.lowest_lr)
@@ -329,7 +329,7 @@ def _new_state(
         optimizer=optimizer,
         accelerator=accelerator,
         loss_on_labels=data.loss,
-        lessons=lessons,
+        teachers=teachers,
         average=Average(student, config.optim.ema) if config.optim.ema else None,
         clip=config.optim.clip,
     )
@@ -337,21 +337,21 @@ def _new_state(
 
 def _epoch(config: TrainConfig, data: TrainingSet, plan: Plan, state: TrainState) -> Iterator[Batch]:
     """The batches of the current epoch that are still to be trained on."""
-    lessons, n, epoch = state.lessons, len(data.rows), state.epoch
-    guidance = lessons.guidance if lessons else None
-    fixed = guidance is not None and guidance.view_sets > 0
+    teachers, n, epoch = state.teachers, len(data.rows), state.epoch
+    distillation = teachers.distillation if teachers else None
+    fixed = distillation is not None and distillation.cached_views > 0
     steps = batches(
         data.cohort,
         data.rows,
         data.targets,
         data.spec,
         order_of(n, config.seed, epoch, plan.batch_size, data.weights, fixed=fixed),
-        epoch_views(guidance, data.spec, n, config.seed, epoch),
+        epoch_views(distillation, data.spec, n, config.seed, epoch),
         accelerator=state.accelerator,
         first_step=state.step,
-        sizes=lessons.sizes if lessons else (),
-        finer=guidance.finer if guidance else {},
-        replay=lessons.replay(epoch) if lessons else None,
+        sizes=teachers.sizes if teachers else (),
+        finer=distillation.finer if distillation else {},
+        cached=teachers.cached_reader(epoch) if teachers else None,
         workers=config.workers,
     )
     for step, batch in enumerate(steps, start=state.step):
@@ -374,9 +374,9 @@ def _validate(config: TrainConfig, data: TrainingSet, state: TrainState, folder:
     average_buffers(student, state.accelerator)
     with state.average.applied(student) if state.average else contextlib.nullcontext():
         average_buffers(student, state.accelerator)
-        student.settle()
+        student.fold()
         logits = _validation_logits(config, data, student.network, state.accelerator)
-        teacher = state.lessons.validation if state.lessons else None
+        teacher = state.teachers.validation if state.teachers else None
         figures = validation(logits, targets=data.cohort.targets[data.val_rows], task=data.task, teacher=teacher)
         figures = broadcast_from_main(figures, state.accelerator)
         check_finite("a finite loss on validation images", figures["val_loss"], epoch, folder)
@@ -416,7 +416,7 @@ def _stop_early(patience: int, state: TrainState, session: TrainingSession) -> N
 
 def _warn_of_dominating_loss(line: dict[str, Any], state: TrainState, session: TrainingSession) -> None:
     """Say once of each loss that it dominates the others."""
-    name = drowning(line)
+    name = dominating(line)
     if name and name not in state.warned:
         state.warned.append(name)
         option = "--task_weight" if name == "task" else f"--loss {name}=..."

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cxr_data.errors import BadInput
 from cxr_distill.losses import adapters
 
 
@@ -82,11 +83,12 @@ def test_the_teachers_embedding_learns_and_the_teacher_does_not():
     assert pair.teacher.weight.grad is not None
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_folded_classifier_answers_as_projector_and_classifier(bias):
-    projector, classifier = nn.Linear(3, 5, bias=bias), nn.Linear(5, 2, bias=bias)
-    weight, shift = adapters.fold_classifier(projector, classifier.weight, classifier.bias)
-    f = torch.randn(4, 3)
-    torch.testing.assert_close(F.linear(f, weight, shift), classifier(projector(f)))
-    assert not weight.requires_grad
-    assert not shift.requires_grad
+def test_the_folded_classifier_answers_as_projector_and_classifier():
+    classifier, f = nn.Linear(5, 2), torch.randn(4, 3)
+    reused = adapters.ReusedClassifier(3, 5, (classifier.weight, classifier.bias))
+    torch.testing.assert_close(F.linear(f, *reused.folded()), classifier(reused.projector(f)))
+    torch.testing.assert_close(reused(f), classifier(reused.projector(f)))
+    assert {name for name, _ in reused.named_parameters()} == {"projector.weight", "projector.bias"}
+    assert reused.state_dict().keys() == {"projector.weight", "projector.bias"}
+    with pytest.raises(BadInput, match="linear layer"):
+        adapters.ReusedClassifier(3, 5, None)

@@ -1,23 +1,39 @@
-"""The list of losses, what binds them to two networks, and their weighted sum."""
+"""The list of losses, how they read the outputs of two networks, their settings and their sum."""
+
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cxr_data.errors import BadInput
 from cxr_distill.losses import (
+    CRD,
+    DKD,
+    KD,
     LOSSES,
     STAGES,
     TASK_LOSSES,
+    FitNets,
+    Interface,
+    Loss,
+    MultilabelKD,
     Outputs,
+    PooledCosine,
+    ReviewKD,
+    SimKD,
+    StandardisedKD,
     build_adapters,
-    check_parts,
+    build_losses,
+    check_losses,
+    each_loss,
     features,
     logits,
+    loss_settings,
     recommended,
     relations,
     task_loss,
-    weighted_sum,
 )
 from cxr_distill.losses import task as label_losses
 
@@ -57,51 +73,64 @@ def leaves(out):
     return [out.logits, *out.features.values(), out.classifier_weight]
 
 
+def interfaces():
+    classifier = (torch.randn(L, ITS["pooled"]), torch.randn(L))
+    return Interface(OWN), Interface(ITS, classifier)
+
+
 def case(name):
-    task = LOSSES[name].tasks[0]
+    kind = LOSSES[name]
     torch.manual_seed(0)
-    parts = {name: 1.0}
-    adapters = build_adapters(parts, OWN, ITS, "stage3")
-    return task, parts, outputs(OWN, EDGES, 1), outputs(ITS, TEACHER_EDGES, 2), targets_of(task), adapters
+    losses: dict[Loss, float] = {FitNets(stage="stage3") if kind is FitNets else kind(): 1.0}
+    adapters = build_adapters(losses, *interfaces())
+    return losses, outputs(OWN, EDGES, 1), outputs(ITS, TEACHER_EDGES, 2), targets_of(kind.tasks[0]), adapters
 
 
-@pytest.mark.parametrize("name", LOSSES)
+def summed(losses, *given, **options):
+    values = each_loss(losses, *given, **options)
+    return torch.stack([weight * values[loss.name] for loss, weight in losses.items()]).sum()
+
+
+every_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+@every_loss
 def test_every_loss_teaches_student_and_adapter_and_not_the_teacher(name):
-    task, parts, student, teacher, y, adapters = case(name)
-    total, values = weighted_sum(parts, student, teacher, y, task=task, stage="stage3", adapters=adapters)
+    losses, student, teacher, y, adapters = case(name)
+    values = each_loss(losses, student, teacher, y, adapters=adapters)
+    assert values.keys() == {name}
+    total = values[name]
     total.backward()
     assert total.shape == ()
     assert total.dtype == torch.float32
     assert total.item() > 0
-    assert values.keys() == {name}
     assert sum(float(x.grad.abs().sum()) for x in leaves(student) if x.grad is not None) > 0
     assert all(x.grad is None for x in leaves(teacher))
     assert all(p.grad is not None for p in adapters.parameters())
-    assert (LOSSES[name].make_adapter is not None) == (len(adapters) == 1)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_reads_only_what_it_says_it_needs(name):
-    task, parts, student, teacher, y, adapters = case(name)
-    keep = set(LOSSES[name].stages("stage3"))
+@every_loss
+def test_every_loss_reads_only_what_it_says_it_reads(name):
+    losses, student, teacher, y, adapters = case(name)
+    keep = {feature for loss in losses for feature in loss.features}
 
     def strip(out):
-        weight = out.classifier_weight if "classifier" in LOSSES[name].needs else None
+        weight = out.classifier_weight if name in ("cam", "led") else None
         return Outputs(out.logits, {k: v for k, v in out.features.items() if k in keep}, weight)
 
-    settings = {"task": task, "stage": "stage3", "adapters": adapters.eval()}
-    full, _ = weighted_sum(parts, student, teacher, y, **settings)
-    stripped, _ = weighted_sum(parts, strip(student), strip(teacher), y, **settings)
+    adapters.eval()
+    full = summed(losses, student, teacher, y, adapters=adapters)
+    stripped = summed(losses, strip(student), strip(teacher), y, adapters=adapters)
     torch.testing.assert_close(stripped, full)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@every_loss
 def test_every_loss_is_finite_in_bfloat16_with_unknown_labels(name):
-    task, parts, student, teacher, y, adapters = case(name)
+    losses, student, teacher, y, adapters = case(name)
     y[1] = float("nan")
     own, its = narrowed(student), narrowed(teacher)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        total, _ = weighted_sum(parts, own, its, y, task=task, stage="stage3", adapters=adapters)
+        total = summed(losses, own, its, y, adapters=adapters, use_unlabelled=False)
     total.backward()
     assert total.dtype == torch.float32
     assert total.isfinite()
@@ -126,12 +155,12 @@ class Float32Products(TorchDispatchMode):
 @pytest.mark.parametrize("name", LOSSES)
 def test_no_loss_is_rounded_to_what_the_networks_may_be_rounded_to(name):
     """TF32 on NVIDIA GPUs, bfloat16 on CPUs: neither in the forward nor in the backward pass."""
-    task, parts, student, teacher, y, adapters = case(name)
+    losses, student, teacher, y, adapters = case(name)
     adapters.double()  # a layer that learns is computed as networks are, and not of interest here
     torch.set_float32_matmul_precision("high")
     try:
         with Float32Products() as products:
-            total, _ = weighted_sum(parts, student, teacher, y, task=task, stage="stage3", adapters=adapters)
+            total = summed(losses, student, teacher, y, adapters=adapters)
             total.backward()
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -139,21 +168,38 @@ def test_no_loss_is_rounded_to_what_the_networks_may_be_rounded_to(name):
     assert products.seen or name not in ("sp", "cam", "attention_transfer")
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@every_loss
 def test_order_of_the_batch_does_not_matter(name):
-    task, parts, student, teacher, y, adapters = case(name)
+    losses, student, teacher, y, adapters = case(name)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
 
     def shuffled(out):
         return Outputs(out.logits[order], {k: v[order] for k, v in out.features.items()}, out.classifier_weight)
 
-    settings = {"task": task, "stage": "stage3", "adapters": adapters}
-    one, _ = weighted_sum(parts, student, teacher, y, **settings)
-    other, _ = weighted_sum(parts, shuffled(student), shuffled(teacher), y[order], **settings)
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    same = summed(losses, student, teacher, y, adapters=adapters)
+    other = summed(losses, shuffled(student), shuffled(teacher), y[order], adapters=adapters)
+    torch.testing.assert_close(same, other, rtol=1e-4, atol=1e-5)
 
 
-def test_the_lines_bind_the_formulas_they_name():
+@every_loss
+def test_whether_images_are_compared_is_said_rightly(name):
+    """A loss that is a mean over images is the mean of its values on two halves of the batch; the others are not."""
+    losses, student, teacher, y, adapters = case(name)
+    adapters.eval()
+
+    def half(out, part):
+        return Outputs(out.logits[part], {k: v[part] for k, v in out.features.items()}, out.classifier_weight)
+
+    (loss,) = losses
+    whole = summed(losses, student, teacher, y, adapters=adapters)
+    parts = [
+        summed(losses, half(student, part), half(teacher, part), y[part], adapters=adapters)
+        for part in (slice(0, 3), slice(3, 6))
+    ]
+    assert torch.allclose((parts[0] + parts[1]) / 2, whole, rtol=1e-4) != loss.compares_images
+
+
+def test_every_class_computes_the_formula_of_its_name():
     student, teacher = outputs(OWN, EDGES, 1), outputs(ITS, TEACHER_EDGES, 2)
     classes, labels = targets_of("multiclass"), targets_of("multilabel")
     s, t = student.logits, teacher.logits
@@ -178,129 +224,179 @@ def test_the_lines_bind_the_formulas_they_name():
         "sp": relations.sp(f["stage4"], g["stage4"]),
         "led": relations.led(e_s, e_t, labels),
     }
-    assert expected.keys() == LOSSES.keys() - {"fitnets", "simkd", "reviewkd", "crd"}
+    assert expected.keys() == LOSSES.keys() - {"fitnets", "simkd", "reviewkd", "crd", "pooled_cosine"}
     for name, value in expected.items():
-        task = LOSSES[name].tasks[0]
-        y = classes if task == "multiclass" else labels
-        got, _ = weighted_sum({name: 1.0}, student, teacher, y, task=task)
-        torch.testing.assert_close(got, value, msg=name)
+        y = classes if LOSSES[name].tasks[0] == "multiclass" else labels
+        torch.testing.assert_close(LOSSES[name]()(student, teacher, y), value, msg=name)
 
 
-def test_adapted_losses_bind_formula_and_adapter():
+def test_losses_with_adapters_compute_formula_and_adapter():
     student, teacher = outputs(OWN, EDGES, 1), outputs(ITS, TEACHER_EDGES, 2)
-    parts = {"fitnets": 1.0, "simkd": 1.0, "reviewkd": 1.0, "crd": 1.0}
-    adapters = build_adapters(parts, OWN, ITS, "pooled").eval()
-    _, values = weighted_sum(
-        parts,
-        student,
-        teacher,
-        targets_of("multilabel"),
-        task="multilabel",
-        stage="pooled",
-        adapters=adapters,
+    losses: dict[Loss, float] = dict.fromkeys(
+        (FitNets(stage="pooled"), SimKD(), ReviewKD(), CRD(), PooledCosine()), 1.0
     )
-    f, g = student.features, teacher.features
-    torch.testing.assert_close(values["fitnets"], features.fitnets(adapters["fitnets"](f["pooled"]), g["pooled"]))
-    torch.testing.assert_close(values["simkd"], features.simkd(adapters["simkd"](f["pooled"]), g["pooled"]))
-    torch.testing.assert_close(values["crd"], features.crd(*adapters["crd"](f["pooled"], g["pooled"])))
-    fused = adapters["reviewkd"]([f[k] for k in STAGES])
+    adapters = build_adapters(losses, *interfaces()).eval()
+    values = each_loss(losses, student, teacher, targets_of("multilabel"), adapters=adapters)
+    f, g = student.features["pooled"], teacher.features["pooled"]
+    torch.testing.assert_close(values["fitnets"], features.fitnets(adapters["fitnets"](f), g))
+    torch.testing.assert_close(values["simkd"], features.simkd(adapters.get_submodule("simkd.projector")(f), g))
+    torch.testing.assert_close(values["crd"], features.crd(*adapters["crd"](f, g)))
+    torch.testing.assert_close(values["pooled_cosine"], features.cosine(adapters["pooled_cosine"](f), g))
+    fused = adapters["reviewkd"]([student.features[k] for k in STAGES])
     assert [m.shape[1] for m in fused] == [ITS[k] for k in STAGES]
 
 
-def test_weighted_sum_is_the_weighted_sum():
-    student, teacher = outputs(OWN, EDGES, 1), outputs(ITS, TEACHER_EDGES, 2)
-    y = targets_of("multilabel")
-    parts = {"multilabel_kd": 10.0, "rkd": 0.5, "pkt": 0.0}
-    total, values = weighted_sum(parts, student, teacher, y, task="multilabel", temperature=2.0)
-    torch.testing.assert_close(total.detach(), 10 * values["multilabel_kd"] + 0.5 * values["rkd"])
-    torch.testing.assert_close(
-        values["multilabel_kd"], logits.multilabel_kd(student.logits, teacher.logits, temperature=2).detach()
-    )
-    assert not any(value.requires_grad for value in values.values())
-    nothing, values = weighted_sum({}, student, teacher, y, task="multilabel")
-    assert nothing.item() == 0
-    assert values == {}
+def test_a_projector_of_pooled_features_comes_where_widths_differ_or_when_asked_for():
+    same = Interface({"pooled": 8})
+    assert PooledCosine().adapter(same, same) is None
+    assert isinstance(PooledCosine(projector=True).adapter(same, same), nn.Linear)
+    assert isinstance(PooledCosine().adapter(Interface({"pooled": 5}), same), nn.Linear)
 
 
 @pytest.mark.parametrize("name", ["kd", "multilabel_kd"])
-def test_the_teacher_answers_for_unknown_labels_only_when_asked(name):
-    task, parts, student, teacher, y, _ = case(name)
+def test_the_teacher_answers_for_unknown_labels_unless_told_otherwise(name):
+    losses, student, teacher, y, _ = case(name)
     y[2:] = float("nan")
-    masked, _ = weighted_sum(parts, student, teacher, y, task=task)
-    everything, _ = weighted_sum(parts, student, teacher, y, task=task, use_unlabelled=True)
-    formula = LOSSES[name].formula
-    temperature = LOSSES[name].temperature
+    masked = each_loss(losses, student, teacher, y, use_unlabelled=False)[name]
+    everything = each_loss(losses, student, teacher, y)[name]
+    formula, temperature = getattr(logits, name), vars(LOSSES[name]())["temperature"]
     torch.testing.assert_close(masked, formula(student.logits[:2], teacher.logits[:2], temperature=temperature))
     torch.testing.assert_close(everything, formula(student.logits, teacher.logits, temperature=temperature))
 
 
-def test_options_reach_the_formula():
-    _, parts, student, teacher, y, _ = case("dkd")
-    got, _ = weighted_sum(parts, student, teacher, y, task="multiclass", options={"dkd": {"beta": 8.0}})
-    torch.testing.assert_close(got, logits.dkd(student.logits, teacher.logits, y, temperature=4, beta=8.0))
-    assert LOSSES["dkd"].options == ("alpha", "beta", "standardise", "ddof")
-    assert LOSSES["kd"].options == ("scale_by_t2", "standardise", "ddof")
-    assert LOSSES["crd"].options == ("temperature",)
+@pytest.mark.parametrize(
+    ("settings", "built"),
+    [
+        ({"dkd": 1.0}, {DKD(): 1.0}),
+        ({"dkd.beta": 4}, {DKD(beta=4.0): 1.0}),
+        ({"dkd.beta": "1e-1", "dkd": 2}, {DKD(beta=0.1): 2.0}),
+        (
+            {"kd": 0.9, "kd.temperature": 2, "fitnets.stage": "pooled"},
+            {KD(temperature=2): 0.9, FitNets(stage="pooled"): 100},
+        ),
+        ({"kd_standardised.ddof": 1.0}, {StandardisedKD(ddof=1): 9.0}),
+        ({"pooled_cosine": 0.5, "pooled_cosine.projector": True}, {PooledCosine(projector=True): 0.5}),
+        ({}, {}),
+    ],
+)
+def test_settings_become_losses_and_back(settings, built):
+    losses = build_losses(settings)
+    assert losses == built
+    assert build_losses(loss_settings(losses)) == built
+
+
+@every_loss
+def test_settings_name_every_hyperparameter(name):
+    loss = LOSSES[name]()
+    written = loss_settings({loss: loss.weight})
+    wanted = {f"{name}.{field.name}" for field in fields(loss) if getattr(loss, field.name) is not None}
+    assert written.keys() == {name} | wanted
 
 
 @pytest.mark.parametrize(
-    ("parts", "task", "options", "message"),
+    ("settings", "message"),
     [
-        ({"kdd": 1.0}, "multiclass", None, "did you mean kd"),
-        ({"kd": 1.0}, "multilabel", None, "use multilabel_kd"),
-        ({"multilabel_kd": 1.0}, "multiclass", None, "use kd"),
-        ({"led": 1.0}, "multiclass", None, "choose one of kd"),
-        ({"kd": -1.0}, "multiclass", None, "a weight of 0 or more"),
-        ({"kd": float("nan")}, "multiclass", None, "a weight of 0 or more"),
-        ({"kd": 1.0}, "multi_class", None, "did you mean multiclass"),
-        ({"dkd": 1.0}, "multiclass", {"dkd": {"betta": 1.0}}, "did you mean beta"),
-        ({"dkd": 1.0}, "multiclass", {"kd": {"standardise": 1.0}}, "distillation loss in use"),
+        ({"kdd": 1.0}, "did you mean kd"),
+        ({"dkd.betta": 1.0}, "did you mean beta"),
+        ({"kd": -1.0}, "a number of 0 or more"),
+        ({"kd": float("nan")}, "a number of 0 or more"),
+        ({"kd": "much"}, "a number, found 'much'"),
+        ({"kd": True}, "a number, found True"),
+        ({"kd.temperature": 0}, "a temperature above 0"),
+        ({"kd.temperature": -1}, "a number of 0 or more"),
+        ({"kd.scale_by_t2": 1}, "true or false"),
+        ({"kd_standardised.ddof": 0.5}, "a whole number"),
+        ({"fitnets.stage": "stage5"}, "did you mean stage"),
+        ({"no_such_module:Mine": 1}, "no_such_module"),
+        ({"cxr_distill.losses:build_losses": 1}, "a subclass of"),
     ],
 )
-def test_what_cannot_work_is_refused_with_advice(parts, task, options, message):
+def test_settings_that_cannot_be_are_refused_with_advice(settings, message):
     with pytest.raises(BadInput, match=message):
-        check_parts(parts, task, options)
+        build_losses(settings)
+
+
+@pytest.mark.parametrize(
+    ("losses", "task", "message"),
+    [
+        ({KD(): 1.0}, "multilabel", "use multilabel_kd"),
+        ({MultilabelKD(): 1.0}, "multiclass", "use kd"),
+        ({LOSSES["led"](): 1.0}, "multiclass", "choose one of kd"),
+        ({KD(): -1.0}, "multiclass", "a weight of 0 or more"),
+        ({KD(): 1.0}, "multi_class", "did you mean multiclass"),
+        ({KD(): 1.0, KD(temperature=2): 1.0}, "multiclass", "'kd' twice"),
+    ],
+)
+def test_combinations_that_cannot_work_are_refused_with_advice(losses, task, message):
+    with pytest.raises(BadInput, match=message):
+        check_losses(losses, task)
 
 
 @pytest.mark.parametrize("name", ["dist", "kd_standardised"])
 def test_two_classes_say_nothing_to_losses_that_compare_them(name):
-    check_parts({name: 1.0}, "multiclass", labels=3)
+    check_losses({LOSSES[name](): 1.0}, "multiclass", labels=3)
     with pytest.raises(BadInput, match="at least 3 labels"):
-        check_parts({name: 1.0}, "multiclass", labels=2)
+        check_losses({LOSSES[name](): 1.0}, "multiclass", labels=2)
 
 
-def test_features_that_are_not_there_are_named():
+def test_outputs_that_do_not_fit_are_named():
     student, teacher = outputs(OWN, EDGES, 1), outputs(ITS, TEACHER_EDGES, 2)
     y = targets_of("multilabel")
-    bare = Outputs(student.logits)
     with pytest.raises(BadInput, match="'pooled' of student and teacher, found none of that name"):
-        weighted_sum({"rkd": 1.0}, bare, teacher, y, task="multilabel")
+        LOSSES["rkd"]()(Outputs(student.logits), teacher, y)
     headless = student._replace(classifier_weight=torch.zeros(L, 7))
     with pytest.raises(BadInput, match="linear classifier on the network's 5 channels, found one on 7"):
-        weighted_sum({"cam": 1.0}, headless, teacher, y, task="multilabel")
-    with pytest.raises(ValueError, match="fitnets wants its adapter"):
-        weighted_sum({"fitnets": 1.0}, student, teacher, y, task="multilabel")
+        LOSSES["cam"]()(headless, teacher, y)
+    with pytest.raises(ValueError, match="fitnets needs its adapter"):
+        FitNets()(student, teacher, y)
     with pytest.raises(BadInput, match="features 'stage1'"):
-        build_adapters({"reviewkd": 1.0}, {"stage4": 5}, ITS, "stage4")
-    with pytest.raises(BadInput, match="did you mean stage"):
-        build_adapters({"fitnets": 1.0}, OWN, ITS, "stage5")
-
-
-def test_stages_name_what_the_networks_must_give():
-    assert LOSSES["kd"].stages("stage3") == ()
-    assert LOSSES["fitnets"].stages("stage3") == ("stage3",)
-    assert LOSSES["fitnets"].stages("pooled") == ("pooled",)
-    assert LOSSES["reviewkd"].stages("stage3") == STAGES
-    assert LOSSES["cam"].stages("stage1") == ("stage4",)
+        build_adapters({ReviewKD(): 1.0}, Interface({"stage4": 5}), Interface(ITS))
+    with pytest.raises(BadInput, match="one shape"):
+        KD()(student, Outputs(teacher.logits[:, :2]), y)
 
 
 def test_adapters_fit_channels_and_stage():
-    adapters = build_adapters({"kd": 1.0, "fitnets": 1.0, "crd": 1.0}, OWN, ITS, "stage2")
+    adapters = build_adapters({KD(): 1.0, FitNets(stage="stage2"): 1.0, CRD(): 1.0}, *interfaces())
     assert list(adapters) == ["fitnets", "crd"]
     assert adapters.get_parameter("fitnets.weight").shape == (4, 3, 1, 1)
     assert adapters.get_parameter("crd.student.weight").shape == (128, 5)
     assert adapters.get_parameter("crd.teacher.weight").shape == (128, 8)
-    assert len(build_adapters({"kd": 1.0}, {}, {}, "stage4")) == 0
+    assert len(build_adapters({KD(): 1.0}, Interface({}), Interface({}))) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stubborn(Loss):
+    """A loss from outside the source tree, with a hyperparameter, an adapter and inputs of its own choice."""
+
+    name = "stubborn"
+    weight = 0.25
+    power: float = 2.0
+
+    @property
+    def features(self):
+        return ("stage2", "pooled")
+
+    def adapter(self, student, teacher):
+        return nn.Linear(student.channels_of("pooled"), teacher.channels_of("pooled"))
+
+    def compute(self, student, teacher, given):
+        weight = given.targets.nan_to_num().sum(dim=1)
+        moved = given.required_adapter(self.name)(student.features["pooled"])
+        apart = (moved - teacher.features["pooled"].detach()).abs() ** self.power
+        return (weight[:, None] * apart).mean() + student.features["stage2"].square().mean()
+
+
+def test_a_loss_from_elsewhere_works_by_its_name():
+    student, teacher, y = outputs(OWN, EDGES, 1), outputs(ITS, TEACHER_EDGES, 2), targets_of("multilabel")
+    name = f"{__name__}:Stubborn"
+    losses = build_losses({f"{name}.power": 1.0})
+    assert losses == {Stubborn(power=1.0): 0.25}
+    assert loss_settings(losses) == {name: 0.25, f"{name}.power": 1.0}
+    check_losses(losses, "multilabel", labels=L)
+    adapters = build_adapters(losses, *interfaces())
+    each_loss(losses, student, teacher, y, adapters=adapters)["stubborn"].backward()
+    assert student.features["stage2"].grad is not None
+    assert adapters.get_parameter("stubborn.weight").grad is not None
 
 
 def test_task_losses_by_name():
@@ -319,19 +415,19 @@ def test_task_losses_by_name():
 @pytest.mark.parametrize("labels", [2, 3, 14])
 @pytest.mark.parametrize("task", TASK_LOSSES)
 def test_the_recommended_losses_suit_the_task(task, labels):
-    check_parts(recommended(task, labels), task, labels=labels)
+    check_losses(recommended(task, labels), task, labels=labels)
 
 
 def test_what_is_recommended_depends_on_task_and_number_of_classes():
     found = [recommended(*case) for case in (("multiclass", 2), ("multiclass", 3), ("multilabel", 2))]
-    assert found == [{"kd": 0.9}, {"dkd": 1.0}, {"multilabel_kd": 1.0}]
+    assert found == [{KD(): 0.9}, {DKD(): 1.0}, {MultilabelKD(): 1.0}]
     with pytest.raises(BadInput, match="known task"):
         recommended("regression", 2)
 
 
 def test_weights_are_those_of_the_literature():
-    assert (LOSSES["kd"].task_weight, LOSSES["kd"].weight, LOSSES["kd"].temperature) == (0.1, 0.9, 4.0)
-    assert (LOSSES["kd_standardised"].weight, LOSSES["kd_standardised"].temperature) == (9.0, 2.0)
+    assert (KD.task_weight, KD.weight, KD().temperature) == (0.1, 0.9, 4.0)
+    assert (StandardisedKD.weight, StandardisedKD().temperature) == (9.0, 2.0)
     usual = {
         "fitnets": 100,
         "attention_transfer": 1000,

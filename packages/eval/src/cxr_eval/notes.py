@@ -1,11 +1,17 @@
 """Sentences a reader of the figures must know."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_common.checkpoint import training_images
 from cxr_data import pixel_size_for
-from cxr_data.cohort import Cohort
+from cxr_data.cohort import Cohort, image_keys
 from cxr_data.header import Header
+from cxr_data.pixel_rows import PixelRows
 from cxr_eval.models import Match, relation
 
 
@@ -53,6 +59,36 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
         if not header.thresholds and not (match.task == "multiclass" and len(match.labels) > 2):
             found.append(f"{name}: no threshold was fitted; 0.5 decides.")
     return found
+
+
+def seen_in_training(
+    files: Mapping[str, Path], headers: Mapping[str, Header], cohorts: Mapping[int, Cohort], rows: NDArray[np.int64]
+) -> list[str]:
+    """Sentences on evaluated images that a model, its teacher or its start were trained on, pixel for pixel.
+
+    Args:
+        files: Weights files by model name.
+        headers: Their headers.
+        cohorts: The cohort by stored pixel size.
+        rows: Evaluated rows.
+    """
+    of_size: dict[int, NDArray[np.int64]] = {}
+    models: dict[int, list[str]] = {}
+    for name, header in headers.items():
+        cohort = _cohort(header, cohorts)
+        trained = training_images(files[name])
+        if trained is None:
+            continue
+        if cohort.pixel_size not in of_size:
+            pixels = cast(NDArray[np.uint8], PixelRows([cohort.pixels], rows))
+            of_size[cohort.pixel_size] = image_keys(pixels)
+        if seen := int(np.isin(of_size[cohort.pixel_size], trained).sum()):
+            models.setdefault(seen, []).append(name)
+    return [
+        f"{seen} of {len(rows)} evaluated images are identical to training images of {', '.join(names)}, or of its "
+        "teacher or start: the figures flatter it."
+        for seen, names in models.items()
+    ]
 
 
 _RELATIONS = {

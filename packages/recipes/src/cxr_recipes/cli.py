@@ -12,5 +12,5 @@ def main() -> int:
 
         runner.reproduce(config)
 
-    description = "Run a whole experiment, stage by stage, as a person would type it; goes on where it stopped."
+    description = "Run a whole experiment, stage by stage, as typed by hand; resumes where it stopped."
     return run_command(reproduce, ReproduceConfig, prog="reproduce", description=description, positional="recipes")

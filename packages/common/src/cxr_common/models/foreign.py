@@ -19,6 +19,7 @@ from cxr_common.models.foreign_names import RENAMINGS, fused, to_timm
 from cxr_common.models.structure import classifier_name, input_channels
 from cxr_common.models.zoo import OFFERED, build
 from cxr_data.errors import BadInput
+from cxr_data.header import TRAINING_IMAGES
 
 _TORCHVISION_RESNET = re.compile(
     r"(conv1|bn1|layer[1-4]\.\d+\.(conv[123]|bn[123]|downsample\.[01]))\.(weight|bias|running_mean|running_var"
@@ -261,7 +262,7 @@ def _read(path: Path) -> Any:
         raise BadInput("a weights file", "a folder" if path.is_dir() else "nothing there", where=path, do=do)
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return {name: tensor for name, tensor in load_file(path).items() if name != TRAINING_IMAGES}
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         needs = re.search(r"GLOBAL ([\w.]+)", str(error))

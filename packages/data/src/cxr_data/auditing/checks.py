@@ -126,7 +126,7 @@ def _identical(cohort: Cohort, images: list[str], measures: Measures) -> list[di
 
 
 def _near(cohort: Cohort, images: list[str], measures: Measures) -> list[dict[str, Any]]:
-    pairs = duplicates.near_pairs(measures)
+    pairs = duplicates.near_pairs(measures.thumbs, measures.digest)
     name = f"near duplicates (correlation of fine structure {duplicates.ALIKE} or more)"
     if not len(pairs.rows):
         return [_check(name, "ok", 0, "none")]

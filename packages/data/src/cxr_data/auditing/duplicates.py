@@ -1,11 +1,12 @@
 """Images that are there twice: identical ones, and copies that were re-encoded, rescaled, toned or inverted."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.auditing.measures import SMALL, THUMB, Measures, unit_descriptors
+from cxr_data.auditing.measures import SMALL, THUMB, unit_descriptors
 
 CANDIDATE = 0.955
 """Correlation of the 16-px descriptors from which a pair is looked at closer."""
@@ -35,7 +36,7 @@ def identical_groups(digests: list[bytes]) -> list[NDArray[np.int64]]:
     return [np.array(rows) for rows in seen.values() if len(rows) > 1]
 
 
-def near_pairs(measures: Measures) -> Pairs:
+def near_pairs(thumbs: NDArray[np.uint8], digests: Sequence[bytes]) -> Pairs:
     """Pairs of images, not identical, that are copies of one image by :data:`ALIKE`.
 
     Descriptors of 256 numbers are compared in blocks of matrix products (112,120 images: 6·10⁹ pairs, about a
@@ -43,14 +44,15 @@ def near_pairs(measures: Measures) -> Pairs:
     is found as well. Of identical images the first stands for all.
 
     Args:
-        measures: Of N images.
+        thumbs: (N, 48, 48), see :class:`cxr_data.auditing.measures.Measures`.
+        digests: N hashes, equal for identical images.
 
     Returns:
         The pairs, by first row, then second.
     """
-    _, first = np.unique(np.array([digest.hex() for digest in measures.digest]), return_index=True)
+    _, first = np.unique(np.array([digest.hex() for digest in digests]), return_index=True)
     first.sort()
-    descriptors = unit_descriptors(measures.thumbs[first], SMALL)
+    descriptors = unit_descriptors(thumbs[first], SMALL)
     found: list[NDArray[np.int64]] = []
     count, complete = 0, True
     for top in range(0, len(first), _ROWS):
@@ -70,7 +72,7 @@ def near_pairs(measures: Measures) -> Pairs:
     correlation = np.empty(len(candidates), np.float32)
     for start in range(0, len(candidates), _CHECKED):
         pairs = candidates[start : start + _CHECKED]
-        one, other = (unit_descriptors(measures.thumbs[pairs[:, side]], THUMB) for side in (0, 1))
+        one, other = (unit_descriptors(thumbs[pairs[:, side]], THUMB) for side in (0, 1))
         correlation[start : start + _CHECKED] = (one * other).sum(axis=1)
     kept = np.abs(correlation) >= ALIKE
     order = np.lexsort(candidates[kept].T[::-1])

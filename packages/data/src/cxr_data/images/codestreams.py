@@ -1,7 +1,7 @@
 """The compressed streams inside DICOM: which kind one is, what it says of itself, and whether it is whole.
 
 The kind is told by the bytes, not by the transfer syntax. Decoders make a picture of most damaged streams, so each kind
-has a check of its own here; JPEG of 8 bits is checked by :func:`cxr_data.images.damage.check_jpeg`, as in every file.
+has a check of its own here; JPEG of 8 bits is checked by :func:`cxr_data.images.jpeg.decode_jpeg`, as in every file.
 """
 
 from typing import NamedTuple
@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.images.damage import check_jpeg
-from cxr_data.images.header import BrokenImage, jpeg_end
+from cxr_data.images.header import BrokenImage
 from cxr_data.images.huffman import check_huffman
+from cxr_data.images.jpeg import decode_jpeg, segments
 
 _J2K = b"\xff\x4f\xff\x51"
 
@@ -38,7 +38,7 @@ def codestream(data: bytes) -> bytes:
     if data[:4] == _J2K:
         end = _j2k_end(data)
     elif data[:3] == b"\xff\xd8\xff":
-        end = _jls_end(data) if _frame(data)[0] == 0xF7 else jpeg_end(data) + 2
+        end = _jls_end(data) if _frame(data)[0] == 0xF7 else segments(data)[-1].stop
     elif data[:4] == b"\x00\x00\x01\xb3" or data[4:8] == b"ftyp":
         raise BrokenImage("a DICOM video; one radiograph was expected")
     else:
@@ -70,7 +70,7 @@ def check_stream(data: bytes, stream: Stream) -> None:
         BrokenImage: Damaged or cut.
     """
     if stream.kind == "JPEG":
-        check_jpeg(data)
+        decode_jpeg(data, least=1, part=True)  # the pixels are decoded with the colours of the header
     elif stream.kind == "JPEG lossless":
         check_huffman(data)
     elif stream.kind == "JPEG-LS":

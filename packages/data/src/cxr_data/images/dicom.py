@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 LEAST_SHOWN = 0.005
 """Least share of an image's values that its own window must show as shades between black and white."""
+LEAST_SHADES = 0.08
+"""Least part of black to white that it must spread them over: 12 bits in a window of 16 fill 0.06."""
 
 
 def decode_dicom(data: bytes, window: str) -> NDArray[np.float32]:
@@ -197,8 +199,9 @@ def _voi(dataset: "Dataset", values: NDArray[np.float32], valid: NDArray[np.floa
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     linear = (center, width) if function in ("SIGMOID", "LINEAR_EXACT") else (center - 0.5, max(width - 1, 1e-6))
     ramp = (valid - np.float32(linear[0])) / np.float32(linear[1]) + np.float32(0.5)
-    reach = 1.5 if function == "SIGMOID" else 0.5  # a sigmoid has shades outside its width
-    if valid.min() < valid.max() and (np.abs(ramp - 0.5) < reach).mean() < LEAST_SHOWN:
+    reach = 0.75 if function == "SIGMOID" else 0.5  # a sigmoid has shades outside its width
+    inside = np.abs(ramp - 0.5) < reach
+    if valid.min() < valid.max() and (inside.mean() < LEAST_SHOWN or np.ptp(np.clip(ramp, 0, 1)) < LEAST_SHADES):
         raise BrokenImage(
             f"a DICOM window (center {center:g}, width {width:g}) that shows next to nothing of its values "
             f"({valid.min():g} to {valid.max():g})"

@@ -25,7 +25,7 @@ _DECODERS = {  # kind of stream → transfer syntax whose decoders read it
     "JPEG 2000": "1.2.840.10008.1.2.4.90",
     "HTJ2K": "1.2.840.10008.1.2.4.201",
 }
-_PLUGINS = ("pillow", "pylibjpeg", "pyjpegls", "gdcm")
+_PLUGINS = ("pillow", "pyjpegls", "gdcm", "pylibjpeg")
 """In this order: what is always installed comes first, so that the extra ``codecs`` changes no pixel."""
 _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 
@@ -246,7 +246,7 @@ def _compressed(data: bytes, header: _Header) -> tuple[NDArray[Any], int, str]:
 
 
 def _decoded(data: bytes, stream: Stream, header: _Header) -> tuple[NDArray[Any], str]:
-    """Decode by the first installed decoder that can."""
+    """Decode by the first installed decoder that reads such streams."""
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
@@ -254,29 +254,33 @@ def _decoded(data: bytes, stream: Stream, header: _Header) -> tuple[NDArray[Any]
     decoder = get_decoder(UID(_DECODERS[stream.kind]))
     options = _options(header, 8 if stream.bits <= 8 else 16 if stream.bits <= 16 else 32, stream.bits)
     plugins = [plugin for plugin in _PLUGINS if plugin in decoder.available_plugins]
+    if "pillow" in plugins and stream.bits > (16 if stream.samples == 1 else 8):
+        plugins.remove("pillow")  # it would make 8 bits of them
     if not plugins:
         raise BrokenImage(
             f"compressed as {stream.kind} ({stream.bits} bits), for which no decoder is installed: "
             "pip install 'cxr-data[codecs]'"
         )
-    _hush_gdcm(plugins)
+    # pylibjpeg prints the lines of its library. In colour, Pillow refuses sound streams that GDCM reads.
+    plugins = [plugin for plugin in plugins if plugin != "pylibjpeg"] or plugins
     failure: Exception | None = None
-    for plugin in plugins:
+    for plugin in plugins if stream.samples > 1 else plugins[:1]:
+        if plugin == "gdcm":
+            _hush_gdcm()
         try:
             values, told = decoder.as_array(encapsulate([data]), decoding_plugin=plugin, **options)
         except Exception as error:  # decoders raise whatever their libraries do
             failure = error
-            continue
-        return values, _colour_of(told)
+        else:
+            return values, _colour_of(told)
     raise BrokenImage(f"damaged DICOM: its {stream.kind} pixels cannot be decoded") from failure
 
 
-def _hush_gdcm(plugins: list[str]) -> None:
-    if "gdcm" in plugins:
-        import gdcm
+def _hush_gdcm() -> None:
+    import gdcm
 
-        for quiet in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
-            quiet()
+    for quiet in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
+        quiet()
 
 
 def _placed(dataset: "Dataset", raw: NDArray[Any], header: _Header, precision: int) -> Stored:

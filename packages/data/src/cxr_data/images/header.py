@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
-
 from cxr_data.images.elements import SNIFFED, is_dicom
 
 MAX_PIXELS = 100_000_000
@@ -23,7 +21,6 @@ _HEADER_BYTES = 2**16
 
 KINDS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WebP", "JPEG 2000", "DICOM")
 """What is read."""
-_JPEG_SEGMENTS = {*range(0xC0, 0xD0), *range(0xDA, 0xF0), 0xFE} - {0xC8}
 _GZIP = b"\x1f\x8b"
 _MAGIC = {
     b"\xff\xd8\xff": "JPEG",
@@ -179,12 +176,12 @@ def first_bytes(path: str | Path) -> bytes:
 def _unpacked(data: bytes, most: int) -> bytes:
     try:
         with gzip.open(io.BytesIO(data)) as file:
-            found = file.read(most + 1)
+            content = file.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise BrokenImage("a damaged gzip file") from error
-    if len(found) > most:
+    if len(content) > most:
         raise BrokenImage("a gzip file of more than 2 GiB")
-    return found
+    return content
 
 
 def inspect(data: bytes) -> Header:
@@ -257,29 +254,5 @@ def claimed_size(path: str | Path) -> Header | None:
 def _dicom_size(path: str | Path) -> Header | None:
     from cxr_data.images.dicom import rows_and_columns
 
-    found = rows_and_columns(path)
-    return found and Header("DICOM", found[1], found[0])
-
-
-def jpeg_end(data: bytes) -> int:
-    """Where the end marker of a JPEG stands, every marker before it being one that may be there.
-
-    Within a scan 0xFF is always stuffed, so bytes written over it mostly show as a marker that no encoder writes.
-
-    Raises:
-        BrokenImage: Another marker, or no end.
-    """
-    values = np.frombuffer(data, np.uint8)
-    at = np.flatnonzero(values[:-1] == 0xFF)
-    codes = values[at + 1]
-    inside = 2
-    for marker in at[(codes != 0) & (codes != 0xFF) & ((codes < 0xD0) | (codes > 0xD7))].tolist():
-        if marker < inside:
-            continue
-        code = data[marker + 1]
-        if code == 0xD9:
-            return marker
-        if code not in _JPEG_SEGMENTS:
-            break
-        inside = marker + 2 + int.from_bytes(data[marker + 2 : marker + 4])
-    raise BrokenImage("damaged JPEG: a marker where none may be")
+    size = rows_and_columns(path)
+    return size and Header("DICOM", size[1], size[0])

@@ -123,11 +123,13 @@ def _follow(scan: _Scan, tables: dict[int, NDArray[np.uint8]]) -> None:
 
 
 def _pieces(coded: bytes) -> list[bytes]:
-    """The scan between its restart markers, without stuffed bytes."""
+    """The scan between its restart markers, without stuffed bytes and without fill bytes before a marker."""
     values = np.frombuffer(coded, np.uint8)
     at = np.flatnonzero((values[:-1] == 0xFF) & (values[1:] >= 0xD0) & (values[1:] <= 0xD7)).tolist()
     starts, ends = [0, *(place + 2 for place in at)], [*at, len(coded)]
-    return [coded[start:end].replace(b"\xff\x00", b"\xff") for start, end in zip(starts, ends, strict=True)]
+    return [
+        coded[start:end].rstrip(b"\xff").replace(b"\xff\x00", b"\xff") for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def _by_bit(piece: bytes, table: NDArray[np.uint8]) -> bytes:

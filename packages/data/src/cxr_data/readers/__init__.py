@@ -3,10 +3,13 @@
 ``READERS`` is the only list of them; :func:`recognise` asks in its order, the most particular first.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from cxr_data.errors import unknown_name
+from cxr_data.folders import scan_with_links
+from cxr_data.image_files import links_note
 from cxr_data.readers import (
     chestxray14,
     chexpert,
@@ -85,4 +88,8 @@ def read(path: Path, reader: str) -> Listing:
     """
     if reader not in READERS:
         raise unknown_name("reader", reader, [*READERS, "auto"])
-    return READERS[reader].read(path)
+    listing = READERS[reader].read(path)
+    if reader in ("folder", "unlabelled"):  # they have said so
+        return listing
+    links = scan_with_links(path)[1]
+    return replace(listing, notes=(*listing.notes, links_note(links))) if links else listing

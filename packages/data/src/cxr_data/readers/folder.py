@@ -9,7 +9,7 @@ from cxr_data.readers import patients
 from cxr_data.readers.listing import (
     SPLIT_FOLDERS,
     Listing,
-    images_and_refused,
+    named_images,
     one_hot,
     order_classes,
 )
@@ -39,7 +39,7 @@ def read(path: Path) -> Listing:
     Raises:
         BadInput: Fewer than two classes, a class folder without images, or too many to be classes.
     """
-    images, refused = images_and_refused(path)
+    images, refused, other = named_images(path)
     split_of = {name: SPLIT_FOLDERS[name.lower()] for name in _folders(path) if name.lower() in SPLIT_FOLDERS}
     rows: list[tuple[str, str, str | None]] = []
     loose = masks = 0
@@ -67,16 +67,18 @@ def read(path: Path) -> Listing:
     if masks:
         notes.append(f"{masks} files in masks folders were left out")
     table = pl.concat([table, who], how="horizontal").with_columns(one_hot(table["class"].to_list(), labels))
-    return Listing(path.name, table.drop("class"), labels, "multiclass", tuple(notes), refused=refused)
+    return Listing(path.name, table.drop("class"), labels, "multiclass", (*notes, *other), refused=refused)
 
 
 def _check_classes(path: Path, labels: tuple[str, ...], above: list[Path]) -> None:
     subfolders = {name for folder in above for name in _folders(folder)}
     known = {spelling_key(label) for label in labels}
     if empty := sorted(name for name in subfolders if spelling_key(name) not in known):
+        links = {name for name in empty if any((folder / name).is_symlink() for folder in above)}
+        named = [f"{name} (a link to a folder elsewhere)" if name in links else name for name in empty]
         raise BadInput(
             "images in every class folder",
-            f"none in {', '.join(empty[:5])}",
+            f"none in {', '.join(named[:5])}",
             where=path,
             do="put the images there, or move the folder out of the way",
         )

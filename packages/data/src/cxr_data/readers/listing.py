@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cxr_data.cohort import Task
 from cxr_data.errors import BadInput
-from cxr_data.image_files import found_images, spelt
+from cxr_data.image_files import find_images, spelt
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -33,7 +33,7 @@ class Listing:
 
     Attributes:
         name: What the data set is called.
-        table: One row an image: ``path`` (below the folder, forward slashes), ``patient``, ``split``
+        table: One row per image: ``path`` (below the folder, forward slashes), ``patient``, ``split``
             ("train", "val", "test"; null everywhere when the data set has no usable split), ``label:NAME``
             columns, extras. A label is 0, 1 or NaN; where a data set has them also UNCERTAIN, UNMENTIONED, or
             the share of readers who said yes, in (0, 1): :func:`cxr_data.selection.select` settles
@@ -58,18 +58,19 @@ class Listing:
 
 
 def image_files(root: Path) -> list[str]:
-    """Relative paths of the image files below a folder, sorted: :func:`images_and_refused` without the refused."""
-    return images_and_refused(root)[0]
+    """Relative paths of the image files below a folder, sorted: the first part of :func:`named_images`."""
+    return named_images(root)[0]
 
 
-def images_and_refused(root: Path) -> tuple[list[str], tuple[tuple[str, str], ...]]:
-    """Relative paths of the image files below a folder, sorted, and (name, reason) of those no table can name.
+def named_images(root: Path) -> tuple[list[str], tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Images below a folder that a table can name, (name, reason) of those it cannot, and notes for the user.
 
     Raises:
         BadInput: No image at all, or none that a table can name.
     """
+    there = find_images(root)
     images, refused = [], []
-    for path in found_images(root):
+    for path in there.paths:
         name = spelt(path)
         if name == path:
             images.append(name)
@@ -77,7 +78,7 @@ def images_and_refused(root: Path) -> tuple[list[str], tuple[tuple[str, str], ..
             refused.append((name, "a file name that is not UTF-8"))
     if not images:
         raise BadInput("images with UTF-8 file names", refused[0][0], where=root, do="rename them")
-    return images, tuple(refused)
+    return images, tuple(refused), there.notes
 
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:

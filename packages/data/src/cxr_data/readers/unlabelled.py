@@ -5,9 +5,9 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from cxr_data.image_files import IMAGE_SUFFIXES
+from cxr_data.image_files import is_image
 from cxr_data.readers import patients
-from cxr_data.readers.listing import SPLIT_FOLDERS, Listing, images_and_refused
+from cxr_data.readers.listing import SPLIT_FOLDERS, Listing, named_images
 
 
 def looks_like(path: Path) -> bool:
@@ -33,20 +33,17 @@ def read(path: Path) -> Listing:
     Raises:
         BadInput: No image.
     """
-    images, refused = images_and_refused(path)
+    images, refused, other = named_images(path)
     split = [SPLIT_FOLDERS.get(PurePosixPath(image).parts[0].lower()) for image in images]
     if None in split or "train" not in split:
         split = [None] * len(images)
     who, notes = patients.facts(path, images)
     table = pl.DataFrame({"path": images, "split": pl.Series(split, dtype=pl.String)})
-    return Listing(path.name, pl.concat([table, who], how="horizontal"), (), None, tuple(notes), refused=refused)
+    return Listing(path.name, pl.concat([table, who], how="horizontal"), (), None, (*notes, *other), refused=refused)
 
 
 def _flat(folder: Path) -> bool:
-    """Whether a folder holds images and no folders; a file without a suffix may be DICOM."""
+    """Whether a folder holds images and no folders."""
     with os.scandir(folder) as entries:
         visible = [e for e in entries if not e.name.startswith((".", "__MACOSX"))]
-    kinds = {os.path.splitext(e.name)[1].lower() for e in visible}
-    return not any(os.path.isdir(e.path) for e in visible) and (
-        bool(kinds & IMAGE_SUFFIXES) or any(not kind or kind[1:].isdigit() for kind in kinds)
-    )
+    return not any(os.path.isdir(e.path) for e in visible) and any(is_image(Path(e.path)) for e in visible)

@@ -26,7 +26,7 @@ from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, write_json
-from cxr_data.model_files import find, read_headers
+from cxr_data.model_files import find, names, read_headers
 from cxr_data.terminal import say
 from cxr_deploy import cohort as images_of
 from cxr_deploy import runtimes
@@ -58,6 +58,14 @@ def export(config: ExportConfig) -> list[Path]:
             PyTorch.
     """
     files = find(config.models, config.runs_dir, config.run)
+    for option, folder in (("--web", config.web), ("--out", config.out)):
+        if folder and len(files) > 1:  # the last would be served, or kept, in place of all others
+            raise BadInput(
+                f"one model where {option} is given",
+                f"{len(files)}: {', '.join(names(files))}",
+                where=option,
+                do=f"name it: export-model {files[-1].parent} {option} {folder}",
+            )
     read_headers({str(file): file for file in files})
     return [_export_one(config, file) for file in files]
 
@@ -79,7 +87,7 @@ def _export_one(config: ExportConfig, file: Path) -> Path:
     say(f"wrote {folder}")
     if config.web:
         exported = folder / (INT8 if (folder / INT8).exists() else FLOAT)
-        build(Path(config.web), exported, config.ort_web)
+        build(Path(config.web), exported, names([file])[0], config.ort_web)
         say(f"wrote {config.web} with {exported.name}; look at it with: python -m http.server -d {config.web}")
     say(f"next:  uv run predict {folder / FLOAT} IMAGES")
     return folder

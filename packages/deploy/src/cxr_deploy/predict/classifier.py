@@ -129,7 +129,7 @@ class Classifier:
 
 
 def heat(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Class activation maps as heat: the positive part, its maximum 1, enlarged bilinearly.
+    """Class activation maps as heat: the positive part, its maximum 1, enlarged bicubically.
 
     Args:
         maps: (L, h, w).
@@ -143,7 +143,8 @@ def heat(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     positive = np.maximum(maps, 0)
     top = positive.max(axis=(1, 2), keepdims=True)
     scaled = np.divide(positive, top, out=np.zeros_like(positive), where=top > 0)
-    return np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR) for one in scaled])
+    enlarged = [cv2.resize(one, (size, size), interpolation=cv2.INTER_CUBIC) for one in scaled]
+    return np.clip(np.stack(enlarged), 0, 1)
 
 
 def check_array(image: object) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cxr_data.errors import BadInput
 from cxr_data.file_names import file_names
-from cxr_data.image_files import found_images, spelt
+from cxr_data.image_files import find_images, spelt
 from cxr_data.images.header import BrokenImage
 from cxr_data.prefetch import prefetch
 from cxr_data.terminal import counting, say
@@ -96,12 +96,15 @@ def list_files(paths: Sequence[str]) -> list[tuple[str, Path]]:
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            files += [(f"{given.rstrip('/')}/{name}", path / name) for name in found_images(path.resolve())]
+            found = find_images(path.resolve())
+            files += [(f"{given.rstrip('/')}/{name}", path / name) for name in found.paths]
+            for note in found.notes:
+                say(f"{given}: {note}")
         elif path.is_file():
             files.append((given, path))
         else:
-            found = "a pipe or a device" if path.exists() else "nothing there"
-            raise BadInput("an image or a folder of images", found, where=given, do="check the path")
+            there = "a pipe or a device" if path.exists() else "nothing there"
+            raise BadInput("an image or a folder of images", there, where=given, do="check the path")
     return list(dict.fromkeys((spelt(name), path) for name, path in files))
 
 
@@ -145,7 +148,7 @@ def _pictures(row: Row, maps: Any, pixels: Any, classifier: Classifier) -> Itera
             do="leave --heatmaps out",
         )
     called, p = np.array(row.decisions), np.array(row.probabilities)
-    heats = heat(maps, classifier.size)
+    heats = heat(maps, max(overlay.EDGE, pixels.shape[0]))
     for label in overlay.shown_labels(called, p, classifier.header.task or "multilabel"):
         yield label, overlay.draw(pixels, heats[label])
 
@@ -176,7 +179,10 @@ def _none_usable(refused: Sequence[Row]) -> BadInput:
     first = refused[0]
     more = f", nor any of {len(refused) - 1} more" if len(refused) > 1 else ""
     return BadInput(
-        "an image (JPEG, PNG, TIFF, BMP or DICOM)", f"{first.error}{more}", where=first.file, do="check the files"
+        "an image (JPEG, PNG, TIFF, BMP, GIF, WebP, JPEG 2000 or DICOM)",
+        f"{first.error}{more}",
+        where=first.file,
+        do="check the files",
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_data.images.dicom import dicom_facts
-from cxr_data.images.header import BrokenImage, inspect
+from cxr_data.images.header import BrokenImage, inspect, read_content
 
 LEAST_CONTRAST = 6.0
 COLOURED, SPREAD = 0.05, 24
@@ -82,8 +82,8 @@ def resemblance(stored: NDArray[np.uint8]) -> float:
 
 def of_file(path: Path) -> list[str]:
     """Warnings that take the file itself: colour, odd shape, a lateral view by its DICOM header."""
-    data = path.read_bytes()
     try:
+        data = read_content(path)
         header = inspect(data)
     except BrokenImage:
         return []  # whoever decodes it says what is wrong

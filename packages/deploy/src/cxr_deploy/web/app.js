@@ -1,7 +1,7 @@
 // The page: one file in, the answer of the model out. Nothing is sent anywhere.
 import * as ort from "./ort/ort.wasm.min.mjs";
 import { isDicom, readDicom } from "./dicom.js";
-import { fit, isBlank, isColoured, luma, reduceBlocks, resemblance, resize } from "./pixels.js";
+import { enlarge, fit, isBlank, isColoured, luma, reduceBlocks, resemblance, resize } from "./pixels.js";
 
 const $ = (id) => document.getElementById(id);
 const LARGEST = 100_000_000;
@@ -12,7 +12,11 @@ async function start() {
   ort.env.wasm.wasmPaths = new URL("ort/", location.href).href;
   ort.env.wasm.numThreads = 1; // more would need headers that a plain file server does not send
   session = await ort.InferenceSession.create(await (await fetch("model.onnx")).arrayBuffer(), { executionProviders: ["wasm"] });
-  $("about").textContent = `${model.architecture}, ${model.size} px, ${model.precision}; weights ${model.sha256.slice(0, 12)}; onnxruntime-web ${model.ort} (MIT licence).`;
+  document.title = `${model.name} – chest radiograph classifier`;
+  const bits = { fp32: "float32", int8: "8 bits" }[model.precision] ?? model.precision;
+  $("model").textContent = `${model.name} (${model.architecture}, ${model.size} px, ${bits}, ${(model.bytes / 1e6).toFixed(1)} MB)`;
+  $("hash").textContent = model.sha256;
+  $("about").textContent = `onnxruntime-web ${model.ort} (MIT licence).`;
   $("file").disabled = false;
   $("status").textContent = "Ready.";
 }
@@ -59,7 +63,7 @@ function unusual(stored) {
 
 async function classify(file) {
   $("status").textContent = "Reading …";
-  for (const id of ["warning", "answers", "timing", "strength", "view"]) $(id).hidden = true;
+  for (const id of ["warning", "answers", "timing", "heat", "view"]) $(id).hidden = true;
   try {
     const { image, warnings } = await decode(file);
     if (isBlank(image)) throw new Error("blank: every pixel has the same value");
@@ -97,23 +101,40 @@ function show(name, stored, answer, warnings, milliseconds) {
     title.scope = "row";
     title.textContent = label;
     const value = document.createElement("td");
-    value.append(p[i].toFixed(3), bar(p[i], model.thresholds[i]));
+    const threshold = thresholdOf(i);
+    value.append(p[i].toFixed(3), bar(p[i], threshold));
+    if (threshold !== undefined) value.append(small(`threshold ${threshold.toFixed(3)}`));
     const decision = document.createElement("td");
     decision.textContent = called[i] ? "yes" : "no";
     const heat = document.createElement("td");
     if (maps) heat.append(radio(label, i, best));
+    title.className = "label", value.className = "value", decision.className = "decision", heat.className = "choice";
     row.append(title, value, decision, heat);
     return row;
   });
   $("answers").tBodies[0].replaceChildren(...rows);
   $("answers").hidden = $("view").hidden = $("timing").hidden = false;
-  $("strength").hidden = !maps;
+  $("heat").hidden = !maps;
   $("warning").hidden = warnings.length === 0;
   $("warning").textContent = warnings.length ? `Unlike the radiographs the model was trained on: ${warnings.join("; ")}.` : "";
   $("timing").textContent = `Answered in ${milliseconds.toFixed(0)} ms on this computer.`;
   $("timing").dataset.milliseconds = milliseconds;
   $("status").textContent = `${name}: ${model.labels.filter((_, i) => called[i]).join(", ") || "nothing"} called.`;
   paint();
+}
+
+/** The threshold that a label's own probability is compared with; none where the most probable class is called. */
+function thresholdOf(i) {
+  const { task, thresholds, labels } = model;
+  if (task === "multilabel") return thresholds.length ? thresholds[i] : 0.5;
+  if (labels.length !== 2 || !thresholds.length) return undefined;
+  return i === 1 ? thresholds[1] : 1 - thresholds[1];
+}
+
+function small(text) {
+  const made = document.createElement("small");
+  made.textContent = text;
+  return made;
 }
 
 /** A bar of the probability with a mark at the threshold; drawn, because the page allows no style attributes. */
@@ -123,9 +144,11 @@ function bar(value, threshold) {
     for (const [key, one] of Object.entries(attributes)) made.setAttribute(key, one);
     return made;
   };
-  const drawing = make("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" });
-  drawing.append(make("rect", { class: "fill", width: 100 * value, height: 6 }));
-  if (threshold !== undefined) drawing.append(make("rect", { class: "threshold", x: 100 * threshold - 0.5, width: 1, height: 6 }));
+  const drawing = make("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+  drawing.append(make("rect", { class: "empty", y: 2, width: 100, height: 6 }), make("rect", { class: "fill", y: 2, width: 100 * value, height: 6 }));
+  for (const part of threshold === undefined ? [] : ["halo", "threshold"]) {
+    drawing.append(make("line", { class: part, x1: 100 * threshold, x2: 100 * threshold, y1: 0, y2: 10 }));
+  }
   const frame = document.createElement("div");
   frame.className = "bar";
   frame.append(drawing);
@@ -147,7 +170,7 @@ function radio(label, i, best) {
 function paint() {
   const { stored, maps, label } = shown, canvas = $("view"), edge = canvas.width;
   const under = resize(stored, edge, edge).data;
-  const heat = maps ? heatOf(maps, label, edge) : new Float32Array(edge * edge);
+  const [heat, top] = maps ? heatOf(maps, label, edge) : [new Float32Array(edge * edge), 0];
   const image = new ImageData(edge, edge), opacity = $("opacity").value / 100;
   for (let i = 0; i < under.length; i++) {
     const weight = opacity * heat[i], colour = palette(heat[i]);
@@ -155,16 +178,21 @@ function paint() {
     image.data[4 * i + 3] = 255;
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
+  if (maps) {
+    $("explained").textContent = top > 0
+      ? `Evidence for ${model.labels[label]}, relative to its strongest place: it says where, not how much. Computed in ${maps.width} × ${maps.height} cells, smoothed between them; it does not outline a finding.`
+      : `No part of the image speaks for ${model.labels[label]}: the map is blank.`;
+  }
   canvas.setAttribute("aria-label", maps ? `Radiograph with the evidence for ${model.labels[label]}` : "Radiograph");
 }
 
-/** The positive part of a class activation map, its maximum 1, enlarged bilinearly to the network's size, then on. */
+/** [the positive part of a class activation map, its maximum 1, enlarged bicubically; that maximum]. */
 function heatOf(maps, label, edge) {
   const count = maps.width * maps.height;
   const positive = maps.data.slice(label * count, (label + 1) * count).map((value) => Math.max(value, 0));
   const top = Math.max(...positive);
   const scaled = { data: positive.map((value) => (top > 0 ? value / top : 0)), width: maps.width, height: maps.height, top: 1 };
-  return resize(resize(scaled, model.size, model.size), edge, edge).data;
+  return [enlarge(scaled, edge, edge).data, top];
 }
 
 function palette(value) {
@@ -173,6 +201,14 @@ function palette(value) {
   return stops[low].map((from, c) => from + (at - low) * (stops[low + 1][c] - from));
 }
 
+/** The colour bar, with the colours as they are at full strength. */
+function paintScale() {
+  const canvas = $("scale"), image = new ImageData(canvas.width, 1);
+  for (let i = 0; i < canvas.width; i++) image.data.set([...palette(i / (canvas.width - 1)), 255], 4 * i);
+  for (let y = 0; y < canvas.height; y++) canvas.getContext("2d").putImageData(image, 0, y);
+}
+
+paintScale();
 $("file").addEventListener("change", () => $("file").files.length && classify($("file").files[0]));
 $("file").addEventListener("click", () => { $("file").value = ""; }); // so that the same file can be chosen again
 $("opacity").addEventListener("input", () => shown && paint());

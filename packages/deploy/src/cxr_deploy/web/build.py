@@ -1,12 +1,15 @@
 """From an exported file to a folder that any static file server can show."""
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, whole_folder, write_text
 from cxr_data.header import EXPORT_KEY, KEY, Header
+from cxr_data.terminal import say
 from cxr_deploy.export import onnx_file
 from cxr_deploy.predict import unusual
 from cxr_deploy.predict.classifier import Classifier
@@ -16,12 +19,13 @@ PAGE = ("index.html", "style.css", "icon.svg", "app.js", "pixels.js", "dicom.js"
 MODEL, FACTS, RUNTIME = "model.onnx", "model.json", "ort"
 
 
-def build(folder: Path, exported: Path, ort_web: str = "") -> None:
+def build(folder: Path, exported: Path, name: str, ort_web: str = "") -> None:
     """Write the page, whole or not at all; an earlier one is replaced.
 
     Args:
         folder: New or empty folder, or that of an earlier page.
         exported: ONNX file written by ``export-model``.
+        name: What the page calls the model.
         ort_web: See :func:`cxr_deploy.web.runtime_files.runtime_files`.
 
     Raises:
@@ -30,43 +34,54 @@ def build(folder: Path, exported: Path, ort_web: str = "") -> None:
     """
     check_folder(folder)
     graph, header, about = onnx_file.load(exported)
+    earlier = _named(folder)
+    if earlier not in (None, name):
+        say(f"{folder}: the page of {earlier} is replaced")
     runtime = runtime_files(ort_web)
     with whole_folder(folder) as beside:
-        for name in PAGE:
-            write_text(beside / name, files("cxr_deploy.web").joinpath(name).read_text("utf-8"))
+        for part in PAGE:
+            write_text(beside / part, files("cxr_deploy.web").joinpath(part).read_text("utf-8"))
         # The page needs neither the header's paths nor its config: what is served says no more than it must.
         kept = [entry for entry in graph.metadata_props if entry.key not in (KEY, EXPORT_KEY)]
         del graph.metadata_props[:]
         graph.metadata_props.extend(kept)
         onnx_file.save(graph, beside / MODEL)
-        digest = (about.get("source") or {}).get("sha256", "")
-        write_text(beside / FACTS, json.dumps(facts(header, about["precision"], digest), allow_nan=False) + "\n")
+        shown = facts(header, about) | {"name": name, "bytes": (beside / MODEL).stat().st_size}
+        write_text(beside / FACTS, json.dumps(shown, allow_nan=False) + "\n")
         (beside / RUNTIME).mkdir()
-        for name, content in runtime.items():
-            (beside / RUNTIME / name).write_bytes(content)
+        for part, content in runtime.items():
+            (beside / RUNTIME / part).write_bytes(content)
 
 
-def facts(header: Header, precision: str, digest: str) -> dict[str, object]:
+def _named(folder: Path) -> str | None:
+    """What the page in a folder calls its model; None where there is none."""
+    try:
+        return str(json.loads((folder / FACTS).read_text("utf-8"))["name"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def facts(header: Header, about: Mapping[str, Any]) -> dict[str, object]:
     """What the page must know beside the graph, as JSON types.
 
     Args:
         header: Header of the weights.
-        precision: Of the graph.
-        digest: SHA-256 of the weights.
+        about: What the exported file says of its own making.
     """
-    way = Classifier(header, lambda pixels: {}, Path(MODEL), precision)
+    precision = about["precision"]
+    classifier = Classifier(header, lambda pixels: {}, Path(MODEL), precision)
     return {
         "architecture": header.architecture,
         "precision": precision,
-        "sha256": digest,
+        "sha256": (about.get("source") or {}).get("sha256", ""),
         "ort": VERSION,
         "task": header.task,
         "labels": list(header.labels),
         "thresholds": list(header.thresholds or ()),
         "size": header.input.size,
-        "stored": way.stored_size,
-        "aspect": way.mapping["aspect"],
-        "window": way.mapping["window"],
+        "stored": classifier.stored_size,
+        "aspect": classifier.mapping["aspect"],
+        "window": classifier.mapping["window"],
         "rules": {
             "contrast": unusual.LEAST_CONTRAST,
             "unlike": unusual.UNLIKE,

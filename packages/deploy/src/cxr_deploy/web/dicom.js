@@ -4,10 +4,11 @@
 const IMPLICIT = "1.2.840.10008.1.2", EXPLICIT = "1.2.840.10008.1.2.1";
 const LONG = new Set(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"]);
 const WANTED = new Set([
-  0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280103, 0x00280120,
-  0x00280121, 0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281056, 0x00283000, 0x00283010, 0x00185101,
+  0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103,
+  0x00280120, 0x00280121, 0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281056, 0x00283000, 0x00283010, 0x00185101,
 ]);
 const PIXELS = 0x7fe00010, END = 0xffffffff;
+const LEAST_SHOWN = 0.005, LEAST_SHADES = 0.08; // as in dicom.py
 
 export function isDicom(bytes) {
   return bytes.length > 132 && String.fromCharCode(...bytes.subarray(128, 132)) === "DICM";
@@ -17,11 +18,12 @@ export function isDicom(bytes) {
 export function readDicom(bytes, window) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const tags = new Map();
-  let syntax = EXPLICIT, at = 132, pixels = null;
+  let syntax = null, at = 132, pixels = null;
   const text = (start, length) => String.fromCharCode(...bytes.subarray(start, start + length)).replace(/[\0 ]+$/, "").trim();
   while (at + 8 <= bytes.length) {
     const group = view.getUint16(at, true), tag = group * 0x10000 + view.getUint16(at + 2, true);
     const explicit = group === 2 || syntax !== IMPLICIT;
+    if (group > 2 && syntax === null) throw new Error("a DICOM file that names no transfer syntax, which this page does not read");
     let length, start;
     if (group === 0xfffe || !explicit) {
       [length, start] = [view.getUint32(at + 4, true), at + 8];
@@ -44,7 +46,7 @@ export function readDicom(bytes, window) {
       if (WANTED.has(tag)) tags.set(tag, null);
       continue;
     }
-    if (WANTED.has(tag)) tags.set(tag, { start, length });
+    if (WANTED.has(tag)) tags.set(tag, length > 0 ? { start, length, vr: explicit ? text(at + 4, 2) : "" } : null);
     at = start + length;
   }
   if (!pixels) throw new Error("a DICOM file without an image");
@@ -57,16 +59,28 @@ export function readDicom(bytes, window) {
   const width = number(0x00280011), height = number(0x00280010), allocated = number(0x00280100);
   const stored = number(0x00280101) ?? allocated, signed = number(0x00280103) === 1;
   const Kind = { 8: signed ? Int8Array : Uint8Array, 16: signed ? Int16Array : Uint16Array }[allocated];
-  if (!Kind || !width || !height || pixels.length < (width * height * allocated) / 8) throw new Error("a damaged DICOM file");
-  // Bits above the stored ones hold nothing, or an overlay: a shift up and down clears them and extends the sign.
+  const size = (width * height * allocated) / 8, rest = pixels?.subarray(size);
+  if (!Kind || !width || !height || stored > allocated || pixels.length < size) throw new Error("a damaged DICOM file");
+  if (rest.length >= size || rest.some((value) => value !== rest[0])) {
+    throw new Error("a DICOM file with more pixels than one frame of its size has");
+  }
+  if ((number(0x00280102) ?? stored - 1) !== stored - 1) throw new Error("a DICOM file whose HighBit is unusual, which this page does not read");
+  if (!string(0x00280004).toUpperCase().startsWith("MONOCHROME")) {
+    throw new Error("a DICOM file that does not say whether air is dark");
+  }
+  const held = new Kind(pixels.buffer, 0, width * height);
+  const outside = paddingOf(tags, view, held, signed, allocated);
+  // Bits above the stored ones hold nothing or repeat the sign; a shift up and down clears them and extends the sign.
   const unused = 32 - stored;
   const clear = signed ? (value) => (value << unused) >> unused : (value) => (value << unused) >>> unused;
-  const raw = new Kind(pixels.buffer, 0, width * height).map(clear);
+  const raw = held.map(clear), above = ((2 ** allocated - 1) << stored) & (2 ** allocated - 1);
+  if (held.some((value, i) => value !== raw[i] && value & above && !outside?.[i])) {
+    throw new Error(`a DICOM file with values of more than its ${stored} bits, or an overlay in them, which this page does not read`);
+  }
   const slope = decimal(0x00281053) || 1, intercept = decimal(0x00281052) || 0;
-  const ends = signed ? [-(2 ** (stored - 1)), 2 ** (stored - 1) - 1] : [0, 2 ** stored - 1];
-  let [low, high] = ends.map((end) => end * slope + intercept).sort((a, b) => a - b);
+  let [low, high] = ends(signed, stored).map((end) => end * slope + intercept).sort((a, b) => a - b);
   const values = Float32Array.from(raw, (value) => value * slope + intercept);
-  const padding = paddingOf(tags, view, raw, signed);
+  const padding = outside ?? paddingOf(tags, view, raw, signed, allocated, ends(signed, stored));
   const centre = decimal(0x00281050), span = decimal(0x00281051);
   let show = (value) => (value - low) / Math.max(high - low, 1e-12);
   if (window === "voi" && centre !== undefined && span > 0) {
@@ -74,6 +88,7 @@ export function readDicom(bytes, window) {
     if (rule === "SIGMOID") show = (value) => 1 / (1 + Math.exp((-4 / span) * (value - centre)));
     else if (rule === "LINEAR_EXACT") show = (value) => (value - centre) / span + 0.5;
     else show = (value) => (value - centre + 0.5) / Math.max(span - 1, 1e-6) + 0.5;
+    refuseBlind(values, padding, rule, centre, span);
   } else if (window === "voi" && stored > 8) {
     [low, high] = [Infinity, -Infinity];
     values.forEach((value, i) => {
@@ -88,14 +103,46 @@ export function readDicom(bytes, window) {
   return { image: { data, width, height, top: 1 }, lateral: ["LL", "RL", "LATERAL", "LAT"].includes(string(0x00185101).toUpperCase()) };
 }
 
+/** Smallest and largest value of some bits. */
+function ends(signed, bits) {
+  return signed ? [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] : [0, 2 ** bits - 1];
+}
+
+/** Refuses a window that shows next to nothing of the values. */
+function refuseBlind(values, padding, rule, centre, span) {
+  const exact = rule === "SIGMOID" || rule === "LINEAR_EXACT", reach = rule === "SIGMOID" ? 0.75 : 0.5;
+  const [middle, width] = exact ? [centre, span] : [centre - 0.5, Math.max(span - 1, 1e-6)];
+  let [low, high, inside, count] = [Infinity, -Infinity, 0, 0];
+  values.forEach((value, i) => {
+    if (padding?.[i]) return;
+    const place = (value - middle) / width;
+    [low, high, count] = [Math.min(low, place), Math.max(high, place), count + 1];
+    if (Math.abs(place) < reach) inside += 1;
+  });
+  const shades = Math.min(0.5, Math.max(-0.5, high)) - Math.min(0.5, Math.max(-0.5, low));
+  if (low < high && (inside / count < LEAST_SHOWN || shades < LEAST_SHADES)) {
+    throw new Error("a DICOM file whose window shows next to nothing of its values");
+  }
+}
+
 /** Pixels outside the image proper, or null when there are none or nothing else. */
-function paddingOf(tags, view, raw, signed) {
-  const read = (tag) => (signed ? view.getInt16(tags.get(tag).start, true) : view.getUint16(tags.get(tag).start, true));
+function paddingOf(tags, view, raw, signed, allocated, range = null) {
+  const read = (tag) => {
+    const { start, length, vr } = tags.get(tag);
+    const value = signed ? view.getInt16(start, true) : view.getUint16(start, true);
+    if (length !== 2 || !["", "US", "SS", "OW", "OB", "UN"].includes(vr) || (allocated === 8 && (value < -128 || value > 255 - 128 * signed))) {
+      throw new Error("a DICOM file whose padding value is unusual, which this page does not read");
+    }
+    return value;
+  };
   if (!tags.get(0x00280120)) return null;
   const one = read(0x00280120), other = tags.get(0x00280121) ? read(0x00280121) : one;
   const [low, high] = [Math.min(one, other), Math.max(one, other)];
   const mask = Uint8Array.from(raw, (value) => value >= low && value <= high);
   const count = mask.reduce((a, b) => a + b, 0);
+  if (count === 0 && range && (one < range[0] || one > range[1])) {
+    throw new Error("a DICOM file whose padding value is unusual, which this page does not read");
+  }
   return count > 0 && count < mask.length ? mask : null;
 }
 

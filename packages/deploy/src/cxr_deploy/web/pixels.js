@@ -73,6 +73,28 @@ function linearWeights(from, to) {
   });
 }
 
+/** Enlarge a float image bicubically as OpenCV's INTER_CUBIC does (a = -3/4, edges repeated), within 0..top. */
+export function enlarge(image, width, height) {
+  const across = cubicWeights(image.width, width), down = cubicWeights(image.height, height);
+  const rows = new Float32Array(width * image.height), data = new Float32Array(width * height);
+  for (let y = 0; y < image.height; y++) {
+    for (let x = 0; x < width; x++) rows[y * width + x] = weigh(across[x], image.data, y * image.width, 1);
+  }
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) data[y * width + x] = Math.min(image.top, Math.max(0, weigh(down[y], rows, x, width)));
+  }
+  return { data, width, height, top: image.top };
+}
+
+function cubicWeights(from, to) {
+  const near = (t) => (1.25 * t - 2.25) * t * t + 1, far = (t) => ((-0.75 * t + 3.75) * t - 6) * t + 3;
+  return Array.from({ length: to }, (_, i) => {
+    const at = (i + 0.5) * (from / to) - 0.5, low = Math.floor(at), t = at - low;
+    const shares = [far(1 + t), near(t), near(1 - t), far(2 - t)];
+    return shares.map((share, k) => [Math.min(from - 1, Math.max(0, low - 1 + k)), share]);
+  });
+}
+
 /** Round half to even, as Python does; Math.round rounds half up. */
 function round(value) {
   const low = Math.floor(value), rest = value - low;

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cxr_data.errors import BadInput
+from cxr_distill.losses.base import AnsweringAdapter
 from cxr_distill.losses.precision import product
 
 
@@ -136,25 +138,42 @@ class ReviewFusion(nn.Module):
         return reviewed
 
 
-def fold_classifier(projector: nn.Linear, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A projector and the teacher's classifier behind it as one linear layer: the SimKD student's classifier.
+class ReusedClassifier(AnsweringAdapter):
+    """A linear projector P to the teacher's width, and the teacher's frozen classifier (W, b) behind it.
 
-        W (P f + p) + b = (W P) f + (W p + b)
+        z = W (P f + p) + b = (W P) f + (W p + b)
+
+    Chen et al. 2022, "Knowledge distillation with the reused teacher classifier" (SimKD).
 
     Args:
-        projector: P (C_t, C_s) and p (C_t,), the ``simkd`` adapter.
-        weight: W, of the teacher's classifier, (L, C_t).
-        bias: b, (L,); 0 when None.
+        student_channels: C_s.
+        teacher_channels: C_t.
+        classifier: W (L, C_t) and b (L,).
 
-    Returns:
-        Weight (L, C_s) and bias (L,) in float32, without gradient.
+    Raises:
+        BadInput: The teacher does not end in a linear layer.
     """
-    with torch.no_grad():
-        weight = weight.float()
-        shift = torch.zeros_like(weight[:, 0]) if bias is None else bias.float()
-        if projector.bias is not None:
-            shift = shift + weight @ projector.bias.float()
-        return weight @ projector.weight.float(), shift
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, student_channels: int, teacher_channels: int, classifier: tuple[Tensor, Tensor] | None):
+        super().__init__()
+        if classifier is None:
+            raise BadInput(
+                "a teacher for the loss simkd that ends in a linear layer", "one that does not", do="use another loss"
+            )
+        self.projector = nn.Linear(student_channels, teacher_channels)
+        self.register_buffer("weight", classifier[0].detach().clone().float(), persistent=False)
+        self.register_buffer("bias", classifier[1].detach().clone().float(), persistent=False)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(B, C_s) -> (B, L)."""
+        return F.linear(self.projector(pooled), self.weight, self.bias)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight (L, C_s) and bias (L,) of one linear layer that answers alike."""
+        return self.weight @ self.projector.weight.float(), self.bias + self.weight @ self.projector.bias.float()
 
 
 def _interpolation(given: int, wanted: int, like: Tensor) -> Tensor:

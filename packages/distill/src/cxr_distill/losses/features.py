@@ -7,12 +7,15 @@ already fit each other; where channels or sizes differ an adapter goes between
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxr_distill.losses.adapters import resize
+from cxr_common.models.structure import STAGES
+from cxr_distill.losses.adapters import EmbeddingPair, ReusedClassifier, ReviewFusion, regress, resize
+from cxr_distill.losses.base import Given, Interface, Loss, Outputs, classifier_of, feature
 from cxr_distill.losses.precision import in_float32, product
 from cxr_distill.losses.task import mean_known
 
@@ -34,6 +37,31 @@ def fitnets(student: Tensor, teacher: Tensor) -> Tensor:
     """
     _same_shape("fitnets", student, teacher)
     return F.mse_loss(student, teacher.detach())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitNets(Loss):
+    """The student's map, through a regressor, is the teacher's (Romero et al. 2015). For networks of one family."""
+
+    name = "fitnets"
+    weight = 100.0
+
+    stage: str = "stage4"
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The stage chosen."""
+        return (self.stage,)
+
+    def adapter(self, student: Interface, teacher: Interface) -> nn.Module:
+        """A 1×1 convolution (maps) or a linear layer (pooled) from student to teacher channels."""
+        own, its = student.channels_of(self.stage), teacher.channels_of(self.stage)
+        return nn.Linear(own, its) if self.stage == "pooled" else nn.Conv2d(own, its, 1)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`fitnets` of the regressed features."""
+        own, its = feature(student, self.stage), feature(teacher, self.stage)
+        return fitnets(regress(given.required_adapter(self.name), own, its), its)
 
 
 @in_float32
@@ -64,6 +92,23 @@ def attention_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> 
         a_t = F.normalize(resize(energy_t, size).flatten(1), dim=1)
         total = total + F.mse_loss(a_s, a_t)
     return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionTransfer(Loss):
+    """Where the network looks, at every stage (Zagoruyko and Komodakis 2017). For networks of one family."""
+
+    name = "attention_transfer"
+    weight = 1000.0
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """All maps."""
+        return (*STAGES,)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`attention_transfer` of all maps."""
+        return attention_transfer(*([feature(outputs, name) for name in STAGES] for outputs in (student, teacher)))
 
 
 @in_float32
@@ -121,6 +166,26 @@ def cam(
     return mean_known((maps_s - maps_t).square().mean(dim=(2, 3)), known)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CAM(Loss):
+    """Class activation maps (Zhang et al. 2023). For several labels per image, and where explanations matter."""
+
+    name = "cam"
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The deepest map; the classifiers are read too."""
+        return ("stage4",)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`cam` of the deepest maps and the classifiers."""
+        parts = []
+        for outputs in (student, teacher):
+            last = feature(outputs, "stage4")
+            parts += [last, classifier_of(outputs, last.shape[1])]
+        return cam(*parts, known=given.known)
+
+
 @in_float32
 def simkd(student: Tensor, teacher: Tensor) -> Tensor:
     """The student's projected features are what the teacher's classifier reads.
@@ -141,6 +206,29 @@ def simkd(student: Tensor, teacher: Tensor) -> Tensor:
     """
     _same_shape("simkd", student, teacher)
     return F.mse_loss(student, teacher.detach())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimKD(Loss):
+    """The teacher's classifier on projected student features (Chen et al. 2022). Needs no labels."""
+
+    name = "simkd"
+    task_weight = 0.0
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Pooled features."""
+        return ("pooled",)
+
+    def adapter(self, student: Interface, teacher: Interface) -> nn.Module:
+        """The projector, and the teacher's classifier behind it."""
+        return ReusedClassifier(student.channels_of("pooled"), teacher.channels_of("pooled"), teacher.classifier)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`simkd` of the projected features."""
+        own = feature(student, "pooled")
+        its = feature(teacher, "pooled")
+        return simkd(regress(given.required_adapter(self.name).projector, own, its), its)
 
 
 @in_float32
@@ -173,6 +261,32 @@ def reviewkd(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
                 loss = loss + weight * F.mse_loss(resize(own, (level, level)), resize(its, (level, level)))
         total = total + loss / weights
     return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewKD(Loss):
+    """All stages, each fused with the deeper ones (Chen et al. 2021). For networks of one family; costly."""
+
+    name = "reviewkd"
+
+    middle: int = 256
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """All maps."""
+        return (*STAGES,)
+
+    def adapter(self, student: Interface, teacher: Interface) -> nn.Module:
+        """The fusion of the student's stages."""
+        own = [student.channels_of(name) for name in STAGES]
+        return ReviewFusion(own, [teacher.channels_of(name) for name in STAGES], middle=min(self.middle, own[-1]))
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`reviewkd` of the student's fused stages, at the teacher's sizes."""
+        its = [feature(teacher, name) for name in STAGES]
+        fused = given.required_adapter(self.name)([feature(student, name) for name in STAGES])
+        own = [regress(None, mine, target) for mine, target in zip(fused, its, strict=True)]
+        return reviewkd(own, its)
 
 
 @in_float32
@@ -209,6 +323,77 @@ def crd(student: Tensor, teacher: Tensor, *, temperature: float = 0.07) -> Tenso
     )
     log_odds = scores - log_mean - math.log(batch - 1)
     return -F.logsigmoid(torch.where(pair, log_odds, -log_odds)).sum() / batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CRD(Loss):
+    """Contrast of images (Tian et al. 2020). Widths may differ; no labels needed; better with large batches."""
+
+    name = "crd"
+    weight = 0.8
+    compares_images = True
+
+    temperature: float = 0.07
+    width: int = 128
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Pooled features."""
+        return ("pooled",)
+
+    def adapter(self, student: Interface, teacher: Interface) -> nn.Module:
+        """The two embeddings."""
+        return EmbeddingPair(student.channels_of("pooled"), teacher.channels_of("pooled"), self.width)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`crd` of the embedded pooled features."""
+        own, its = given.required_adapter(self.name)(feature(student, "pooled"), feature(teacher, "pooled"))
+        return crd(own, its, temperature=self.temperature)
+
+
+@in_float32
+def cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """The student's pooled features point where the teacher's point; their length is free.
+
+        loss = mean over images i of  1 - cos(P(f_s,i), f_t,i)
+
+    The cosine distance of features, as in feature distillation of self-supervised networks (e.g. Fang et al. 2021,
+    "SEED", §3, which compares directions alone).
+
+    Args:
+        student: P(f_s), (B, C_t).
+        teacher: f_t, (B, C_t).
+
+    Returns:
+        Scalar in [0, 2], 0 when all point the same way. A zero vector has cosine 0.
+    """
+    _same_shape("pooled_cosine", student, teacher)
+    return (1 - F.cosine_similarity(student, teacher.detach(), dim=1)).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledCosine(Loss):
+    """Direction of the pooled features. For unlike architectures and few labels; can be cached."""
+
+    name = "pooled_cosine"
+
+    projector: bool | None = None
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Pooled features."""
+        return ("pooled",)
+
+    def adapter(self, student: Interface, teacher: Interface) -> nn.Module | None:
+        """A linear projector; by default (None) only where the widths differ."""
+        own, its = student.channels_of("pooled"), teacher.channels_of("pooled")
+        needed = own != its if self.projector is None else self.projector
+        return nn.Linear(own, its) if needed else None
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`cosine` of the (projected) pooled features."""
+        own, its = feature(student, "pooled"), feature(teacher, "pooled")
+        return cosine(regress(given.adapter, own, its), its)
 
 
 def _same_shape(loss: str, student: Tensor, teacher: Tensor) -> None:

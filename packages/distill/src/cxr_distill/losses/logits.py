@@ -9,10 +9,13 @@ Softmax losses are for one class an image. On multi-label logits they teach the 
 probabilities of an image do not add up to 1: use the sigmoid losses.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cxr_distill.losses.base import Given, Loss, Outputs
 from cxr_distill.losses.precision import in_float32
 from cxr_distill.losses.task import known_rows, mean_known
 
@@ -59,7 +62,8 @@ def kd(
     With p = softmax(z / T):   loss = T² · mean over images i of  Σ_k p_t,ik (ln p_t,ik - ln p_s,ik)
 
     Hinton et al. 2015, "Distilling the knowledge in a neural network", eq. 1; gradients shrink with 1/T²
-    (eq. 4), hence the factor. Desbele 2025 states no such factor: ``scale_by_t2=False`` (`kd_plain`). The
+    (eq. 4), hence the factor. Desbele 2025, (1 - α) · KL + α · cross-entropy, states
+    no such factor: ``scale_by_t2=False`` (`PlainKD`). The
     mean is over images, not over images and classes, which would shrink the loss by L unseen.
 
     Args:
@@ -82,23 +86,62 @@ def kd(
     return mean_known(divergence, known) * (temperature**2 if scale_by_t2 else 1.0)
 
 
-def kd_plain(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, known: Tensor | None = None) -> Tensor:
-    """Knowledge distillation without the factor T²: `kd` with ``scale_by_t2=False``.
+@dataclass(frozen=True, kw_only=True)
+class KD(Loss):
+    """Softened class probabilities (Hinton et al. 2015). The first choice between two classes."""
 
-        loss = mean over images i of  KL(p_t,i ‖ p_s,i),   p = softmax(z / T)
+    name = "kd"
+    weight = 0.9
+    task_weight = 0.1
+    tasks = ("multiclass",)
+    instead = "multilabel_kd"
 
-    Desbele 2025: (1 - α) · this + α · cross-entropy. At T = 1 the two are the same.
+    temperature: float = 4.0
+    scale_by_t2: bool = True
 
-    Args:
-        student: z_s, (B, L).
-        teacher: z_t, (B, L).
-        temperature: T.
-        known: (B,).
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`kd` of the logits."""
+        return kd(
+            student.logits,
+            teacher.logits,
+            temperature=self.temperature,
+            scale_by_t2=self.scale_by_t2,
+            known=given.known_images,
+        )
 
-    Returns:
-        Scalar >= 0.
-    """
-    return kd(student, teacher, temperature=temperature, scale_by_t2=False, known=known)
+
+@dataclass(frozen=True, kw_only=True)
+class PlainKD(KD):
+    """`KD` without the factor T². To repeat work that states no such factor (Desbele 2025)."""
+
+    name = "kd_plain"
+
+    scale_by_t2: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandardisedKD(Loss):
+    """`kd` of standardised logits (Sun et al. 2024). For a teacher with much larger logits than the student."""
+
+    name = "kd_standardised"
+    weight = 9.0
+    tasks = ("multiclass",)
+    instead = "multilabel_kd"
+    least_labels = 3  # two standardised logits are 1 and -1, whatever the networks say
+
+    temperature: float = 2.0
+    ddof: int = 0
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`kd` of the logits."""
+        return kd(
+            student.logits,
+            teacher.logits,
+            temperature=self.temperature,
+            standardise=True,
+            ddof=self.ddof,
+            known=given.known_images,
+        )
 
 
 @in_float32
@@ -129,6 +172,22 @@ def multilabel_kd(student: Tensor, teacher: Tensor, *, temperature: float = 1.0,
     if known is not None:
         divergence = torch.where(known, divergence, 0)
     return mean_known(divergence.sum(dim=1), None if known is None else known.any(dim=1)) * temperature**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultilabelKD(Loss):
+    """Every label's own probability (Yang et al. 2023). The first choice for several labels per image."""
+
+    name = "multilabel_kd"
+    weight = 1.0  # published with 10, beside labels that are summed; beside a mean, 10 leaves nothing to them
+    tasks = ("multilabel",)
+    instead = "kd"
+
+    temperature: float = 1.0
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`multilabel_kd` of the logits."""
+        return multilabel_kd(student.logits, teacher.logits, temperature=self.temperature, known=given.known)
 
 
 @in_float32
@@ -185,6 +244,34 @@ def dkd(
     return mean_known(alpha * tckd + beta * nckd, known) * temperature**2
 
 
+@dataclass(frozen=True, kw_only=True)
+class DKD(Loss):
+    """Target class and other classes weighted apart (Zhao et al. 2022). The first choice from three classes up."""
+
+    name = "dkd"
+    tasks = ("multiclass",)
+    instead = "multilabel_kd"
+
+    temperature: float = 4.0
+    alpha: float = 1.0
+    beta: float = 0.5
+    standardise: bool = False
+    ddof: int = 0
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`dkd` of the logits."""
+        return dkd(
+            student.logits,
+            teacher.logits,
+            given.targets,
+            temperature=self.temperature,
+            alpha=self.alpha,
+            beta=self.beta,
+            standardise=self.standardise,
+            ddof=self.ddof,
+        )
+
+
 @in_float32
 def dist(
     student: Tensor,
@@ -228,6 +315,32 @@ def dist(
     return (beta * rows + gamma * columns) * temperature**2
 
 
+@dataclass(frozen=True, kw_only=True)
+class DIST(Loss):
+    """Correlation of class probabilities (Huang et al. 2022). For a teacher much stronger than the student."""
+
+    name = "dist"
+    tasks = ("multiclass",)
+    instead = "multilabel_kd"
+    least_labels = 3  # two probabilities of an image correlate by 1 or -1, whatever the networks say
+    compares_images = True
+
+    temperature: float = 1.0
+    beta: float = 1.0
+    gamma: float = 1.0
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`dist` of the logits."""
+        return dist(
+            student.logits,
+            teacher.logits,
+            temperature=self.temperature,
+            beta=self.beta,
+            gamma=self.gamma,
+            known=given.known_images,
+        )
+
+
 @in_float32
 def sigmoid_mse(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, known: Tensor | None = None) -> Tensor:
     """Squared difference of the labels' probabilities.
@@ -250,6 +363,21 @@ def sigmoid_mse(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, k
     return mean_known(difference**2, known)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SigmoidMSE(Loss):
+    """Squared difference of label probabilities. To repeat Termritthikun et al. 2023, beside a focal loss on labels."""
+
+    name = "sigmoid_mse"
+    tasks = ("multilabel",)
+    instead = "softmax_mse"
+
+    temperature: float = 1.0
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`sigmoid_mse` of the logits."""
+        return sigmoid_mse(student.logits, teacher.logits, temperature=self.temperature, known=given.known)
+
+
 @in_float32
 def softmax_mse(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, known: Tensor | None = None) -> Tensor:
     """Squared difference of the class probabilities: `sigmoid_mse` for one class an image.
@@ -267,6 +395,21 @@ def softmax_mse(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, k
     """
     p_t = F.softmax(teacher.detach() / temperature, dim=1)
     return mean_known(((F.softmax(student / temperature, dim=1) - p_t) ** 2).mean(dim=1), known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxMSE(Loss):
+    """Squared difference of class probabilities. Bounded, for a teacher that is sometimes sure and wrong."""
+
+    name = "softmax_mse"
+    tasks = ("multiclass",)
+    instead = "sigmoid_mse"
+
+    temperature: float = 1.0
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`softmax_mse` of the logits."""
+        return softmax_mse(student.logits, teacher.logits, temperature=self.temperature, known=given.known_images)
 
 
 def _correlation(a: Tensor, b: Tensor, dim: int, weights: Tensor | None = None) -> Tensor:

@@ -4,10 +4,13 @@ Shapes: features are (B, C) or anything that flattens to it, B images; the stude
 differ, so that no adapter is wanted. No gradient goes to the teacher. Labels take part in `led` alone.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cxr_distill.losses.base import Given, Loss, Outputs, classifier_of, feature
 from cxr_distill.losses.precision import double, in_float32, product
 
 
@@ -44,6 +47,26 @@ def rkd(student: Tensor, teacher: Tensor, *, distance: float = 25.0, angle: floa
     return total
 
 
+@dataclass(frozen=True, kw_only=True)
+class RKD(Loss):
+    """Distances and angles between images (Park et al. 2019). Widths may differ; for unlike architectures."""
+
+    name = "rkd"
+    compares_images = True
+
+    distance: float = 25.0
+    angle: float = 50.0
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Pooled features."""
+        return ("pooled",)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`rkd` of pooled features."""
+        return rkd(feature(student, "pooled"), feature(teacher, "pooled"), distance=self.distance, angle=self.angle)
+
+
 @in_float32
 def pkt(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
     """Probabilistic knowledge transfer: each image's share of likeness to the others is kept.
@@ -75,6 +98,26 @@ def pkt(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
     return (p_t * ((p_t + eps).log() - (p_s + eps).log())).mean().to(student.dtype)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PKT(Loss):
+    """Likeness of images as probabilities (Passalis and Tefas 2018). Widths may differ; few labels."""
+
+    name = "pkt"
+    weight = 30000.0
+    compares_images = True
+
+    eps: float = 1e-7
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Pooled features."""
+        return ("pooled",)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`pkt` of pooled features."""
+        return pkt(feature(student, "pooled"), feature(teacher, "pooled"), eps=self.eps)
+
+
 @in_float32
 def sp(student: Tensor, teacher: Tensor) -> Tensor:
     """Similarity-preserving distillation: the batch's similarity matrix is kept.
@@ -98,6 +141,24 @@ def sp(student: Tensor, teacher: Tensor) -> Tensor:
         return F.normalize(product(flat, flat.mT), dim=1)
 
     return F.mse_loss(similarities(student), similarities(teacher.detach()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SP(Loss):
+    """Similarity of images (Tung and Mori 2019). Widths and map sizes may differ; no labels needed."""
+
+    name = "sp"
+    weight = 3000.0
+    compares_images = True
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The deepest map."""
+        return ("stage4",)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`sp` of the deepest maps."""
+        return sp(feature(student, "stage4"), feature(teacher, "stage4"))
 
 
 def label_embeddings(pooled: Tensor, weight: Tensor) -> Tensor:
@@ -149,6 +210,33 @@ def led(
     across_images = _group_relations(student.transpose(0, 1), teacher.transpose(0, 1), present.T)
     across_labels = _group_relations(student, teacher, present)
     return by_class * across_images + by_instance * across_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class LED(Loss):
+    """Relations of label-wise embeddings (Yang et al. 2023). For many labels, several per image."""
+
+    name = "led"
+    tasks = ("multilabel",)
+    compares_images = True
+
+    by_class: float = 100.0
+    by_instance: float = 1000.0
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Pooled features; the classifiers are read too."""
+        return ("pooled",)
+
+    def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
+        """`led` of the embeddings that each classifier makes of its pooled features."""
+        own, its = _embeddings(student), _embeddings(teacher)
+        return led(own, its, given.targets, by_class=self.by_class, by_instance=self.by_instance)
+
+
+def _embeddings(outputs: Outputs) -> Tensor:
+    pooled = feature(outputs, "pooled")
+    return label_embeddings(pooled.float(), classifier_of(outputs, pooled.shape[1]).float())
 
 
 def _group_relations(student: Tensor, teacher: Tensor, member: Tensor) -> Tensor:

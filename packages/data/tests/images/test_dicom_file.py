@@ -1,0 +1,173 @@
+"""DICOM files as they are found: with and without preamble, meta and transfer syntax, in every byte order and name."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from cxr_data import prepare
+from cxr_data.images.dicom import decode_dicom, dicom_facts, rows_and_columns
+from cxr_data.images.elements import is_dicom
+from cxr_data.images.header import BrokenImage, claimed_size, inspect
+
+SYNTAXES = {
+    "explicit": ExplicitVRLittleEndian,
+    "implicit": ImplicitVRLittleEndian,
+    "big endian": ExplicitVRBigEndian,
+    "deflated": DeflatedExplicitVRLittleEndian,
+}
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return cv2.GaussianBlur(rng.integers(0, 60_000, (48, 40)).astype(np.float32), (0, 0), 2).astype(np.uint16)
+
+
+def dicom(syntax: UID, *, patient: str = "P1", seed: int = 0, first: str = "SpecificCharacterSet") -> bytes:
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = syntax
+    made.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1")
+    made.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
+    # Which of these is the first element is what a file without meta begins with.
+    begins = ["SpecificCharacterSet", "ImageType", "SOPClassUID", "Modality"]
+    values = ["ISO_IR 100", ["ORIGINAL", "PRIMARY"], "1.2.840.10008.5.1.4.1.1.1", "CR"]
+    for name, value in list(zip(begins, values, strict=True))[begins.index(first) :]:
+        setattr(made, name, value)
+    made.PatientID, made.PatientSex, made.ViewPosition = patient, "F", "PA"
+    made.Rows, made.Columns, made.SamplesPerPixel = 48, 40, 1
+    made.PhotometricInterpretation = "MONOCHROME2"
+    made.BitsAllocated = made.BitsStored = 16
+    made.HighBit, made.PixelRepresentation = 15, 0
+    made.PixelData = picture(seed).astype("<u2" if syntax.is_little_endian else ">u2").tobytes()
+    made["PixelData"].VR = "OW"
+    file = io.BytesIO()
+    made.save_as(
+        file, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian, enforce_file_format=True
+    )
+    return file.getvalue()
+
+
+def meta_length(data: bytes) -> int:
+    return 144 + int.from_bytes(data[140:144], "little")
+
+
+def without_syntax(data: bytes) -> bytes:
+    """The element of the transfer syntax left out of the meta information, whose group length then lies."""
+    at = data.index(b"\x02\x00\x10\x00UI")
+    return data[:at] + data[at + 8 + int.from_bytes(data[at + 6 : at + 8], "little") :]
+
+
+VARIANTS = {
+    "whole": lambda data: data,
+    "no preamble": lambda data: data[132:],
+    "no meta": lambda data: data[meta_length(data) :],
+    "preamble, no meta": lambda data: data[:132] + data[meta_length(data) :],
+    "no group length": lambda data: data[:132] + data[144:],
+    "no transfer syntax": without_syntax,
+    "another transfer syntax": lambda data: data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.4\0"),
+    "noise before": lambda data: np.random.default_rng(0).bytes(128) + data[128:],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_header_and_pixels_are_read_from_every_variant(syntax, variant, tmp_path):
+    data = VARIANTS[variant](dicom(SYNTAXES[syntax]))
+    path, usual = tmp_path / "a.dcm", tmp_path / "usual.dcm"
+    path.write_bytes(data)
+    usual.write_bytes(dicom(ExplicitVRLittleEndian))
+    if syntax == "deflated" and variant in ("no meta", "preamble, no meta", "no transfer syntax"):
+        with pytest.raises(BrokenImage):  # nothing says that it is deflated
+            decode_dicom(data, "voi")
+        return
+    assert inspect(data).kind == "DICOM"
+    np.testing.assert_allclose(decode_dicom(data, "full"), picture() / 65535, atol=1e-6)
+    assert dicom_facts(path, b"salt") == dicom_facts(usual, b"salt")
+    assert dicom_facts(path, b"salt")["patient"]
+    assert rows_and_columns(path) == (48, 40)
+    assert claimed_size(path) == ("DICOM", 40, 48)
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "big endian"])
+@pytest.mark.parametrize("first", ["SpecificCharacterSet", "ImageType", "SOPClassUID", "Modality"])
+def test_files_without_meta_may_begin_with_any_element_of_group_8(first, syntax, tmp_path):
+    data = VARIANTS["no meta"](dicom(SYNTAXES[syntax], first=first))
+    (tmp_path / "a").write_bytes(data)
+    assert inspect(data).kind == "DICOM"
+    np.testing.assert_allclose(decode_dicom(data, "full"), picture() / 65535, atol=1e-6)
+    assert dicom_facts(tmp_path / "a", b"salt")["patient"]
+
+
+def test_a_file_that_fits_no_uncompressed_syntax_says_so():
+    data = without_syntax(dicom(ExplicitVRLittleEndian))
+    with pytest.raises(BrokenImage, match="names no transfer syntax"):
+        decode_dicom(data[:-100], "voi")
+
+
+@pytest.mark.parametrize("vr", [b"XX", b"UN", b"OB", b"DS", b"US", b"SQ", b"\0\0", b"FD", b"AT"])
+def test_a_patient_is_read_or_nobody_whatever_the_vr(vr, tmp_path):
+    data = dicom(ExplicitVRLittleEndian, patient="1234")
+    at = data.index(b"\x10\x00\x20\x00LO") + 4
+    (tmp_path / "a.dcm").write_bytes(data[:at] + vr + data[at + 2 :])
+    (tmp_path / "b.dcm").write_bytes(data)
+    found = dicom_facts(tmp_path / "a.dcm", b"salt")["patient"]
+    usual = dicom_facts(tmp_path / "b.dcm", b"salt")["patient"]
+    if vr in (b"XX", b"DS"):
+        assert found == usual
+    else:
+        assert found is None or found.startswith("p")
+
+
+def test_a_deflated_data_set_that_is_damaged_or_huge_is_refused(monkeypatch):
+    import cxr_data.images.dicom_file as file
+
+    data = dicom(DeflatedExplicitVRLittleEndian)
+    start = meta_length(data)
+    for damaged in (data[: start + 500], data[:start] + b"\xff" * 50 + data[start + 50 :], data[: start + 3]):
+        with pytest.raises(BrokenImage, match="deflated data set"):
+            decode_dicom(damaged, "voi")
+    monkeypatch.setattr(file, "MAX_INFLATED", 1000)
+    with pytest.raises(BrokenImage, match="a deflated DICOM file of more than"):
+        decode_dicom(data, "voi")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"",
+        b"\x08\x00",
+        b"\x02\x00\x00\x00",
+        bytes(600),
+        b"\x08\x00\x05\x00" + bytes(100),
+        b"\xff\xd8\xff\xe0" + bytes(200),
+    ],
+)
+def test_other_files_are_no_dicom(start):
+    assert not is_dicom(start)
+
+
+@pytest.mark.parametrize("variant", ["whole", "no preamble", "no meta", "no transfer syntax"])
+def test_patients_of_files_under_any_name_stay_in_one_split(variant, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for i in range(60):
+        data = VARIANTS[variant](dicom(list(SYNTAXES.values())[i % 2], patient=f"PAT{i // 4}", seed=i))
+        suffix = (".dcm", ".png", ".jpg", "", ".dicom", ".tif", ".123")[i % 7]
+        (folder / f"image{i:03d}{suffix}").write_bytes(data)
+    cohort = prepare(folder, tmp_path / "cohort", pixel_size=32, show=False)
+    assert len(cohort) == 60
+    assert not cohort.broken
+    table = cohort.table
+    assert table["patient"].n_unique() == 15
+    assert all(len(set(splits)) == 1 for splits in table.group_by("patient").agg("split")["split"].to_list())
