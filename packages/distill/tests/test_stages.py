@@ -102,7 +102,7 @@ def test_two_teachers_of_their_own_sizes_asked_once(tmp_path, toy_folder) -> Non
         "--teacher", *teachers, "--ensemble", "weighted", "--cached_views", 1,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("teacher once: 1 view sets x") == 2
+    assert done.stdout.count("cached teacher outputs: 1 views x") == 2
     student = describe(runs / "quickstart" / "test_resnet" / "model.safetensors")
     assert [p["role"] for p in student.parents] == ["teacher", "teacher-2"]
     assert student.config["teacher"] == [path.name for path in teachers]
