@@ -236,7 +236,7 @@ def _check_terms(terms: Mapping[str, Tensor], where: str) -> None:
     for name, term in terms.items():
         if not term.detach().isfinite():
             raise BadInput(
-                f"a finite {name} loss", f"{float(term.detach())}", where=where, do="lower the learning rate"
+                f"a finite {name} loss", f"{term.item()}", where=where, do="lower the learning rate"
             )
 
 
