@@ -67,6 +67,11 @@ def open_cohort(
 
     Raises:
         BadInput: Nothing of that name, or what is wrong with it.
+
+    >>> from cxr_data import open_cohort
+    >>> cohort = open_cohort("phantom:40", pixel_size=32, show=False)
+    >>> cohort.pixels[cohort.rows("test")].shape[1:], cohort.targets.shape == (40, len(cohort.labels))
+    ((32, 32), True)
     """
     if pixel_size is None:
         note_smaller, pixel_size = False, DEFAULT_PIXEL_SIZE
