@@ -68,3 +68,37 @@ def test_other_defaults_are_shown():
 
 def test_options_of_nested_configs_have_dots():
     assert [option.name for option in options(Config)][-1] == "inner.depth"
+
+
+@dataclass(frozen=True)
+class _Base:
+    """A base.
+
+    Attributes:
+        shared: Text of the base,
+            on two lines.
+        changed: Text of the base.
+    """
+
+    shared: int = 1
+    changed: int = 2
+
+
+@dataclass(frozen=True)
+class _Derived(_Base):
+    """A command.
+
+    Attributes:
+        changed: Text of the command.
+        own: Text of its own.
+    """
+
+    own: int = 3
+
+
+def test_options_of_base_classes_keep_their_texts():
+    assert attributes(_Derived) == {
+        "shared": "Text of the base, on two lines.",
+        "changed": "Text of the command.",
+        "own": "Text of its own.",
+    }

@@ -89,10 +89,13 @@ def options(config_class: type, prefix: str = "") -> Iterator[Option]:
 
 
 def attributes(config_class: type) -> dict[str, str]:
-    """The "Attributes:" section of a docstring: name -> text, on one line."""
-    _, _, section = (inspect.getdoc(config_class) or "").partition("Attributes:\n")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in entries}
+    """The "Attributes:" sections of a class and those it inherits from: name -> text, on one line."""
+    texts: dict[str, str] = {}
+    for one in reversed(config_class.__mro__):
+        _, _, section = inspect.cleandoc(one.__doc__ or "").partition("Attributes:\n")
+        entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
+        texts |= {name: " ".join(text.split()) for name, text in entries}
+    return texts
 
 
 def _values(kind: Any) -> tuple[str, str]:

@@ -6,6 +6,7 @@ r"""Whole experiments in one command.
 babaahmadi2023
 daniel2024
 desbele2025
+evidence
 kermany
 label-efficiency
 methods-multiclass
