@@ -96,10 +96,10 @@ def _map(title: str, points: NDArray[np.floating], groups: Mapping[str, NDArray[
 
 def _collapses(log: Sequence[Mapping[str, Any]]) -> str:
     """Every collapse and the answer to it."""
-    told = [
+    lines = [
         f"<li>epoch {line['epoch']}: {escape(str(line['collapse']))}; "
         f"{escape(str(line.get('recovery') or 'nothing was changed'))}</li>"
         for line in log
         if line.get("collapse")
     ]
-    return f"<h2>Collapses</h2><ul>{''.join(told)}</ul>" if told else ""
+    return f"<h2>Collapses</h2><ul>{''.join(lines)}</ul>" if lines else ""
