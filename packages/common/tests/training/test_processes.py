@@ -14,7 +14,6 @@ from cxr_common.training.processes import (
     gather_per_process,
     highest_signal,
     is_main,
-    match_gradient_strides,
     restore_per_process,
     share_batch_statistics,
 )
@@ -83,18 +82,6 @@ def test_each_process_gets_back_what_was_its_own() -> None:
     restore_per_process(own, everyones, TWO)
     assert own["mean"].tolist() == [1.0, 2.0]
     assert own["count"].item() == 3
-
-
-def test_pointwise_convolutions_get_the_strides_of_their_gradients() -> None:
-    module = nn.Sequential(nn.Conv2d(6, 4, 1), nn.Conv2d(4, 4, 3)).to(memory_format=torch.channels_last)
-    before = [parameter.detach().clone() for parameter in module.parameters()]
-    strides = [parameter.stride() for parameter in module.parameters()]
-    match_gradient_strides(module, ALONE)
-    assert [parameter.stride() for parameter in module.parameters()] == strides
-    match_gradient_strides(module, TWO)
-    assert module[0].weight.stride() == (6, 1, 1, 1)
-    assert [parameter.stride() for parameter in module.parameters()][1:] == strides[1:]
-    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), before, strict=True))
 
 
 def test_batch_statistics_become_their_mean() -> None:

@@ -31,22 +31,6 @@ def share_batch_statistics(module: nn.Module, accelerator: "Accelerator") -> Non
 
 
 @torch.no_grad()
-def match_gradient_strides(module: nn.Module, accelerator: "Accelerator") -> None:
-    """Give the weights of 1x1 convolutions the strides of their gradients, where several processes share a training.
-
-    In channels-last memory a weight (O, I, 1, 1) has strides (I, 1, I, I) and its gradient (I, 1, 1, 1): the same
-    order in memory, but DistributedDataParallel copies gradients whose strides differ from those of its buckets, with
-    a warning. In place; before the optimiser is made.
-    """
-    if accelerator.num_processes == 1:
-        return
-    for parameter in module.parameters():
-        if parameter.ndim == 4 and parameter.shape[2:] == (1, 1) and parameter.is_contiguous():
-            size = parameter.shape[1]
-            parameter.data = parameter.data.as_strided(parameter.shape, (size, 1, 1, 1))
-
-
-@torch.no_grad()
 def average_buffers(module: nn.Module, accelerator: "Accelerator") -> None:
     """Replace batch statistics by their mean over processes, so that all processes evaluate the same network."""
     if accelerator.num_processes == 1:
