@@ -66,7 +66,7 @@ def measured():
     z = targets * skill + rng.normal(size=(n, 3))
     answers = {"m": Answers(1 / (1 + np.exp(-z)), z > 0.5)}
     labels = ["a", "b", "c"]
-    number, weights = results.resamples_of("multilabel", labels, targets, patient, 200, 0)
+    number, weights = results.draws_of(patient, 200, 0)
     groupings = subgroups.groupings(pl.DataFrame({"sex": pl.Series(sex.tolist())}), ["sex"])
     found = subgroups.measure(groupings, labels, [0, 1, 2], targets, answers, number, weights)
     return found, targets, answers["m"], sex
@@ -112,7 +112,7 @@ def test_a_group_without_an_error_has_an_exact_interval():
     targets = (np.arange(80)[:, None] % 2).astype(np.float32)
     answers = {"m": Answers(targets.astype(np.float64) * 0.5 + 0.2, targets == 1)}
     sex = pl.DataFrame({"sex": ["F"] * 40 + ["M"] * 40})
-    number, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(80), 50, 0)
+    number, draws = results.draws_of(np.arange(80), 50, 0)
     groupings = subgroups.groupings(sex, ["sex"])
     found = subgroups.measure(groupings, ["a"], [0], targets, answers, number, draws)
     women = found["models"]["m"]["sex"]["F"]

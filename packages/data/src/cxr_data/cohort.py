@@ -1,4 +1,4 @@
-"""A cohort: one row an image, its labels, its patient, its split, its pixels."""
+"""A cohort: one row per image, its labels, its patient, its split, its pixels."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ class Cohort:
         task: "multilabel" (findings side by side), "multiclass" (exclusive classes), None without labels.
         labels: Label names, in the order of every label axis. With two classes the positive one is
             ``labels[1]``.
-        table: One row an image: ``image`` (id, the path below the source), ``patient``, ``split`` ("train",
+        table: One row per image: ``image`` (id, the path below the source), ``patient``, ``split`` ("train",
             "val", "test"), ``group`` (Int64: patients joined by identical images), one Float32 column
             ``label:NAME`` a label (0, 1, or NaN where unknown), and what else is known (``view``, ``sex``,
             ``age`` in years, …).

@@ -1,14 +1,11 @@
 """From a frozen dataclass to a command line, and from an error to an exit code."""
 
-import argparse
 import dataclasses
 import json
 import os
-import shlex
 import signal
 import sys
 import types
-from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -94,6 +91,8 @@ def parse(
         BadInput: An argument cannot be parsed, or its value is refused by the config's own checks.
         SystemExit: ``--print_config`` (code 0).
     """
+    from argparse import ArgumentError
+
     from jsonargparse import ArgumentParser
 
     arguments = _familiar(list(sys.argv[1:] if argv is None else argv), config_class)
@@ -142,12 +141,14 @@ def _with_entries(arguments: list[str], config_class: type, parser: Any) -> list
 
 def _preset(arguments: Sequence[str]) -> str:
     """The preset that the arguments or their YAML file name; empty where none, as for a file that cannot be read."""
+    import argparse
+
     looking = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     looking.add_argument("--preset")
     looking.add_argument("--config")
     try:
         found, _ = looking.parse_known_args(arguments)
-    except ArgumentError:  # a flag without its value: the parser proper says so
+    except argparse.ArgumentError:  # a flag without its value: the parser proper says so
         return ""
     if found.preset is not None or found.config is None or not Path(found.config).is_file():
         return found.preset or ""
@@ -238,6 +239,8 @@ def option(name: str, value: Any, default: Any) -> str:
     """`` --name value`` as a person would type it after a command; empty where it is the default."""
     if value == default:
         return ""
+    import shlex
+
     return f" --{name} {shlex.join([value] if isinstance(value, str) else map(str, value))}"
 
 

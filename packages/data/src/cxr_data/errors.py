@@ -1,6 +1,5 @@
 """What a user did that cannot work, said so that the next try does."""
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str | Path |
         The error, for the caller to raise.
     """
     names = sorted(known)
+    import difflib
+
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         do = f"did you mean {' or '.join(close)}?"

@@ -17,7 +17,7 @@ class Progress:
         title: Name of the stage.
         epochs: Epochs in all.
         steps: Steps of an epoch.
-        start_epoch: Epoch a resumed run goes on with.
+        start_epoch: Epoch at which a resumed run starts.
         start_step: Step within that epoch.
         show: False in all processes but the main one.
     """

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from cxr_data.augment import training_views
 from cxr_data.errors import BadInput, unknown_name
 
 MODES = ("full", "linear", "layerwise")
@@ -171,6 +170,8 @@ class TrainConfig(TrainingSettings, RunOptions):
         _require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
         _require(min(self.seeds, default=0) >= 0, "seeds of 0 or more", self.seeds, "--seeds")
         _require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
+        from cxr_data.augment import training_views  # here: --help shall not wait for OpenCV
+
         training_views(self.augment, self.size)
         _known("mode", self.mode, MODES)
         _known("treatment of imbalance", self.imbalance, IMBALANCE)

@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cxr_eval.metrics.classification import LOWER_IS_BETTER, TITLES
-
-SHOWN = ("auroc", "auprc", "f1", "accuracy", "recall", "specificity", "ece")
+from cxr_eval.metrics import records
+from cxr_eval.metrics.records import METRICS
 
 
 def summary(document: Mapping[str, Any]) -> None:
@@ -29,14 +28,15 @@ def summary(document: Mapping[str, Any]) -> None:
     console.print(heading)
     grid = Table(box=box.SIMPLE_HEAD if live else None, pad_edge=live)
     grid.add_column("model")
-    best = {key: best_of(document, key) for key in SHOWN}
-    for key in SHOWN:
-        grid.add_column(TITLES[key], justify="right")
+    shown = records.shown("terminal")
+    best = {key: best_of(document, key) for key in shown}
+    for key in shown:
+        grid.add_column(METRICS[key].title, justify="right")
     grid.add_column("parameters", justify="right")
     grid.add_column("ms/image", justify="right")
     for name, model in document["models"].items():
         cells = []
-        for key in SHOWN:
+        for key in shown:
             text = number(model["overall"][key]["value"])
             if key == "auroc" and model["overall"][key]["low"] is not None:
                 text += f" ({number(model['overall'][key]['low'])}-{number(model['overall'][key]['high'])})"
@@ -55,13 +55,13 @@ def _partial(document: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, model in document["models"].items():
         titles: dict[int, list[str]] = {}
-        for key in SHOWN:
+        for key in records.shown("terminal"):
             if "labels" in model["overall"][key]:
-                titles.setdefault(model["overall"][key]["labels"], []).append(TITLES[key])
+                titles.setdefault(model["overall"][key]["labels"], []).append(METRICS[key].title)
         total = len(model.get("labels", ()))
-        for n, found in titles.items():
-            means = "are means" if len(found) > 1 else "is the mean"
-            lines.append(f"{name}: {', '.join(found)} {means} of {n} of {total} labels")
+        for n, of_metrics in titles.items():
+            means = "are means" if len(of_metrics) > 1 else "is the mean"
+            lines.append(f"{name}: {', '.join(of_metrics)} {means} of {n} of {total} labels")
     return lines
 
 
@@ -73,11 +73,7 @@ def best_of(document: Mapping[str, Any], key: str) -> set[str]:
     if len({_averaged(model, key) for model in document["models"].values() if "labels" in model}) > 1:
         return set()
     values = {name: model["overall"][key]["value"] for name, model in document["models"].items()}
-    defined = [value for value in values.values() if value is not None]
-    if len(defined) < 2:
-        return set()
-    best = min(defined) if key in LOWER_IS_BETTER else max(defined)
-    return {name for name, value in values.items() if value == best}
+    return records.best(key, {name: value for name, value in values.items() if value is not None})
 
 
 def _averaged(model: Mapping[str, Any], key: str) -> frozenset[str]:

@@ -1,6 +1,6 @@
 """The picture page of a run: nearest images, a map of the features, and the log as curves, in one HTML file.
 
-Drawn as inline SVG and PNG: the page asks for nothing from outside, and every text on it is escaped.
+Drawn as inline SVG and PNG: the page loads nothing from outside, and every text on it is escaped.
 """
 
 import base64
@@ -13,23 +13,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_ssl.method import PagePart
+
 WIDTH, HEIGHT, MARGIN = 380, 260, 36
+FEW_EPOCHS = 12
+"""Lines of the log up to which every value is marked with a point."""
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#b83280", "#6b46c1", "#975a16", "#0987a0", "#9b2c2c")
 
-CURVES: tuple[tuple[str, dict[str, str]], ...] = (
-    (
-        "Codes and prototypes (shares, 0 to 1)",
-        {
-            "loss_ratio": "loss / ln K",
-            "code_entropy": "code entropy / ln K",
-            "prototypes_in_use": "prototypes in use",
-            "agreement": "two views, same prototype",
-        },
-    ),
-    ("Effective rank of the embeddings", {"rank": "effective rank"}),
-    ("Linear probe on validation images (AUROC)", {"probe_auroc": "all labels", "probe_auroc_10": "a tenth of them"}),
-)
-"""Title of a chart -> the numbers of the log that it shows."""
+CHARTS: dict[str, dict[str, str]] = {
+    "Loss": {"loss": "loss"},
+    "Effective rank": {"rank": "of the embeddings", "rankme": "of the features (RankMe)"},
+    "Validation images, by frozen features (AUROC)": {
+        "probe_auroc": "linear probe",
+        "probe_auroc_10": "linear probe, a tenth of the labels",
+        "knn_auroc": "20 nearest neighbours",
+    },
+}
+"""Title of a chart -> the numbers of the log that it shows -> legend; of every method."""
 
 _STYLE = """
 :root{color-scheme:light dark}
@@ -47,7 +47,7 @@ border-radius:50%;margin-right:.4em}
 def page(
     title: str,
     facts: Mapping[str, object],
-    prototypes: Sequence[Mapping[str, Any]],
+    part: PagePart,
     maps: Sequence[Mapping[str, Any]],
     log: Sequence[Mapping[str, Any]],
 ) -> str:
@@ -56,8 +56,7 @@ def page(
     Args:
         title: Heading.
         facts: Name -> value, listed at the top.
-        prototypes: One entry a prototype: "share" of images nearest to it, in [0, 1], and "images" (n, E, E) uint8,
-            nearest first.
+        part: The method's part.
         maps: One entry a map: "title", "points" (N, 2), and "groups": name -> (N,) bool, drawn in this order.
         log: Lines of metrics.jsonl; what is None in a line leaves a gap.
 
@@ -70,27 +69,26 @@ def page(
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1><ul>",
         *(f"<li>{escape(str(name))}: {escape(str(value))}</li>" for name, value in facts.items()),
         "</ul><p class='quiet'>Research use only. Not a medical device.</p>",
-        "<h2>Prototypes</h2><p>The most used prototypes, and the training images nearest to each. Rows that look alike "
-        "within and different from one another are what one hopes to see.</p><div class='row'>",
-        *(_strip(number, one) for number, one in enumerate(prototypes, start=1)),
+        f"<h2>{escape(part.heading)}</h2><p>{escape(part.text)}</p><div class='row'>",
+        *(_strip(strip) for strip in part.strips),
         "</div><h2>Map of the features</h2><p>Features of the weights kept, in two dimensions. Labels were not "
         "trained with.</p><div class='row'>",
         *(_map(**one) for one in maps),
         "</div><h2>The run</h2><div class='row'>",
-        *(_curves(heading, names, log) for heading, names in CURVES),
+        *(_curves(heading, names, log) for heading, names in {**part.charts, **CHARTS}.items()),
         "</div>",
-        _troubles(log),
+        _collapses(log),
         "</body></html>",
     ]
     return "".join(parts)
 
 
-def _strip(number: int, prototype: Mapping[str, Any]) -> str:
+def _strip(strip: Mapping[str, Any]) -> str:
     images = "".join(
-        f"<img alt='image {place} of prototype {number}' src='{_png(image)}'>"
-        for place, image in enumerate(prototype["images"], start=1)
+        f"<img alt='{escape(strip['heading'])}, image {place}' src='{_png(image)}'>"
+        for place, image in enumerate(strip["images"], start=1)
     )
-    heading = f"Prototype {number}: nearest of {prototype['share']:.1%} of the images"
+    heading = escape(strip["heading"])
     return f"<figure><figcaption>{heading}</figcaption><div class='strip'>{images}</div></figure>"
 
 
@@ -129,16 +127,20 @@ def _curves(title: str, names: Mapping[str, str], log: Sequence[Mapping[str, Any
         f"<text x='{MARGIN + across}' y='{HEIGHT - 4}' text-anchor='end'>{log[-1]['epoch']}</text>",
     ]
     for style, line in enumerate(known.values()):
-        pen, path = "M", []
+        pen, path, points = "M", [], []
         for place, value in enumerate(line):
             if value is None or not math.isfinite(value):
                 pen = "M"
                 continue
             x = MARGIN + across * place / max(len(log) - 1, 1)
-            path.append(f"{pen}{x:.1f} {MARGIN / 2 + up * (high - value) / (high - low):.1f}")
+            y = MARGIN / 2 + up * (high - value) / (high - low)
+            path.append(f"{pen}{x:.1f} {y:.1f}")
+            points.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.6' fill='{COLOURS[style]}'/>")
             pen = "L"
         if path:
             parts.append(f"<path class='line' stroke='{COLOURS[style]}' d='{''.join(path)}'/>")
+        if len(log) <= FEW_EPOCHS:  # a line through one point shows nothing
+            parts += points
     return _figure(title, "".join(parts), {shown: style for style, (_, shown) in _listed(names)})
 
 
@@ -157,11 +159,11 @@ def _listed(names: Mapping[str, Any]) -> list[tuple[int, tuple[str, Any]]]:
     return list(enumerate(names.items()))
 
 
-def _troubles(log: Sequence[Mapping[str, Any]]) -> str:
-    """Every collapse and what was done about it."""
+def _collapses(log: Sequence[Mapping[str, Any]]) -> str:
+    """Every collapse and the answer to it."""
     told = [
         f"<li>epoch {line['epoch']}: {escape(str(line['collapse']))}; "
-        f"{escape(str(line.get('remedy') or 'nothing was changed'))}</li>"
+        f"{escape(str(line.get('recovery') or 'nothing was changed'))}</li>"
         for line in log
         if line.get("collapse")
     ]

@@ -106,7 +106,7 @@ def check_bits(bits: int) -> None:
         BadInput: Neither 8 nor 16.
     """
     if bits not in (8, 16):
-        raise BadInput("8 or 16 bits a pixel", str(bits), where="--bits")
+        raise BadInput("8 or 16 bits per pixel", str(bits), where="--bits")
 
 
 def check_pixel_size(pixel_size: int) -> None:

@@ -34,7 +34,7 @@ def read(path: Path) -> Listing:
         path: Folder with one such file.
 
     Returns:
-        Classes, or labels side by side; the official split; one patient an image (the release does not say).
+        Classes, or labels side by side; the official split; one patient per image (the release does not say).
         A ``path`` is ``pneumoniamnist_28/train/000017``.
 
     Raises:
