@@ -351,7 +351,7 @@ def _audit(config: AuditConfig) -> None:
     write_json(config.out / "audit.json", found)
     write_text(config.out / "audit.html", html(found, cohort))
     Console(highlight=False).print(count_table(found))
-    print(f"{found['errors']} errors, {found['warnings']} warnings")
+    print(", ".join(f"{found[kind]} {kind[: -1 if found[kind] == 1 else None]}" for kind in ("errors", "warnings")))
     print(f"wrote {config.out / 'audit.html'} and audit.json")
     if config.strict and found["errors"]:
         raise SystemExit(1)

@@ -66,7 +66,8 @@ def html(found: dict[str, Any], cohort: Cohort) -> str:
     sheets = "\n".join(_section(check, cohort, rows) for check in found["checks"])
     summary = (
         f"{len(cohort):,} images, {cohort.table['patient'].n_unique():,} patients, fingerprint "
-        f"{escape(cohort.fingerprint[:12])}: {found['errors']} errors, {found['warnings']} warnings"
+        f"{escape(cohort.fingerprint[:12])}: {found['errors']} error{'s' * (found['errors'] != 1)}, "
+        f"{found['warnings']} warning{'s' * (found['warnings'] != 1)}"
     )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Audit of {name}</title>\n'
