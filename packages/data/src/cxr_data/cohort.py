@@ -51,6 +51,12 @@ class Cohort:
         masks: (N, L, P, P) lesion masks, 0 or 1, where they are known (the phantom); else None.
         broken: (file, reason) of every image set aside.
         parts: ``{"name", "fingerprint"}`` of each cohort that was joined into this one; empty for one that is whole.
+
+    >>> from cxr_data import open_cohort
+    >>> cohort = open_cohort("phantom:40", pixel_size=32, show=False)
+    >>> rows = cohort.rows("train")
+    >>> len(cohort), cohort.pixels[rows].dtype.name, cohort.targets[rows].dtype.name
+    (40, 'uint8', 'float32')
     """
 
     name: str
