@@ -29,7 +29,7 @@ MEMBERS = {
     "common": {"cxr_common.checkpoint", "cxr_common.models.zoo", "cxr_common.training.resume"},
     "ssl": {"cxr_ssl.train"},
     "distill": {"cxr_distill.train", "cxr_distill.losses"},
-    "eval": {"cxr_eval.evaluate"},
+    "eval": {"cxr_eval.command"},
     "deploy": {"cxr_deploy.predict.predict", "cxr_deploy.benchmark.benchmark", "cxr_deploy.runtimes"},
     "recipes": {"cxr_recipes.runner"},
 }
