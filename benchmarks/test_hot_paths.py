@@ -27,7 +27,7 @@ from cxr_deploy.export import onnx_file
 from cxr_deploy.export.answer import Answering
 from cxr_deploy.export.convert import convert
 from cxr_deploy.export.quantise import Variant, search
-from cxr_ssl.sinkhorn import sinkhorn
+from cxr_ssl.codes import sinkhorn
 
 TITLE = "Sinkhorn codes and the answer for one image"
 SCORES = [(16, 300), (256, 3000)]

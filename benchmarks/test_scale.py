@@ -27,7 +27,7 @@ for m in range(5):
 people = {"sex": rng.choice(["F", "M"], patients)[patient], "age": rng.integers(5, 95, patients)[patient]}
 table = pl.DataFrame({**people, "view": rng.choice(["AP", "PA"], images)})
 start = time.perf_counter(), time.process_time()
-number, weights = results.resamples_of("multilabel", labels, targets, patient, 2_000, 0)
+number, weights = results.draws_of(patient, 2_000, 0)
 found = results.measure("multilabel", labels, targets, answers, number, weights)
 main = time.perf_counter() - start[0]
 groups = subgroups.measure(subgroups.groupings(table, []), labels, range(14), targets, answers, number, weights)

@@ -26,12 +26,13 @@ from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import has_bf16
 from cxr_data import Cohort
 from cxr_ssl.checkpointing import recompute_activations
-from cxr_ssl.crops import view_batches, view_specs
-from cxr_ssl.plan import plan
-from cxr_ssl.sinkhorn import sinkhorn
-from cxr_ssl.state import Learner, make_optimizer, new_backbone, new_learner
+from cxr_ssl.codes import sinkhorn
+from cxr_ssl.crops import crop_batches, crop_specs
+from cxr_ssl.methods.swav import SwAVConfig
+from cxr_ssl.plan import make_plan
+from cxr_ssl.state import TrainState, make_optimizer, new_backbone
 from cxr_ssl.step import train_step
-from cxr_ssl.swav import SwAV, swapped_prediction_loss
+from cxr_ssl.swav import swapped_prediction_loss
 
 TITLE = "A pretraining step"
 CASES = {"R18 64/32 batch 16": ("resnet18", (64, 32), 16), "R50 224/96 batch 4": ("resnet50", (224, 96), 4)}
@@ -91,32 +92,25 @@ def plain_step(architecture: str, size: int, channels: int = 1) -> Callable[[Vie
     return step
 
 
-def our_learner(architecture: str, sizes: tuple[int, int], batch: int, precision: str, **options: Any) -> Learner:
+def our_state(architecture: str, sizes: tuple[int, int], batch: int, precision: str, **options: Any) -> TrainState:
     accelerator: Any = Engine(precision)
-    backbone: Any = new_backbone(architecture, sizes[0], (0.5, 0.2), smallest_view=sizes[1])
+    backbone: Any = new_backbone(architecture, sizes[0], (0.5, 0.2), smallest_crop=sizes[1])
+    plan = make_plan(batch * 10, batch_size=batch, optimizer="adamw")
+    config = SwAVConfig(prototypes=PROTOTYPES, embedding=EMBEDDING, queue=0, freeze=0)
+    method = config.build(backbone, config.settings(batch * 10, plan), plan, coded_crops=2)
     if options.get("checkpointing"):
         recompute_activations(backbone.network)
-    swav = SwAV(backbone, backbone.network.num_features, embedding_dim=EMBEDDING, num_prototypes=PROTOTYPES).train()
-    settings = plan(
-        batch * 10, batch_size=batch, optimizer="adamw", prototypes=PROTOTYPES, embedding=EMBEDDING, queue=0
+    method.start(accelerator.device, batch)
+    module: Any = method.module.train()
+    optimizer = make_optimizer("adamw", module, lr=0.001, weight_decay=1e-4)
+    return TrainState(
+        network=module, model=module, optimizer=optimizer, accelerator=accelerator, method=method, plan=plan
     )
-    optimizer = make_optimizer("adamw", swav, lr=0.001, weight_decay=1e-4)
-    return new_learner(swav, optimizer, settings, 2, accelerator)
 
 
-def our_step(learner: Learner) -> Callable[[Views], None]:
+def our_step(state: TrainState) -> Callable[[Views], None]:
     def step(views: Views) -> None:
-        train_step(
-            learner.model,
-            views,
-            learner.optimizer,
-            learner.accelerator,
-            learner.queue,
-            learner.monitor,
-            temperature=0.1,
-            epsilon=0.05,
-            frozen=False,
-        )
+        train_step(state, views)
 
     return step
 
@@ -136,7 +130,7 @@ def test_a_training_step(case, medians, record) -> None:
     plain = plain_step(architecture, sizes[0])
     steps = {"lightly": lambda: plain(floats)}
     for precision in WANTED:
-        ours = our_step(our_learner(architecture, sizes, batch, precision))
+        ours = our_step(our_state(architecture, sizes, batch, precision))
         steps[precision] = lambda ours=ours: ours(views)
     seconds = medians(steps, rounds=8, warm_up=2)
     for precision, least in WANTED.items():
@@ -155,7 +149,7 @@ def test_a_training_step(case, medians, record) -> None:
 def test_loss_and_codes_are_a_hundredth_of_a_step(case, medians, record) -> None:
     architecture, sizes, batch = CASES[case]
     views = random_views(sizes, batch)
-    ours = our_step(our_learner(architecture, sizes, batch, "auto"))
+    ours = our_step(our_state(architecture, sizes, batch, "auto"))
     scores = torch.rand(8, batch, PROTOTYPES).requires_grad_()
 
     def loss_alone() -> None:
@@ -204,9 +198,9 @@ def test_end_to_end_from_files(kind, tmp_path: Path, medians, record) -> None:
 
     loader = torch.utils.data.DataLoader(Files(), batch_size=batch, shuffle=True, drop_last=True)
     plain = plain_step("resnet18", 64, channels=3)
-    learner = our_learner("resnet18", (64, 32), batch, "auto")
-    ours = our_step(learner)
-    specs = view_specs(64, 2, (0.14, 1.0), local_size=32, local_count=6, local_scale=(0.05, 0.14))
+    state = our_state("resnet18", (64, 32), batch, "auto")
+    ours = our_step(state)
+    specs = crop_specs(64, 2, (0.14, 1.0), local_size=32, local_count=6, local_scale=(0.05, 0.14))
     rows = np.arange(images)
 
     def plain_epoch() -> None:
@@ -215,7 +209,7 @@ def test_end_to_end_from_files(kind, tmp_path: Path, medians, record) -> None:
 
     def our_epoch() -> None:
         options: dict[str, Any] = {"seed": 0, "epoch": 0, "first_step": 0, "global_batch": batch}
-        for views in view_batches(cohort, rows, specs, accelerator=learner.accelerator, **options):
+        for views in crop_batches(cohort, rows, specs, accelerator=state.accelerator, **options):
             ours(views)
 
     seconds = medians({"lightly": plain_epoch, "ours": our_epoch}, rounds=3, warm_up=2)
@@ -246,7 +240,7 @@ def tell(way: str) -> None:
         given = [(view.float() / 255 - 0.5) / 0.2 for stack in views for view in stack]
     else:
         precision, _, saving = way.partition(" ")
-        step = our_step(our_learner("resnet50", sizes, batch, precision, checkpointing=bool(saving)))
+        step = our_step(our_state("resnet50", sizes, batch, precision, checkpointing=bool(saving)))
         given = views
     before = peak_memory()
     step(given)

@@ -19,7 +19,7 @@ from lightly.transforms import SwaVTransform
 from PIL import Image
 
 from cxr_data import Cohort
-from cxr_ssl.crops import view_batches, view_specs
+from cxr_ssl.crops import crop_batches, crop_specs
 
 TITLE = "Views and loader of pretraining"
 WANTED = {(224, 96): 10.0, (64, 32): 8.0}
@@ -48,11 +48,11 @@ def cohort_of(pixels: np.ndarray) -> Cohort:
 
 
 def our_epoch(cohort: Cohort, sizes: tuple[int, int], batch: int, epoch: int) -> None:
-    specs = view_specs(sizes[0], 2, (0.14, 1.0), local_size=sizes[1], local_count=6, local_scale=(0.05, 0.14))
+    specs = crop_specs(sizes[0], 2, (0.14, 1.0), local_size=sizes[1], local_count=6, local_scale=(0.05, 0.14))
     rows = np.arange(len(cohort.pixels))
     engine: Any = Engine()
     options = {"seed": 0, "epoch": epoch, "first_step": 0, "global_batch": batch, "accelerator": engine, "workers": 1}
-    for views in view_batches(cohort, rows, specs, **options):
+    for views in crop_batches(cohort, rows, specs, **options):
         assert views[0].shape[:2] == (2, batch)
 
 

@@ -27,9 +27,9 @@ ROOT = Path(__file__).parent.parent
 MEMBERS = {
     "data": {"cxr_data.preparation", "cxr_data.sources", "cxr_data.auditing", "cxr_data.header", "cxr_data.timing"},
     "common": {"cxr_common.checkpoint", "cxr_common.models.zoo", "cxr_common.training.resume"},
-    "ssl": {"cxr_ssl.pretrain"},
+    "ssl": {"cxr_ssl.train"},
     "distill": {"cxr_distill.train", "cxr_distill.losses"},
-    "eval": {"cxr_eval.evaluate"},
+    "eval": {"cxr_eval.command"},
     "deploy": {"cxr_deploy.predict.predict", "cxr_deploy.benchmark.benchmark", "cxr_deploy.runtimes"},
     "recipes": {"cxr_recipes.runner"},
 }

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from cxr_common.gain import auroc_gain, over_seeds
+from cxr_common.gain import LEAST_PATIENTS, auroc_gain, leave_one_out, over_seeds
 from cxr_data.metrics import auroc, macro
 
 
@@ -28,7 +28,7 @@ def test_one_label_and_a_patient_an_image_is_delong() -> None:
     variance = np.var(psi.mean(1), ddof=1) / m + np.var(psi.mean(0), ddof=1) / n  # DeLong et al. 1988, eq. 4 to 6
     gain = auroc_gain(y, first, second, np.arange(len(y)))
     assert gain.difference == pytest.approx(psi.mean(), abs=1e-12)
-    assert (gain.high - gain.low) / 2 == pytest.approx(1.96 * np.sqrt(variance), rel=0.02)  # m for m - 1
+    assert (gain.high - gain.low) / 2 == pytest.approx(1.98 * np.sqrt(variance), rel=0.05)  # t and the jackknife
 
 
 def test_the_interval_is_that_of_the_bootstrap_by_patient() -> None:
@@ -72,3 +72,22 @@ def test_the_interval_over_seeds_is_students() -> None:
     expected = t.interval(0.95, 2, loc=np.mean(values), scale=np.std(values, ddof=1) / np.sqrt(3))
     assert (mean - half, mean + half) == pytest.approx(expected)
     assert over_seeds([0.9]) == (0.9, pytest.approx(np.nan, nan_ok=True))
+
+
+def test_leaving_out_a_patient_is_computing_without_his_images() -> None:
+    y, first, _, patients = case(labels=1)
+    known = ~np.isnan(y[:, 0])
+    target, score, patient = y[known, 0], first[known, 0], patients[known]
+    value, without = leave_one_out(target, score, patient, patients.max() + 1)
+    assert value == pytest.approx(auroc(target[:, None], score[:, None])[0])
+    for one in range(patients.max() + 1):
+        kept = patient != one
+        assert without[one] == pytest.approx(auroc(target[kept][:, None], score[kept][:, None])[0], abs=1e-12)
+
+
+def test_a_single_label_of_few_patients_has_no_interval() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.random((2, 60, 1))
+    for positive in (LEAST_PATIENTS - 1, LEAST_PATIENTS):
+        y = (np.arange(60) < positive)[:, None] * 1.0
+        assert np.isnan(auroc_gain(y, first, second, np.arange(60)).low) == (positive < LEAST_PATIENTS)

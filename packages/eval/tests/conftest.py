@@ -12,6 +12,7 @@ from cxr_common import checkpoint
 from cxr_common.checkpoint import Header, Input
 from cxr_common.models.zoo import build
 from cxr_eval import results, subgroups
+from cxr_eval.metrics.records import METRICS
 from cxr_eval.predictions import Answers
 
 
@@ -60,7 +61,7 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
         # The first model stores a temperature, the others none.
         raw = (p**1.3 / (p**1.3).sum(axis=1, keepdims=True) if task == "multiclass" else p**0.8, 1.3)
         answers[name] = Answers(p, chosen, *(raw if not answers else (None, None)))
-    patient, weights = results.resamples_of(task, labels, targets, np.arange(n) // 2, 60, 0)
+    patient, weights = results.draws_of(np.arange(n) // 2, 60, 0)
     measured = results.measure(task, labels, targets, answers, patient, weights)
     columns = results.reported(task, labels)
     sex = np.array(["F", "M"])[np.arange(n) // 2 % 2]
@@ -108,7 +109,7 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
     if task == "multilabel" or len(labels) == 2:
         thresholds = dict.fromkeys(labels, 0.5 if task == "multiclass" else 0.6)
     document = {
-        "schema": 2,
+        "schema": 3,
         "task": task,
         "split": "test",
         "labels": labels,
@@ -119,8 +120,8 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
             "level": 0.95,
             "resamples": 60,
             "unit": "patient",
-            "strata": "x",
-            "without_strata": [],
+            "least_patients": 5,
+            "methods": {name: metric.interval for name, metric in METRICS.items()},
             "seed": 0,
         },
         "cohort": {
@@ -147,6 +148,7 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
             for i, name in enumerate(models)
         },
         "differences": measured["differences"],
+        "gains": measured["gains"],
         "noninferiority": measured["noninferiority"],
         "subgroups": {"columns": by_group["columns"], "gaps": by_group["gaps"]},
         "notes": ["A note."],

@@ -6,9 +6,9 @@ import sklearn.metrics as peer
 from scipy import stats
 
 from cxr_eval import entries, results
-from cxr_eval.metrics.classification import METRICS
+from cxr_eval.metrics.records import METRICS
 from cxr_eval.predictions import Answers
-from cxr_eval.statistics import bootstrap, delong
+from cxr_eval.statistics import delong
 
 
 def made_up(task, labels, n=200, seed=0):
@@ -31,7 +31,7 @@ def made_up(task, labels, n=200, seed=0):
 
 def measured(task, labels, targets, answers, resamples=100, **more):
     patients = np.arange(len(targets)) // 2
-    patient, weights = results.resamples_of(task, labels, targets, patients, resamples, 0)
+    patient, weights = results.draws_of(patients, resamples, 0)
     return results.measure(task, labels, targets, answers, patient, weights, **more)
 
 
@@ -79,7 +79,8 @@ def test_every_value_lies_in_its_interval_and_every_gap_has_a_reason():
                     assert entry["interval_reason"], key
                 else:
                     assert entry["low"] <= entry["value"] <= entry["high"], key
-        nothing = {"value": None, "low": None, "high": None, "reason": "no positive image", "delong": None}
+        nothing = {"value": None, "low": None, "high": None, "reason": "no positive image"}
+        nothing["delong_standard_error"] = None
         assert model["labels"]["c"]["auroc"] == nothing
         assert model["labels"]["a"]["unknown"] == 20
     missing = found["differences"]["student"]["labels"]["c"]["auroc"]
@@ -164,21 +165,20 @@ def test_a_difference_is_that_of_the_means_over_shared_labels_and_noninferiority
     assert test["low"] == found["differences"]["student"]["overall"]["auroc"]["low"]
 
 
-def test_a_resample_without_one_of_the_labels_says_nothing_of_their_mean():
-    """The last label is positive in one patient, whom a third of the resamples leave out."""
+def test_an_average_that_a_single_patient_decides_has_no_interval():
+    """The last label is positive in one patient: without him the average is over other labels."""
     targets, answers = made_up("multilabel", 2, n=200)
     targets[:, 1] = np.arange(200) < 2
-    patient, draws = results.resamples_of("multilabel", ["a", "b"], targets, np.arange(200) // 2, 200, 0)
-    assert draws is not None
-    entry = results.measure("multilabel", ["a", "b"], targets, answers, patient, draws)["differences"]["student"]
-    drawn = [
-        bootstrap.resample_each(targets, a.probabilities, a.decisions, patient, draws, ["auprc"])["auprc"].mean(axis=1)
-        for a in answers.values()
-    ]
-    both = (drawn[1] - drawn[0])[draws.plain[0] > 0]
-    assert 110 < len(both) < 145
-    assert entry["overall"]["auprc"]["low"] == pytest.approx(np.quantile(both, 0.025))
-    assert entry["overall"]["auprc"]["high"] == pytest.approx(np.quantile(both, 0.975))
+    found = measured("multilabel", ["a", "b"], targets, answers)
+    label = found["models"]["teacher"]["labels"]["b"]
+    assert (label["positives"], label["positive_patients"]) == (2, 1)
+    assert label["auroc"]["interval_reason"] == "1 patient with the finding: fewer than 5"
+    assert (
+        found["differences"]["student"]["labels"]["b"]["auroc"]["interval_reason"] == label["auroc"]["interval_reason"]
+    )
+    for entry in (found["models"]["teacher"]["macro"]["auroc"], found["differences"]["student"]["overall"]["auroc"]):
+        assert entry["value"] is not None
+        assert (entry["low"], entry["interval_reason"]) == (None, entries.RARELY_DEFINED)
 
 
 def test_the_decided_class_has_no_labels_to_average():
@@ -197,15 +197,13 @@ def test_the_decided_class_has_no_labels_to_average():
     assert overall[0]["precision"]["labels"] == difference["precision"]["labels"] == 2
 
 
-def test_delong_interval_stands_beside_the_aurocs_of_labels():
+def test_delong_error_stands_beside_the_aurocs_of_labels():
     targets, answers = made_up("multilabel", 2)
     entry = measured("multilabel", ["a", "b"], targets, answers)["models"]["teacher"]["labels"]["a"]["auroc"]
-    area, cov = delong.covariance(targets[:, 0], answers["teacher"].probabilities[:, 0][None], np.arange(200) // 2)
-    assert entry["delong"]["standard_error"] == pytest.approx(cov[0, 0] ** 0.5)
-    assert entry["delong"]["low"] == pytest.approx(area[0] - 1.96 * cov[0, 0] ** 0.5, abs=1e-5)
-    # Two independent ways to the same width.
-    ratio = (entry["high"] - entry["low"]) / (entry["delong"]["high"] - entry["delong"]["low"])
-    assert 0.6 < ratio < 1.5
+    _, cov = delong.covariance(targets[:, 0], answers["teacher"].probabilities[:, 0][None], np.arange(200) // 2)
+    assert entry["delong_standard_error"] == pytest.approx(cov[0, 0] ** 0.5)
+    # Two ways to the same width.
+    assert (entry["high"] - entry["low"]) / (3.92 * entry["delong_standard_error"]) == pytest.approx(1, abs=0.1)
 
 
 def test_a_student_is_held_against_its_own_teacher():
@@ -236,7 +234,7 @@ def test_of_several_students_the_verdict_follows_the_adjusted_p():
     alone = measured("multilabel", ["a"], targets, {"teacher": teacher, "student 0": others["student 0"]}, 400)
     (drop,) = (entry["low"] for entry in alone["noninferiority"].values())
     margin = 1e-6 - drop  # the lower bound lies just above
-    patient, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(400) // 2, 400, 0)
+    patient, draws = results.draws_of(np.arange(400) // 2, 400, 0)
 
     def judged(names):
         chosen = {"teacher": teacher, **{name: others[name] for name in names}}
@@ -263,7 +261,7 @@ def perfect(n=20):
 
 
 def of_patients(targets, answers, **more):
-    patient, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(len(targets)), 100, 0)
+    patient, draws = results.draws_of(np.arange(len(targets)), 100, 0)
     return results.measure("multilabel", ["a"], targets, answers, patient, draws, **more)
 
 
@@ -278,9 +276,7 @@ def test_no_error_in_few_images_is_no_certainty():
             assert scope[key]["value"] == pytest.approx(1)
             assert (scope[key]["low"], scope[key]["high"]) == (None, None), key
             assert scope[key]["interval_reason"] == entries.ALL_EQUAL
-    area = found["labels"]["a"]["auroc"]["delong"]
-    assert (area["standard_error"], area["low"], area["high"]) == (0, None, None)
-    assert area["interval_reason"] == entries.NO_VARIANCE
+    assert found["labels"]["a"]["auroc"]["delong_standard_error"] == 0
 
 
 def test_the_patients_of_an_exact_interval_are_those_concerned():
@@ -288,7 +284,7 @@ def test_the_patients_of_an_exact_interval_are_those_concerned():
     targets = np.array([[1, 0], [1, 0], [0, 0], [1, np.nan], [1, 0], [1, 0]], np.float32).reshape(-1, 1)
     p = targets.astype(np.float64) * 0.5 + 0.2
     answers = {"m": Answers(p, targets == 1)}
-    patient, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(12) // 2, 50, 0)
+    patient, draws = results.draws_of(np.arange(12) // 2, 50, 0)
     label = results.measure("multilabel", ["a"], targets, answers, patient, draws)["models"]["m"]["labels"]["a"]
     exact = {key: label[key].get("exact") for key in ("recall", "specificity", "precision", "npv", "accuracy")}
     assert exact == {"recall": 5, "specificity": 5, "precision": 5, "npv": 5, "accuracy": 6}
@@ -350,6 +346,19 @@ def test_rows_of_the_table_hold_every_figure_once():
     found = measured("multilabel", ["a", "b"], targets, answers, resamples=10)
     rows = results.as_rows(found)
     keys = [(row["model"], row["scope"], row["label"], row["metric"]) for row in rows]
-    assert len(set(keys)) == len(keys) == 2 * ((4 + 2) * len(METRICS) + 2 * 7)
+    assert len(set(keys)) == len(keys) == 2 * ((4 + 2) * len(METRICS) + 2 * 9)
     row = next(row for row in rows if (row["scope"], row["metric"]) == ("micro", "f1"))
     assert row["value"] == found["models"]["teacher"]["micro"]["f1"]["value"]
+
+
+def test_a_student_is_compared_with_its_control():
+    targets, answers = made_up("multilabel", 2)
+    answers["control"] = made_up("multilabel", 2, seed=1)[1]["student"]
+    found = measured("multilabel", ["a", "b"], targets, answers, controls={"teacher": "student"})
+    gain = found["gains"]["teacher"]
+    assert gain["control"] == "student"
+    mirrored = found["differences"]["student"]["overall"]["auroc"]
+    assert gain["overall"]["auroc"]["value"] == pytest.approx(-mirrored["value"])
+    assert gain["overall"]["auroc"]["low"] == pytest.approx(-mirrored["high"])
+    assert gain["overall"]["auroc"]["p"] == pytest.approx(mirrored["p"])
+    assert measured("multilabel", ["a", "b"], targets, answers)["gains"] == {}

@@ -66,7 +66,7 @@ def measured():
     z = targets * skill + rng.normal(size=(n, 3))
     answers = {"m": Answers(1 / (1 + np.exp(-z)), z > 0.5)}
     labels = ["a", "b", "c"]
-    number, weights = results.resamples_of("multilabel", labels, targets, patient, 200, 0)
+    number, weights = results.draws_of(patient, 200, 0)
     groupings = subgroups.groupings(pl.DataFrame({"sex": pl.Series(sex.tolist())}), ["sex"])
     found = subgroups.measure(groupings, labels, [0, 1, 2], targets, answers, number, weights)
     return found, targets, answers["m"], sex
@@ -112,7 +112,7 @@ def test_a_group_without_an_error_has_an_exact_interval():
     targets = (np.arange(80)[:, None] % 2).astype(np.float32)
     answers = {"m": Answers(targets.astype(np.float64) * 0.5 + 0.2, targets == 1)}
     sex = pl.DataFrame({"sex": ["F"] * 40 + ["M"] * 40})
-    number, draws = results.resamples_of("multilabel", ["a"], targets, np.arange(80), 50, 0)
+    number, draws = results.draws_of(np.arange(80), 50, 0)
     groupings = subgroups.groupings(sex, ["sex"])
     found = subgroups.measure(groupings, ["a"], [0], targets, answers, number, draws)
     women = found["models"]["m"]["sex"]["F"]
@@ -129,3 +129,15 @@ def test_without_resamples_there_are_values_alone(measured):
     found = subgroups.measure(groupings, ["a", "b", "c"], [0, 1, 2], targets, {"m": answer}, np.arange(1200) // 2, None)
     assert found["models"]["m"]["sex"]["F"]["overall"]["auroc"]["interval_reason"] == "no resamples were asked for"
     assert found["gaps"][0]["low"] is None
+
+
+def test_the_average_of_one_label_is_not_listed_beside_that_label(measured):
+    _, targets, answer, sex = measured
+    rare = targets.copy()
+    rare[sex == "F", 1] = 0  # leaves one label with patients enough in every group
+    number, draws = results.draws_of(np.arange(1200) // 2, 20, 0)
+    groupings = subgroups.groupings(pl.DataFrame({"sex": pl.Series(sex.tolist())}), ["sex"])
+    found = subgroups.measure(groupings, ["a", "b", "c"], [0, 1, 2], rare, {"m": answer}, number, draws)
+    assert found["columns"]["sex"]["labels"] == ["a"]
+    assert [(gap["label"], gap["metric"]) for gap in found["gaps"]].count(("a", "auroc")) == 1
+    assert all(gap["label"] == "a" for gap in found["gaps"])

@@ -7,9 +7,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cxr_ssl.diagnostics import Collapse, Monitor, diagnose
-from cxr_ssl.sinkhorn import sinkhorn
-from cxr_ssl.swav import SwAV, freeze_prototypes, normalise_prototypes, swapped_prediction_loss
+from cxr_ssl.codes import sinkhorn
+from cxr_ssl.diagnostics import (
+    add_codes,
+    add_embeddings,
+    add_loss,
+    code_figures,
+    code_sums,
+    embedding_figures,
+    embedding_sums,
+    find_collapse,
+    loss_sums,
+)
+from cxr_ssl.method import Collapse
+from cxr_ssl.methods.swav import SwAVConfig, SwAVMethod
+from cxr_ssl.plan import make_plan
+from cxr_ssl.swav import SwAV
 
 
 def test_numbers_by_hand():
@@ -17,17 +30,19 @@ def test_numbers_by_hand():
     embeddings = nn.functional.normalize(torch.randn(2, 50, 6, generator=random), dim=-1)
     scores = embeddings @ nn.functional.normalize(torch.randn(9, 6, generator=random), dim=1).T
     codes = torch.stack([sinkhorn(view) for view in scores])
-    monitor = Monitor(9, 6)
+    sums = loss_sums() | code_sums(9) | embedding_sums(6)
     for part, loss in ((slice(0, 20), 2.0), (slice(20, 40), 4.0)):
-        monitor.update(torch.tensor(loss), embeddings[:, part], scores[:, part], codes[:, part])
-    numbers = monitor.numbers()
+        add_loss(sums, torch.tensor(loss), 20)
+        add_codes(sums, scores[:, part], codes[:, part])
+        add_embeddings(sums, embeddings[0, part])
+    totals = {name: total.double() for name, total in sums.items()}
+    numbers = code_figures(totals) | embedding_figures(totals)
 
     first, nearest, q = embeddings[0, :40].double().numpy(), scores[:, :40].argmax(-1).numpy(), codes[:, :40]
     counts = np.bincount(nearest.ravel(), minlength=9)
     singular = np.linalg.svd(first - first.mean(0), compute_uv=False)
     share = singular / singular.sum()
-    assert numbers["loss"] == pytest.approx(3.0)
-    assert numbers["loss_ratio"] == pytest.approx(3.0 / math.log(9))
+    assert totals["loss"] / totals["steps"] == pytest.approx(3.0)
     assert numbers["code_entropy"] == pytest.approx(-(q * q.log()).sum(-1).mean().item() / math.log(9), abs=1e-5)
     assert numbers["prototypes_in_use"] == pytest.approx((counts > 0).mean())
     assert numbers["largest_prototype"] == pytest.approx(counts.max() / 80)
@@ -37,8 +52,14 @@ def test_numbers_by_hand():
 
 
 class TinyBackbone(nn.Module):
+    @property
+    def network(self) -> "TinyBackbone":
+        """As `GrayNetwork` holds one."""
+        return self
+
     def __init__(self) -> None:
         super().__init__()
+        self.num_features = 16
         blocks = [(1, 16), (16, 16)]
         layers = [(nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.ReLU()) for i, o in blocks]
         self.layers = nn.Sequential(*(layer for block in layers for layer in block))
@@ -81,29 +102,29 @@ def toy_run(
     """Train a real SwAV on gratings (all the same one where `alike`); the diagnosis of each epoch."""
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
-    model = SwAV(TinyBackbone(), 16, embedding_dim=dim, num_prototypes=prototypes)
+    freeze = round(frozen_epochs * steps)
+    config = SwAVConfig(prototypes=prototypes, embedding=dim, queue=0, freeze=freeze, epsilon=epsilon)
+    plan = make_plan(32 * steps, batch_size=32, optimizer="adamw", epochs=epochs)
+    backbone: Any = TinyBackbone()
+    method: SwAVMethod = config.build(backbone, config.settings(32 * steps, plan), plan, coded_crops=2)
+    method.start(torch.device("cpu"), 32)
     if change:
-        change(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr)
+        change(method.module)
+    optimizer = torch.optim.AdamW(method.module.parameters(), lr)
     found = []
     for epoch in range(epochs):
-        monitor = Monitor(prototypes, dim)
+        method.start_epoch()
         for step in range(steps):
             images = gratings(1 if alike else 32, random).expand(32, -1, -1)
-            views = [noisy_crops(images, size, count, random) for size, count in ((12, 2), (8, 3))]
-            embeddings, scores = model(views)
-            codes = torch.stack([sinkhorn(view, epsilon=epsilon) for view in scores[:2]])
-            loss = swapped_prediction_loss(scores, codes)
+            crops = [noisy_crops(images, size, count, random) for size, count in ((12, 2), (8, 3))]
+            loss = method.loss(method.module(crops))
             optimizer.zero_grad()
             loss.backward()
-            frozen = epoch + step / steps < frozen_epochs
-            if frozen:
-                freeze_prototypes(model.prototypes)
+            method.before_update(epoch * steps + step)
             optimizer.step()
-            if not frozen:
-                normalise_prototypes(model.prototypes)
-            monitor.update(loss, embeddings[:2], scores[:2].detach(), codes)
-        found.append(diagnose(monitor.numbers(), num_prototypes=prototypes, embedding_dim=dim))
+            method.after_update(epoch * steps + step)
+        sums = {name: total.double() for name, total in method.sums.items()}
+        found.append(method.collapse(method.diagnostics(sums)))
     return found
 
 
@@ -116,14 +137,14 @@ def test_too_few_prototypes_for_the_embedding_are_named_when_images_look_alike()
     last = toy_run(prototypes=8, dim=32, alike=True, frozen_epochs=4, lr=1e-2, epochs=4)[-1]
     assert last is not None
     assert last.kind == "uniform codes"
-    assert last.remedy.startswith("more --prototypes than 8 for an --embedding of 32")
+    assert last.advice.startswith("more --swav.prototypes than 8 for a --swav.embedding of 32")
 
 
 def test_codes_too_smooth_are_uniform_at_once():
     (first,) = toy_run(epsilon=5.0, epochs=1)
     assert first is not None
     assert first.kind == "uniform codes"
-    assert "--epsilon 0.03" in first.remedy
+    assert "--swav.epsilon 0.03" in first.advice
 
 
 def all_one_way(model: SwAV) -> None:
@@ -135,7 +156,7 @@ def test_one_prototype_that_takes_all_is_caught():
     (first,) = toy_run(change=all_one_way, lr=1e-4, epochs=1)
     assert first is not None
     assert first.kind == "one prototype"
-    assert "--freeze" in first.remedy
+    assert "--swav.freeze" in first.advice
 
 
 def equal_outputs(model: SwAV) -> None:
@@ -148,8 +169,8 @@ def test_embeddings_on_a_line_are_caught():
     (first,) = toy_run(change=equal_outputs, lr=1e-5, epochs=1)
     assert first is not None
     assert first.kind == "low rank"
-    assert "--learning_rate" not in first.remedy
-    assert "--lr" in first.remedy
+    assert "--learning_rate" not in first.advice
+    assert "--lr" in first.advice
 
 
 def all_weights_infinite(model: SwAV) -> None:
@@ -160,12 +181,13 @@ def test_nan_is_caught():
     (first,) = toy_run(change=all_weights_infinite, epochs=1, steps=2)
     assert first is not None
     assert first.kind == "not finite"
-    assert "--lr" in first.remedy
+    assert "--lr" in first.advice
 
 
 def test_embeddings_in_one_point_are_caught():
     numbers = {"loss": 5.0, "code_entropy": 0.9, "largest_prototype": 0.1, "rank": 30.0, "embedding_std": 0.01}
-    found = diagnose(numbers, num_prototypes=300, embedding_dim=64)
+    sizes = {"num_prototypes": 300, "embedding_dim": 64}
+    found = find_collapse(numbers, {"low rank": "advice"}, **sizes)
     assert found is not None
-    assert found.kind == "low rank"
-    assert diagnose({**numbers, "embedding_std": 0.95}, num_prototypes=300, embedding_dim=64) is None
+    assert (found.kind, found.advice) == ("low rank", "advice")
+    assert find_collapse({**numbers, "embedding_std": 0.95}, {}, **sizes) is None

@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from cxr_ssl.feature_queue import FeatureQueue
@@ -22,7 +21,7 @@ def test_it_keeps_the_newest_batches_and_is_full_only_then():
     assert stored(queue) == [3.0, 4.0, 5.0]
 
 
-def test_views_do_not_mix_and_gradients_stay_out():
+def test_crops_do_not_mix_and_gradients_stay_out():
     queue = FeatureQueue(2, 1, 3, 4)
     embeddings = torch.stack([torch.ones(3, 4), 2 * torch.ones(3, 4)]).requires_grad_()
     queue.push(embeddings)
@@ -40,21 +39,3 @@ def test_a_queue_of_no_batches_is_never_full():
     queue.push(batch(1.0))
     assert not queue.full
     assert queue.pushed == 0
-
-
-def test_a_restored_queue_goes_on_where_it_stopped():
-    one, other = FeatureQueue(2, 3, 3, 4), FeatureQueue(2, 3, 3, 4)
-    for value in range(1, 5):
-        one.push(batch(value))
-    state = one.state()
-    one.push(batch(9.0))
-    other.restore(state)
-    assert other.full
-    assert stored(other) == [2.0, 3.0, 4.0]
-    other.push(batch(9.0))
-    assert torch.equal(one.embeddings, other.embeddings)
-
-
-def test_a_state_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"shape \(2, 3, 3, 4\), got \(2, 2, 3, 4\)"):
-        FeatureQueue(2, 3, 3, 4).restore(FeatureQueue(2, 2, 3, 4).state())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cxr_data import Cohort
 from cxr_data.augment import whole
 from cxr_ssl import pictures
-from cxr_ssl.pictures import groups, maps, nearest_images, principal_plane
+from cxr_ssl.pictures import groups, maps, nearest_images, nearest_to_prototypes, principal_plane
 from cxr_ssl.swav import SwAV
 
 
@@ -47,14 +47,28 @@ def test_the_nearest_images_are_those_of_largest_score():
     cohort = cohort_of(np.zeros((26, 0), np.float32), (), None, split)
     torch.manual_seed(0)
     swav = SwAV(Corners(), 4, embedding_dim=3, num_prototypes=15)
-    shown = nearest_images(swav, cohort, 16)
+    shown = nearest_to_prototypes(swav, lambda pixels: swav([pixels[None]])[1][0], cohort, 16)
     pixels = torch.from_numpy(cohort.pixels[:20])[None, :, None]
     with torch.inference_mode():
         scores = swav.eval()([pixels])[1][0]
     used = scores.argmax(1).bincount(minlength=15)
-    assert [one["share"] for one in shown] == sorted((used[used > 0] / 20).tolist(), reverse=True)[:8]
+    shares = sorted((used[used > 0] / 20).tolist(), reverse=True)[:8]
+    assert [f"nearest of {share:.1%} of" in one["heading"] for share, one in zip(shares, shown, strict=True)]
     best = scores[:, int(used.argmax())].argsort(descending=True)[:6]
     assert np.array_equal(shown[0]["images"], whole(cohort.pixels[best.numpy()], 96))
+
+
+def test_the_nearest_images_begin_with_the_image_itself():
+    cohort = cohort_of(np.zeros((12, 0), np.float32), (), None, ["train"] * 12)
+    strips = nearest_images(Corners(), cohort, 16)
+    assert len(strips) == 8
+    stored = whole(cohort.pixels, 96)
+    features = cohort.pixels.reshape(12, 2, 8, 2, 8).mean((2, 4)).reshape(12, 4).astype(float)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    for strip in strips:
+        (query,) = [i for i in range(12) if np.array_equal(stored[i], strip["images"][0])]
+        order = np.argsort(-(features @ features[query]))[:6]
+        assert np.array_equal(strip["images"], stored[order])
 
 
 def test_a_map_for_classes_of_validation_images_alone():

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsRegressor
 
 from cxr_data.metrics import auroc
-from cxr_ssl.probe import PENALTIES, _ridge_scores, linear_probe
+from cxr_ssl.probe import PENALTIES, _ridge_scores, knn_probe, linear_probe, rankme
 
 
 def made(n: int, features: int, seed: int = 0, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -70,3 +71,30 @@ def test_constant_and_doubled_features_do_no_harm():
     assert odd[0] == pytest.approx(plain[0], abs=5e-3)
     constant = linear_probe(np.ones((200, 4)), y, np.ones((200, 4)), truth)
     assert constant == pytest.approx(auroc(truth, np.zeros_like(truth)))
+
+
+def test_nearest_neighbours_are_those_of_sklearn():
+    x, y = made(150, 8)
+    new, truth = made(60, 8, seed=1)
+    weights = {"weights": lambda distances: np.exp((1 - distances) / 0.07), "metric": "cosine", "algorithm": "brute"}
+    expected = auroc(truth, KNeighborsRegressor(20, **weights).fit(x, y).predict(new))
+    np.testing.assert_allclose(knn_probe(x, y, new, truth), expected, atol=1e-9)
+    holes = y.copy()
+    holes[100:, 0] = np.nan
+    found = knn_probe(x, holes, new, truth)
+    assert found[0] == pytest.approx(knn_probe(x[:100], y[:100], new, truth)[0], abs=1e-12)
+    assert found[1] == pytest.approx(expected[1], abs=1e-12)
+    assert np.isnan(knn_probe(x, np.zeros_like(y), new, truth)).all()
+    assert np.isnan(knn_probe(np.full_like(x, np.nan), y, new, truth)).all()
+    assert np.isfinite(knn_probe(x[:5], np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0]], new, truth)).all()
+
+
+@pytest.mark.parametrize(("n", "features"), [(200, 10), (30, 50)])
+def test_rankme_is_the_entropy_of_the_singular_values(n, features):
+    x, _ = made(n, features)
+    singular = np.linalg.svd(x, compute_uv=False)
+    share = singular / singular.sum()
+    assert rankme(x) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-6)
+    assert rankme(np.tile(x[0], (n, 1))) == pytest.approx(1.0, abs=1e-4)
+    assert rankme(np.zeros((5, 3))) is None
+    assert rankme(np.full((5, 3), np.nan)) is None

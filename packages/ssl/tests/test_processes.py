@@ -1,5 +1,7 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +13,9 @@ from safetensors.torch import load_file
 from cxr_data import Cohort, save
 from cxr_data.command import config_dict
 from cxr_ssl.config import Crops, PretrainConfig
+from cxr_ssl.methods.byol import BYOLConfig
+from cxr_ssl.methods.dino import DINOConfig
+from cxr_ssl.methods.swav import SwAVConfig
 
 HERE = Path(__file__).parent
 
@@ -33,10 +38,12 @@ def test_two_processes_do_what_one_does_with_the_joined_batch(tmp_path, in_two_p
     assert {"codes", "uneven", "numbers", "prototypes.weight"} < alone.keys()
     assert alone.keys() == together.keys()
     for name in alone:
-        torch.testing.assert_close(together[name], alone[name], atol=1e-5, rtol=0, msg=name)
+        # The rank takes square roots of small eigenvalues, where rounding counts more.
+        tolerance = 1e-4 if name == "numbers" else 1e-5
+        torch.testing.assert_close(together[name], alone[name], atol=tolerance, rtol=0, msg=name)
 
 
-def config_of(tmp_path: Path, run: str) -> Path:
+def config_of(tmp_path: Path, run: str, **changes: Any) -> Path:
     """A file with the config of a tiny run on noise, with a queue."""
     data = tmp_path / "noise"
     if not data.exists():
@@ -55,11 +62,11 @@ def config_of(tmp_path: Path, run: str) -> Path:
         epochs=2,
         batch_size=20,
         accumulate=2,
-        prototypes=40,
-        embedding=8,
-        queue=1,
-        freeze=2,
+        swav=SwAVConfig(prototypes=40, embedding=8, queue=1, freeze=2),
+        dino=DINOConfig(prototypes=40, hidden=16, bottleneck=8),
+        byol=BYOLConfig(8, 16),
         on_collapse="warn",
+        **changes,
     )
     file = tmp_path / f"{run}.yaml"
     file.write_text(yaml.safe_dump(config_dict(config)))
@@ -68,18 +75,22 @@ def config_of(tmp_path: Path, run: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_sigterm_to_one_of_two_processes_stops_both_and_both_go_on_exactly(tmp_path, in_two_processes):
+@pytest.mark.parametrize("method", ["swav", "dino", "byol"])
+def test_a_sigterm_to_one_of_two_processes_stops_both_and_both_resume_exactly(tmp_path, in_two_processes, method):
+    """Epochs have 2 steps, fewer than the ten after which processes ask one another: both stop at the epoch's end."""
     script = str(HERE / "whole_run.py")
-    for code, said in in_two_processes(script, str(config_of(tmp_path, "whole")), "0"):
+    for code, said in in_two_processes(script, str(config_of(tmp_path, "whole", method=method)), "0"):
         assert code == 0, said
-    stopped = str(config_of(tmp_path, "stopped"))
-    for code, said in in_two_processes(script, stopped, "3"):  # in the second epoch, before its last step
+    stopped = str(config_of(tmp_path, "stopped", method=method))
+    for code, said in in_two_processes(script, stopped, "1"):
         assert code == 143, said
     folder = tmp_path / "runs" / "stopped" / "ssl"
-    assert (folder / "state.pt").exists()
+    assert torch.load(folder / "state.pt", weights_only=True)["epoch"] == 1
     for code, said in in_two_processes(script, stopped, "0"):
         assert code == 0, said
-    one, other = (load_file(tmp_path / "runs" / run / "ssl" / "backbone.safetensors") for run in ("whole", "stopped"))
+    folders = [tmp_path / "runs" / run / "ssl" for run in ("whole", "stopped")]
+    assert all(json.loads((folder / "done.json").read_text())["processes"] == 2 for folder in folders)
+    one, other = (load_file(folder / "backbone.safetensors") for folder in folders)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    logs = [(tmp_path / "runs" / run / "ssl" / "metrics.jsonl").read_text() for run in ("whole", "stopped")]
+    logs = [(folder / "metrics.jsonl").read_text() for folder in folders]
     assert logs[0] == logs[1]

@@ -1,5 +1,3 @@
-import contextlib
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,8 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.training.resume import load_state, save_state
-from cxr_ssl.plan import Plan, plan
-from cxr_ssl.state import Learner, make_optimizer, new_learner, set_weight_decay
+from cxr_ssl.config import PretrainConfig
+from cxr_ssl.methods.byol import BYOLConfig
+from cxr_ssl.methods.dino import DINOConfig
+from cxr_ssl.methods.swav import SwAVConfig
+from cxr_ssl.state import TrainState, make_optimizer, set_weight_decay
 from cxr_ssl.step import train_step
 from cxr_ssl.swav import SwAV
 
@@ -74,110 +75,70 @@ def test_a_decay_that_begins_at_zero_can_rise():
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
 
 
-class ScalingEngine:
-    """What a learner needs of an engine that trains in fp16 with a scaled loss, for one process on a CPU."""
-
-    process_index, num_processes, is_main_process, device = 0, 1, True, torch.device("cpu")
-    autocast = staticmethod(contextlib.nullcontext)
-
-    def __init__(self) -> None:
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
-
-    def prepare(self, *parts: Any) -> tuple[Any, ...]:
-        return parts
-
-    def gather(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def reduce(self, tensor: Tensor, _how: str) -> Tensor:
-        return tensor
-
-    def backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()
+CONFIGS = {
+    "swav": PretrainConfig(swav=SwAVConfig(prototypes=20, embedding=8, queue=2, queue_start=0, freeze=2)),
+    "dino": PretrainConfig(method="dino", dino=DINOConfig(prototypes=20, hidden=16, bottleneck=8, freeze=2)),
+    "byol": PretrainConfig(method="byol", byol=BYOLConfig(embedding=8, hidden=16)),
+}
 
 
-def learner_for(settings: Plan) -> Learner:
-    engine: Any = ScalingEngine()
-    swav = tiny().train()
-    return new_learner(swav, make_optimizer("adamw", swav, lr=1e-3, weight_decay=0.1), settings, 2, engine)
-
-
-class Scaled:
-    """Unscales before it steps, as accelerate's optimiser does."""
-
-    def __init__(self, learner: Learner) -> None:
-        self.optimizer, self.scaler = learner.optimizer, learner.accelerator.scaler
-
-    def zero_grad(self, *, set_to_none: bool) -> None:
-        self.optimizer.zero_grad(set_to_none=set_to_none)
-
-    def step(self) -> None:
-        assert self.scaler is not None
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-
-def steps(learner: Learner, first: int, last: int) -> None:
-    settings: dict[str, Any] = {"temperature": 0.1, "epsilon": 0.05, "frozen": False}
+def steps(state: TrainState, crops_of: Any, first: int, last: int) -> None:
     for step in range(first, last):
-        random = torch.Generator().manual_seed(step)
-        sizes = ((2, 16), (3, 8))
-        views = [torch.randint(0, 256, (n, 6, 1, s, s), generator=random, dtype=torch.uint8) for n, s in sizes]
-        train_step(
-            learner.model,
-            views,
-            Scaled(learner),
-            learner.accelerator,
-            learner.queue,
-            learner.monitor,
-            **settings,
-        )
+        train_step(state, crops_of(step))
+        state.step += 1
 
 
-PLAN = plan(60, batch_size=6, optimizer="adamw", epochs=2, prototypes=20, embedding=8, queue=2)
+def same(one: Any, other: Any, path: str = "") -> None:
+    """The same nested dicts and lists, tensors to the bit."""
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            same(one[key], other[key], f"{path}/{key}")
+    elif isinstance(one, list | tuple):
+        for number, (a, b) in enumerate(zip(one, other, strict=True)):
+            same(a, b, f"{path}/{number}")
+    else:
+        assert one == other, path
 
 
-def test_a_learner_goes_on_exactly_with_the_scale_of_its_loss(tmp_path):
-    whole = learner_for(PLAN)
-    steps(whole, 0, 3)
-    save_state(tmp_path / "state.pt", whole.state(), 1)
-    steps(whole, 3, 6)
-    again = learner_for(PLAN)
-    found = load_state(tmp_path / "state.pt", 1)
-    assert found is not None
-    again.restore(found)
-    scaler: Any = again.accelerator.scaler
-    assert scaler.get_scale() == 2.0**13  # grew once, and its count towards the next time is kept too
-    steps(again, 3, 6)
-    assert scaler.get_scale() == 2.0**15
-    expected, state = whole.state(), again.state()
-    assert state["scaler"] == expected["scaler"]
-    for part in ("swav", "queue", "buffers", "monitor"):
-        for name, value in expected[part].items():
-            assert torch.equal(torch.as_tensor(state[part][name]), torch.as_tensor(value)), (part, name)
+@pytest.mark.parametrize("method", CONFIGS)
+def test_every_method_resumes_to_the_same_bits_with_the_scale_of_its_loss(method, new_state, crops_of, tmp_path):
+    whole = new_state(CONFIGS[method], scale=2.0**12)
+    steps(whole, crops_of, 0, 3)
+    save_state(tmp_path / "state.pt", whole.state_dict(), 1)
+    steps(whole, crops_of, 3, 6)
+    again = new_state(CONFIGS[method], scale=2.0**12)
+    saved = load_state(tmp_path / "state.pt", 1)
+    assert saved is not None
+    again.load_state_dict(saved)
+    assert again.accelerator.scaler is not None
+    assert again.accelerator.scaler.get_scale() == 2.0**13  # grew once; its count towards the next time is kept too
+    steps(again, crops_of, 3, 6)
+    assert again.accelerator.scaler.get_scale() == 2.0**15
+    same(again.state_dict(), whole.state_dict())
 
 
-def test_a_state_is_a_copy_that_later_steps_leave_alone():
-    learner = learner_for(PLAN)
-    steps(learner, 0, 2)
-    kept, again = learner.state(), learner.state()
-    steps(learner, 2, 4)
-    assert not torch.equal(learner.swav.prototypes.weight, kept["swav"]["prototypes.weight"])
-    learner.restore(kept)
-    steps(learner, 2, 4)  # the optimiser works on its own copies too
-    for name, value in again["swav"].items():
-        assert torch.equal(kept["swav"][name], value), name
-    for number, moments in again["optimizer"]["state"].items():
-        assert torch.equal(kept["optimizer"]["state"][number]["exp_avg"], moments["exp_avg"])
+@pytest.mark.parametrize("method", CONFIGS)
+def test_a_state_is_a_copy_that_later_steps_leave_alone(method, new_state, crops_of):
+    state = new_state(CONFIGS[method])
+    steps(state, crops_of, 0, 2)
+    kept, again = state.state_dict(), state.state_dict()
+    steps(state, crops_of, 2, 4)
+    moved = state.network.state_dict()
+    assert any(not torch.equal(moved[name], value) for name, value in kept["network"].items())
+    state.load_state_dict(kept)
+    steps(state, crops_of, 2, 4)  # the optimiser works on its own copies too
+    same(kept, again)
 
 
-def test_a_new_epoch_keeps_the_queue_unless_the_plan_has_another():
-    learner = learner_for(PLAN)
-    steps(learner, 0, 3)
-    learner.follow(PLAN)
-    assert learner.queue.full
-    assert learner.monitor.sums["images"] == 0
-    learner.follow(replace(PLAN, queue=1, prototypes=12))
-    assert learner.queue.embeddings.shape == (2, 1, 6, 8)
-    assert not learner.queue.full
-    assert learner.swav.used_prototypes == len(learner.monitor.sums["nearest"]) == 12
+def test_a_state_remembers_what_a_recovery_changed(new_state, crops_of):
+    state = new_state(CONFIGS["swav"])
+    state.follow({"lr": 0.5, "queue": 1, "prototypes": 12})
+    steps(state, crops_of, 0, 2)
+    again = new_state(CONFIGS["swav"])
+    again.load_state_dict(state.state_dict())
+    assert again.plan.lr == 0.5
+    assert again.method.settings.prototypes == 12
+    same(again.state_dict(), state.state_dict())

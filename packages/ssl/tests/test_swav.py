@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from lightly.loss import SwaVLoss
 from torch import nn
 
-from cxr_ssl.sinkhorn import sinkhorn
+from cxr_ssl.codes import sinkhorn
 from cxr_ssl.swav import SwAV, freeze_prototypes, normalise_prototypes, swapped_prediction_loss
 
 

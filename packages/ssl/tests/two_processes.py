@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from cxr_common.training.accelerator import start
 from cxr_common.training.loader import share
-from cxr_ssl.diagnostics import Monitor
+from cxr_ssl.codes import sinkhorn
 from cxr_ssl.feature_queue import FeatureQueue
-from cxr_ssl.sinkhorn import sinkhorn
+from cxr_ssl.methods.swav import SwAVConfig
+from cxr_ssl.plan import make_plan
+from cxr_ssl.state import TrainState
 from cxr_ssl.step import train_step
-from cxr_ssl.swav import SwAV
 
 
 class Pooled(nn.Module):
@@ -22,7 +23,13 @@ class Pooled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.num_features = 12
         self.convolution = nn.Conv2d(1, 12, 3, stride=2)
+
+    @property
+    def network(self) -> "Pooled":
+        """As `GrayNetwork` holds one."""
+        return self
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.convolution(pixels.float() / 255).relu().mean((2, 3))
@@ -48,30 +55,36 @@ class Alone:
 
 
 def steps(accelerator: Any) -> dict[str, Tensor]:
-    """Codes, gradients, weights and health of five steps with batches of 12 images over all processes."""
+    """Codes, gradients, weights and diagnostics of five steps with batches of 12 images over all processes."""
     own = torch.from_numpy(share(np.arange(12), accelerator.process_index, accelerator.num_processes))
     random = torch.Generator().manual_seed(1)
     scores = torch.rand(12, 20, generator=random) * 4 - 2
     result = {"codes": accelerator.gather(sinkhorn(scores[own]))}
 
     torch.manual_seed(0)
-    swav = SwAV(Pooled(), 12, embedding_dim=8, num_prototypes=20).eval()  # eval: fixed batch statistics
+    plan = make_plan(60, batch_size=12, optimizer="sgd", epochs=2)
+    options, backbone = SwAVConfig(prototypes=20, embedding=8, queue=2, queue_start=0, freeze=2), Pooled()
+    method: Any = options.build(backbone, options.settings(60, plan), plan, coded_crops=2)  # type: ignore[arg-type]
+    swav = method.module.eval()  # eval: fixed batch statistics
     optimizer = torch.optim.SGD(swav.parameters(), lr=0.5, momentum=0.9)
     model, optimizer = accelerator.prepare(swav, optimizer)
-    queue, monitor = FeatureQueue(2, 2, len(own), 8), Monitor(20, 8)
+    method.start(torch.device("cpu"), len(own))
+    state = TrainState(
+        network=swav, model=model, optimizer=optimizer, accelerator=accelerator, method=method, plan=plan
+    )
     for step in range(5):
-        views = [
+        crops = [
             torch.randint(0, 256, (count, 12, 1, size, size), generator=random, dtype=torch.uint8)[:, own]
             for count, size in ((2, 16), (3, 8))
         ]
-        settings = {"temperature": 0.1, "epsilon": 0.05, "frozen": step < 2}
-        train_step(model, views, optimizer, accelerator, queue, monitor, **settings)
+        state.step = step
+        train_step(state, crops)
         for name, parameter in swav.named_parameters():
             if parameter.grad is not None:
                 result[f"{step} {name}"] = parameter.grad.clone()
     result |= {name: parameter.detach().clone() for name, parameter in swav.named_parameters()}
-    numbers = monitor.numbers(lambda value: accelerator.reduce(value, "sum"))
-    result["numbers"] = torch.tensor(list(numbers.values()))
+    sums = {name: accelerator.reduce(total, "sum").double() for name, total in method.sums.items()}
+    result["numbers"] = torch.tensor(list(method.diagnostics(sums).values()))
     return result
 
 
@@ -79,6 +92,7 @@ def main(target: str) -> None:
     torch.set_num_threads(1)
     alone = steps(Alone())
     accelerator = start("fp32", seed=0)
+    assert accelerator.num_processes == 2
     together = steps(accelerator)
 
     scores = torch.rand(12, 20, generator=torch.Generator().manual_seed(2))

@@ -3,10 +3,14 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from cxr_common.jackknife import NO_ERROR, interval, spread
 from cxr_data.metrics import placements
+
+LEAST_PATIENTS = 5
+"""Patients with the finding, and without it, that the interval of a single label needs."""
 
 
 class Gain(NamedTuple):
@@ -14,7 +18,8 @@ class Gain(NamedTuple):
 
     Attributes:
         difference: AUROC of the one minus AUROC of the other; NaN where no label is defined.
-        low: Lower bound of its 95 % interval; NaN where a label has fewer than two patients with it, or without it.
+        low: Lower bound of its 95 % interval; NaN where a label has fewer than two patients with it, or without it, or
+            the only label fewer than ``LEAST_PATIENTS``.
         high: Upper bound.
     """
 
@@ -26,18 +31,9 @@ class Gain(NamedTuple):
 def auroc_gain(targets: ArrayLike, scores: ArrayLike, reference: ArrayLike, patients: ArrayLike) -> Gain:
     """Paired 95 % interval of a difference in macro AUROC, with patients as clusters.
 
-    An AUROC is the mean of placements (DeLong et al. 1988): V_i, the share of the other kind that image i is ranked
-    rightly against. What image i adds to the difference of two models' macro AUROCs A over L labels is
-
-        ψ_i = 1/L Σ_k [ y_ik (ΔV_ik - ΔA_k) / m_k + (1 - y_ik) (ΔV_ik - ΔA_k) / n_k ]
-
-    with m_k positives and n_k negatives, and its variance, with images of one patient c summed first, is
-
-        P / (P - 1) Σ_c (Σ_{i in c} ψ_i)²
-
-    over P patients: the infinitesimal jackknife, to which DeLong's variance and that of the patient-clustered
-    bootstrap tend; it needs no resampling. Obuchowski 1997 is the case of one label. The interval is ± 1.96 standard
-    errors, within [-1, 1].
+    The difference is computed again without each patient; standard error and degrees of freedom are the jackknife's
+    (``cxr_common.jackknife``), and the interval is ``± t`` standard errors within [-1, 1]. With one image per patient
+    and one label it agrees with DeLong et al. 1988, with several images per patient with Obuchowski 1997.
 
     Args:
         targets: (N, L) in {0, 1, NaN}; labels without positives or negatives are left out.
@@ -50,27 +46,63 @@ def auroc_gain(targets: ArrayLike, scores: ArrayLike, reference: ArrayLike, pati
     """
     y = np.asarray(targets, np.float64)
     models = np.stack([np.asarray(scores, np.float64), np.asarray(reference, np.float64)])
-    clusters = np.unique(np.asarray(patients), return_inverse=True)[1]
-    influence, differences, enough = np.zeros(len(y)), [], True
+    patient = np.unique(np.asarray(patients), return_inverse=True)[1]
+    values, without = [], []
+    fewest = np.inf
     for label in range(y.shape[1]):
-        positive, negative = np.flatnonzero(y[:, label] > 0.5), np.flatnonzero(y[:, label] <= 0.5)
-        if not len(positive) or not len(negative):
+        known = np.flatnonzero(~np.isnan(y[:, label]))
+        target = (y[known, label] > 0.5).astype(np.float64)
+        if not 0 < target.sum() < len(target):
             continue
-        known = np.concatenate([positive, negative])
-        of_positives, of_negatives = placements(y[known, label], models[:, known, label])
-        delta = of_positives[0] - of_positives[1]
-        differences.append(delta.mean())
-        enough = enough and all(len(np.unique(clusters[kind])) > 1 for kind in (positive, negative))
-        influence[positive] += (delta - differences[-1]) / len(positive)
-        influence[negative] += (of_negatives[0] - of_negatives[1] - differences[-1]) / len(negative)
-    if not differences:
+        both = [leave_one_out(target, model[known, label], patient[known], int(patient.max()) + 1) for model in models]
+        values.append(both[0][0] - both[1][0])
+        without.append(both[0][1] - both[1][1])
+        fewest = min(fewest, *(len(np.unique(patient[known][target == kind])) for kind in (0, 1)))
+    if not values:
         return Gain(float("nan"), float("nan"), float("nan"))
-    difference = float(np.mean(differences))
-    of_patient = np.bincount(clusters, influence / len(differences))
-    if not enough:
+    difference = float(np.mean(values))
+    about = spread(difference, np.mean(without, axis=0))
+    if fewest < (LEAST_PATIENTS if len(values) == 1 else 2) or np.isnan(about.error):
         return Gain(difference, float("nan"), float("nan"))
-    error = float(np.sqrt(len(of_patient) / (len(of_patient) - 1) * np.square(of_patient).sum()))
-    return Gain(difference, max(-1.0, difference - 1.96 * error), min(1.0, difference + 1.96 * error))
+    if about.error < NO_ERROR:
+        return Gain(difference, difference, difference)
+    low, high = interval(difference, about)
+    return Gain(difference, max(-1.0, low), min(1.0, high))
+
+
+def leave_one_out(
+    target: NDArray[np.float64], score: NDArray[np.float64], patient: NDArray[np.int64], patients: int
+) -> tuple[float, NDArray[np.float64]]:
+    """AUROC of one label, and the AUROC without each patient.
+
+    Of the P N pairs of a positive and a negative image, U rank rightly (ties count one half). Without patient c, who
+    has p_c positives and n_c negatives, U loses the pairs of his positives with all negatives and of his negatives with
+    all positives, of which those within himself were taken off twice.
+
+    Args:
+        target: (N,) in {0, 1}, with both.
+        score: (N,), higher means more likely positive.
+        patient: (N,) number of each image's patient.
+        patients: Number of patients; those without an image here change nothing.
+
+    Returns:
+        The AUROC, and (patients,) that without each; NaN where no positive or no negative would be left.
+    """
+    positive, negative = np.flatnonzero(target == 1), np.flatnonzero(target == 0)
+    of_positives, of_negatives = (placed[0] for placed in placements(target, score[None]))
+    wins = np.bincount(patient[positive], of_positives * len(negative), patients)
+    losses = np.bincount(patient[negative], of_negatives * len(positive), patients)
+    mine, others = (
+        np.bincount(patient[positive], minlength=patients),
+        np.bincount(patient[negative], minlength=patients),
+    )
+    within = np.zeros(patients)
+    for one in np.flatnonzero((mine > 0) & (others > 0)):
+        pairs = score[positive[patient[positive] == one]][:, None] - score[negative[patient[negative] == one]]
+        within[one] = np.sum(pairs > 0) + 0.5 * np.sum(pairs == 0)
+    left = (len(positive) - mine) * (len(negative) - others)
+    pairs_won = wins.sum() - wins - losses + within
+    return float(of_positives.mean()), np.where(left > 0, pairs_won / np.maximum(left, 1), np.nan)
 
 
 def over_seeds(values: ArrayLike) -> tuple[float, float]:
@@ -82,8 +114,8 @@ def over_seeds(values: ArrayLike) -> tuple[float, float]:
     Returns:
         Mean and half-width of the interval of the mean; NaN where a value is, and no half-width from one seed.
     """
-    found = np.asarray(values, np.float64)
-    if len(found) < 2:
-        return float(found.mean()), float("nan")
-    error = np.std(found, ddof=1) / len(found) ** 0.5
-    return float(found.mean()), float(stdtrit(len(found) - 1, 0.975) * error)
+    of_seeds = np.asarray(values, np.float64)
+    if len(of_seeds) < 2:
+        return float(of_seeds.mean()), float("nan")
+    error = np.std(of_seeds, ddof=1) / len(of_seeds) ** 0.5
+    return float(of_seeds.mean()), float(stdtrit(len(of_seeds) - 1, 0.975) * error)

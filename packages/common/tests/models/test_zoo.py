@@ -94,6 +94,12 @@ def test_channels_and_stochastic_depth_reach_the_network():
     assert searched[-1] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("architecture", OFFERED)
+def test_there_is_no_stochastic_depth_unless_asked_for(architecture):
+    with torch.device("meta"):
+        assert max(drop_rates(build(architecture, 2, size=64)), default=0) == 0
+
+
 def test_same_seed_same_weights():
     states = []
     for _ in range(2):

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from cxr_common.training.loader import epoch_order, share
+from cxr_common.training.loader import epoch_order, global_batch, share
 
 
 def test_every_image_once_in_equal_batches() -> None:
@@ -20,3 +21,11 @@ def test_a_set_smaller_than_a_batch_is_repeated_to_fill_one() -> None:
 def test_shares_join_to_the_batch() -> None:
     batch = np.arange(12)
     assert (np.concatenate([share(batch, r, 3) for r in range(3)]) == batch).all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "images", "processes", "expected"),
+    [(64, 1000, 1, 64), (64, 40, 1, 40), (2, 1000, 4, 8), (65, 1000, 2, 64)],
+)
+def test_every_process_gets_the_same_share_of_at_least_two(batch, images, processes, expected) -> None:
+    assert global_batch(batch, images, processes) == expected

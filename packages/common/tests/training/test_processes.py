@@ -12,7 +12,6 @@ from cxr_common.training.processes import (
     average_buffers,
     broadcast_from_main,
     gather_per_process,
-    global_batch,
     highest_signal,
     is_main,
     restore_per_process,
@@ -73,14 +72,6 @@ def test_one_process_shares_nothing() -> None:
     assert any_process(True, ALONE)
     assert highest_signal(15, ALONE) == 15
     assert is_main()
-
-
-@pytest.mark.parametrize(
-    ("batch", "images", "processes", "expected"),
-    [(64, 1000, 1, 64), (64, 40, 1, 40), (2, 1000, 4, 8), (65, 1000, 2, 64)],
-)
-def test_every_process_gets_the_same_share_of_at_least_two(batch, images, processes, expected) -> None:
-    assert global_batch(batch, images, processes) == expected
 
 
 def test_each_process_gets_back_what_was_its_own() -> None:

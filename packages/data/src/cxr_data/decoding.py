@@ -1,4 +1,4 @@
-"""Decode once: image files → one memory map, on all cores, in bounded memory, going on after a kill."""
+"""Decode once: image files → one memory map, on all cores, in bounded memory, resumable after a kill."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ from cxr_data.progress import Progress
 TASK = 32
 """Images decoded in one go by one thread."""
 CHUNK = 1024
-"""Images between two points a killed run goes on from; a multiple of TASK."""
+"""Images between two points from which a killed run resumes; a multiple of TASK."""
 _PIXELS, _JOURNAL = "pixels.npy", "journal.jsonl"
 
 
@@ -42,7 +42,7 @@ def decode_once(
     images: Callable[[str], NDArray[Any]] | None = None,
     bits: int = 8,
 ) -> dict[int, str]:
-    """Decode every file into ``folder/pixels.npy``, going on where a killed call of this identity stopped.
+    """Decode every file into ``folder/pixels.npy``, resuming where a killed call of this identity stopped.
 
     Each image has its row from the start, so the result does not depend on the number of threads or on
     interruptions. After every CHUNK images the pixels are synced to disk, then the journal says so.
@@ -56,16 +56,16 @@ def decode_once(
         pixel_size: Edge of the stored images, pixels.
         aspect: See :func:`cxr_data.images.read.read_image`.
         window: Likewise.
-        max_broken: Broken images that are still put up with.
+        max_broken: Broken images that are still tolerated.
         show: Whether to show progress.
         images: Gives the image of a path that is no file; see :class:`cxr_data.readers.Listing`.
-        bits: Bits a pixel, 8 or 16.
+        bits: Bits per pixel, 8 or 16.
 
     Returns:
         Row → reason of the broken images; their pixels are 0 until :func:`keep_rows` drops them.
 
     Raises:
-        BadInput: Too many broken images, or no room or permission to write.
+        BadInput: Too many broken images, or no disk space or permission to write.
     """
     shape = (len(paths), pixel_size, pixel_size)
     depth = np.dtype(np.uint8 if bits == 8 else np.uint16)
@@ -126,7 +126,7 @@ def keep_rows(folder: Path, rows: NDArray[np.int64]) -> None:
         rows: Rows to keep, ascending.
 
     Raises:
-        BadInput: Too little room for the copy.
+        BadInput: Too little disk space for the copy.
     """
     pixels = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False)
     if len(rows) < len(pixels):
@@ -156,10 +156,10 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def create_pixels(folder: Path, shape: tuple[int, ...], depth: np.dtype[Any]) -> None:
-    """Make ``folder/pixels.npy`` of zeros, with its room on disk taken.
+    """Make ``folder/pixels.npy`` of zeros, with its disk space allocated.
 
     Raises:
-        BadInput: Too little room.
+        BadInput: Too little disk space.
         OSError: It cannot be written.
     """
     refuse_small_disk(folder, int(np.prod(shape)) * depth.itemsize)
@@ -170,12 +170,12 @@ def create_pixels(folder: Path, shape: tuple[int, ...], depth: np.dtype[Any]) ->
         try:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot take room ahead
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot allocate ahead
                 raise
 
 
 def _journalled(folder: Path, identity: str, shape: tuple[int, ...]) -> tuple[int | None, dict[int, str]]:
-    """(rows done, broken rows) of an interrupted call; (None, {}) when there is nothing to go on from."""
+    """(rows done, broken rows) of an interrupted call; (None, {}) when there is nothing to resume from."""
     journal = folder / _JOURNAL
     if not journal.is_file():
         return None, {}
@@ -202,12 +202,12 @@ def _log(folder: Path, entry: dict[str, object]) -> None:
 
 
 def too_many(root: Path, paths: Sequence[str], broken: dict[int, str], looked_at: int, allowed: int) -> BadInput:
-    """The error for more broken images than are put up with, with the first of them."""
+    """The error for more broken images than are tolerated, with the first of them."""
     named = [f"{paths[row]}: {reason}" for row, reason in sorted(broken.items())[:5]]
     more = [f"and {len(broken) - 5} more"] if len(broken) > 5 else []
     return BadInput(
         f"at most {allowed} broken images of {len(paths)}",
         f"{len(broken)} among the first {looked_at}\n  " + "\n  ".join(named + more),
         where=root,
-        do="mend or remove them, or allow more with `cxr-data prepare FOLDER --max_bad SHARE`",
+        do="repair or remove them, or allow more with `cxr-data prepare FOLDER --max_bad SHARE`",
     )

@@ -18,7 +18,7 @@ from cxr_data.errors import BadInput
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """Errors of writing for which the user's disk is the cause."""
 FORGOTTEN = 24 * 3600
-"""Seconds after which a temporary folder is taken for that of a killed call: no folder takes so long to write."""
+"""Seconds after which a temporary folder is taken for that of a killed call: writing a folder never takes so long."""
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """A folder that takes its name only once all its files are written; an earlier one is replaced.
 
     It is filled within a temporary folder beside the target, whose name no other call uses: process numbers come back
-    in containers. On an exception the target is left as it was. Whatever a killed call left is put right by the next.
+    in containers. On an exception the target is left as it was. Whatever a killed call left is cleaned up by the next.
 
     Args:
         path: The folder to write; missing parents are made.
@@ -172,7 +172,7 @@ def refuse_small_disk(folder: Path, needed: int) -> None:
         needed: Bytes.
 
     Raises:
-        BadInput: Too little room.
+        BadInput: Too little disk space.
     """
     needed = int(needed * 1.02) + 2**20
     free = shutil.disk_usage(folder).free

@@ -61,7 +61,7 @@ def scan_with_links(root: Path) -> tuple[list[File], list[str]]:
     Raises:
         BadInput: A folder cannot be read.
     """
-    found: list[File] = []
+    files: list[File] = []
     links: list[str] = []
     # Each folder with its real path and those of the folders it was reached through.
     folders = [("", str(root), frozenset([str(root)]))]
@@ -90,8 +90,8 @@ def scan_with_links(root: Path) -> tuple[list[File], list[str]]:
                 state = entry.stat()
             else:
                 continue
-            found.append(File(path, state.st_size, state.st_mtime_ns))
-    return sorted(found), sorted(links)
+            files.append(File(path, state.st_size, state.st_mtime_ns))
+    return sorted(files), sorted(links)
 
 
 def inside(root: Path, name: str, listed_in: Path) -> str:
@@ -167,8 +167,8 @@ def refuse_full(folder: Path) -> None:
         BadInput: The folder is a file or has content.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        found = "a file" if folder.is_file() else "files in it"
-        raise BadInput("a new or empty folder to write", found, where=folder, do="choose another --out")
+        there = "a file" if folder.is_file() else "files in it"
+        raise BadInput("a new or empty folder to write", there, where=folder, do="choose another --out")
 
 
 @contextmanager

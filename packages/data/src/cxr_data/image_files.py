@@ -51,11 +51,11 @@ def find_images(root: Path) -> Images:
     kinds += f" and {len(others) - 5} other kinds" if len(others) > 5 else ""
     linked = _listed(links)
     if not images:
-        found = kinds or "an empty folder"
+        there = kinds or "an empty folder"
         if links:
-            found = f"{len(links)} links to folders elsewhere ({linked})" + (f", {kinds}" if kinds else "")
+            there = f"{len(links)} links to folders elsewhere ({linked})" + (f", {kinds}" if kinds else "")
         do = "copy what they lead to (`cp -rL`), or name the folder itself" if links else "check the path"
-        raise BadInput("images (JPEG, PNG, TIFF, BMP, GIF, WebP, JPEG 2000 or DICOM)", found, where=root, do=do)
+        raise BadInput("images (JPEG, PNG, TIFF, BMP, GIF, WebP, JPEG 2000 or DICOM)", there, where=root, do=do)
     notes = []
     if links:
         notes.append(links_note(links))

@@ -47,7 +47,7 @@ class PixelRows:
         return self._read(np.where(rows < 0, rows + len(self), rows))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """All images, in memory; only for whoever asks for exactly that."""
+        """All images, in memory; only on explicit request."""
         return self[:] if dtype is None else self[:].astype(dtype)
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

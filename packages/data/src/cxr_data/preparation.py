@@ -60,11 +60,11 @@ def prepare(
         reader: A key of :data:`cxr_data.readers.READERS`, or "auto".
         aspect: See :func:`cxr_data.images.read.read_image`.
         window: Likewise.
-        max_bad: Share of broken images that is put up with, in [0, 1]; any share above 0 allows one.
+        max_bad: Share of broken images that is tolerated, in [0, 1]; any share above 0 allows one.
         seed: Fixes the split where the data set has none, or no sufficient validation part.
         show: Whether to show progress.
         selection: Which views and labels are used, and what becomes of uncertain ones; by default what is usual.
-        bits: Bits a stored pixel, 8 or 16.
+        bits: Bits per stored pixel, 8 or 16.
         resplit: Ignore the data set's own split: (by, test_share) of :func:`cxr_data.splits.redraw`.
 
     Returns:
@@ -72,6 +72,16 @@ def prepare(
 
     Raises:
         BadInput: What is wrong with the source, the options, or the place to write.
+
+    >>> import pathlib, cv2, numpy
+    >>> from cxr_data import prepare
+    >>> for number in range(20):
+    ...     file = pathlib.Path("scans", ("NORMAL", "ILL")[number % 2], f"patient{number:02}_1.png")
+    ...     file.parent.mkdir(parents=True, exist_ok=True)
+    ...     _ = cv2.imwrite(str(file), numpy.random.default_rng(number).integers(0, 256, (40, 40), numpy.uint8))
+    >>> cohort = prepare("scans", "cohort", pixel_size=32, show=False)
+    >>> cohort.labels, cohort.pixels.shape
+    (('NORMAL', 'ILL'), (20, 32, 32))
     """
     settings = plan(
         source,
@@ -191,7 +201,7 @@ def listed(settings: Plan) -> tuple[Listing, dict[str, Any]]:
 
 
 def allowed(settings: Plan, listing: Listing) -> int:
-    """Broken images that are put up with while decoding.
+    """Broken images that are tolerated while decoding.
 
     Raises:
         BadInput: What the table names but must not be read is too many already.
@@ -205,7 +215,7 @@ def allowed(settings: Plan, listing: Listing) -> int:
 
 
 def made_once(out: Path, identity: str, make: Callable[[Path], None]) -> None:
-    """Make a cohort folder under a lock, unless it is there; a killed call of the same identity is gone on with.
+    """Make a cohort folder under a lock, unless it is there; a killed call of the same identity is resumed.
 
     Args:
         out: Folder to write.

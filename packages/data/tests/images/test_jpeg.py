@@ -149,6 +149,10 @@ def test_what_is_not_read_is_named():
         decode_jpeg(bytes(twelve))
     with pytest.raises(BrokenImage, match="a lossless JPEG"):
         decode_jpeg(bytes(lossless))
+    late = data.copy()
+    late[frame.start + 1 : frame.start + 3] = bytes(2)
+    with pytest.raises(BrokenImage, match="gives its height after its scan"):
+        decode_jpeg(bytes(late))
     data[frame.start + 1 : frame.start + 5] = struct.pack(">HH", 50_000, 60_000)
     with pytest.raises(BrokenImage, match="60000 x 50000 pixels, more than the 100 million"):
         decode_jpeg(bytes(data))

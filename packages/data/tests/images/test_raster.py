@@ -93,6 +93,12 @@ def test_a_bmp_stored_from_the_top_and_one_of_coded_runs():
         decode_raster(bytes(data), "BMP")
 
 
+def test_a_bmp_of_a_version_that_pillow_does_not_read_is_not_called_cut():
+    head = struct.pack("<IIIHH", 16, GRAY.shape[1], GRAY.shape[0], 1, 8)
+    with pytest.raises(BrokenImage, match="a BMP of a kind that is not read: convert it to PNG"):
+        decode_raster(b"BM" + struct.pack("<IHHI", 5000, 0, 0, 30) + head + bytes(4970), "BMP")
+
+
 @pytest.mark.parametrize("spread", ["none", "zeros", "copied"])
 @pytest.mark.parametrize("bits", [10, 12, 14])
 def test_significant_bits_of_a_png(spread, bits):

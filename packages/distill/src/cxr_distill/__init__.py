@@ -1,5 +1,7 @@
 """Classifiers: fine-tuned on labels alone, or distilled from teachers.
 
+`distill` trains any student module on any teacher module; `losses` holds all losses.
+
 Every loss is an object with hyperparameters that compares the outputs of two networks:
 
 >>> import torch
@@ -14,3 +16,22 @@ Every loss is an object with hyperparameters that compares the outputs of two ne
 >>> sorted(values), bool(student.logits.grad[0, 3] == 0)  # nothing is learnt of an unknown label
 (['multilabel_kd', 'sigmoid_mse'], True)
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cxr_distill import losses
+    from cxr_distill.library import distill
+
+__all__ = ["distill", "losses"]
+
+
+def __getattr__(name: str) -> Any:
+    # Commands import this package for their config alone, and must not wait for torch.
+    import importlib
+
+    if name == "losses":
+        return importlib.import_module("cxr_distill.losses")
+    if name == "distill":
+        return importlib.import_module("cxr_distill.library").distill
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

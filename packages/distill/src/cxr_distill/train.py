@@ -17,9 +17,9 @@ from cxr_common.models.features import stage_channels
 from cxr_common.models.pretrained import Start
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic, peak_memories
-from cxr_common.training.loader import epoch_order
+from cxr_common.training.loader import epoch_order, global_batch
 from cxr_common.training.parameters import groups, set_lr
-from cxr_common.training.processes import average_buffers, broadcast_from_main, global_batch, share_batch_statistics
+from cxr_common.training.processes import average_buffers, broadcast_from_main, share_batch_statistics
 from cxr_common.training.run_folder import RunFolder
 from cxr_common.training.schedules import warmup_cosine
 from cxr_common.training.session import TrainingSession, open_training_run

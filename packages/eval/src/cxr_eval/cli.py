@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(config: EvaluateConfig) -> None:
-    from cxr_eval.evaluate import evaluate
+    from cxr_eval.command import run
 
-    evaluate(config)
+    run(config)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the models differ by: paired differences, tests adjusted for their number, and non-inferiority."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,13 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_common.jackknife import NO_ERROR, interval, p_below
 from cxr_eval import entries
-from cxr_eval.metrics.classification import DECIDED, DECISION, RANKING
+from cxr_eval.metrics.records import METRICS, compared
 from cxr_eval.statistics import bootstrap, comparison, delong
-
-COMPARED = (*RANKING, *DECISION, "brier")
-"""Metrics whose differences are reported. A difference of two absolute calibration errors, or of two slopes around
-an ideal, says neither which is better nor by how much."""
 
 Samples = Mapping[str, Mapping[str, NDArray[np.float64]]]
 
@@ -31,7 +29,7 @@ def compare(
 
     Args:
         models: Name -> figures, as ``results.measure`` returns them.
-        samples: Name -> scope -> metric -> (R, L) for the scope "labels", (R,) for "decided" (the metrics of the
+        samples: Name -> scope -> metric -> (G, L) for the scope "labels", (G,) for "decided" (the metrics of the
             decided class); empty without resamples.
         labels: Names of the L labels.
         tests: Name of every model but the first -> DeLong test of each label.
@@ -46,9 +44,11 @@ def compare(
     for name in others:
         found[name] = {
             "reference": first,
-            "overall": {key: _difference(_overall(key, (name, first), models, samples, labels)) for key in COMPARED},
+            "overall": {
+                key: _difference(key, _overall(key, (name, first), models, samples, labels)) for key in compared()
+            },
             "labels": {
-                label: {key: _label(key, i, label, name, first, models, samples) for key in COMPARED}
+                label: {key: _label(key, i, label, name, first, models, samples) for key in compared()}
                 for i, label in enumerate(labels)
             },
         }
@@ -58,12 +58,41 @@ def compare(
             if entry["value"] is not None and entry["delong_p"] is None:
                 few = np.isnan(test.standard_error)
                 entry["delong_reason"] = entries.FEW_PATIENTS if few else entries.NO_VARIANCE
-    for key in COMPARED:
+    for key in compared():
         _adjust([difference["overall"][key] for difference in found.values()], "p")
         of_labels = [values[key] for difference in found.values() for values in difference["labels"].values()]
         _adjust(of_labels, "p")
         if key == "auroc":
             _adjust(of_labels, "delong_p")
+    return found
+
+
+def gains(
+    models: Mapping[str, Any],
+    samples: Mapping[str, Samples],
+    labels: Sequence[str],
+    controls: Mapping[str, str],
+) -> dict[str, Any]:
+    """Overall differences of every student to its control: the gain by the teacher.
+
+    Args:
+        models: Name -> figures.
+        samples: Name -> scope -> metric -> (G, L) for the scope "labels"; empty without resamples.
+        labels: Names of the L labels.
+        controls: Student -> the same student trained without the teacher.
+
+    Returns:
+        Student -> "control" and "overall" (metric -> value, low, high, p, p_holm over the students).
+    """
+    found: dict[str, Any] = {}
+    for name, other in controls.items():
+        pairs = {key: _overall(key, (name, other), models, samples, labels) for key in compared()}
+        found[name] = {
+            "control": other,
+            "overall": {key: _difference(key, pair) for key, pair in pairs.items()},
+        }
+    for key in compared():
+        _adjust([gain["overall"][key] for gain in found.values()], "p")
     return found
 
 
@@ -78,7 +107,7 @@ def noninferiority(
 
     Args:
         models: Name -> figures.
-        samples: Name -> scope -> metric -> (R, L) for the scope "labels"; empty without resamples.
+        samples: Name -> scope -> metric -> (G, L) for the scope "labels"; empty without resamples.
         labels: Names of the L labels.
         against: Model -> the model it is held against (its teacher).
         margin: Loss of AUROC that is said not to matter, > 0.
@@ -109,14 +138,16 @@ def noninferiority(
 
 
 def _judged(pair: "_Pair", margin: float) -> dict[str, Any]:
-    if pair.drawn is None:
+    if pair.drawn is None or pair.values is None:
         return {"reason": entries.NO_RESAMPLES}
-    test = comparison.noninferiority(*pair.drawn, margin, entries.LEVEL)
-    if np.isnan(test.low):
+    gap = pair.values[0] - pair.values[1]
+    about = bootstrap.spread_of(METRICS["auroc"], gap, pair.drawn[0] - pair.drawn[1])
+    if math.isnan(about.error):
         return {"reason": entries.RARELY_DEFINED}
-    if bootstrap.constant(pair.drawn[0] - pair.drawn[1]):
+    if about.error < NO_ERROR:
         return {"reason": entries.ALL_EQUAL}
-    return {"low": test.low, "p": test.p, "noninferior": test.low > -margin}
+    low = interval(gap, about, level=entries.LEVEL)[0]
+    return {"low": low, "p": p_below(gap, about, -margin), "noninferior": low > -margin}
 
 
 @dataclass(frozen=True)
@@ -125,7 +156,7 @@ class _Pair:
 
     Attributes:
         values: Both figures; None where there is no label that both define.
-        drawn: (R,) each, both figures in the same resamples; None without resamples.
+        drawn: (G,) each, the replicates of both figures; None without intervals.
         labels: {"labels": how many are averaged} where that is not all of them, else empty.
     """
 
@@ -140,12 +171,11 @@ def _overall(
     """Both models' average over the labels for which both have the figure, or their figure of the decided class.
 
     Each model's own average would do a favour to one that never calls a hard finding: the precision of that
-    finding is undefined, and left out. In a resample in which either model has no figure for one of these labels
-    both averages are NaN, which leaves the resample out: over the labels that remain it would be another quantity,
-    whose spread says nothing of this one.
+    finding is undefined, and left out. Where either model has no figure for one of these labels in a replicate both
+    averages are NaN: over the labels that remain it would be another quantity.
     """
     first, second = (models[name]["overall"][key]["value"] for name in pair)
-    if key in DECIDED and models[pair[0]]["confusion_matrix"] is not None and len(labels) > 1:
+    if METRICS[key].of_classes is not None and models[pair[0]]["confusion_matrix"] is not None and len(labels) > 1:
         if first is None or second is None:
             return _Pair(None, None, {})
         drawn = (samples[pair[0]]["decided"][key], samples[pair[1]]["decided"][key]) if samples else None
@@ -163,9 +193,9 @@ def _overall(
     return _Pair((one, other), drawn, {"labels": int(both.sum())} if not both.all() else {})
 
 
-def _difference(pair: _Pair) -> entries.Entry:
+def _difference(key: str, pair: _Pair) -> entries.Entry:
     (value, other), (drawn, other_drawn) = pair.values or (None, None), pair.drawn or (None, None)
-    return {**entries.difference(value, other, drawn, other_drawn), **pair.labels}
+    return {**entries.difference(key, value, other, drawn, other_drawn), **pair.labels}
 
 
 def _label(
@@ -173,7 +203,9 @@ def _label(
 ) -> entries.Entry:
     values = [models[model]["labels"][label][key]["value"] for model in (name, first)]
     drawn = [samples[model]["labels"][key][:, column] if samples else None for model in (name, first)]
-    return entries.difference(values[0], values[1], drawn[0], drawn[1])
+    about = models[name]["labels"][label]
+    patients = about["positive_patients"], about["negative_patients"]
+    return entries.difference(key, values[0], values[1], drawn[0], drawn[1], patients)
 
 
 def _adjust(family: Sequence[dict[str, Any]], key: str) -> None:

@@ -1,18 +1,22 @@
 """How a figure stands in metrics.json: value and interval, or null with the reason."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_eval.metrics.classification import why_undefined
+from cxr_common.jackknife import NO_ERROR, interval, p_value
+from cxr_eval.metrics.records import METRICS
 from cxr_eval.statistics import bootstrap
 
 LEVEL = 0.95
+LEAST_OF_CLASS = 5
+"""Patients with a finding, and without it, that an interval of its figures needs."""
 NO_RESAMPLES = "no resamples were asked for"
-RARELY_DEFINED = "undefined in more than half of the resamples"
-ALL_EQUAL = "all resamples are equal: too few errors to say how far it may vary"
+RARELY_DEFINED = "undefined without one of its patients"
+ALL_EQUAL = "the same whichever patient is left out: too few errors to say how far it may vary"
 NO_VARIANCE = "no variance: too few errors to say how far it may vary"
 FEW_PATIENTS = "fewer than two patients with, or without, the finding"
 ONE_UNDEFINED = "undefined for one of the two"
@@ -21,21 +25,23 @@ Entry = dict[str, Any]
 
 
 def metric(
-    key: str,
+    name: str,
     value: float,
-    drawn: Mapping[str, NDArray] | None,
+    replicates: Mapping[str, NDArray] | None,
     counts: Mapping[str, int] | None = None,
-    patients: Mapping[str, int] | None = None,
+    concerned: Mapping[str, int] | None = None,
+    patients: tuple[int, int] | None = None,
 ) -> Entry:
     """One metric.
 
     Args:
-        key: Its name.
+        name: One of ``METRICS``.
         value: Its value, NaN where undefined.
-        drawn: Its value in every resample by name, (R,) each; None without resamples.
+        replicates: Its replicates by name, (G,) each, from ``bootstrap.replicates``; None without intervals.
         counts: Confusion counts of the label, for the reason; None for an average over labels.
-        patients: Patients concerned by each metric that is a proportion of images (``bootstrap.concerned``); None for
+        concerned: Patients concerned by each metric that is a proportion of images (``bootstrap.concerned``); None for
             an average over labels.
+        patients: Patients with and without the finding, of a label.
 
     Returns:
         ``{"value", "low", "high"}``; null with "reason" or "interval_reason". "exact" is the number of patients where
@@ -43,23 +49,34 @@ def metric(
     """
     entry: Entry = {"value": number(value), "low": None, "high": None}
     if np.isnan(value):
-        entry["reason"] = why_undefined(key, **counts) if counts else "undefined for every label"
-    elif drawn is None:
+        entry["reason"] = METRICS[name].why_undefined(counts) if counts else "undefined for every label"
+    elif replicates is None:
         entry["interval_reason"] = NO_RESAMPLES
+    elif METRICS[name].interval == "none":
+        entry["interval_reason"] = METRICS[name].no_interval
+    elif patients is not None and min(patients) < LEAST_OF_CLASS:
+        entry["interval_reason"] = few_patients(*patients)
     else:
-        entry |= _interval(key, value, drawn[key], patients or {})
+        entry |= _interval(name, value, replicates[name], concerned or {})
     return entry
 
 
-def _interval(key: str, value: float, drawn: NDArray, patients: Mapping[str, int]) -> Entry:
-    low, high = bootstrap.basic_interval(drawn, value, LEVEL) if key == "ece" else bootstrap.interval(drawn, LEVEL)
-    if np.isnan(low):
+def few_patients(positive: int, negative: int) -> str:
+    """Why there are too few patients for an interval."""
+    few, which = (positive, "with") if positive <= negative else (negative, "without")
+    return f"{few} patient{'s' if few != 1 else ''} {which} the finding: fewer than {LEAST_OF_CLASS}"
+
+
+def _interval(name: str, value: float, replicates: NDArray, concerned: Mapping[str, int]) -> Entry:
+    about = bootstrap.spread_of(METRICS[name], value, replicates)
+    if math.isnan(about.error):
         return {"interval_reason": RARELY_DEFINED}
-    if not bootstrap.constant(drawn):
-        return {"low": float(low), "high": float(high)}
-    if key in patients and value in (0, 1):
-        low, high = bootstrap.exact_interval(value, patients[key], LEVEL)
-        return {"low": low, "high": high, "exact": patients[key]}
+    low, high = interval(value, about, METRICS[name].scale, LEVEL)
+    if not math.isnan(low):
+        return {"low": low, "high": high}
+    if name in concerned and value in (0, 1):
+        low, high = bootstrap.exact_interval(value, concerned[name], LEVEL)
+        return {"low": low, "high": high, "exact": concerned[name]}
     return {"interval_reason": ALL_EQUAL}
 
 
@@ -88,30 +105,43 @@ def undefined(reason: str) -> Entry:
     return {"value": None, "low": None, "high": None, "reason": reason}
 
 
-def difference(value: float | None, other: float | None, drawn: NDArray | None, other_drawn: NDArray | None) -> Entry:
+def difference(
+    name: str,
+    value: float | None,
+    other: float | None,
+    replicates: NDArray | None,
+    other_replicates: NDArray | None,
+    patients: tuple[int, int] | None = None,
+) -> Entry:
     """This minus the other, paired.
 
     Args:
+        name: One of ``METRICS``.
         value: The figure of one; None where undefined.
         other: The figure of the other.
-        drawn: (R,) the figure of one in every resample; None without resamples.
-        other_drawn: (R,) that of the other in the same resamples.
+        replicates: (G,) the replicates of one; None without intervals.
+        other_replicates: (G,) those of the other, of the same patients.
+        patients: Patients with and without the finding, of a label.
 
     Returns:
         ``{"value", "low", "high", "p"}``; null with "reason" or "interval_reason". p is 1 for figures that are equal
-        in every resample, and null for those that differ by the same in every one.
+        whichever patient is left out, and null for those that differ by the same.
     """
     if value is None or other is None:
         return {**undefined(ONE_UNDEFINED), "p": None}
-    entry: Entry = {"value": value - other, "low": None, "high": None, "p": None}
-    if drawn is None or other_drawn is None:
+    gap = value - other
+    entry: Entry = {"value": gap, "low": None, "high": None, "p": None}
+    if replicates is None or other_replicates is None:
         return {**entry, "interval_reason": NO_RESAMPLES}
-    paired = bootstrap.paired_difference(drawn, other_drawn, LEVEL)
-    if np.isnan(paired.low):
+    if patients is not None and min(patients) < LEAST_OF_CLASS:
+        return {**entry, "interval_reason": few_patients(*patients)}
+    about = bootstrap.spread_of(METRICS[name], gap, replicates - other_replicates)
+    if math.isnan(about.error):
         return {**entry, "interval_reason": RARELY_DEFINED}
-    if bootstrap.constant(drawn - other_drawn):
-        return {**entry, "p": 1.0 if paired.p == 1 else None, "interval_reason": ALL_EQUAL}
-    return {**entry, "low": paired.low, "high": paired.high, "p": paired.p}
+    if about.error < NO_ERROR:
+        return {**entry, "p": 1.0 if abs(gap) < NO_ERROR else None, "interval_reason": ALL_EQUAL}
+    low, high = interval(gap, about, level=LEVEL)
+    return {**entry, "low": low, "high": high, "p": p_value(gap, about)}
 
 
 def number(value: Any) -> float | None:

@@ -7,12 +7,11 @@ from numpy.typing import NDArray
 
 from cxr_eval import entries
 from cxr_eval.metrics import calibration as metrics
-from cxr_eval.metrics.classification import COUNTS, confusion_counts, macro
+from cxr_eval.metrics import records
+from cxr_eval.metrics.classification import COUNTS, macro
 from cxr_eval.predictions import Answers
-from cxr_eval.statistics import calibration
+from cxr_eval.statistics import bootstrap
 from cxr_eval.statistics.bootstrap import Draws
-
-FIGURES = calibration.NAMES
 
 
 def summarise(
@@ -33,7 +32,7 @@ def summarise(
 
     Returns:
         For each label "after" and "before": the "curve" (see ``curve``) and "brier_parts"; "before" also with the
-        metrics of ``FIGURES``. For the model "temperature" and "before", the macro averages of ``FIGURES``.
+        calibration metrics. For the model "temperature" and "before", their macro averages.
         "before" is None for a model without a stored temperature.
     """
     after = answer.probabilities[:, columns]
@@ -42,28 +41,22 @@ def summarise(
     ]
     if answer.uncalibrated is None:
         return labels, {"temperature": None, "before": None}
-    before = answer.uncalibrated[:, columns]
-    slope, intercept = metrics.recalibration(targets, before)
-    values = {
-        "brier": metrics.brier(targets, before),
-        "ece": metrics.expected_calibration_error(targets, before),
-        "calibration_slope": slope,
-        "calibration_intercept": intercept,
-    }
-    # All of these figures depend on the prevalence.
-    drawn = calibration.resample(targets, before, patient, draws.plain) if draws is not None else None
-    counts = confusion_counts(targets, answer.decisions[:, columns])
+    before, decisions = answer.uncalibrated[:, columns], answer.decisions[:, columns]
+    figures = records.of_family("calibration")
+    values = records.per_label(targets, before, decisions, figures)
+    drawn = bootstrap.replicates(targets, before, decisions, patient, draws, figures) if draws is not None else None
+    with_it, without = bootstrap.patients_of_class(targets, patient)
     for i, label in enumerate(labels):
         of_label = {key: sample[:, i] for key, sample in drawn.items()} if drawn else None
-        of_counts = {key: int(counts[key][i]) for key in COUNTS}
+        counts, patients = {key: int(values[key][i]) for key in COUNTS}, (int(with_it[i]), int(without[i]))
         label["before"] = {
-            **{key: entries.metric(key, float(values[key][i]), of_label, of_counts) for key in FIGURES},
+            **{key: entries.metric(key, float(values[key][i]), of_label, counts, patients=patients) for key in figures},
             **_shape(targets[:, i], before[:, i]),
         }
     averaged = {key: macro(sample) for key, sample in drawn.items()} if drawn else None
     overall = {
         key: entries.over_labels(entries.metric(key, float(macro(values[key])), averaged), values[key])
-        for key in FIGURES
+        for key in figures
     }
     return labels, {"temperature": answer.temperature, "before": overall}
 

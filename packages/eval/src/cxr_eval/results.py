@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_eval import comparisons, entries, reliability
-from cxr_eval.metrics import classification as metrics
-from cxr_eval.metrics.classification import COUNTS, METRICS, PREVALENCE_DEPENDENT
+from cxr_eval.metrics import classification, records
+from cxr_eval.metrics.classification import COUNTS, macro, weighted
+from cxr_eval.metrics.records import METRICS
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics import bootstrap, delong
 from cxr_eval.statistics.bootstrap import Draws
@@ -32,26 +33,19 @@ def headline(task: str, labels: Sequence[str]) -> str:
     return shown[0] if len(shown) == 1 else f"macro average of {len(shown)} labels"
 
 
-def resamples_of(
-    task: str, labels: Sequence[str], targets: NDArray[np.float32], patients: NDArray, resamples: int, seed: int
-) -> tuple[NDArray[np.int64], Draws | None]:
-    """Number the patients and draw them.
+def draws_of(patients: NDArray, resamples: int, seed: int) -> tuple[NDArray[np.int64], Draws | None]:
+    """Number the patients and make the replicates of which all intervals are made.
 
     Args:
-        task: "multilabel" or "multiclass".
-        labels: Names of the L labels.
-        targets: (N, L) in {0, 1, NaN}.
         patients: (N,) patient of each image.
-        resamples: How often to draw; 0 for never.
+        resamples: Bootstrap resamples; 0 for no intervals at all.
         seed: Seed of the draw.
 
     Returns:
-        (N,) number of each image's patient, and the draws, None for 0 resamples.
+        (N,) number of each image's patient, and the replicates, None for 0 resamples.
     """
     number = bootstrap.patient_numbers(patients)
-    if not resamples:
-        return number, None
-    return number, bootstrap.draw(targets[:, reported(task, labels)], number, resamples, seed)
+    return number, bootstrap.draw(int(number.max()) + 1, resamples, seed) if resamples else None
 
 
 def measure(
@@ -64,6 +58,7 @@ def measure(
     *,
     margin: float = 0.02,
     teachers: Mapping[str, str] | None = None,
+    controls: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Every metric of every model, and what the models differ by.
 
@@ -72,14 +67,15 @@ def measure(
         labels: Names of the L labels.
         targets: (N, L) in {0, 1, NaN}.
         answers: Answers by model name; the first model is the reference.
-        patient: (N,) number of each image's patient, from ``resamples_of``.
-        draws: From ``resamples_of``; None for no intervals.
+        patient: (N,) number of each image's patient, from ``draws_of``.
+        draws: From ``draws_of``; None for no intervals.
         margin: Margin of the non-inferiority test, AUROC.
         teachers: Model -> the model it is held against there; the reference for those not named.
+        controls: Student -> the same student trained without the teacher.
 
     Returns:
         "models": name -> "overall", "macro", "micro" and "weighted" (each metric -> value), "labels" (label ->
-        counts, metric -> value, the AUROC with "delong", and "calibration", see ``cxr_eval.reliability``),
+        counts, metric -> value, the AUROC with "delong_standard_error", and "calibration" of ``reliability``),
         "calibration" and "confusion_matrix" ((K, K) lists, or None);
         "differences": see ``cxr_eval.comparisons.compare``; "noninferiority": likewise.
         "overall" is the single label of a two-class task, else the macro average, where accuracy, balanced
@@ -103,6 +99,7 @@ def measure(
     return {
         "models": models,
         "differences": comparisons.compare(models, samples, shown, tests),
+        "gains": comparisons.gains(models, samples, shown, controls or {}),
         "noninferiority": comparisons.noninferiority(models, samples, shown, against, margin),
     }
 
@@ -121,8 +118,8 @@ def _one_model(
     The scope "decided" holds the overall metrics that are no average of labels but those of the decided class.
     """
     truth, p, called = targets[:, columns], answer.probabilities[:, columns], answer.decisions[:, columns]
-    values = metrics.per_label(truth, p, called)
-    samples = _resample(truth, p, called, patient, draws) if draws is not None else {}
+    values = records.per_label(truth, p, called)
+    samples = _replicates(truth, p, called, patient, draws) if draws is not None else {}
     result = _averages(truth, p, called, values, samples, patient)
     result["labels"] = _labels(shown, truth, called, values, samples, patient)
     of_labels, result["calibration"] = reliability.summarise(answer, truth, columns, patient, draws)
@@ -132,37 +129,47 @@ def _one_model(
     result["overall"] = dict(result["macro"]) if len(shown) > 1 else {key: alone[key] for key in METRICS}
     result["confusion_matrix"] = None
     if task == "multiclass":
-        matrix = metrics.confusion_matrix(targets, answer.decisions)
+        matrix = classification.confusion_matrix(targets, answer.decisions)
         result["confusion_matrix"] = matrix.tolist()
         if len(shown) > 1:
-            samples["decided"] = _resample_classes(targets, answer.decisions, patient, draws) if draws else {}
+            samples["decided"] = _replicate_classes(targets, answer.decisions, patient, draws) if draws else {}
             patients = {"accuracy": len(np.unique(patient[(targets == 1).any(axis=1)]))}
-            for key, value in metrics.from_confusion_matrix(matrix).items():
-                drawn = samples["decided"] or None
-                result["overall"][key] = entries.metric(key, float(value), drawn, patients=patients)
+            for key, value in _of_classes(matrix).items():
+                result["overall"][key] = entries.metric(key, float(value), samples["decided"] or None, None, patients)
     return result, samples
+
+
+def _of_classes(matrix: NDArray) -> dict[str, NDArray]:
+    """Metrics of the decided class from (..., K, K) confusion matrices."""
+    return {key: metric.of_classes(matrix) for key, metric in METRICS.items() if metric.of_classes is not None}
 
 
 def _averages(
     truth: NDArray, p: NDArray, called: NDArray, values: Mapping[str, NDArray], samples: Samples, patient: NDArray
 ) -> dict[str, Any]:
     """Each of ``AVERAGES`` -> metric -> entry."""
-    macro, weighted = metrics.averages(values)
-    flat = truth.reshape(-1, 1), called.reshape(-1, 1)
-    pooled = metrics.micro(truth, p, called)
-    means = {"macro": macro, "micro": {key: float(pooled[key][0]) for key in METRICS}, "weighted": weighted}
+    labels = truth.shape[1]
+    positives = values["tp"] + values["fn"]
+    flat = truth.reshape(-1, 1), p.reshape(-1, 1), called.reshape(-1, 1)
+    pooled = records.per_label(*flat)
+    means = {
+        "macro": {key: float(macro(values[key])) for key in METRICS},
+        "micro": {key: float(pooled[key][0]) for key in METRICS},
+        "weighted": {key: float(weighted(values[key], positives)) for key in METRICS},
+    }
     # What pools the images is a proportion of them; so is an average of one label.
-    patients = {key: int(n[0]) for key, n in bootstrap.concerned(*flat, patient.repeat(truth.shape[1])).items()}
+    concerned = {key: int(n[0]) for key, n in bootstrap.concerned(flat[0], flat[2], patient.repeat(labels)).items()}
+    with_it, without = (int(n[0]) for n in bootstrap.patients_of_class(truth, patient)) if labels == 1 else (0, 0)
     found: dict[str, Any] = {}
     for kind in AVERAGES:
-        of_images = patients if kind == "micro" or truth.shape[1] == 1 else None
+        of_images = concerned if kind == "micro" or labels == 1 else None
+        of_label = (with_it, without) if labels == 1 else None
         found[kind] = {
-            key: entries.metric(key, means[kind][key], samples.get(kind), patients=of_images) for key in METRICS
+            key: entries.metric(key, means[kind][key], samples.get(kind), None, of_images, of_label) for key in METRICS
         }
-    weighed = values["tp"] + values["fn"] > 0
     for key in METRICS:
         found["macro"][key] = entries.over_labels(found["macro"][key], values[key])
-        counted = np.where(weighed, values[key], np.nan)
+        counted = np.where(positives > 0, values[key], np.nan)
         found["weighted"][key] = entries.over_labels(found["weighted"][key], counted)
     return found
 
@@ -176,54 +183,55 @@ def _labels(
     patient: NDArray,
 ) -> dict[str, Any]:
     """Label -> counts, and metric -> entry."""
-    patients = bootstrap.concerned(truth, called, patient)
+    of_images = bootstrap.concerned(truth, called, patient)
+    with_it, without = bootstrap.patients_of_class(truth, patient)
     found: dict[str, Any] = {}
     for i, label in enumerate(shown):
         counts = {key: int(values[key][i]) for key in COUNTS}
         drawn = {key: value[:, i] for key, value in samples["labels"].items()} if samples else None
-        concerned = {key: int(n[i]) for key, n in patients.items()}
+        concerned = {key: int(n[i]) for key, n in of_images.items()}
+        patients = int(with_it[i]), int(without[i])
         found[label] = {
             "positives": counts["tp"] + counts["fn"],
             "negatives": counts["fp"] + counts["tn"],
             "unknown": int(np.isnan(truth[:, i]).sum()),
+            "positive_patients": patients[0],
+            "negative_patients": patients[1],
             **counts,
-            **{key: entries.metric(key, float(values[key][i]), drawn, counts, concerned) for key in METRICS},
+            **{key: entries.metric(key, float(values[key][i]), drawn, counts, concerned, patients) for key in METRICS},
         }
     return found
 
 
-def _resample(truth: NDArray, p: NDArray, called: NDArray, patient: NDArray[np.int64], draws: Draws) -> Samples:
-    """Scope -> metric -> (R, L) for labels, (R,) else."""
+def _replicates(truth: NDArray, p: NDArray, called: NDArray, patient: NDArray[np.int64], draws: Draws) -> Samples:
+    """Scope -> metric -> (G, L) for labels, (G,) else."""
     labels = truth.shape[1]
+    of_labels = bootstrap.replicates(truth, p, called, patient, draws)
+    keys = [key for key, metric in METRICS.items() if metric.interval != "none"]
     if labels == 1:
-        found = bootstrap.resample_each(truth, p, called, patient, draws)
-        alone = {key: value[:, 0] for key, value in found.items()}
-        return {"labels": found, "macro": alone, "micro": alone, "weighted": alone}
-    # Whatever pools labels or weighs them by their positives depends on how common each finding is, the AUROC too.
-    plain = bootstrap.resample(truth, p, called, patient, draws.plain)
-    fixed = [key for key in METRICS if key not in PREVALENCE_DEPENDENT]
-    of_labels = plain | bootstrap.resample(truth, p, called, patient, draws.stratified, fixed)
+        alone = {key: of_labels[key][:, 0] for key in keys}
+        return {"labels": {key: of_labels[key] for key in keys}, "macro": alone, "micro": alone, "weighted": alone}
     flat = truth.reshape(-1, 1), p.reshape(-1, 1), called.reshape(-1, 1)
-    pooled = bootstrap.resample(*flat, patient.repeat(labels), draws.plain)
+    pooled = bootstrap.replicates(*flat, patient.repeat(labels), draws)
+    kinds = {"jackknife": "positives", "bootstrap": "bootstrap positives"}
+    positives = {key: of_labels[kinds[METRICS[key].interval]] for key in keys}
+    # The average of all labels or of none: over those that remain in a replicate it would be another quantity.
+    defined = {key: values[:, ~np.isnan(values).all(axis=0)] for key, values in of_labels.items()}
     return {
-        "labels": {key: of_labels[key] for key in METRICS},
-        "macro": {key: metrics.macro(of_labels[key]) for key in METRICS},
-        "micro": {key: pooled[key][:, 0] for key in METRICS},
-        "weighted": {key: metrics.weighted(plain[key], plain["positives"]) for key in METRICS},
+        "labels": {key: of_labels[key] for key in keys},
+        "macro": {key: defined[key].mean(axis=1) if defined[key].size else of_labels[key][:, 0] for key in keys},
+        "micro": {key: pooled[key][:, 0] for key in keys},
+        "weighted": {key: weighted(of_labels[key], positives[key]) for key in keys},
     }
 
 
-def _resample_classes(
+def _replicate_classes(
     targets: NDArray, decisions: NDArray, patient: NDArray[np.int64], draws: Draws
 ) -> dict[str, NDArray[np.float64]]:
-    """Metrics of the decided class, each (R,), in the draw that suits them."""
+    """Metrics of the decided class, each (G,)."""
     classes = targets.shape[1]
     cells = ((targets == 1)[:, :, None] & decisions[:, None, :]).reshape(len(targets), -1)
-    fixed, plain = (
-        metrics.from_confusion_matrix(bootstrap.weighted_sums(cells, patient, weights).reshape(-1, classes, classes))
-        for weights in (draws.stratified, draws.plain)
-    )
-    return {key: (plain if key in PREVALENCE_DEPENDENT else fixed)[key] for key in fixed}
+    return _of_classes(records.weighted_sums(cells, patient, draws.jackknife).reshape(-1, classes, classes))
 
 
 def _delong(
@@ -233,20 +241,14 @@ def _delong(
     probabilities: Sequence[NDArray[np.float64]],
     patient: NDArray[np.int64],
 ) -> dict[str, list[delong.Comparison]]:
-    """Write each label's DeLong interval beside its AUROC; the tests of all other models against the first."""
+    """Write DeLong's standard error beside each label's AUROC; the tests of all other models against the first."""
     names = list(models)
     tests: dict[str, list[delong.Comparison]] = {name: [] for name in names[1:]}
     for i, label in enumerate(shown):
         auroc, cov = delong.covariance(targets[:, i], np.stack([p[:, i] for p in probabilities]), patient)
         for row, name in enumerate(names):
-            error, low, high = delong.interval(float(auroc[row]), float(cov[row, row]))
-            figures: dict[str, Any] = {
-                "standard_error": error,
-                "low": entries.number(low),
-                "high": entries.number(high),
-            }
-            figures |= {"interval_reason": entries.NO_VARIANCE} if np.isnan(low) else {}
-            models[name]["labels"][label]["auroc"]["delong"] = None if np.isnan(error) else figures
+            error = float(np.sqrt(max(cov[row, row], 0.0)))
+            models[name]["labels"][label]["auroc"]["delong_standard_error"] = entries.number(error)
             if row:
                 tests[name].append(delong.difference(auroc, cov, row, 0))
     return tests
@@ -265,7 +267,7 @@ def as_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         for scope, label, values in scopes:
             rows += [_row(name, scope, label, key, values[key]) for key in METRICS]
             if scope == "label":
-                counts = ("positives", "negatives", "unknown", *COUNTS)
+                counts = ("positives", "negatives", "unknown", "positive_patients", "negative_patients", *COUNTS)
                 rows += [_row(name, scope, label, key, {"value": float(values[key])}) for key in counts]
         for column, groups in model.get("subgroups", {}).items():
             for group, figures in groups.items():

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from cxr_data.errors import BadInput, unknown_name
 from cxr_eval import entries
-from cxr_eval.metrics import classification as metrics
-from cxr_eval.metrics.classification import COUNTS, DECISION
+from cxr_eval.entries import LEAST_OF_CLASS
+from cxr_eval.metrics import records
+from cxr_eval.metrics.classification import COUNTS, macro
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics import bootstrap
 from cxr_eval.statistics.bootstrap import Draws
@@ -28,11 +29,6 @@ AGE_BANDS = (0, 18, 40, 60, 80)
 MOST_GROUPS = 20
 LEAST_PATIENTS = 20
 """Patients of the smallest group that is evaluated."""
-LEAST_OF_CLASS = 5
-"""Patients with a finding, and without it, that a label of a group needs."""
-FIGURES = ("auroc", "auprc", *DECISION, "brier")
-GAPS = ("auroc", "recall", "specificity")
-"""Figures whose gaps between groups are listed."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +149,9 @@ def measure(
     Returns:
         "columns": column -> "groups" (name, images, patients, reason why it is not evaluated or None), "unknown"
         (images without a group) and "labels" (those the averages are over);
-        "models": model -> column -> group -> "overall" (metric of ``FIGURES`` -> value) and "labels" (label -> the
+        "models": model -> column -> group -> "overall" (metric -> value) and "labels" (label -> the
         same);
-        "gaps": the largest difference between two groups, for every model, column, figure of ``GAPS`` and label
+        "gaps": the largest difference between two groups, for every model, column, figure and label
         (or None for the average), the largest first: "model", "column", "label", "metric", "best" and "worst"
         (names of the groups), "value", "low", "high". The two groups were picked after looking, which makes
         the interval optimistic.
@@ -179,7 +175,8 @@ def measure(
                 )
                 models[name][grouping.column][entry["name"]] = figures
         for name in answers:
-            gaps += _gaps(name, grouping.column, models[name][grouping.column], drawn[name], labels)
+            averaged = about[grouping.column]["labels"]
+            gaps += _gaps(name, grouping.column, models[name][grouping.column], drawn[name], labels, averaged)
     return {"columns": about, "models": models, "gaps": sorted(gaps, key=lambda gap: -gap["value"])}
 
 
@@ -226,28 +223,29 @@ def _one_group(
     """Figures of one model in one group, and their resamples: label, or None for the average -> metric -> (R,)."""
     if reason is not None:
         return {"overall": _nothing(reason), "labels": {label: _nothing(reason) for label in labels}}, {}
-    values = metrics.per_label(truth, p, called, FIGURES)
-    patients = bootstrap.concerned(truth, called, patient)
-    sample = bootstrap.resample_each(truth, p, called, patient, draws, FIGURES) if draws is not None else None
+    figures_of = records.shown("subgroup")
+    values = records.per_label(truth, p, called, figures_of)
+    of_images = bootstrap.concerned(truth, called, patient)
+    sample = bootstrap.replicates(truth, p, called, patient, draws, figures_of) if draws is not None else None
     figures: dict[str, Any] = {"labels": {}}
     drawn: dict[Any, Any] = {}
     for i, label in enumerate(labels):
         if not enough[i]:
             figures["labels"][label] = _nothing(f"fewer than {LEAST_OF_CLASS} patients with, or without, the finding")
             continue
-        drawn[label] = {key: sample[key][:, i] for key in FIGURES} if sample else None
+        drawn[label] = {key: of_labels[:, i] for key, of_labels in sample.items()} if sample else None
         counts = {key: int(values[key][i]) for key in COUNTS}
-        concerned = {key: int(n[i]) for key, n in patients.items()}
+        concerned = {key: int(n[i]) for key, n in of_images.items()}
         figures["labels"][label] = {
-            key: entries.metric(key, float(values[key][i]), drawn[label], counts, concerned) for key in FIGURES
+            key: entries.metric(key, float(values[key][i]), drawn[label], counts, concerned) for key in figures_of
         }
     if not (enough & shared).any():
         figures["overall"] = _nothing("no label has patients enough in every group")
         return figures, drawn
-    drawn[None] = {key: metrics.macro(sample[key][:, shared]) for key in FIGURES} if sample else None
-    for key in FIGURES:
+    drawn[None] = {key: of_labels[:, shared].mean(axis=1) for key, of_labels in sample.items()} if sample else None
+    for key in figures_of:
         of_labels = values[key][shared]
-        entry = entries.metric(key, float(metrics.macro(of_labels)), drawn[None])
+        entry = entries.metric(key, float(macro(of_labels)), drawn[None])
         figures.setdefault("overall", {})[key] = entries.over_labels(entry, of_labels)
     if len(labels) == 1:
         figures["overall"] = dict(figures["labels"][labels[0]])
@@ -255,16 +253,22 @@ def _one_group(
 
 
 def _nothing(reason: str) -> dict[str, Any]:
-    return {key: entries.undefined(reason) for key in FIGURES}
+    return {key: entries.undefined(reason) for key in records.shown("subgroup")}
 
 
 def _gaps(
-    model: str, column: str, groups: Mapping[str, Any], drawn: Mapping[str, Any], labels: Sequence[str]
+    model: str,
+    column: str,
+    groups: Mapping[str, Any],
+    drawn: Mapping[str, Any],
+    labels: Sequence[str],
+    averaged: Sequence[str],
 ) -> list[dict[str, Any]]:
     found = []
-    scopes: list[str | None] = [None, *labels] if len(labels) > 1 else [None]
+    # The average of one of several labels is that label: it is listed once.
+    scopes: list[str | None] = [None] if len(labels) == 1 else [*labels] if len(averaged) == 1 else [None, *labels]
     for label in scopes:
-        for key in GAPS:
+        for key in records.shown("gap"):
             values = {
                 name: (figures["labels"][label] if label is not None else figures["overall"])[key]["value"]
                 for name, figures in groups.items()
@@ -274,7 +278,7 @@ def _gaps(
                 continue
             best, worst = max(defined, key=lambda name: defined[name]), min(defined, key=lambda name: defined[name])
             samples = [drawn[name][label][key] if drawn[name].get(label) else None for name in (best, worst)]
-            entry = entries.difference(defined[best], defined[worst], samples[0], samples[1])
+            entry = entries.difference(key, defined[best], defined[worst], samples[0], samples[1])
             figures = {part: entry[part] for part in ("value", "low", "high")}
             found.append(
                 {

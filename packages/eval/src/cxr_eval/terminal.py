@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cxr_eval.metrics.classification import LOWER_IS_BETTER, TITLES
-
-SHOWN = ("auroc", "auprc", "f1", "accuracy", "recall", "specificity", "ece")
+from cxr_eval.metrics import records
+from cxr_eval.metrics.records import METRICS
 
 
 def summary(document: Mapping[str, Any]) -> None:
@@ -27,16 +26,19 @@ def summary(document: Mapping[str, Any]) -> None:
     images = f"{document['images']} {document['split']} images"
     heading = escape(f"{document['cohort']['name']}, {images}: {document['headline']}")
     console.print(heading)
+    for line in gains(document):
+        console.print(escape(line))
     grid = Table(box=box.SIMPLE_HEAD if live else None, pad_edge=live)
     grid.add_column("model")
-    best = {key: best_of(document, key) for key in SHOWN}
-    for key in SHOWN:
-        grid.add_column(TITLES[key], justify="right")
+    shown = records.shown("terminal")
+    best = {key: best_of(document, key) for key in shown}
+    for key in shown:
+        grid.add_column(METRICS[key].title, justify="right")
     grid.add_column("parameters", justify="right")
     grid.add_column("ms/image", justify="right")
     for name, model in document["models"].items():
         cells = []
-        for key in SHOWN:
+        for key in shown:
             text = number(model["overall"][key]["value"])
             if key == "auroc" and model["overall"][key]["low"] is not None:
                 text += f" ({number(model['overall'][key]['low'])}-{number(model['overall'][key]['high'])})"
@@ -50,18 +52,33 @@ def summary(document: Mapping[str, Any]) -> None:
         console.print(f"* {escape(line)}")
 
 
+def gains(document: Mapping[str, Any]) -> list[str]:
+    """The gain of every student over its control, one line per student."""
+    lines = []
+    for name, gain in document.get("gains", {}).items():
+        entry = gain["overall"]["auroc"]
+        if entry["value"] is None:
+            continue
+        interval = f"no interval: {entry.get('interval_reason')}"
+        if entry["low"] is not None:
+            interval = f"95 % interval {100 * entry['low']:+.1f} to {100 * entry['high']:+.1f}"
+        points = f"{100 * entry['value']:+.1f} percentage points of AUROC ({interval})"
+        lines.append(f"gain by the teacher: {name} against {gain['control']}, the same student without it: {points}")
+    return lines
+
+
 def _partial(document: Mapping[str, Any]) -> list[str]:
     """What the table's averages are over where some labels have no such figure, a line a model and number."""
     lines = []
     for name, model in document["models"].items():
         titles: dict[int, list[str]] = {}
-        for key in SHOWN:
+        for key in records.shown("terminal"):
             if "labels" in model["overall"][key]:
-                titles.setdefault(model["overall"][key]["labels"], []).append(TITLES[key])
+                titles.setdefault(model["overall"][key]["labels"], []).append(METRICS[key].title)
         total = len(model.get("labels", ()))
-        for n, found in titles.items():
-            means = "are means" if len(found) > 1 else "is the mean"
-            lines.append(f"{name}: {', '.join(found)} {means} of {n} of {total} labels")
+        for n, of_metrics in titles.items():
+            means = "are means" if len(of_metrics) > 1 else "is the mean"
+            lines.append(f"{name}: {', '.join(of_metrics)} {means} of {n} of {total} labels")
     return lines
 
 
@@ -73,11 +90,7 @@ def best_of(document: Mapping[str, Any], key: str) -> set[str]:
     if len({_averaged(model, key) for model in document["models"].values() if "labels" in model}) > 1:
         return set()
     values = {name: model["overall"][key]["value"] for name, model in document["models"].items()}
-    defined = [value for value in values.values() if value is not None]
-    if len(defined) < 2:
-        return set()
-    best = min(defined) if key in LOWER_IS_BETTER else max(defined)
-    return {name for name, value in values.items() if value == best}
+    return records.best(key, {name: value for name, value in values.items() if value is not None})
 
 
 def _averaged(model: Mapping[str, Any], key: str) -> frozenset[str]:

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_eval.metrics import classification as ours
+from cxr_eval.metrics import records
+from cxr_eval.metrics.records import METRICS
 
 peer: Any = sklearn.metrics
 
@@ -34,7 +36,7 @@ def problems(draw, least=1):
 def at_levels(t, p):
     """Points of scikit-learn's ROC curve; levels compared as whole numbers of images."""
     if not 0 < t.sum() < len(t):
-        return dict.fromkeys((n for n in ours.RANKING if "_at_" in n), np.nan)
+        return dict.fromkeys((n for n in METRICS if "_at_" in n), np.nan)
     fpr, tpr, _ = peer.roc_curve(t, p, drop_intermediate=False)
     positives, negatives = t.sum(), len(t) - t.sum()
     tp, fp = np.rint(tpr * positives), np.rint(fpr * negatives)
@@ -49,12 +51,12 @@ def at_levels(t, p):
 @settings(deadline=None, max_examples=60)
 def test_every_metric_equals_scikit_learn_and_is_nan_where_that_is_undefined(problem):
     targets, scores, decisions = problem
-    values = ours.per_label(targets, scores, decisions)
+    values = records.per_label(targets, scores, decisions)
     for label in range(targets.shape[1]):
         known = ~np.isnan(targets[:, label])
         t, p, d = targets[known, label], scores[known, label], decisions[known, label]
         if len(t) == 0:
-            assert all(np.isnan(values[name][label]) for name in ours.METRICS)
+            assert all(np.isnan(values[name][label]) for name in METRICS)
             continue
         for name, reference in SKLEARN.items():
             np.testing.assert_allclose(values[name][label], reference(t, p, d), rtol=1e-12, err_msg=name)
@@ -79,8 +81,10 @@ def test_every_metric_equals_scikit_learn_and_is_nan_where_that_is_undefined(pro
 def test_averages_equal_scikit_learn_on_the_defined_labels(problem):
     targets, scores, decisions = problem
     targets = np.nan_to_num(targets)  # scikit-learn knows no missing labels
-    macro, weighted = ours.averages(ours.per_label(targets, scores, decisions))
-    micro = ours.micro(targets, scores, decisions)
+    values = records.per_label(targets, scores, decisions)
+    macro = {name: ours.macro(values[name]) for name in METRICS}
+    weighted = {name: ours.weighted(values[name], values["tp"] + values["fn"]) for name in METRICS}
+    micro = records.per_label(*(array.reshape(-1, 1) for array in (targets, scores, decisions)))
     for name, score in (("f1", peer.f1_score), ("precision", peer.precision_score), ("recall", peer.recall_score)):
         per_label = np.asarray(score(targets, decisions, average=None, zero_division=np.nan))
         defined = ~np.isnan(per_label)
@@ -95,6 +99,10 @@ def test_averages_equal_scikit_learn_on_the_defined_labels(problem):
         np.testing.assert_allclose(micro["auroc"][0], peer.roc_auc_score(targets.ravel(), scores.ravel()), rtol=1e-12)
 
 
+def of_classes(matrix):
+    return {name: metric.of_classes(matrix) for name, metric in METRICS.items() if metric.of_classes is not None}
+
+
 @given(st.integers(3, 6), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=15)
 def test_multiclass_accuracy_and_confusion_matrix_equal_scikit_learn(classes, seed):
@@ -105,7 +113,7 @@ def test_multiclass_accuracy_and_confusion_matrix_equal_scikit_learn(classes, se
     expected = peer.confusion_matrix(truth[5:], answer[5:], labels=range(classes))
     matrix = ours.confusion_matrix(targets, decisions)
     assert matrix.tolist() == expected.tolist()
-    figures = ours.from_confusion_matrix(matrix)
+    figures = of_classes(matrix)
     np.testing.assert_allclose(figures["accuracy"], peer.accuracy_score(truth[5:], answer[5:]))
     recalls = peer.recall_score(truth[5:], answer[5:], labels=np.unique(truth[5:]), average=None, zero_division=0)
     np.testing.assert_allclose(figures["balanced_accuracy"], np.mean(recalls))
@@ -113,30 +121,30 @@ def test_multiclass_accuracy_and_confusion_matrix_equal_scikit_learn(classes, se
 
 
 def test_multiclass_metrics_of_degenerate_matrices_are_nan():
-    nothing = ours.from_confusion_matrix(np.zeros((3, 3)))
+    nothing = of_classes(np.zeros((3, 3)))
     assert all(np.isnan(value) for value in nothing.values())
     # One class alone, always answered: right, but a correlation of constants does not exist.
-    alone = ours.from_confusion_matrix(np.diag([5, 0, 0]))
+    alone = of_classes(np.diag([5, 0, 0]))
     assert alone["accuracy"] == alone["balanced_accuracy"] == 1
     assert np.isnan(alone["mcc"])
 
 
-@pytest.mark.parametrize("name", ours.METRICS)
+@pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize(
     ("targets", "called"),
     [([0, 0], [1, 0]), ([1, 1], [1, 0]), ([0, 1], [0, 0]), ([0, 1], [1, 1]), ([0, 0], [0, 0]), ([np.nan] * 2, [0, 1])],
 )
 def test_a_reason_is_known_for_every_undefined_metric(name, targets, called):
     column = np.array(targets, np.float32)[:, None]
-    values = ours.per_label(column, np.array([[0.2], [0.8]]), np.array(called, bool)[:, None])
+    values = records.per_label(column, np.array([[0.2], [0.8]]), np.array(called, bool)[:, None])
     counts = {key: int(values[key][0]) for key in ours.COUNTS}
     if np.isnan(values[name][0]):
-        assert ours.why_undefined(name, **counts).startswith(("no ", "the probabilities"))
+        assert METRICS[name].why_undefined(counts).startswith(("no ", "the probabilities"))
 
 
 def test_reasons_name_what_is_missing():
-    assert ours.why_undefined("auroc", 3, 0, 2, 0) == "no negative image"
-    assert ours.why_undefined("precision", 0, 0, 2, 4) == "no image was called positive"
+    assert METRICS["auroc"].why_undefined({"tp": 3, "fp": 0, "fn": 2, "tn": 0}) == "no negative image"
+    assert METRICS["precision"].why_undefined({"tp": 0, "fp": 0, "fn": 2, "tn": 4}) == "no image was called positive"
 
 
 def test_operating_points_merge_ties_and_begin_with_nothing_called():

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from cxr_eval import entries
 from cxr_eval.report.build import big, figure, pvalue, render, short, signed
 
 VOID = {"meta", "input", "br", "img"}
@@ -104,19 +105,17 @@ def test_an_average_says_how_many_labels_it_is_over(make_document):
 
 
 def test_figures_without_an_interval_are_shown_and_say_why(make_document):
-    """Models without an error: AUROC 1 and differences of 0, none of which any resample changes."""
+    """Models without an error: AUROC 1 and differences of 0, whichever patient is left out."""
     document, targets, answers = make_document("multiclass", ["NORMAL", "PNEUMONIA"], {"a": 20.0, "b": 30.0})
     assert document["models"]["a"]["overall"]["auroc"]["interval_reason"]
     html, plots = render(document, targets, answers)
     Page(html)
-    assert '<b><abbr title="No interval: all resamples are equal' in html
+    assert '<b><abbr title="No interval: the same whichever patient is left out' in html
     low = document["models"]["a"]["overall"]["accuracy"]["low"]
     assert 0.95 < low < 0.99
     assert f"<b>1.000</b><small>{figure(low)}–1.000</small>" in html
-    assert (
-        '<abbr title="No interval: all resamples are equal: too few errors to say how far it may vary">+0.000' in html
-    )
-    assert '<abbr title="all resamples are equal' in html.split('id="noninferiority"')[1]
+    assert f'<abbr title="No interval: {entries.ALL_EQUAL}">+0.000' in html
+    assert f'<abbr title="{entries.ALL_EQUAL}">' in html.split('id="noninferiority"')[1]
     assert "auroc-latency" in plots
 
 

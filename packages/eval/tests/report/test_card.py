@@ -69,7 +69,7 @@ def test_a_card_says_of_the_split_what_holds_for_it(make_document, part, shared,
 def test_a_figure_without_an_interval_says_why(make_document):
     document, _, _ = make_document("multiclass", ["NORMAL", "PNEUMONIA"], {"a": 20.0, "b": 30.0})
     _, body = split(cards(document)["b"])
-    assert "| AUROC | 1.000 (no interval: all resamples are equal" in body
+    assert "| AUROC | 1.000 (no interval: the same whichever patient is left out" in body
     assert f"| Sensitivity | 1.000 ({document['models']['b']['overall']['recall']['low']:.3f} to 1.000) |" in body
     assert "- AUROC +0.000 against a, p 1 after Holm's adjustment" in body
 

@@ -1,18 +1,38 @@
-"""SwAV: pretraining on chest radiographs without labels.
+"""Self-supervised pretraining on chest radiographs, without labels.
 
-One step, as :mod:`cxr_ssl.step` takes it, by hand:
+One step of SwAV with a loop of your own:
 
 >>> import torch
->>> from cxr_common.models.zoo import GrayNetwork, build
->>> from cxr_ssl.sinkhorn import sinkhorn
->>> from cxr_ssl.swav import SwAV, swapped_prediction_loss
->>> backbone = GrayNetwork(build("resnet18", 0, size=32), mean=0.5, std=0.25)
->>> swav = SwAV(backbone, 512, embedding_dim=16, num_prototypes=60)
->>> views = torch.randint(0, 256, (4, 8, 1, 32, 32), dtype=torch.uint8)  # 4 views of 8 images
->>> embeddings, scores = swav([views])  # a stack for each size of views: one forward each
->>> codes = torch.stack([sinkhorn(one) for one in scores[:2].detach()])  # of the two global views
+>>> from torch import nn
+>>> from cxr_ssl import SwAV, sinkhorn, swapped_prediction_loss
+>>> backbone = nn.Sequential(nn.Conv2d(1, 12, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+>>> swav = SwAV(backbone, 12, embedding_dim=16, num_prototypes=60)
+>>> crops = torch.rand(4, 8, 1, 32, 32)  # 4 crops of each of 8 images
+>>> embeddings, scores = swav([crops])  # a tensor for each size of crops: one forward each
+>>> codes = torch.stack([sinkhorn(crop) for crop in scores[:2].detach()])  # of the two global crops
 >>> loss = swapped_prediction_loss(scores, codes, temperature=0.1)
 >>> loss.backward()
 >>> bool(loss > 0), codes.sum(dim=2).allclose(torch.ones(2, 8))
 (True, True)
+
+`pretrain` is the command ``ssl-pretrain`` as a function of its config.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cxr_ssl.codes import sinkhorn
+    from cxr_ssl.swav import SwAV, swapped_prediction_loss
+    from cxr_ssl.train import pretrain
+
+__all__ = ["SwAV", "pretrain", "sinkhorn", "swapped_prediction_loss"]
+
+_MODULES = {"SwAV": "swav", "pretrain": "train", "sinkhorn": "codes", "swapped_prediction_loss": "swav"}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for, so that the command's --help needs no torch.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cxr_ssl.{_MODULES[name]}"), name)

@@ -8,11 +8,11 @@ def main() -> int:
     """Pretrain a backbone without labels."""
 
     def pretrain(config: PretrainConfig) -> None:
-        from cxr_ssl.pretrain import pretrain
+        from cxr_ssl.train import pretrain
 
         pretrain(config)
 
-    description = "Pretrain a backbone on unlabelled chest radiographs with SwAV (no labels are read by the training)."
+    description = "Pretrain a backbone on chest radiographs without labels, with SwAV, DINO or BYOL."
     return run_command(pretrain, PretrainConfig, prog="ssl-pretrain", description=description, presets=PRESETS)
 
 

@@ -1,4 +1,4 @@
-"""Multi-crop: the views of every batch, rendered ahead of use."""
+"""Multi-crop: the augmented crops of every batch, rendered ahead of use."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def view_specs(
+def crop_specs(
     size: int,
     count: int,
     scale: tuple[float, float],
@@ -26,7 +26,7 @@ def view_specs(
     local_count: int,
     local_scale: tuple[float, float],
 ) -> list[ViewSpec]:
-    """Global views and, where there are any, local ones, with the mild augmentation that suits radiographs.
+    """Global crops and, where there are any, local ones, with the mild augmentation that suits radiographs.
 
     Shapes as SwAV's multi-crop (section 3.3); of its colour distortion only brightness, contrast, gamma and
     blur are left, since hue and saturation mean nothing in gray.
@@ -37,7 +37,7 @@ def view_specs(
     return specs
 
 
-def view_batches(
+def crop_batches(
     cohort: Cohort,
     rows: NDArray[np.int64],
     specs: Sequence[ViewSpec],
@@ -47,20 +47,20 @@ def view_batches(
     first_step: int,
     global_batch: int,
     accelerator: "Accelerator",
-    workers: int = 0,
+    workers: int | None = None,
 ) -> Iterator[list[Tensor]]:
-    """The views of an epoch's batches, rendered on threads straight from the memory map.
+    """The crops of an epoch's batches, rendered on threads straight from the memory map.
 
     Args:
         cohort: Where the pixels are.
         rows: (M,) rows to train on.
-        specs: What the views of each size look like.
-        seed: Seed of order and views.
-        epoch: The epoch; with the seed it determines every view of every image.
+        specs: Shape and augmentation of the crops of each size.
+        seed: Seed of order and crops.
+        epoch: The epoch; with the seed it determines every crop of every image.
         first_step: Step to begin with.
         global_batch: Images of a step over all processes.
         accelerator: Tells device and share of this process.
-        workers: Threads; 0 chooses.
+        workers: Threads; None chooses.
 
     Yields:
         One tensor a spec, (count, B, 1, size, size) uint8 on the device; image b is the same in all of them.

@@ -1,15 +1,17 @@
-"""Is the run learning, or has it collapsed? Numbers of an epoch, and what they mean.
+"""Is a run learning, or has it collapsed? Sums over the steps of an epoch, and what they show.
 
-SwAV's loss cannot tell: a healthy run on radiographs may show loss / ln K of 1.00-1.05 while it learns, and a
-collapsed one shows 1.000 for ever. Codes, prototypes and rank can.
+A loss cannot tell: a healthy SwAV run on radiographs may show loss / ln K of 1.00-1.05 while it learns, and a
+collapsed one shows 1.000 for ever; BYOL's loss is lowest when all outputs are the same. Codes, prototypes and the
+rank of the embeddings can.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from cxr_ssl.method import Collapse
 
 UNIFORM_CODES = 0.98
 """Code entropy / ln K above which codes are called uniform."""
@@ -20,93 +22,97 @@ LOW_RANK = 2.0
 LOW_SPREAD = 0.1
 """Spread of the embeddings below which they all but coincide."""
 
+Sums = dict[str, Tensor]
 
-class Monitor:
-    """Sums over the steps of an epoch from which its health is computed.
 
-    Nothing leaves the device before the end of the epoch.
+def loss_sums(device: torch.device | str = "cpu") -> Sums:
+    """Sums for the mean loss, at zero."""
+    return {name: torch.zeros((), device=device) for name in ("steps", "images", "loss")}
 
-    Attributes:
-        sums: Name -> tensor; adding them up over processes gives the sums of the whole run.
+
+def embedding_sums(embedding_dim: int, device: torch.device | str = "cpu") -> Sums:
+    """Sums for `embedding_figures`, at zero."""
+    return {
+        "mean": torch.zeros(embedding_dim, device=device),
+        "moment": torch.zeros(embedding_dim, embedding_dim, device=device),
+    }
+
+
+def code_sums(num_prototypes: int, device: torch.device | str = "cpu") -> Sums:
+    """Sums for `code_figures`, at zero."""
+    return {
+        "code_entropy": torch.zeros((), device=device),
+        "agreement": torch.zeros((), device=device),
+        "nearest": torch.zeros(num_prototypes, device=device),
+    }
+
+
+@torch.no_grad()
+def add_loss(sums: Sums, loss: Tensor, images: int) -> None:
+    """Take in the loss of a step (or of a part of it)."""
+    sums["steps"] += 1
+    sums["images"] += images
+    sums["loss"] += loss.detach()
+
+
+@torch.no_grad()
+def add_embeddings(sums: Sums, embeddings: Tensor) -> None:
+    """Take in unit embeddings (B, D) of one crop of each image: images must differ, not crops of one image."""
+    first = embeddings.detach()
+    sums["mean"] += first.sum(0)
+    sums["moment"] += first.T @ first
+
+
+@torch.no_grad()
+def add_codes(sums: Sums, scores: Tensor, codes: Tensor) -> None:
+    """Take in scores (A, B, K) of the coded crops and their codes (A, B, K), rows summing to 1."""
+    nearest = scores.argmax(-1)
+    sums["code_entropy"] += torch.special.entr(codes).sum(-1).mean()
+    sums["agreement"] += (nearest[0] == nearest[-1]).sum()
+    chosen = nearest.flatten()
+    sums["nearest"].index_add_(0, chosen, torch.ones_like(chosen, dtype=torch.float32))
+
+
+def embedding_figures(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Spread and effective rank of the embeddings.
+
+    Args:
+        sums: Over all processes, float64 on the CPU, "images" among them.
+
+    Returns:
+        - embedding_std: spread of the unit embeddings over images: 1 = no direction in common, 0 = all the same;
+        - rank: effective rank of the embeddings in [1, D], exp of the entropy of the normalised singular values of
+          the centred embeddings (Roy & Vetterli 2007).
+
+        NaN where the run gave NaN.
     """
+    mean = sums["mean"] / sums["images"].item()
+    covariance = sums["moment"] / sums["images"].item() - torch.outer(mean, mean)
+    spread = covariance.trace().clamp(min=0).sqrt().item()
+    return {"embedding_std": spread, "rank": _effective_rank(covariance)}
 
-    def __init__(self, num_prototypes: int, embedding_dim: int, device: torch.device | str = "cpu"):
-        """Start at zero.
 
-        Args:
-            num_prototypes: K.
-            embedding_dim: D.
-            device: Where the sums live.
-        """
-        self.sums = {
-            "steps": torch.zeros((), device=device),
-            "images": torch.zeros((), device=device),
-            "loss": torch.zeros((), device=device),
-            "code_entropy": torch.zeros((), device=device),
-            "agreement": torch.zeros((), device=device),
-            "nearest": torch.zeros(num_prototypes, device=device),
-            "mean": torch.zeros(embedding_dim, device=device),
-            "moment": torch.zeros(embedding_dim, embedding_dim, device=device),
-        }
+def code_figures(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """How codes and prototypes are used.
 
-    @torch.no_grad()
-    def update(self, loss: Tensor, embeddings: Tensor, scores: Tensor, codes: Tensor) -> None:
-        """Take in one step.
+    Args:
+        sums: Over all processes, float64 on the CPU, "images" and "steps" among them.
 
-        Args:
-            loss: Scalar.
-            embeddings: (A, B, D) of the coded views.
-            scores: (A, B, K) of the coded views.
-            codes: (A, B, K).
-        """
-        nearest = scores.argmax(-1)
-        first = embeddings[0].detach()  # one view: images must differ, not the two views of one image
-        self.sums["steps"] += 1
-        self.sums["images"] += nearest.shape[1]
-        self.sums["loss"] += loss.detach()
-        self.sums["code_entropy"] += torch.special.entr(codes).sum(-1).mean()
-        self.sums["agreement"] += (nearest[0] == nearest[-1]).sum()
-        chosen = nearest.flatten()
-        self.sums["nearest"].index_add_(0, chosen, torch.ones_like(chosen, dtype=torch.float32))
-        self.sums["mean"] += first.sum(0)
-        self.sums["moment"] += first.T @ first
-
-    def numbers(self, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> dict[str, float]:
-        """Health of the steps taken in.
-
-        Args:
-            reduce: Adds a tensor up over all processes.
-
-        Returns:
-            - loss, and loss_ratio = loss / ln K (1 = predicting nothing);
-            - code_entropy: mean entropy of a code / ln K, in [0, 1] (1 = uniform codes);
-            - prototypes_in_use: share of prototypes that are the nearest of some image, in [0, 1], of those
-              that could be (no more than there were views);
-            - largest_prototype: share of images nearest to the commonest prototype, in [0, 1];
-            - agreement: share of images whose first and last coded view have the same nearest prototype, in
-              [0, 1];
-            - embedding_std: spread of the unit embeddings over images: 1 = no direction in common, 0 = all
-              the same;
-            - rank: effective rank of the embeddings in [1, D], exp of the entropy of the normalised singular
-              values of the centred embeddings (Roy & Vetterli 2007).
-
-            NaN where the run gave NaN.
-        """
-        sums = {name: reduce(tensor).cpu().double() for name, tensor in self.sums.items()}
-        ln_k = math.log(len(sums["nearest"]))
-        images, steps, views = sums["images"].item(), sums["steps"].item(), sums["nearest"].sum().item()
-        mean = sums["mean"] / images
-        covariance = sums["moment"] / images - torch.outer(mean, mean)
-        return {
-            "loss": sums["loss"].item() / steps,
-            "loss_ratio": sums["loss"].item() / steps / ln_k,
-            "code_entropy": sums["code_entropy"].item() / steps / ln_k,
-            "prototypes_in_use": (sums["nearest"] > 0).sum().item() / min(len(sums["nearest"]), views),
-            "largest_prototype": sums["nearest"].max().item() / views,
-            "agreement": sums["agreement"].item() / images,
-            "embedding_std": covariance.trace().clamp(min=0).sqrt().item(),
-            "rank": _effective_rank(covariance),
-        }
+    Returns:
+        - code_entropy: mean entropy of a code / ln K, in [0, 1] (1 = uniform codes);
+        - prototypes_in_use: share of prototypes that are the nearest of some image, in [0, 1], of those that could
+          be (no more than there were crops);
+        - largest_prototype: share of images nearest to the commonest prototype, in [0, 1];
+        - agreement: share of images whose first and last coded crop have the same nearest prototype, in [0, 1].
+    """
+    nearest = sums["nearest"]
+    crops = nearest.sum().item()
+    return {
+        "code_entropy": sums["code_entropy"].item() / sums["steps"].item() / math.log(len(nearest)),
+        "prototypes_in_use": (nearest > 0).sum().item() / min(len(nearest), crops),
+        "largest_prototype": nearest.max().item() / crops,
+        "agreement": sums["agreement"].item() / sums["images"].item(),
+    }
 
 
 def _effective_rank(covariance: Tensor) -> float:
@@ -121,61 +127,43 @@ def _effective_rank(covariance: Tensor) -> float:
     return torch.special.entr(singular / singular.sum()).sum().exp().item()
 
 
-@dataclass(frozen=True)
-class Collapse:
-    """One way in which a run has gone wrong.
-
-    Attributes:
-        kind: "not finite", "uniform codes", "one prototype" or "low rank".
-        found: The number that shows it.
-        remedy: What to change, best first.
-    """
-
-    kind: str
-    found: str
-    remedy: str
-
-
-def diagnose(numbers: Mapping[str, float], *, num_prototypes: int, embedding_dim: int) -> Collapse | None:
+def find_collapse(
+    figures: Mapping[str, float],
+    advice: Mapping[str, str],
+    *,
+    embedding_dim: int,
+    num_prototypes: int | None = None,
+    low_spread: float = LOW_SPREAD,
+) -> Collapse | None:
     """Recognise a collapsed epoch.
 
     Args:
-        numbers: What `Monitor.numbers` returned.
-        num_prototypes: K.
+        figures: Numbers of the epoch: those of `embedding_figures` and, with prototypes, of `code_figures`.
+        advice: Kind of collapse -> what to change, best first.
         embedding_dim: D.
+        num_prototypes: K; None where the method has no prototypes.
+        low_spread: Spread of the embeddings below which they count as one point.
 
     Returns:
         The collapse, or None when the epoch looks healthy.
     """
-    undefined = [name for name, value in numbers.items() if not math.isfinite(value)]
+    kind, evidence = "", ""
+    undefined = [name for name, value in figures.items() if not math.isfinite(value)]
     if undefined:
-        return Collapse(
-            "not finite",
-            f"{', '.join(undefined)} is NaN or infinite",
-            "a lower --lr (a third), or --precision fp32",
+        kind, evidence = "not finite", f"{', '.join(undefined)} is NaN or infinite"
+    elif figures["rank"] < LOW_RANK or figures["embedding_std"] < low_spread:
+        kind = "low rank"
+        evidence = (
+            f"embeddings of effective rank {figures['rank']:.2f} of {embedding_dim} and spread "
+            f"{figures['embedding_std']:.2f}: all images lie on a line or in a point"
         )
-    if numbers["rank"] < LOW_RANK or numbers["embedding_std"] < LOW_SPREAD:
-        return Collapse(
-            "low rank",
-            f"embeddings of effective rank {numbers['rank']:.2f} of {embedding_dim} and spread "
-            f"{numbers['embedding_std']:.2f}: all images lie on a line or in a point",
-            "a lower --lr, a longer --freeze, softer crops (larger --crops.global_scale)",
-        )
-    if numbers["code_entropy"] > UNIFORM_CODES:
-        several = num_prototypes <= 2 * embedding_dim
-        first = f"more --prototypes than {num_prototypes} for an --embedding of {embedding_dim} (at least four times), "
-        return Collapse(
-            "uniform codes",
-            f"code entropy {numbers['code_entropy']:.3f} of ln {num_prototypes}: every image has the same code",
-            (first if several else "") + "a longer --freeze, --epsilon 0.03, a smaller or no --queue, softer crops",
-        )
-    if numbers["largest_prototype"] > ONE_PROTOTYPE:
-        return Collapse(
-            "one prototype",
-            f"{numbers['largest_prototype']:.0%} of the images are nearest to one prototype",
-            "a longer --freeze, a lower --lr, fewer --prototypes",
-        )
-    return None
+    elif num_prototypes is not None and figures["code_entropy"] > UNIFORM_CODES:
+        kind = "uniform codes"
+        evidence = f"code entropy {figures['code_entropy']:.3f} of ln {num_prototypes}: every image has the same code"
+    elif num_prototypes is not None and figures["largest_prototype"] > ONE_PROTOTYPE:
+        kind = "one prototype"
+        evidence = f"{figures['largest_prototype']:.0%} of the images are nearest to one prototype"
+    return Collapse(kind, evidence, advice[kind]) if kind else None
 
 
 def defined(value: float) -> float | None:

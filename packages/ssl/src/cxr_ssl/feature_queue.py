@@ -5,11 +5,11 @@ from torch import Tensor
 
 
 class FeatureQueue:
-    """The newest embeddings of each coded view, first in, first out.
+    """The newest embeddings of each coded crop, first in, first out.
 
     A queue enlarges the batch that Sinkhorn balances (SwAV section 4.3), which gradient accumulation does
-    not. It is used only when full, and it is part of the resume state: a run that goes on with an empty queue
-    is another run. Each process keeps the embeddings of its own images; `sinkhorn` adds up over processes.
+    not. It is used only when full, and it is part of the resume state: a run that resumed with an empty queue
+    would be another run. Each process keeps the embeddings of its own images; `sinkhorn` adds up over processes.
     """
 
     def __init__(
@@ -18,9 +18,9 @@ class FeatureQueue:
         """Start an empty queue.
 
         Args:
-            views: A, number of coded views.
+            views: A, number of coded crops.
             batches: Length in batches; 0 makes a queue that is never full and takes nothing.
-            batch_size: Images a batch on this process.
+            batch_size: Images per batch on this process.
             embedding_dim: D.
             device: Where the embeddings live.
         """
@@ -45,22 +45,3 @@ class FeatureQueue:
     def scores(self, prototypes: Tensor) -> Tensor:
         """Scores (A, batches * B, K) of the stored embeddings against the prototypes (K, D) of now."""
         return self.embeddings.flatten(1, 2) @ prototypes.detach().T
-
-    def state(self) -> dict[str, Tensor | int]:
-        """What has to be kept to go on exactly here."""
-        return {"embeddings": self.embeddings.clone(), "pushed": self.pushed}
-
-    def restore(self, state: dict[str, Tensor | int]) -> None:
-        """Take a kept state up again.
-
-        Raises:
-            ValueError: If the state is that of a queue of another shape.
-        """
-        embeddings, pushed = state["embeddings"], state["pushed"]
-        if not isinstance(embeddings, Tensor) or embeddings.shape != self.embeddings.shape:
-            raise ValueError(
-                f"Expected queue embeddings of shape {tuple(self.embeddings.shape)}, "
-                f"got {tuple(getattr(embeddings, 'shape', ()))}."
-            )
-        self.embeddings.copy_(embeddings)
-        self.pushed = int(pushed)

@@ -1,28 +1,29 @@
-"""What a person is told while a run trains."""
+"""Messages of a run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cxr_common.training.state import Best
 from cxr_data.cohort import Cohort
 from cxr_data.command import option
 from cxr_ssl.config import PretrainConfig
+from cxr_ssl.method import Method
 from cxr_ssl.plan import Plan
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-SHOWN = ("loss", "code_entropy", "prototypes_in_use", "rank", "probe_auroc")
-"""Numbers of an epoch that a person is shown; metrics.jsonl has all."""
+SHOWN = ("loss", "code_entropy", "prototypes_in_use", "rank", "probe_auroc", "knn_auroc")
+"""Numbers of an epoch that are printed; metrics.jsonl has all."""
 
 
-def introduction(config: PretrainConfig, cohort: Cohort, plan: Plan, accelerator: "Accelerator") -> str:
+def introduction(config: PretrainConfig, cohort: Cohort, method: Method, plan: Plan, accelerator: "Accelerator") -> str:
     """What is about to happen, with everything that was chosen automatically."""
     crops = config.crops
     return (
-        f"{config.architecture} on {len(cohort.rows('train'))} training images of {cohort.name}, "
+        f"{config.method} with {config.architecture} on {len(cohort.rows('train'))} training images of {cohort.name}, "
         f"{crops.global_count} x {config.size} + {crops.local_count} x {config.local_size} px, "
-        f"K {plan.prototypes}, D {plan.embedding}, queue {plan.queue}, frozen {plan.freeze_steps} of "
-        f"{plan.all_steps} steps of {plan.global_batch}, {config.optimizer} {plan.lr:.2g}, "
+        f"{method.description()}, {plan.all_steps} steps of {plan.global_batch}, {config.optimizer} {plan.lr:.2g}, "
         f"{accelerator.device} {accelerator.mixed_precision.replace('no', 'fp32')}"
     )
 
@@ -34,11 +35,12 @@ def probe_sentence(figures: dict[str, float | None]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
 
 
-def farewell(config: PretrainConfig, first: float | None, best: dict[str, Any], written: list[Path]) -> str:
+def farewell(config: PretrainConfig, before: float | None, best: Best, written: list[Path]) -> str:
     """What was written, and the next command to type."""
     lines = [f"wrote {path}" for path in written]
-    if first is not None and best["score"] is not None:
-        found = f"AUROC {first:.4f} before, {best['score']:.4f} after epoch {best['epoch']}"
-        lines.insert(0, f"linear probe on validation images: {found}")
+    after = best.figures["probe_auroc"]
+    if before is not None and after is not None:
+        figures = f"AUROC {before:.4f} before, {after:.4f} after epoch {best.epoch}"
+        lines.insert(0, f"linear probe on validation images: {figures}")
     data = option("data", config.data, "phantom")
     return "\n".join([*lines, f"next:  uv run distill --run {config.run}{data}"])

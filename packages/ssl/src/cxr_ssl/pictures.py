@@ -1,5 +1,6 @@
-"""What the picture page of a run shows: which images, where on the map, in which colour."""
+"""Contents of the picture page of a run: which images, where on the map, in which colour."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,57 +10,99 @@ from numpy.typing import NDArray
 from cxr_common.inference import outputs
 from cxr_data.augment import whole
 from cxr_data.cohort import Cohort
-from cxr_ssl.swav import SwAV
 
 MOST_IMAGES = 1000
-"""Most images that are looked at for the prototypes, and for the map."""
+"""Most images that are used for the strips, and for the map."""
 PROTOTYPES, NEAREST, EDGE = 8, 6, 96
-"""Prototypes shown, images shown of each, and their edge in pixels."""
+"""Strips shown, images of each, and their edge in pixels."""
 MOST_LABELS = 6
 """Most labels of which a multi-label cohort gets a map of its own."""
 FEWEST_FOR_TSNE = 50
 """Below, neighbourhoods mean nothing, and the plane of largest variance says it all."""
 
 
-def nearest_images(
-    swav: SwAV, cohort: Cohort, size: int, *, seed: int = 0, precision: torch.dtype = torch.float32
+def nearest_to_prototypes(
+    module: torch.nn.Module,
+    scores_of: Callable[[torch.Tensor], torch.Tensor],
+    cohort: Cohort,
+    size: int,
+    *,
+    seed: int = 0,
+    precision: torch.dtype = torch.float32,
 ) -> list[dict[str, Any]]:
     """Training images nearest to the most used prototypes.
 
     Args:
-        swav: The network as it is; put in eval mode.
+        module: Network with prototypes, as it is; put in eval mode.
+        scores_of: Function of (B, 1, S, S) uint8 to scores against the prototypes, (B, K).
         cohort: The cohort.
         size: Edge of the network input.
         seed: Chooses the images looked at where there are very many.
         precision: Arithmetic of the forward.
 
     Returns:
-        For each of at most PROTOTYPES prototypes, most used first: "share" of the images nearest to it, in [0, 1],
-        and "images" (n, EDGE, EDGE) uint8, at most NEAREST, nearest first. Prototypes nobody is nearest to are not
-        shown.
+        For each of at most PROTOTYPES prototypes, most used first: "heading", which tells the share of the images
+        nearest to it, and "images" (n, EDGE, EDGE) uint8, at most NEAREST, nearest first. Prototypes that are
+        nearest to no image are not shown.
     """
     rows = _some(cohort.rows("train"), seed)
-    scores = outputs(_Scores(swav), cohort.pixels, rows, size, precision=precision)
+    scores = outputs(_Scores(module, scores_of), cohort.pixels, rows, size, precision=precision)
     used = np.bincount(scores.argmax(1), minlength=scores.shape[1])
     chosen = [k for k in np.argsort(-used, kind="stable")[:PROTOTYPES] if used[k]]
-    shown = []
-    for prototype in chosen:
+    strips = []
+    for number, prototype in enumerate(chosen, start=1):
         best = rows[np.argsort(-scores[:, prototype], kind="stable")[: min(NEAREST, len(rows))]]
-        images = whole(np.stack([cohort.pixels[row] for row in best]), EDGE)
-        shown.append({"share": used[prototype] / len(rows), "images": images})
-    return shown
+        heading = f"Prototype {number}: nearest of {used[prototype] / len(rows):.1%} of the images"
+        strips.append({"heading": heading, "images": _pictures(cohort, best)})
+    return strips
+
+
+def nearest_images(
+    backbone: torch.nn.Module,
+    cohort: Cohort,
+    size: int,
+    *,
+    seed: int = 0,
+    precision: torch.dtype = torch.float32,
+) -> list[dict[str, Any]]:
+    """Some training images, each with those of the most similar features.
+
+    Args:
+        backbone: Network from pixels to features.
+        cohort: The cohort.
+        size: Edge of the network input.
+        seed: Chooses the images.
+        precision: Arithmetic of the forward.
+
+    Returns:
+        At most PROTOTYPES strips: "heading" and "images" (n, EDGE, EDGE) uint8, the image itself first.
+    """
+    rows = _some(cohort.rows("train"), seed)
+    features = outputs(backbone, cohort.pixels, rows, size, precision=precision)
+    features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    strips = []
+    for number, query in enumerate(np.random.default_rng([seed, 0x9E1]).permutation(len(rows))[:PROTOTYPES], start=1):
+        cosines = features @ features[query]
+        cosines[query] = np.inf  # the image itself comes first
+        nearest = rows[np.argsort(-cosines, kind="stable")[:NEAREST]]
+        strips.append({"heading": f"Image {number} and its nearest", "images": _pictures(cohort, nearest)})
+    return strips
+
+
+def _pictures(cohort: Cohort, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    return whole(np.stack([cohort.pixels[row] for row in rows]), EDGE)
 
 
 class _Scores(torch.nn.Module):
     """Images in, scores against the prototypes out."""
 
-    def __init__(self, swav: SwAV):
+    def __init__(self, module: torch.nn.Module, scores_of: Callable[[torch.Tensor], torch.Tensor]):
         super().__init__()
-        self.swav = swav
+        self.module, self.scores_of = module, scores_of
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 1, S, S) uint8 to (B, K)."""
-        return self.swav([pixels[None]])[1][0]
+        return self.scores_of(pixels)
 
 
 def maps(
@@ -121,7 +164,7 @@ def groups(cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, dict[str, NDArr
 
     Returns:
         Name of a map -> name of a group -> (M,) bool. One unnamed map with a group a class; or, for findings, one
-        map for each of the commonest; groups nobody is in are left out.
+        map for each of the commonest; empty groups are left out.
     """
     targets = cohort.targets[rows]
     if not cohort.labels:

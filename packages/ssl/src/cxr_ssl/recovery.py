@@ -1,137 +1,99 @@
-"""What to do about a collapse: the published remedies, one at a time."""
+"""What to do about a collapse: the published changes of settings, one at a time."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cxr_data.errors import BadInput
-from cxr_ssl.diagnostics import Collapse
-from cxr_ssl.plan import Plan, fewest_prototypes
+from cxr_ssl.method import Change, Collapse
+from cxr_ssl.plan import Plan
+from cxr_ssl.state import TrainState
 
 MOST = 4
-"""Remedies tried in one run; what still collapses then needs a person."""
-
-SHARP = 0.03
-"""The epsilon that the authors of SwAV advise where codes stay uniform."""
+"""Recoveries tried in one run; a run that still collapses then stops."""
 
 
 @dataclass(frozen=True)
-class Remedy:
-    """A change of the plan.
+class Recovery:
+    """A change of plan or settings.
 
     Attributes:
-        name: Its name in REMEDIES.
-        changes: Fields of the plan and their new values.
-        told: What changes, in words.
+        name: Its name among the method's recoveries.
+        changes: Fields and their new values.
+        description: What changes, in words.
     """
 
     name: str
     changes: dict[str, Any]
-    told: str
+    description: str
 
-    def applied_to(self, at: dict[str, Any]) -> dict[str, Any]:
-        """A place of a run, with this remedy among those that it follows."""
-        return {**at, "changes": {**at["changes"], **self.changes}, "remedies": [*at["remedies"], self.name]}
-
-
-def _sharper_codes(plan: Plan, _step: int) -> dict[str, Any]:
-    return {"epsilon": SHARP} if plan.epsilon > SHARP else {}
-
-
-def _longer_freeze(plan: Plan, step: int) -> dict[str, Any]:
-    """As long again as before, and two epochs at least, from here on."""
-    until = max(plan.freeze_steps, step) + max(plan.freeze_steps, 2 * plan.steps)
-    return {"freeze_steps": min(until, plan.all_steps)} if plan.freeze_steps < plan.all_steps else {}
+    def apply(self, state: TrainState) -> None:
+        """Return to the last healthy epoch and continue from there with this change."""
+        assert state.healthy is not None
+        spent = {"images": state.images, "seconds": state.seconds}
+        state.load_state_dict(state.healthy)
+        for name, value in spent.items():
+            setattr(state, name, value)
+        state.recoveries = [*state.recoveries, self.name]
+        state.follow(self.changes)
 
 
-def _smaller_queue(plan: Plan, _step: int) -> dict[str, Any]:
-    """Half of it, which fills anew."""
-    return {"queue": plan.queue // 2} if plan.queue else {}
-
-
-def _fewer_prototypes(plan: Plan, _step: int) -> dict[str, Any]:
-    """Half of them, but not so few that the embedding can hide between them."""
-    fewer = max(plan.prototypes // 2, fewest_prototypes(plan.embedding))
-    return {"prototypes": fewer} if fewer < plan.prototypes else {}
-
-
-def _lower_lr(plan: Plan, _step: int) -> dict[str, Any]:
-    return {"lr": plan.lr / 3}
-
-
-REMEDIES: dict[str, Callable[[Plan, int], dict[str, Any]]] = {
-    "sharper codes": _sharper_codes,
-    "longer freeze": _longer_freeze,
-    "smaller queue": _smaller_queue,
-    "fewer prototypes": _fewer_prototypes,
-    "lower learning rate": _lower_lr,
-}
-"""Name -> the fields of the plan that it changes from a step on; none where it would change nothing."""
-
-ORDER: dict[str, tuple[str, ...]] = {
-    "uniform codes": ("sharper codes", "longer freeze", "smaller queue", "fewer prototypes"),
-    "one prototype": ("longer freeze", "lower learning rate", "smaller queue", "fewer prototypes"),
-    "low rank": ("lower learning rate", "longer freeze", "sharper codes"),
-    "not finite": ("lower learning rate", "smaller queue"),
-}
-"""Kind of collapse -> remedies, best first."""
-
-
-def answer(
-    collapse: Collapse, plan: Plan, at: dict[str, Any], healthy: dict[str, Any], on_collapse: str, folder: Path
-) -> tuple[Remedy | None, str]:
+def answer(collapse: Collapse, state: TrainState, on_collapse: str, folder: Path) -> tuple[Recovery | None, str]:
     """What to do about a collapsed epoch.
 
     Args:
         collapse: What went wrong.
-        plan: The plan that led there.
-        at: Place of the run.
-        healthy: Last healthy state, which tells from where a mended run goes on.
-        on_collapse: "stop", "warn" or "remedy".
+        state: The state after that epoch.
+        on_collapse: "stop", "warn" or "recover".
         folder: The run's folder, for the message.
 
     Returns:
-        The remedy to apply, if any, and what to tell.
+        The recovery to apply, if any, and what to say.
 
     Raises:
         BadInput: The run is to stop, or nothing is left to try.
     """
     if on_collapse == "warn":
-        return None, f"try {collapse.remedy}"
-    if on_collapse == "remedy":
-        back = healthy["at"]["epoch"]
-        remedy = next_remedy(collapse, plan, at["remedies"], back * plan.steps)
-        if remedy:
-            return remedy, f"back to the end of epoch {back}, with {remedy.told}"
-    tried, by_itself = at["remedies"], "let the run try remedies by itself with --on_collapse remedy, or "
+        return None, f"try {collapse.advice}"
+    tried = state.recoveries
+    if on_collapse == "recover":
+        assert state.healthy is not None
+        back, ways = state.healthy["epoch"], state.method.recoveries
+        recovery = next_recovery(ways[collapse.kind], state.plan, state.method.settings, tried, back * state.plan.steps)
+        if recovery:
+            return recovery, f"back to the end of epoch {back}, with {recovery.description}"
+    by_itself = "" if on_collapse == "recover" else "let the run recover by itself with --on_collapse recover, or "
     raise BadInput(
         "a run that tells images apart",
-        f"{collapse.kind} in epoch {at['epoch'] + 1}{' after ' + ', '.join(tried) if tried else ''}: {collapse.found}",
+        f"{collapse.kind} in epoch {state.epoch + 1}{' after ' + ', '.join(tried) if tried else ''}: "
+        f"{collapse.evidence}",
         where=folder,
-        do=f"--restart with {collapse.remedy}; or {'' if on_collapse == 'remedy' else by_itself}"
-        "go on all the same with --on_collapse warn",
+        do=f"--restart with {collapse.advice}; or {by_itself}continue all the same with --on_collapse warn",
     )
 
 
-def next_remedy(collapse: Collapse, plan: Plan, tried: Collection[str], step: int) -> Remedy | None:
-    """The first remedy for a collapse that has not been tried and changes something.
+def next_recovery(
+    ways: Mapping[str, Change], plan: Plan, settings: Any, tried: Collection[str], step: int
+) -> Recovery | None:
+    """The first change that has not been tried and changes something.
 
     Args:
-        collapse: What went wrong.
-        plan: The plan that led there.
-        tried: Names of the remedies that the run follows already.
-        step: Step from which the run goes on.
+        ways: Name -> change, best first.
+        plan: The plan that led to the collapse.
+        settings: The method's settings that led there.
+        tried: Names of the recoveries that the run follows already.
+        step: Step from which the run continues.
 
     Returns:
-        The remedy, or None when none is left or MOST have been tried.
+        The recovery, or None when none is left or MOST have been tried.
     """
     if len(tried) >= MOST:
         return None
-    for name in ORDER[collapse.kind]:
-        changes = {} if name in tried else REMEDIES[name](plan, step)
+    for name, change in ways.items():
+        changes = {} if name in tried else change(plan, settings, step)
         if changes:
-            new = replace(plan, **changes)
-            steps = [f"{field} {getattr(plan, field):.4g} -> {getattr(new, field):.4g}" for field in changes]
-            return Remedy(name, changes, f"{name} ({', '.join(steps)})")
+            before = {field: getattr(plan if hasattr(plan, field) else settings, field) for field in changes}
+            words = [f"{field} {before[field]:.4g} -> {value:.4g}" for field, value in changes.items()]
+            return Recovery(name, changes, f"{name} ({', '.join(words)})")
     return None

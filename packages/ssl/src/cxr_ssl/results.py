@@ -1,8 +1,8 @@
-"""What a run leaves behind: the backbone, under our names and torchvision's, pictures, and a summary."""
+"""Results of a run: the backbone, under our names and torchvision's, pictures, and a summary."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +19,8 @@ from cxr_data.files import whole_file, write_text
 from cxr_data.header import portable
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.picture_page import page
-from cxr_ssl.pictures import maps, nearest_images
-from cxr_ssl.swav import SwAV
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from cxr_ssl.pictures import maps
+from cxr_ssl.state import TrainState
 
 
 def header(
@@ -33,7 +30,7 @@ def header(
     parents: tuple[dict[str, str], ...],
     metrics: dict[str, Any],
 ) -> checkpoint.Header:
-    """What the backbone's file says of itself.
+    """Header of the backbone's file.
 
     Args:
         config: Config of the run.
@@ -80,13 +77,7 @@ def write_backbone(folder: Path, weights: dict[str, Tensor], about: checkpoint.H
 
 
 def write_pictures(
-    folder: Path,
-    config: PretrainConfig,
-    cohort: Cohort,
-    swav: SwAV,
-    best: dict[str, Any],
-    run: RunFolder,
-    precision: torch.dtype,
+    folder: Path, config: PretrainConfig, cohort: Cohort, state: TrainState, run: RunFolder, precision: torch.dtype
 ) -> Path:
     """Write ``pictures.html``; the backbone takes the weights that were kept.
 
@@ -94,55 +85,54 @@ def write_pictures(
         folder: The run's folder.
         config: Config of the run.
         cohort: What it was trained on.
-        swav: The network after its last step.
-        best: Epoch, figures and weights that were kept.
+        state: The state after the last step.
         run: The run, for its log.
         precision: Arithmetic of the forwards.
 
     Returns:
         The file.
     """
-    options: dict[str, Any] = {"seed": config.seed, "precision": precision}
-    prototypes = nearest_images(swav, cohort, config.size, **options)  # fitted to the last weights, not to the best
-    backbone: Any = swav.backbone
-    backbone.network.load_state_dict(best["weights"])
+    assert state.best is not None
+    # The method's part is of the last weights, which heads and prototypes belong to.
+    part = state.method.page_part(cohort, config.size, seed=config.seed, precision=precision)
+    backbone, best = state.method.backbone, state.best
+    backbone.network.load_state_dict(best.weights)
     facts = {
         "cohort": f"{cohort.name}, {len(cohort.rows('train'))} training images",
+        "method": f"{config.method}: {state.method.description()}",
         "network": f"{config.architecture}, {config.size} px",
-        "weights kept": f"epoch {best['epoch']}",
+        "weights kept": f"epoch {best.epoch}",
     }
-    score = best["figures"]["probe_auroc"]
+    score = best.figures["probe_auroc"]
     if score is not None:
         facts["linear probe on validation images"] = f"AUROC {score:.4f}"
     path = folder / "pictures.html"
     title = f"Pretraining: {config.run}/{config.name}"
-    drawn = maps(backbone, cohort, config.size, **options)
-    write_text(path, page(title, facts, prototypes, drawn, run.lines()))
+    drawn = maps(backbone, cohort, config.size, seed=config.seed, precision=precision)
+    write_text(path, page(title, facts, part, drawn, run.lines()))
     return path
 
 
-def summary(
-    run: RunFolder, best: dict[str, Any], *, images: int, seconds: float, accelerator: "Accelerator"
-) -> dict[str, Any]:
+def summary(run: RunFolder, state: TrainState) -> dict[str, Any]:
     """The run in a few numbers, for ``done.json``.
 
     Args:
         run: The run's folder.
-        best: Epoch and figures of the weights kept.
-        images: Images seen, all epochs together.
-        seconds: Time taken, all starts together.
-        accelerator: Tells device and precision.
+        state: The state after the last step.
     """
+    accelerator, best = state.accelerator, state.best
+    assert best is not None
     return {
         "backbone": "backbone.safetensors",
         "pictures": "pictures.html",
-        "best_epoch": best["epoch"],
+        "best_epoch": best.epoch,
         "probe_auroc_before": before(run),
-        **best["figures"],
-        "seconds": round(seconds, 1),
-        "images_per_second": round(images / seconds, 1),
+        **best.figures,
+        "seconds": round(state.seconds, 1),
+        "images_per_second": round(state.images / state.seconds, 1),
         **peak_memories(),
         "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision.replace("no", "fp32"),
     }
 

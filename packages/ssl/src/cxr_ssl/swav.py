@@ -25,7 +25,7 @@ class SwAV(nn.Module):
             embedding_dim.
         standardise: The parameter-free BatchNorm over embedding_dim, or nothing.
         prototypes: Bias-free linear layer, weight (num_prototypes, embedding_dim) with rows of length 1.
-        used_prototypes: K, how many of them, from the first, are scored; fewer once a run had to be mended.
+        used_prototypes: K, how many of them, from the first, are scored; fewer after some recoveries from collapse.
     """
 
     def __init__(

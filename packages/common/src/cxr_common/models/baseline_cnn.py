@@ -1,9 +1,13 @@
 """The small network trained from scratch that every transfer must beat."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
+
+__all__ = ["BaselineCnn"]
 
 _WIDTHS, _HIDDEN, _DROPOUT = (32, 64), 128, 0.5
 
@@ -16,38 +20,38 @@ class BaselineCnn(nn.Module):
     units and dropout 0.5 are ours. The sigmoid is left to the loss. Flattening ties the weights to one size.
 
     Args:
-        num_outputs: Logits; 0 for the 128 features under them.
-        channels: Channels of the image.
-        size: Edge of the square image, pixels, at least 4.
+        num_classes: Logits; 0 for the 128 features under them.
+        in_chans: Channels of the image.
+        img_size: Edge of the square image, pixels, at least 4.
     """
 
-    def __init__(self, num_outputs: int, channels: int, size: int):
+    def __init__(self, num_classes: int = 1000, in_chans: int = 3, img_size: int = 224):
         super().__init__()
         first, second = _WIDTHS
-        self.num_classes, self.num_features, self.head_hidden_size = num_outputs, _HIDDEN, _HIDDEN
+        self.num_features = self.head_hidden_size = _HIDDEN
         self.features = nn.Sequential(
-            nn.Sequential(nn.Conv2d(channels, first, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            nn.Sequential(nn.Conv2d(in_chans, first, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             nn.Sequential(nn.Conv2d(first, second, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         )
-        self.hidden = nn.Sequential(nn.Linear(second * (size // 4) ** 2, _HIDDEN), nn.ReLU())
+        self.hidden = nn.Sequential(nn.Linear(second * (img_size // 4) ** 2, _HIDDEN), nn.ReLU())
         self.dropout = nn.Dropout(_DROPOUT)
         self.classifier = nn.Identity()
         self.feature_info = [
             {"num_chs": width, "reduction": 2 ** (level + 1), "module": f"features.{level}"}
             for level, width in enumerate(_WIDTHS)
         ]
-        self.reset_classifier(num_outputs)
+        self.reset_classifier(num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, size, size) to logits (B, num_outputs), or features (B, 128) where there are none."""
+        """(B, in_chans, img_size, img_size) to logits (B, num_classes), or features (B, 128) where there are none."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, channels, size, size) to the last map, (B, 64, size // 4, size // 4)."""
+        """(B, in_chans, img_size, img_size) to the last map, (B, 64, img_size // 4, img_size // 4)."""
         return self.features(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, 64, h, w) to logits (B, num_outputs), or to the features (B, 128) under them."""
+        """(B, 64, h, w) to logits (B, num_classes), or to the features (B, 128) under them."""
         x = self.dropout(self.hidden(torch.flatten(x, 1)))
         return x if pre_logits else self.classifier(x)
 
@@ -75,3 +79,12 @@ class BaselineCnn(nn.Module):
             raise ValueError(f"the baseline CNN flattens its map, it cannot pool by {global_pool!r}")
         self.num_classes = num_classes
         self.classifier = nn.Linear(_HIDDEN, num_classes) if num_classes else nn.Identity()
+
+
+default_cfgs = generate_default_cfgs({"baseline_cnn": {"url": "", "input_size": (3, 224, 224)}})
+
+
+@register_model
+def baseline_cnn(pretrained: bool = False, **kwargs: Any) -> BaselineCnn:
+    """The baseline CNN by its timm name; there are no published weights of it."""
+    return cast(BaselineCnn, build_model_with_cfg(BaselineCnn, "baseline_cnn", pretrained, **kwargs))

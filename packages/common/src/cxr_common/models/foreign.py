@@ -15,7 +15,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
 from torch import Tensor, nn
 
-from cxr_common.models.foreign_names import RENAMINGS, to_timm
+from cxr_common.models.foreign_names import RENAMINGS, fused, to_timm
 from cxr_common.models.structure import classifier_name, input_channels
 from cxr_common.models.zoo import OFFERED, build
 from cxr_data.errors import BadInput
@@ -312,7 +312,8 @@ def _namings(found: Mapping[str, Tensor], network: nn.Module) -> list[_Naming]:
         inside = {name[len(prefix) :]: one for name, one in found.items() if name.startswith(prefix)}
         part = prefix.rstrip(".")
         for renamings in RENAMINGS.values():
-            namings.append(_Naming(part, {to_timm(name, renamings): one for name, one in inside.items()}))
+            renamed = {to_timm(name, renamings): one for name, one in inside.items()}
+            namings.append(_Naming(part, fused(renamed, network)))
         if "_conv_stem.weight" in inside:
             namings.append(_Naming(part, _in_order(inside, network)))
     return namings

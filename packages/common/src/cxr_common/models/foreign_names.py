@@ -1,7 +1,11 @@
-"""The names that other libraries give the weights of networks in the zoo."""
+"""The names and shapes that other libraries give the weights of networks in the zoo."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
 
 Renaming = tuple[str, str | Callable[[re.Match[str]], str]]
 
@@ -33,6 +37,11 @@ def _layer(match: re.Match[str]) -> str:
 def _half(match: re.Match[str]) -> int:
     # torchvision alternates stages (odd) and downsamplings (even): 1, 3, 5, 7 and 2, 4, 6.
     return int(match[1]) // 2
+
+
+def _separate(match: re.Match[str]) -> str:
+    # Query, key and value apart; `fused` puts them together.
+    return f"blocks.{match[1]}.attn.{match[2][0]}."
 
 
 _CONVNEXT_PARTS = {"0": "conv_dw", "2": "norm", "3": "mlp.fc1", "5": "mlp.fc2"}
@@ -74,6 +83,51 @@ RENAMINGS: dict[str, list[Renaming]] = {
         (r"^features\.([246])\.", lambda m: f"layers.{_half(m)}.downsample."),
         (r"^head\.", "head.fc."),
     ],
+    # Both as it writes files and, since its version 5, as it names modules.
+    "transformers ViT and DINOv2": [
+        (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
+        (r"^embeddings\.register_tokens$", "reg_token"),
+        (r"^embeddings\.position_embeddings$", "pos_embed"),
+        (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+        (r"^(?:encoder\.)?layers?\.(\d+)\.attention\.(?:attention\.)?(query|key|value|[qkv]_proj)\.", _separate),
+        (r"^(?:encoder\.)?layers?\.(\d+)\.attention\.(?:output\.dense|o_proj)\.", r"blocks.\1.attn.proj."),
+        (r"^(?:encoder\.)?layers?\.(\d+)\.(?:layernorm_before|norm1)\.", r"blocks.\1.norm1."),
+        (r"^(?:encoder\.)?layers?\.(\d+)\.(?:layernorm_after|norm2)\.", r"blocks.\1.norm2."),
+        (r"^(?:encoder\.)?layers?\.(\d+)\.(?:intermediate\.dense|mlp\.fc1)\.", r"blocks.\1.mlp.fc1."),
+        (r"^(?:encoder\.)?layers?\.(\d+)\.(?:output\.dense|mlp\.fc2)\.", r"blocks.\1.mlp.fc2."),
+        (r"^(?:encoder\.)?layers?\.(\d+)\.layer_scale([12])\.lambda1$", r"blocks.\1.ls\2.gamma"),
+        (r"^layernorm\.", "norm."),
+        (r"^classifier\.", "head."),
+    ],
+    "transformers SigLIP and CLIP": [
+        (r"^embeddings\.class_embedding$", "cls_token"),
+        (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
+        (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+        (r"^pre_layrnorm\.", "norm_pre."),  # as it is spelt there
+        (r"^encoder\.layers\.(\d+)\.self_attn\.(q|k|v)_proj\.", _separate),
+        (r"^encoder\.layers\.(\d+)\.self_attn\.out_proj\.", r"blocks.\1.attn.proj."),
+        (r"^encoder\.layers\.(\d+)\.layer_norm([12])\.", r"blocks.\1.norm\2."),
+        (r"^encoder\.layers\.(\d+)\.mlp\.fc([12])\.", r"blocks.\1.mlp.fc\2."),
+        (r"^post_layernorm\.", "norm."),
+        (r"^head\.probe$", "attn_pool.latent"),
+        (r"^head\.attention\.in_proj_", "attn_pool.in_proj."),
+        (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
+        (r"^head\.layernorm\.", "attn_pool.norm."),
+        (r"^head\.mlp\.", "attn_pool.mlp."),
+    ],
+    "open_clip": [
+        (r"^conv1\.", "patch_embed.proj."),
+        (r"^class_embedding$", "cls_token"),
+        (r"^positional_embedding$", "pos_embed"),
+        (r"^ln_pre\.", "norm_pre."),
+        (r"^ln_post\.", "norm."),
+        (r"^transformer\.resblocks\.(\d+)\.ln_([12])\.", r"blocks.\1.norm\2."),
+        (r"^transformer\.resblocks\.(\d+)\.attn\.in_proj_", r"blocks.\1.attn.qkv."),
+        (r"^transformer\.resblocks\.(\d+)\.attn\.out_proj\.", r"blocks.\1.attn.proj."),
+        (r"^transformer\.resblocks\.(\d+)\.mlp\.c_fc\.", r"blocks.\1.mlp.fc1."),
+        (r"^transformer\.resblocks\.(\d+)\.mlp\.c_proj\.", r"blocks.\1.mlp.fc2."),
+        (r"^transformer\.resblocks\.(\d+)\.ls_([12])\.gamma$", r"blocks.\1.ls\2.gamma"),
+    ],
 }
 """Naming scheme to its (pattern, replacement) pairs, by which its names become timm's."""
 
@@ -90,3 +144,38 @@ def to_timm(name: str, renamings: list[Renaming]) -> str:
         if count:
             return renamed
     return name
+
+
+def fused(tensors: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
+    """Tensors of a transformer put together as timm keeps them.
+
+    Queries, keys and values of a block become one matrix; those of an attention pool a query and a key-value matrix;
+    tokens and position embeddings get the axes they lack; where timm's network does not embed the position of its
+    class token, that embedding is added to the token.
+
+    Args:
+        tensors: Under the names that `to_timm` gives.
+        network: The network they are for.
+
+    Returns:
+        The same tensors, or new ones under timm's names.
+    """
+    done = dict(tensors)
+    for name in tensors:
+        stem, part, kind = name.rpartition(".attn.q.")
+        trio = [f"{stem}.attn.{letter}.{kind}" for letter in "qkv"]
+        if part and all(one in done for one in trio):
+            done[f"{stem}.attn.qkv.{kind}"] = torch.cat([done.pop(one) for one in trio])
+    for kind in ("weight", "bias"):
+        if (joint := done.pop(f"attn_pool.in_proj.{kind}", None)) is not None:
+            width = len(joint) // 3
+            done |= {f"attn_pool.q.{kind}": joint[:width], f"attn_pool.kv.{kind}": joint[width:]}
+    for name in ("cls_token", "pos_embed"):
+        if name in done and done[name].ndim < 3:
+            done[name] = done[name].reshape(1, -1, done[name].shape[-1])
+    positions, token = done.get("pos_embed"), done.get("cls_token")
+    if positions is not None and token is not None and getattr(network, "no_embed_class", False):
+        count = positions.shape[1]
+        if round(count**0.5) ** 2 != count == round((count - 1) ** 0.5) ** 2 + 1:
+            done |= {"cls_token": token + positions[:, :1], "pos_embed": positions[:, 1:]}
+    return done

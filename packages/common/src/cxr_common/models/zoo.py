@@ -8,8 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cxr_common.models import eeea_net  # noqa: F401 - registers eeea_net_c2 with timm
-from cxr_common.models.baseline_cnn import BaselineCnn
+from cxr_common.models import baseline_cnn, eeea_net  # noqa: F401 - they register themselves with timm
 from cxr_common.models.concatenated import Concatenated
 from cxr_common.models.heads import start_small
 from cxr_common.models.structure import dry_run, input_channels
@@ -41,15 +40,14 @@ OFFERED = (
 )
 """The architectures that are tested end to end. Any other name of timm's, and any "a+b", builds as well."""
 
-OWN: dict[str, Callable[[int, int, int], nn.Module]] = {"baseline_cnn": BaselineCnn}
-"""Architectures that are not in timm's registry, as functions of (num_outputs, channels, size)."""
-
-ANY_SIZE: dict[str, dict[str, Any]] = {
-    "swin_tiny_patch4_window7_224": {"strict_img_size": False},
-    "vit_small_patch16_224": {"dynamic_img_size": True},
-    "vit_tiny_patch16_224": {"dynamic_img_size": True},
+SIZE_OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "baseline_cnn": lambda size: {"img_size": size},
+    "swin_tiny_patch4_window7_224": lambda _: {"strict_img_size": False},
+    "vit_small_patch16_224": lambda _: {"dynamic_img_size": True},
+    "vit_tiny_patch16_224": lambda _: {"dynamic_img_size": True},
 }
-"""How a transformer built for one size is told to take others too (multi-crop); the weights are the same."""
+"""What constructors are told beside timm's usual options, by the size of the input: some transformers that they
+shall take other sizes too (multi-crop; the weights are the same)."""
 
 
 def build(
@@ -82,9 +80,6 @@ def build(
         names = architecture.split("+")
         options: dict[str, Any] = {"channels": channels, "size": size, "drop_path": drop_path}
         network = Concatenated([build(name, 0, **options) for name in names], num_outputs)
-    elif architecture in OWN:
-        _refuse_drop_path(architecture, drop_path)
-        network = OWN[architecture](num_outputs, channels, size or DEFAULT_SIZE)
     else:
         network = _build_timm(architecture, num_outputs, channels, size, drop_path)
     if num_outputs:
@@ -95,7 +90,7 @@ def build(
 
 
 def _build_timm(architecture: str, num_outputs: int, channels: int, size: int | None, drop_path: float) -> nn.Module:
-    known = {*timm.list_models(), *OWN}
+    known = set(timm.list_models())
     if architecture not in known:
         close = difflib.get_close_matches(architecture, known, n=1)
         raise unknown_name("architecture", architecture, known if close else OFFERED)
@@ -103,7 +98,9 @@ def _build_timm(architecture: str, num_outputs: int, channels: int, size: int | 
     cfg = timm.models.get_pretrained_cfg(architecture)
     if size is not None and cfg is not None and cfg.fixed_input_size:
         options["img_size"] = size
-    options |= ANY_SIZE.get(architecture, {})
+    fixed = "img_size" in options
+    if architecture in SIZE_OPTIONS:
+        options |= SIZE_OPTIONS[architecture](size or DEFAULT_SIZE)
     try:
         try:  # 0 is said too: some constructors would take a rate of their own
             network: Any = timm.create_model(architecture, **options, drop_path_rate=drop_path)
@@ -116,7 +113,7 @@ def _build_timm(architecture: str, num_outputs: int, channels: int, size: int | 
         raise _cannot_take(architecture, size or DEFAULT_SIZE, str(error)) from error
     # timm's num_features is the width before a hidden layer of the head, where there is one (VGG).
     network.num_features = getattr(network, "head_hidden_size", None) or network.num_features
-    if "img_size" in options:
+    if fixed:
         patch = network.feature_info[0]["reduction"] if hasattr(network, "feature_info") else 1
         if options["img_size"] % patch:  # timm would silently leave the last pixels out
             raise _cannot_take(architecture, options["img_size"], f"not a multiple of its {patch} px patch")

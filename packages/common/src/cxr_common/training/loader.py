@@ -1,7 +1,18 @@
-"""Which images a batch holds: it depends on (seed, epoch) alone."""
+"""Which images a batch holds: it depends on (seed, epoch) alone. Imports no torch."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def global_batch(batch_size: int, images: int, processes: int) -> int:
+    """Images of a step over all processes: equal parts of at least 2, as BatchNorm needs.
+
+    Args:
+        batch_size: Images wanted.
+        images: Images there are.
+        processes: Number of processes.
+    """
+    return max(min(batch_size, images) // processes, 2) * processes
 
 
 def epoch_order(n: int, seed: int, epoch: int, global_batch: int) -> NDArray[np.int64]:

@@ -17,17 +17,6 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def global_batch(batch_size: int, images: int, processes: int) -> int:
-    """Images of a step over all processes: equal parts of at least 2, as BatchNorm needs.
-
-    Args:
-        batch_size: Images wanted.
-        images: Images there are.
-        processes: Number of processes.
-    """
-    return max(min(batch_size, images) // processes, 2) * processes
-
-
 def share_batch_statistics(module: nn.Module, accelerator: "Accelerator") -> None:
     """Convert BatchNorm to SyncBatchNorm where several GPUs share a training; in place, names unchanged.
 

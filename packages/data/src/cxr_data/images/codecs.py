@@ -20,14 +20,14 @@ def deflate_decode(data: bytes, limit: int) -> bytes:
     """
     decoder = zlib.decompressobj()
     try:
-        found = decoder.decompress(data, limit + 1)
-        if len(found) <= limit and not decoder.eof:
-            found += decoder.decompress(decoder.unconsumed_tail, 1)
+        output = decoder.decompress(data, limit + 1)
+        if len(output) <= limit and not decoder.eof:
+            output += decoder.decompress(decoder.unconsumed_tail, 1)
     except zlib.error as error:
         raise BrokenImage("damaged TIFF: a strip or tile cannot be decompressed") from error
-    if not decoder.eof or len(found) > limit:
+    if not decoder.eof or len(output) > limit:
         raise BrokenImage("damaged TIFF: a strip or tile ends early or late")
-    return found
+    return output
 
 
 def packbits_decode(data: bytes, limit: int) -> bytes:
@@ -40,23 +40,23 @@ def packbits_decode(data: bytes, limit: int) -> bytes:
     Raises:
         BrokenImage: A run that ends beyond the data, or too many bytes.
     """
-    found = bytearray()
+    output = bytearray()
     at = 0
-    while at < len(data) and len(found) < limit:
+    while at < len(data) and len(output) < limit:
         head = data[at]
         if head < 128:
             run = data[at + 1 : at + 2 + head]
             if len(run) <= head:
                 raise BrokenImage("damaged TIFF: a strip or tile ends early or late")
-            found += run
+            output += run
             at += 2 + head
         else:
             if head > 128:
-                found += data[at + 1 : at + 2] * (257 - head)
+                output += data[at + 1 : at + 2] * (257 - head)
             at += 2 if head > 128 else 1
-    if len(found) > limit or data[at:].strip(b"\0\x80"):
+    if len(output) > limit or data[at:].strip(b"\0\x80"):
         raise BrokenImage("damaged TIFF: a strip or tile ends early or late")
-    return bytes(found)
+    return bytes(output)
 
 
 _CLEAR, _END, _FIRST = 256, 257, 258
@@ -89,7 +89,7 @@ def lzw_decode(data: bytes, limit: int) -> bytes:
         BrokenImage: A code that cannot be, no end code, or too many bytes.
     """
     padded = np.frombuffer(data + bytes(3), np.uint8).astype(np.int32)
-    found: list[bytes] = []
+    blocks: list[bytes] = []
     at, total, ended = 0, 0, False
     while not ended:
         places = at + _OFFSETS
@@ -107,11 +107,11 @@ def lzw_decode(data: bytes, limit: int) -> bytes:
         stop = int(stops[0])
         ended = ended or codes[stop] == _END
         block = _strings(codes[:stop], limit - total)
-        found.append(block)
+        blocks.append(block)
         total += len(block)
         if not ended:
             at = int(places[stop] + widths[stop])
-    return b"".join(found)
+    return b"".join(blocks)
 
 
 def _length(codes: NDArray[np.int64]) -> int:

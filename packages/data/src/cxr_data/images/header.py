@@ -176,12 +176,12 @@ def first_bytes(path: str | Path) -> bytes:
 def _unpacked(data: bytes, most: int) -> bytes:
     try:
         with gzip.open(io.BytesIO(data)) as file:
-            found = file.read(most + 1)
+            content = file.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise BrokenImage("a damaged gzip file") from error
-    if len(found) > most:
+    if len(content) > most:
         raise BrokenImage("a gzip file of more than 2 GiB")
-    return found
+    return content
 
 
 def inspect(data: bytes) -> Header:
@@ -254,5 +254,5 @@ def claimed_size(path: str | Path) -> Header | None:
 def _dicom_size(path: str | Path) -> Header | None:
     from cxr_data.images.dicom import rows_and_columns
 
-    found = rows_and_columns(path)
-    return found and Header("DICOM", found[1], found[0])
+    size = rows_and_columns(path)
+    return size and Header("DICOM", size[1], size[0])

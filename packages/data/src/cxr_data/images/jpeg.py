@@ -1,6 +1,6 @@
 """JPEG streams (ITU T.81): decoded and checked to the last coded bit in one pass.
 
-libjpeg fills what it cannot read with gray and goes on. Here its warnings count as damage, and three kinds of damage
+libjpeg fills what it cannot read with gray and continues. Here its warnings count as damage, and three kinds of damage
 that it says nothing about are looked for as well: bytes left over after the last block, progressive scans that are
 missing, and components without a scan.
 """
@@ -105,7 +105,7 @@ def segments(data: bytes) -> list[Segment]:
     Raises:
         BrokenImage: A marker that cannot be there, or no end.
     """
-    found: list[Segment] = []
+    parts: list[Segment] = []
     at, marker = 2, 0
     while True:
         if marker == SOS:
@@ -124,11 +124,11 @@ def segments(data: bytes) -> list[Segment]:
         at = match.end()
         marker = data[at - 1]
         if marker == EOI:
-            return [*found, Segment(EOI, at, at)]
+            return [*parts, Segment(EOI, at, at)]
         if marker not in _SEGMENTS:
             raise BrokenImage("damaged JPEG: a marker where none may be")
         stop = at + int.from_bytes(data[at : at + 2])
-        found.append(Segment(marker, at + 2, stop))
+        parts.append(Segment(marker, at + 2, stop))
         at = stop
 
 
@@ -144,18 +144,20 @@ def oriented(image: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def _frame(data: bytes, parts: Sequence[Segment]) -> Frame:
-    found = [part for part in parts if part.marker in FRAMES]
-    if not found:
+    frames = [part for part in parts if part.marker in FRAMES]
+    if not frames:
         raise BrokenImage("damaged JPEG: it does not say how large it is")
-    if len(found) > 1:
+    if len(frames) > 1:
         raise BrokenImage("a hierarchical JPEG, which is not read: convert it to PNG")
-    body = data[found[0].start : found[0].stop]
+    body = data[frames[0].start : frames[0].stop]
     if len(body) < 6 or len(body) != 6 + 3 * body[5] or not body[5]:
         raise BrokenImage("damaged JPEG: its frame header is of the wrong length")
+    if not any(body[1:3]):
+        raise BrokenImage("a JPEG that gives its height after its scan, which is not read: convert it to PNG")
     components = tuple((body[i], body[i + 1] >> 4, body[i + 1] & 15) for i in range(6, len(body), 3))
     if not all(1 <= h <= 4 and 1 <= v <= 4 for _, h, v in components):
         raise BrokenImage("damaged JPEG: its sampling factors cannot be")
-    return Frame(found[0].marker, body[0], int.from_bytes(body[3:5]), int.from_bytes(body[1:3]), components)
+    return Frame(frames[0].marker, body[0], int.from_bytes(body[3:5]), int.from_bytes(body[1:3]), components)
 
 
 def _check_process(data: bytes, parts: Sequence[Segment], frame: Frame) -> None:
@@ -236,10 +238,10 @@ def _with_extra_row(data: bytes, parts: Sequence[Segment], frame: Frame) -> byte
 
 def _check_restarts(coded: bytes, count: int) -> None:
     """Refuse a scan without its ``count`` restart markers, numbered 0 to 7 over and over."""
-    found = bytes(match[0][1] for match in re.finditer(rb"\xff[\xd0-\xd7]", coded))
-    if found != bytes(0xD0 + i % 8 for i in range(count)):
+    numbers = bytes(match[0][1] for match in re.finditer(rb"\xff[\xd0-\xd7]", coded))
+    if numbers != bytes(0xD0 + i % 8 for i in range(count)):
         raise BrokenImage(
-            "truncated JPEG: its scan ends early" if len(found) < count else "damaged JPEG: its scan cannot be read"
+            "truncated JPEG: its scan ends early" if len(numbers) < count else "damaged JPEG: its scan cannot be read"
         )
 
 
@@ -261,21 +263,21 @@ def _empty_row(tables: bytes, scan: bytes, components: tuple[tuple[int, int, int
 
 def _zero_codes(tables: bytes) -> dict[int, str]:
     """Code of the symbol 0 ("no difference", "end of block") in each Huffman table, as bits (T.81, annex C)."""
-    found: dict[int, str] = {}
+    codes_of_zero: dict[int, str] = {}
     at = 0
     while at + 17 <= len(tables):
         counts = tables[at + 1 : at + 17]
         symbols = tables[at + 17 : at + 17 + sum(counts)]
-        found.pop(tables[at], None)
+        codes_of_zero.pop(tables[at], None)
         code = index = 0
         for length, number in enumerate(counts, 1):
             if 0 in symbols[index : index + number]:
-                found[tables[at]] = format(code + symbols.index(0, index) - index, f"0{length}b")
+                codes_of_zero[tables[at]] = format(code + symbols.index(0, index) - index, f"0{length}b")
                 break
             index += number
             code = (code + number) << 1
         at += 17 + sum(counts)
-    return found
+    return codes_of_zero
 
 
 def _decode(data: bytes, parts: Sequence[Segment], frame: Frame, factor: int) -> NDArray[np.uint8]:
@@ -302,6 +304,8 @@ def _decode(data: bytes, parts: Sequence[Segment], frame: Frame, factor: int) ->
         return image[:height]
     if any(words in said for words in _WITHOUT_CONSEQUENCE) and data != (mended := _mended(data, parts, frame)):
         return _decode(mended, parts, frame, factor)
+    if any(words in said for words in ("Unsupported", "not supported", "Sorry")):
+        raise BrokenImage("a JPEG of a kind that is not read: convert it to PNG")
     passed = re.match(r"Corrupt JPEG data: (\d+) extraneous", said)
     if not said or "premature" in said.lower() or (stream and passed and int(passed[1]) < len(_MARGIN)):
         raise BrokenImage("truncated JPEG: its scan ends early")

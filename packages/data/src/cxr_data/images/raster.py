@@ -61,6 +61,8 @@ def open_raster(data: bytes, kind: str) -> "ImageFile":
     try:
         return _plugin(kind)(io.BytesIO(data))
     except Exception as error:  # as above
+        if "unsupported" in str(error).lower():
+            raise BrokenImage(f"a {kind} of a kind that is not read: convert it to PNG") from error
         raise BrokenImage(f"truncated {kind}: it ends within its header") from error
 
 

@@ -167,7 +167,7 @@ def _layout(data: bytes, page: Directory) -> _Layout:
         raise BrokenImage(f"a TIFF of {name}, which is not read: convert it to gray")
     least = 3 if colour in (RGB, YCBCR) else 1
     if not least <= samples <= least + 1:
-        raise BrokenImage(f"a TIFF of {samples} samples a pixel; one gray value or a colour was expected")
+        raise BrokenImage(f"a TIFF of {samples} samples per pixel; one gray value or a colour was expected")
     depths, formats = set(_values(page, 258) or (1,)), set(_values(page, 339) or (1,))
     kind = _FORMATS.get(next(iter(formats)), "")
     bits = next(iter(depths))

@@ -26,7 +26,7 @@ def read(path: Path) -> Listing:
         path: Folder of the class folders, or the one above it.
 
     Returns:
-        The classes that are there, no split, one patient an image (the release does not say), and ``mask``:
+        The classes that are there, no split, one patient per image (the release does not say), and ``mask``:
         the path of its lung mask, null where there is none.
 
     Raises:

@@ -33,7 +33,7 @@ class Listing:
 
     Attributes:
         name: What the data set is called.
-        table: One row an image: ``path`` (below the folder, forward slashes), ``patient``, ``split``
+        table: One row per image: ``path`` (below the folder, forward slashes), ``patient``, ``split``
             ("train", "val", "test"; null everywhere when the data set has no usable split), ``label:NAME``
             columns, extras. A label is 0, 1 or NaN; where a data set has them also UNCERTAIN, UNMENTIONED, or
             the share of readers who said yes, in (0, 1): :func:`cxr_data.selection.select` settles
@@ -68,9 +68,9 @@ def named_images(root: Path) -> tuple[list[str], tuple[tuple[str, str], ...], tu
     Raises:
         BadInput: No image at all, or none that a table can name.
     """
-    found = find_images(root)
+    there = find_images(root)
     images, refused = [], []
-    for path in found.paths:
+    for path in there.paths:
         name = spelt(path)
         if name == path:
             images.append(name)
@@ -78,7 +78,7 @@ def named_images(root: Path) -> tuple[list[str], tuple[tuple[str, str], ...], tu
             refused.append((name, "a file name that is not UTF-8"))
     if not images:
         raise BadInput("images with UTF-8 file names", refused[0][0], where=root, do="rename them")
-    return images, tuple(refused), found.notes
+    return images, tuple(refused), there.notes
 
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:

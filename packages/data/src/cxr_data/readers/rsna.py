@@ -1,6 +1,6 @@
 """RSNA Pneumonia Detection Challenge (Shih et al., Radiology: AI 2019): boxes around lung opacities.
 
-``stage_2_train_labels.csv`` has one row a box and one row an image without any; DICOM images are named by
+``stage_2_train_labels.csv`` has one row per box and one row per image without any; DICOM images are named by
 ``patientId``. They were chosen from ChestX-ray14: never train on one and test on the other.
 """
 
@@ -31,7 +31,7 @@ def read(path: Path) -> Listing:
         path: Folder with the table; the images may lie anywhere below.
 
     Returns:
-        Two classes, no split, one patient an image, ``boxes`` (how many) and, where
+        Two classes, no split, one patient per image, ``boxes`` (how many) and, where
         ``stage_2_detailed_class_info.csv`` is there, ``detail`` (Normal, Lung Opacity, No Lung Opacity / Not Normal).
 
     Raises:

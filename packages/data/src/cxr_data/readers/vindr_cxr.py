@@ -1,7 +1,7 @@
 """VinDr-CXR (Nguyen et al., Scientific Data 2022): radiographs that several radiologists each read.
 
-Two editions. Kaggle: ``train.csv``, one row a box and reader (image_id, class_name, class_id, rad_id, x_min …),
-three readers an image, test without labels. PhysioNet: ``image_labels_train.csv``, one row an image and reader
+Two editions. Kaggle: ``train.csv``, one row per box and reader (image_id, class_name, class_id, rad_id, x_min …),
+three readers per image, test without labels. PhysioNet: ``image_labels_train.csv``, one row per image and reader
 with a 0/1 column a finding, and ``image_labels_test.csv``, the consensus of five.
 """
 
@@ -108,7 +108,7 @@ def _physionet(path: Path) -> dict[str, Path]:
 
 
 def _by_image(table_path: Path) -> pl.DataFrame:
-    """Shares from one row an image and reader; a consensus counts as one reader."""
+    """Shares from one row per image and reader; a consensus counts as one reader."""
     columns = header(table_path)
     findings = [name for name in columns if name not in ("", "image_id", "rad_id", "rad_ID", _HEALTHY)]
     table = read_columns(table_path, ["image_id", *findings])
@@ -119,7 +119,7 @@ def _by_image(table_path: Path) -> pl.DataFrame:
 
 
 def _by_box(table_path: Path) -> pl.DataFrame:
-    """Shares from one row a box and reader: a reader says yes with one box or several."""
+    """Shares from one row per box and reader: a reader says yes with one box or several."""
     boxes = read_columns(table_path, _BOXES[:4])
     if boxes.select(pl.any_horizontal(pl.all().is_null()).any()).item():
         raise BadInput("an image, a class and a reader in every row", "a row without", where=table_path)

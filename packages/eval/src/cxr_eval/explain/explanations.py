@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cxr_common.jackknife import interval, spread
 from cxr_common.models.structure import input_channels
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data import pixel_size_for
@@ -22,7 +23,7 @@ from cxr_data.errors import unknown_name
 from cxr_data.header import Header
 from cxr_data.outlines import boxes_of
 from cxr_data.terminal import say
-from cxr_eval.entries import ALL_EQUAL
+from cxr_eval import entries
 from cxr_eval.explain import agreement, faithfulness, localisation, regions
 from cxr_eval.explain import gallery as pictures
 from cxr_eval.explain.activations import default_stage, grid
@@ -30,7 +31,7 @@ from cxr_eval.explain.cams import METHODS, finished, is_empty
 from cxr_eval.explain.titles import TITLES
 from cxr_eval.models import Match
 from cxr_eval.predictions import Answers
-from cxr_eval.statistics.bootstrap import constant, draw_weights, interval, patient_numbers, strata, weighted_sums
+from cxr_eval.statistics.bootstrap import patient_numbers
 
 LOCATED, TESTED = 200, 16
 """Images of a label whose maps are held against the lesion, and through which curves and sanity check go."""
@@ -112,8 +113,8 @@ def explain(
         targets: (N, L) in {0, 1, NaN}.
         rows: (N,) rows of the split.
         cases: Most of each sort in the gallery: found, called in error, missed.
-        resamples: Bootstrap resamples of patients; 0 gives no intervals.
-        seed: Seed of samples, resamples and random weights.
+        resamples: 0 gives no intervals.
+        seed: Seed of samples and random weights.
 
     Returns:
         - ``method``: its title; ``stages``: the stage by model name;
@@ -140,8 +141,7 @@ def explain(
     located, tested = COSTLY.get(method, (LOCATED, TESTED))
     with_lesion = _draw(positive & regions.known(cohort, boxes, match.labels)[rows], rows, match, located, seed)
     pairs = _draw(positive, rows, match, tested, seed)
-    patient = patient_numbers(cohort.groups[rows])
-    mean = Mean(patient, draw_weights(strata(targets, patient), resamples, seed))
+    mean = Mean(patient_numbers(cohort.groups[rows]), intervals=resamples > 0)
 
     scores: list[dict[str, Any]] = []
     curves = {}
@@ -218,15 +218,15 @@ def subject_maps(subject: Subject, rows: NDArray[np.int64], labels: Sequence[str
 
 
 class Mean:
-    """Means over pairs of image and label, with intervals by resampling patients.
+    """Means over pairs of image and label, with intervals by leaving out each patient (``cxr_common.jackknife``).
 
     Args:
         patient: (N,) patient number of each image of the split.
-        weights: (P, R) from ``draw_weights``.
+        intervals: Whether to give intervals.
     """
 
-    def __init__(self, patient: NDArray[np.int64], weights: NDArray[np.float32]):
-        self.patient, self.weights = patient, weights
+    def __init__(self, patient: NDArray[np.int64], *, intervals: bool = True):
+        self.patient, self.intervals = patient, intervals
 
     def score(self, model: str, name: str, values: NDArray, pairs: Pairs, label: str | None = None) -> dict[str, Any]:
         """An entry of ``scores``: the mean of (M,) values, NaN left out, over all pairs or those of one label."""
@@ -238,16 +238,19 @@ class Mean:
             return {**entry, "value": None, "low": None, "high": None, "reason": "no image in which it is defined"}
         known = values[use].astype(np.float64)
         entry |= {"value": float(known.mean()), "low": None, "high": None}
-        if not self.weights.shape[1]:
+        if not self.intervals:
             return entry
-        columns = np.stack([known, np.ones_like(known)], axis=1)
-        sums = weighted_sums(columns, self.patient[pairs.image[use]], self.weights)
-        drawn = sums[:, 1] > 0
-        means = np.where(drawn, sums[:, 0] / np.where(drawn, sums[:, 1], 1), np.nan)
-        low, high = (float(bound) for bound in interval(means))
-        if constant(means):
-            return {**entry, "interval_reason": ALL_EQUAL}
-        return entry if np.isnan(low) else {**entry, "low": low, "high": high}
+        number = patient_numbers(self.patient[pairs.image[use]])
+        images, total = np.bincount(number), np.bincount(number, known)
+        if len(images) < entries.LEAST_OF_CLASS:
+            return {**entry, "interval_reason": f"{len(images)} patients: fewer than {entries.LEAST_OF_CLASS}"}
+        value = entry["value"]
+        inside = bool(np.all((known >= 0) & (known <= 1)))
+        about = spread(value, (total.sum() - total) / (images.sum() - images))
+        low, high = interval(value, about, "proportion" if inside else "identity", entries.LEVEL)
+        if np.isnan(low):
+            return {**entry, "interval_reason": entries.ALL_EQUAL}
+        return {**entry, "low": low, "high": high}
 
 
 def _localised(subject: Subject, pairs: Pairs, boxes: Any, mean: Mean) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from cxr_data.file_names import file_names
-from cxr_eval import subgroups
-from cxr_eval.comparisons import COMPARED
-from cxr_eval.metrics.classification import CALIBRATION, METRICS, TITLES
+from cxr_eval import entries, subgroups
+from cxr_eval.metrics import records
+from cxr_eval.metrics.records import METRICS
 from cxr_eval.predictions import Answers
 from cxr_eval.report import forest, svg
 from cxr_eval.report.panels import STYLES, panel
@@ -22,7 +22,6 @@ from cxr_eval.report.svg import Axis, Chart, Series, interval_bar, log_axis, nic
 from cxr_eval.results import reported
 from cxr_eval.terminal import best_of
 
-SUMMARY = ("auroc", "auprc", "f1", "accuracy", "recall", "specificity", "brier", "ece")
 GAPS_SHOWN = 10
 FOREMOST = 5
 """Models told of before the page is unfolded."""
@@ -49,6 +48,7 @@ def render(
         HTML that asks for nothing from outside, and name -> SVG file of every plot.
     """
     columns = reported(document["task"], document["labels"])
+    summary = records.shown("summary")
     shown = [document["labels"][i] for i in columns]
     panels = [panel(document, n, shown[n], i, targets, answers) for n, i in enumerate(columns)]
     style = {name: i % STYLES for i, name in enumerate(document["models"])}
@@ -73,13 +73,15 @@ def render(
             d=document,
             names=list(document["models"]),
             style=style,
-            titles=TITLES,
-            summary=SUMMARY,
-            metrics=METRICS,
-            compared=[key for key in COMPARED if key in SUMMARY],
-            compared_too=[key for key in COMPARED if key not in SUMMARY],
-            calibration=CALIBRATION,
-            best={key: best_of(document, key) for key in SUMMARY},
+            titles={key: metric.title for key, metric in METRICS.items()},
+            summary=summary,
+            metrics=list(METRICS),
+            compared=[key for key in records.compared() if key in summary],
+            compared_too=[key for key in records.compared() if key not in summary],
+            calibration=records.of_family("calibration"),
+            lower=[METRICS[key].title for key in summary if METRICS[key].better == "lower"],
+            no_interval={m.title: m.no_interval for m in METRICS.values() if m.interval == "none"},
+            best={key: best_of(document, key) for key in summary},
             shown=shown,
             lead=_lead(document),
             foremost=FOREMOST,
@@ -89,9 +91,9 @@ def render(
             data=[one["data"] for one in panels],
             forests=[forest.figure(f, legend) for f in forests.values()],
             gaps=document["subgroups"]["gaps"][:GAPS_SHOWN],
-            group_figures=subgroups.FIGURES,
+            group_figures=records.shown("subgroup"),
             least_patients=subgroups.LEAST_PATIENTS,
-            least_of_class=subgroups.LEAST_OF_CLASS,
+            least_of_class=entries.LEAST_OF_CLASS,
             explanations=explanations,
             speed_chart=svg.figure(speed) if speed else None,
             machine=next((model["speed"] for model in document["models"].values() if model["speed"]), None),
@@ -210,16 +212,16 @@ def _lead(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _reach(document: Mapping[str, Any]) -> dict[str, float]:
     """Half-width of the scale of each metric's difference bars: the same for all models."""
     reach = {}
-    for key in COMPARED:
-        entries = [difference["overall"][key] for difference in document["differences"].values()]
-        bounds = [abs(bound) for e in entries for bound in (e["value"], e["low"], e["high"]) if bound is not None]
+    for key in records.compared():
+        figures = [difference["overall"][key] for difference in document["differences"].values()]
+        bounds = [abs(bound) for e in figures for bound in (e["value"], e["low"], e["high"]) if bound is not None]
         reach[key] = max(bounds, default=0.0) or 1.0
     return reach
 
 
 def _forests(document: Mapping[str, Any]) -> dict[str, forest.Forest]:
     """AUROC of every group and model, a plot for each column."""
-    found = {}
+    plots = {}
     for column, about in document["subgroups"]["columns"].items():
         rows = []
         for group in about["groups"]:
@@ -229,8 +231,8 @@ def _forests(document: Mapping[str, Any]) -> dict[str, forest.Forest]:
                 known = entry["value"] is not None
                 marks.append((i % STYLES, entry["value"], entry["low"], entry["high"]) if known else None)
             rows.append((f"{group['name']} ({group['images']})", marks))
-        found[column] = forest.Forest(f"By {column} (images)", "AUROC", rows)
-    return found
+        plots[column] = forest.Forest(f"By {column} (images)", "AUROC", rows)
+    return plots
 
 
 def _speed_chart(document: Mapping[str, Any]) -> Chart | None:

@@ -8,12 +8,8 @@ import yaml
 
 from cxr_data.file_names import file_names
 from cxr_eval import entries
-from cxr_eval.metrics.classification import TITLES
-
-SHOWN = ("auroc", "auprc", "f1", "accuracy", "recall", "specificity", "precision", "npv", "brier", "ece")
-OF_LABELS = ("auroc", "auprc", "f1", "recall", "specificity")
-HUB_METRICS = {"auroc": "roc_auc", "f1": "f1", "accuracy": "accuracy", "recall": "recall", "precision": "precision"}
-"""Our names of metrics that the hub knows by another or the same name."""
+from cxr_eval.metrics import records
+from cxr_eval.metrics.records import METRICS
 
 
 def cards(document: Mapping[str, Any]) -> dict[str, str]:
@@ -56,9 +52,9 @@ def card(document: Mapping[str, Any], name: str) -> str:
 
 def _front_matter(document: Mapping[str, Any], name: str, model: Mapping[str, Any]) -> str:
     metrics = [
-        {"type": kind, "name": TITLES[key], "value": round(model["overall"][key]["value"], 4)}
-        for key, kind in HUB_METRICS.items()
-        if model["overall"][key]["value"] is not None
+        {"type": metric.hub, "name": metric.title, "value": round(model["overall"][key]["value"], 4)}
+        for key, metric in METRICS.items()
+        if metric.hub and model["overall"][key]["value"] is not None
     ]
     cohort = document["cohort"]
     result = {
@@ -149,31 +145,38 @@ def _results(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     intervals = document["intervals"]
     drawn = "no intervals were computed"
     if intervals["resamples"]:
-        drawn = (
-            f"{intervals['level']:.0%} intervals of {intervals['resamples']} resamples of patients, stratified for "
-            "figures that do not depend on how common the findings are"
-        )
+        drawn = f"{intervals['level']:.0%} intervals with patients as the unit"
     lines = ["## Results", "", f"{_text(document['headline'])}; {drawn}.", "", "| metric | value |", "|---|---|"]
-    lines += [f"| {TITLES[key]} | {figure(model['overall'][key], len(model['labels']))} |" for key in SHOWN]
+    lines += [
+        f"| {metric.title} | {figure(model['overall'][key], len(model['labels']))} |"
+        for key, metric in METRICS.items()
+        if metric.places & {"summary", "card"}
+    ]
     if len(model["labels"]) > 1:
-        lines += ["", "| label | positive | " + " | ".join(TITLES[key] for key in OF_LABELS) + " |"]
-        lines.append("|---" * (2 + len(OF_LABELS)) + "|")
+        of_labels = records.shown("label")
+        lines += [
+            "",
+            "| label | positive images | patients | " + " | ".join(METRICS[k].title for k in of_labels) + " |",
+        ]
+        lines.append("|---" * (3 + len(of_labels)) + "|")
         for label, values in model["labels"].items():
-            cells = " | ".join(figure(values[key]) for key in OF_LABELS)
+            cells = " | ".join(figure(values[key]) for key in of_labels)
             known = values["positives"] + values["negatives"]
-            lines.append(f"| {_text(label)} | {values['positives']} of {known} | {cells} |")
+            people = values["positive_patients"]
+            lines.append(f"| {_text(label)} | {values['positives']} of {known} | {people} | {cells} |")
     return "\n".join(lines)
 
 
 def _subgroups(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     if not model["subgroups"]:
         return ""
-    lines = ["## Subgroups", "", "| group | images | AUROC | sensitivity | specificity |", "|---|---|---|---|---|"]
+    titles = [METRICS[key].title for key in records.shown("gap")]
+    lines = ["## Subgroups", "", f"| group | images | {' | '.join(titles)} |", "|---" * (2 + len(titles)) + "|"]
     for column, groups in model["subgroups"].items():
         for about in document["subgroups"]["columns"][column]["groups"]:
             overall = groups[about["name"]]["overall"]
             labels = len(document["subgroups"]["columns"][column]["labels"])
-            cells = " | ".join(figure(overall[key], labels) for key in ("auroc", "recall", "specificity"))
+            cells = " | ".join(figure(overall[key], labels) for key in records.shown("gap"))
             lines.append(f"| {_text(column)}: {_text(about['name'])} | {about['images']} | {cells} |")
     return "\n".join(lines)
 
@@ -190,9 +193,9 @@ def _calibration(model: Mapping[str, Any]) -> str:
         "| | before | as the model answers |" if before else "| | value |",
         "|---|---|---|" if before else "|---|---|",
     ]
-    for key in ("ece", "brier", "calibration_slope", "calibration_intercept"):
+    for key in records.of_family("calibration"):
         first = f" {figure(before[key], len(model['labels']))} |" if before else ""
-        lines.append(f"| {TITLES[key]} |{first} {figure(scope[key], len(model['labels']))} |")
+        lines.append(f"| {METRICS[key].title} |{first} {figure(scope[key], len(model['labels']))} |")
     return "\n".join(lines)
 
 
@@ -223,9 +226,9 @@ def _limits(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         "Precision and NPV depend on how common a finding is among the evaluated images.",
         "Shortcuts (markers, tubes, bedside views) can carry a score without the finding being seen.",
     ]
-    few = [label for label, values in model["labels"].items() if values["positives"] < 30]
+    few = [label for label, values in model["labels"].items() if values["positive_patients"] < 30]
     if few:
-        limits.append(f"Fewer than 30 positive images, so wide intervals: {_listed(few)}.")
+        limits.append(f"Fewer than 30 patients with the finding, so wide intervals: {_listed(few)}.")
     small = [
         f"{column} {group['name']}"
         for column, about in document["subgroups"]["columns"].items()

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_eval.curves import Curves, curves, index_of, thin
+from cxr_eval.metrics.classification import COUNTS
+from cxr_eval.metrics.records import METRICS
 from cxr_eval.predictions import Answers
 from cxr_eval.report.svg import Axis, Chart, Series
 
@@ -33,7 +35,7 @@ def panel(
         answers: Answers by model name.
 
     Returns:
-        "label", "positives", "negatives", "unknown"; "charts" and "calibration" (name -> ``Chart``); "cards", one a
+        "label", its counts of images and patients; "charts" and "calibration" (name -> ``Chart``); "cards", one a
         model with the counts at its own threshold; "data", what the page's script reads.
     """
     points = 240 if len(document["labels"]) <= 3 else 120
@@ -50,7 +52,17 @@ def panel(
         entry = _operating_points(curve, own, at)
         data.append(entry)
         steps = len(entry["t"]) - 1
-        cards.append({"name": name, "style": style, "key": key, "steps": steps, "now": _counts(curve, at), **entry})
+        cards.append(
+            {
+                "name": name,
+                "style": style,
+                "key": key,
+                "steps": steps,
+                "now": _counts(curve, at),
+                "rates": rates(_counts(curve, at)),
+                **entry,
+            }
+        )
     first = document["models"][next(iter(answers))]["labels"][label]
     share = first["positives"] / max(first["positives"] + first["negatives"], 1)
     recall, precision = Axis("Sensitivity (recall)"), Axis("Precision")
@@ -60,7 +72,8 @@ def panel(
             "Precision and recall", precision_recall, recall, precision, ((0, share), (1, share))
         ),
     }
-    counts = {key: first[key] for key in ("positives", "negatives", "unknown")}
+    counted = ("positives", "negatives", "unknown", "positive_patients", "negative_patients")
+    counts = {key: first[key] for key in counted}
     return {
         "label": label,
         **counts,
@@ -134,3 +147,14 @@ def _operating_points(curve: Curves, own: float, at: int) -> dict[str, Any]:
 def _counts(curve: Curves, at: int) -> dict[str, int]:
     tp, fp = int(curve.tp[at]), int(curve.fp[at])
     return {"tp": tp, "fp": fp, "fn": curve.positives - tp, "tn": curve.negatives - fp}
+
+
+RATES = ("recall", "specificity", "precision", "npv", "f1")
+"""Metrics that follow a slider; script.js computes them from the same counts."""
+
+
+def rates(counts: Mapping[str, int]) -> dict[str, float | None]:
+    """``RATES`` of one operating point, None where undefined."""
+    arrays = [np.array(counts[key], np.float64) for key in COUNTS]
+    values = {key: float(of_counts(*arrays)) for key in RATES if (of_counts := METRICS[key].of_counts) is not None}
+    return {key: None if np.isnan(value) else value for key, value in values.items()}

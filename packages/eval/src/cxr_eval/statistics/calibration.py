@@ -1,6 +1,6 @@
 """Calibration metrics of every resample at once: all of them from sums over patients.
 
-Brier score and ECE are sums of errors over images. The slope and intercept of the logistic recalibration
+The Brier score is a sum of errors over images. The slope and intercept of the logistic recalibration
 are one-step estimates: one Newton step of the resample's regression from the fit to all data, which needs
 only the weighted sums of scores and information (Moulton & Zeger 1991, "Bootstrapping generalized linear
 models").
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from cxr_eval.metrics.calibration import (
     Recalibration,
-    bin_numbers,
     fit_recalibration,
     logit,
     sigmoid,
@@ -23,7 +22,7 @@ from cxr_eval.metrics.calibration import (
 Floats = NDArray[np.float64]
 Weights = NDArray[np.float32]
 
-NAMES = ("brier", "ece", "calibration_slope", "calibration_intercept")
+NAMES = ("brier", "calibration_slope", "calibration_intercept")
 
 
 def resample(
@@ -34,8 +33,6 @@ def resample(
     names: Sequence[str] = NAMES,
 ) -> dict[str, Floats]:
     """Calibration metrics of every label in every resample.
-
-    The ECE keeps the bins of the whole data, so that resamples differ in the errors alone.
 
     Args:
         targets: (N, L) in {0, 1, NaN}.
@@ -76,11 +73,6 @@ def _parts(
     parts = {"count": summed(np.ones_like(t)), "positive": summed(t)}
     if "brier" in names:
         parts["squared"] = summed(squared_error(t, p))
-    if "ece" in names and len(t):
-        which = bin_numbers(p)
-        bins = int(which.max()) + 1
-        table = np.bincount(number * bins + which, p - t, minlength=patients * bins).reshape(patients, bins)
-        parts |= {f"bin {b}": table[:, b].astype(np.float32) for b in range(bins)}
     if not {"calibration_slope", "calibration_intercept"} & set(names):
         return parts, None
     fit = fit_recalibration(t, p)
@@ -103,8 +95,6 @@ def _figures(sums: dict[str, Floats], fit: Recalibration | None, names: Sequence
     found = {}
     if "brier" in names:
         found["brier"] = _ratio(sums["squared"], count)
-    if "ece" in names:
-        found["ece"] = _ratio(np.sum([np.abs(s) for part, s in sums.items() if part.startswith("bin ")], axis=0), count)
     if fit is None:
         return found
     if "calibration_intercept" in names:

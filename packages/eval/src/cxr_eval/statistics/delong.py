@@ -112,25 +112,5 @@ def difference(auroc: Floats, cov: Floats, first: int, second: int) -> Compariso
     return Comparison(gap, error, math.erfc(abs(gap) / error / math.sqrt(2)))
 
 
-def interval(auroc: float, variance: float, z: float = 1.959963984540054) -> tuple[float, float, float]:
-    """Standard error and normal interval of an AUROC, cut to [0, 1].
-
-    Args:
-        auroc: The AUROC.
-        variance: Its variance.
-        z: Quantile of the normal distribution; the default gives 95 %.
-
-    Returns:
-        Standard error, lower and upper bound; NaN where the variance is undefined, the bounds also where it is 0:
-        an AUROC of 1 on few images is not known to be 1.
-    """
-    if math.isnan(variance):
-        return math.nan, math.nan, math.nan
-    error = math.sqrt(max(variance, 0.0))
-    if error < NO_ERROR:
-        return error, math.nan, math.nan
-    return error, max(0.0, auroc - z * error), min(1.0, auroc + z * error)
-
-
 def _cluster_sums(values: Floats, number: NDArray[np.int64], clusters: int) -> Floats:
     return np.array([np.bincount(number, row, minlength=clusters) for row in values], np.float64)

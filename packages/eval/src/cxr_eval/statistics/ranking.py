@@ -6,16 +6,15 @@ what is not a sum of weights is computed in float64.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+import scipy.sparse
 from numpy.typing import NDArray
 
-from cxr_eval.metrics.classification import OPERATING_LEVELS
+from cxr_eval.metrics.classification import OPERATING_LEVELS, ratio
 
 Floats = NDArray[np.float64]
 Weights = NDArray[np.float32]
@@ -49,7 +48,7 @@ def ranking(
     - sensitivity at specificity s: ``TP_g / P`` of the first group with ``b_g >= s N``, else 0
     - specificity at sensitivity s: ``b_g / N`` of the last group with ``TP_g >= s P``
 
-    Only sums of weights between neighbouring groups are needed, which is what an embedding bag computes.
+    Only sums of weights between neighbouring groups are needed: a sparse matrix of images by group times the weights.
 
     Args:
         targets: (N, L) in {0, 1, NaN}.
@@ -63,118 +62,104 @@ def ranking(
         without negatives.
     """
     resamples, labels = weights.shape[1], targets.shape[1]
-    plans = [_plan(targets[:, label], scores[:, label], patient) for label in range(labels)]
+    plans = [_plan(targets[:, label], scores[:, label], patient, len(weights)) for label in range(labels)]
     found = {name: np.empty((resamples, labels)) for name in names}
 
     def fill(start: int) -> None:
         part = slice(start, start + BLOCK)
-        block = torch.from_numpy(np.ascontiguousarray(weights[:, part]))
+        block = np.ascontiguousarray(weights[:, part])
         for label, plan in enumerate(plans):
             for name, values in _block(plan, block, names).items():
                 found[name][part, label] = values
 
-    with _one_thread() as workers, ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(fill, range(0, resamples, BLOCK)))
     return found
 
 
-@contextmanager
-def _one_thread() -> Iterator[int]:
-    """Keep torch to one thread: the pieces are so small that blocks side by side bring more. Yields how many."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield max(1, min(before, os.cpu_count() or 1))
-    finally:
-        torch.set_num_threads(before)
-
-
 @dataclass(frozen=True)
 class _Plan:
-    """One label, sorted: which patients' weights to add up, and where each sum begins and ends."""
+    """One label, sorted: how many images each patient has in each group.
 
-    positives: torch.Tensor
-    positive_groups: torch.Tensor
-    negatives: torch.Tensor
-    negative_groups: torch.Tensor
+    Attributes:
+        positives: (G, P) positives by group of equal score, ascending.
+        negatives: (G + 1, P) negatives below the first group, between the groups and above the last; with ties
+            (2 G + 1, P), those tied with each group standing between.
+        ties: Whether a negative is tied with a positive.
+    """
+
+    positives: scipy.sparse.csr_array
+    negatives: scipy.sparse.csr_array
     ties: bool
 
 
-def _plan(target: NDArray, score: NDArray, patient: NDArray[np.int64]) -> _Plan:
+def _plan(target: NDArray, score: NDArray, patient: NDArray[np.int64], patients: int) -> _Plan:
     order = np.argsort(score, kind="stable")
     positive, negative = order[target[order] == 1], order[target[order] == 0]
     groups, sizes = np.unique(score[positive], return_counts=True)
     low = np.searchsorted(score[negative], groups, "left")
     high = np.searchsorted(score[negative], groups, "right")
     ties = bool(np.any(low < high))
-    # With ties the negatives alternate: below the first group, tied with it, between it and the next, ...
     inner = np.stack([low, high], axis=1).ravel() if ties else low
+
+    def matrix(images: NDArray, bounds: NDArray) -> scipy.sparse.csr_array:
+        ones = np.ones(len(images), np.float32)
+        return scipy.sparse.csr_array((ones, patient[images], bounds), shape=(len(bounds) - 1, patients))
+
     return _Plan(
-        positives=torch.from_numpy(patient[positive]),
-        positive_groups=torch.from_numpy(np.concatenate(([0], np.cumsum(sizes)))),
-        negatives=torch.from_numpy(patient[negative]),
-        negative_groups=torch.from_numpy(np.concatenate(([0], inner, [len(negative)]))),
-        ties=ties,
+        matrix(positive, np.concatenate(([0], np.cumsum(sizes)))),
+        matrix(negative, np.concatenate(([0], inner, [len(negative)]))),
+        ties,
     )
 
 
-def _block(plan: _Plan, weights: torch.Tensor, names: Sequence[str]) -> dict[str, Floats]:
-    columns = weights.shape[1]
-    undefined = np.full(columns, np.nan)
-    if len(plan.positives) == 0:
+def _block(plan: _Plan, weights: Weights, names: Sequence[str]) -> dict[str, Floats]:
+    """The metrics of one label in some of the resamples, (P, C) weights -> (C,) each."""
+    undefined = np.full(weights.shape[1], np.nan)
+    if plan.positives.nnz == 0:
         return dict.fromkeys(names, undefined)
-    p = _sums(weights, plan.positives, plan.positive_groups)
-    positives = p.sum(dim=0)
-    if len(plan.negatives) == 0:
-        alone = np.where(positives.numpy() > 0, 1.0, np.nan)
+    p = plan.positives @ weights
+    positives = p.sum(axis=0, dtype=np.float64)
+    if plan.negatives.nnz == 0:
+        alone = np.where(positives > 0, 1.0, np.nan)
         return {name: alone if name == "auprc" else undefined for name in names}
-    segments = _sums(weights, plan.negatives, plan.negative_groups)
+    segments = plan.negatives @ weights
     between, tied = (segments[0::2], segments[1::2]) if plan.ties else (segments, None)
-    negatives = segments.sum(dim=0)
-    before = p.cumsum(dim=0) - p
-    called = positives - before
+    negatives = segments.sum(axis=0, dtype=np.float64)
+    before = np.cumsum(p, axis=0) - p
+    called = positives.astype(np.float32) - before
     found: dict[str, Floats] = {}
     if "auroc" in names:
         # Counted from the negatives: those between two groups lose to all groups above. The factors are whole or
         # half numbers, exact in float32; their products need float64.
-        wins = (between[:-1].double() * called).sum(dim=0)
+        wins = np.einsum("gc,gc->c", between[:-1], called, dtype=np.float64)
         if tied is not None:
-            wins += (tied.double() * torch.sub(called, p, alpha=0.5)).sum(dim=0)
-        found["auroc"] = (wins / (positives.double() * negatives)).numpy()
+            wins += np.einsum("gc,gc->c", tied, called - 0.5 * p, dtype=np.float64)
+        found["auroc"] = ratio(wins, positives * negatives)
     if len(names) > len(found):
-        below = between[:-1].cumsum(dim=0)
+        below = np.cumsum(between[:-1], axis=0)
         if tied is not None:
-            below += tied.cumsum(dim=0) - tied
+            below += np.cumsum(tied, axis=0) - tied
         if "auprc" in names:
             # A group drawn by nobody adds nothing, also where nothing is called at all (0 / 0).
-            precision = called.double() / (called + negatives - below).clamp_(min=1)
-            found["auprc"] = (precision.mul_(p).sum(dim=0) / positives).numpy()
+            shares = called / np.maximum(called + (negatives.astype(np.float32) - below), 1).astype(np.float64)
+            found["auprc"] = ratio(np.einsum("gc,gc->c", shares, p), positives)
         if len(names) > len(found):
-            found |= _levels(before.T.contiguous(), below.T.contiguous(), positives, negatives)
+            found |= _levels(before.T, below.T, positives, negatives)
     return {name: found[name] for name in names}
 
 
-def _sums(weights: torch.Tensor, rows: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
-    """Sums of neighbouring rows: (P, C) weights -> (G, C), exact."""
-    return torch.nn.functional.embedding_bag(rows, weights, bounds, mode="sum", include_last_offset=True)
-
-
-def _levels(
-    before: torch.Tensor, below: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor
-) -> dict[str, Floats]:
+def _levels(before: NDArray, below: NDArray, positives: Floats, negatives: Floats) -> dict[str, Floats]:
     """Points of the ROC curve from the positives (``before``) and negatives (``below``) below each group, (C, G)."""
-    levels = torch.tensor(OPERATING_LEVELS, dtype=torch.float64) / 100
-    # Whole numbers: rounding must not turn 90 of 100 into 91.
-    specific = torch.ceil(negatives.double()[:, None] * levels - 1e-6).float()
-    first = torch.searchsorted(below, specific)
-    missed = torch.cat([before, positives[:, None]], dim=1).gather(1, first)
-    sensitive = torch.ceil(positives.double()[:, None] * levels - 1e-6).float()
-    last = torch.searchsorted(before, positives[:, None] - sensitive, right=True) - 1
-    spared = below.gather(1, last.clamp_(min=0))
-    both = ((positives > 0) & (negatives > 0))[:, None]
-    sensitivity = torch.where(both, (positives[:, None] - missed).double() / positives[:, None], torch.nan).numpy()
-    specificity = torch.where(both, spared.double() / negatives[:, None], torch.nan).numpy()
-    return {
-        **{f"sensitivity_at_specificity_{level}": sensitivity[:, i] for i, level in enumerate(OPERATING_LEVELS)},
-        **{f"specificity_at_sensitivity_{level}": specificity[:, i] for i, level in enumerate(OPERATING_LEVELS)},
-    }
+    both = (positives > 0) & (negatives > 0)
+    found = {}
+    for level in OPERATING_LEVELS:
+        # Whole numbers: rounding must not turn 90 of 100 into 91.
+        specific, sensitive = (np.ceil(n * (level / 100) - 1e-6) for n in (negatives, positives))
+        first = np.sum(below < specific[:, None], axis=1)
+        missed = np.take_along_axis(np.concatenate([before, positives[:, None]], axis=1), first[:, None], 1)[:, 0]
+        last = np.sum(before <= (positives - sensitive)[:, None], axis=1) - 1
+        spared = np.take_along_axis(below, np.maximum(last, 0)[:, None], 1)[:, 0]
+        found[f"sensitivity_at_specificity_{level}"] = np.where(both, ratio(positives - missed, positives), np.nan)
+        found[f"specificity_at_sensitivity_{level}"] = np.where(both, ratio(spared, negatives), np.nan)
+    return found

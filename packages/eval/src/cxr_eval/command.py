@@ -1,4 +1,4 @@
-"""The stage: models and a cohort in, one report out.
+"""The command ``evaluate``: models and a cohort in, one report out.
 
 ``metrics.json`` is described in docs/metrics.md; ``SCHEMA`` is its version. It is the document from which the page,
 the table, the plots and the model cards are made.
@@ -29,16 +29,16 @@ from cxr_data.files import refuse_unwritable, sha256, whole_folder, write_json, 
 from cxr_data.machine import cpu_name
 from cxr_data.terminal import counting, say
 from cxr_eval import entries, memory, results, speed, subgroups
-from cxr_eval import models as found
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.explain.explanations import explain
-from cxr_eval.metrics.classification import PREVALENCE_DEPENDENT
+from cxr_eval.metrics.records import METRICS
+from cxr_eval.models import Match, aligned_targets, controls, match_labels, relation, teachers
 from cxr_eval.notes import notes, seen_in_training
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
 from cxr_eval.terminal import summary
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of metrics.json: raised when a key changes its meaning or goes, not when one is added."""
 
 OURS = frozenset(
@@ -46,7 +46,7 @@ OURS = frozenset(
 )
 
 
-def evaluate(config: EvaluateConfig) -> Path:
+def run(config: EvaluateConfig) -> Path:
     """Compare models on one split of a cohort and write the report folder.
 
     Args:
@@ -69,8 +69,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     rows = _rows(cohorts, config.split)
     if cohort.task is None:
         raise BadInput("a cohort with labels", "one without", where=cohort.source)
-    match = found.match_labels(headers, cohort.task, cohort.labels)
-    targets = found.aligned_targets(cohort.targets[rows], cohort.labels, match)
+    match = match_labels(headers, cohort.task, cohort.labels)
+    targets = aligned_targets(cohort.targets[rows], cohort.labels, match)
     groupings = subgroups.groupings(cohort.table[rows], config.subgroups)
     seen = seen_in_training(files, headers, cohorts, rows) if config.split == "test" else []
     for sentence in seen:
@@ -99,9 +99,9 @@ def evaluate(config: EvaluateConfig) -> Path:
         networks[name] = (network, size)
 
     groups = cohort.groups[rows]
-    drawn, patients = len(np.unique(groups)), cohort.table["patient"][rows].n_unique()
-    together = f" ({patients}, those who share an identical image as one)" if patients > drawn else ""
-    say(f"evaluate: {config.resamples} resamples of {drawn} patients{together}")
+    units, patients = len(np.unique(groups)), cohort.table["patient"][rows].n_unique()
+    together = f" ({patients}, those who share an identical image as one)" if patients > units else ""
+    say(f"evaluate: intervals from {units} patients{together}" if config.resamples else "evaluate: no intervals")
     document = measure(config, match, targets, given, groups, groupings, headers, files)
     timed = {}
     if config.speed:
@@ -114,7 +114,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         timed = {name: measured[first[kind]] | {"peak_bytes": held[first[kind]]} for name, kind in kinds.items()}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": timed.get(name)}
-        document["models"][name]["cohort"] = found.relation(headers[name], cohorts[pixel_size_for(networks[name][1])])
+        document["models"][name]["cohort"] = relation(headers[name], cohorts[pixel_size_for(networks[name][1])])
     warnings = filter(None, [timing.disturbed(timed)])
     document |= {
         "images": len(rows),
@@ -137,8 +137,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     }
     explained = None
     if config.explain:
-        drawn = {"resamples": config.resamples, "seed": config.seed}
-        explained = explain(config.explain, networks, headers, cohorts, given, match, targets, rows, **drawn)
+        options = {"resamples": config.resamples, "seed": config.seed}
+        explained = explain(config.explain, networks, headers, cohorts, given, match, targets, rows, **options)
         document["explanations"] = {key: explained[key] for key in ("method", "stages", "scores", "curves")}
     with whole_folder(folder) as beside:
         predictions = table(cohort.table[rows], match.labels, targets, given)
@@ -150,7 +150,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 def measure(
     config: EvaluateConfig,
-    match: found.Match,
+    match: Match,
     targets: NDArray[np.float32],
     given: Mapping[str, Answers],
     patients: NDArray,
@@ -173,11 +173,19 @@ def measure(
     Returns:
         The document so far.
     """
-    patient, draws = results.resamples_of(match.task, match.labels, targets, patients, config.resamples, config.seed)
+    patient, draws = results.draws_of(patients, config.resamples, config.seed)
     described = {name: _file(path, headers[name]) for name, path in files.items()}
-    teachers = found.teachers(headers, {name: file["sha256"] for name, file in described.items()})
+    hashes = {name: file["sha256"] for name, file in described.items()}
     measured = results.measure(
-        match.task, match.labels, targets, given, patient, draws, margin=config.margin, teachers=teachers
+        match.task,
+        match.labels,
+        targets,
+        given,
+        patient,
+        draws,
+        margin=config.margin,
+        teachers=teachers(headers, hashes),
+        controls=controls(headers),
     )
     columns = results.reported(match.task, match.labels)
     shown = [match.labels[i] for i in columns]
@@ -192,8 +200,8 @@ def measure(
             "level": entries.LEVEL,
             "resamples": config.resamples,
             "unit": "patient",
-            "strata": "rarest finding of the patient",
-            "without_strata": sorted(PREVALENCE_DEPENDENT),
+            "least_patients": entries.LEAST_OF_CLASS,
+            "methods": {name: metric.interval for name, metric in METRICS.items()},
             "seed": config.seed,
         },
         "models": {
@@ -206,6 +214,7 @@ def measure(
             for name in files
         },
         "differences": measured["differences"],
+        "gains": measured["gains"],
         "noninferiority": measured["noninferiority"],
         "subgroups": {"columns": by_group["columns"], "gaps": by_group["gaps"]},
     }
@@ -307,7 +316,7 @@ def _rows(cohorts: Mapping[int, Cohort], split: str) -> NDArray[np.int64]:
     return rows
 
 
-def _thresholds(header: Header, match: found.Match) -> dict[str, float] | None:
+def _thresholds(header: Header, match: Match) -> dict[str, float] | None:
     """Decision threshold by label; None where the most probable class decides."""
     if match.task == "multiclass" and len(match.labels) > 2:
         return None

@@ -13,7 +13,7 @@ from cxr_data import open_cohort
 from cxr_data.command import parse
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
-from cxr_eval import evaluate as stage
+from cxr_eval import command as stage
 from cxr_eval.cli import main
 from cxr_eval.config import EvaluateConfig
 
@@ -196,7 +196,7 @@ def test_patients_who_share_an_identical_image_are_drawn_as_one(tmp_path, make_m
     make_model("model", ("EFFUSION",), "multilabel")
     assert run(tmp_path, "--data", str(images), "--speed", "false") == 0
     said = capsys.readouterr().out
-    assert "20 resamples of 29 patients (30, those who share an identical image as one)" in said
+    assert "intervals from 29 patients (30, those who share an identical image as one)" in said
 
 
 def test_a_column_that_is_not_there_is_bad_input_before_anything_is_computed(tmp_path, make_model, labels, capsys):

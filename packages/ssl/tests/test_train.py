@@ -21,11 +21,14 @@ from cxr_data import Cohort, save
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
-from cxr_ssl import pretrain as stage
+from cxr_ssl import train as stage
 from cxr_ssl.config import Crops, PretrainConfig
-from cxr_ssl.pretrain import pretrain
+from cxr_ssl.methods.byol import BYOLConfig
+from cxr_ssl.methods.dino import DINOConfig
+from cxr_ssl.methods.swav import SwAVConfig
 from cxr_ssl.state import new_backbone
 from cxr_ssl.step import train_step
+from cxr_ssl.train import pretrain
 
 TRAIN, VAL, TEST = 44, 10, 10
 STEPS = 2
@@ -69,8 +72,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny(data: Path, runs: Path, **changes: Any) -> PretrainConfig:
-    settings: dict[str, Any] = {"epochs": 2, "batch_size": 22, "prototypes": 40, "embedding": 8, "queue": 1}
-    settings |= {"freeze": 3, "architecture": "test_resnet", "size": 32, "crops": Crops(local_count=2)}
+    options: dict[str, Any] = {"prototypes": 40, "embedding": 8, "queue": 1, "freeze": 3}
+    options |= {name: changes.pop(name) for name in list(changes) if name in SwAVConfig.__dataclass_fields__}
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 22, "architecture": "test_resnet", "size": 32}
+    settings |= {"crops": Crops(local_count=2), "swav": SwAVConfig(**options), "keep_state": False}
+    settings |= {"dino": DINOConfig(prototypes=40, hidden=16, bottleneck=8), "byol": BYOLConfig(8, 16)}
     return PretrainConfig(data=str(data), runs_dir=str(runs), **(settings | changes))
 
 
@@ -97,14 +103,14 @@ def same_result(folder: Path, other: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one) and log(folder) == log(other)
 
 
-def stops_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """Let the coming run find a SIGTERM after so many steps; returns the losses of its steps."""
-    done: list[torch.Tensor] = []
+def stops_after(steps: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> list[Any]:
+    """Let the coming run find a signal after so many steps; returns the metrics of its steps."""
+    done: list[Any] = []
 
-    def asks_to_stop(*arguments: Any, **options: Any) -> torch.Tensor:
+    def asks_to_stop(*arguments: Any, **options: Any) -> Any:
         done.append(train_step(*arguments, **options))
         if len(done) == steps:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
         return done[-1]
 
     monkeypatch.setattr(stage, "train_step", asks_to_stop)
@@ -153,7 +159,7 @@ def test_torchvision_takes_the_backbone(resnet):
 
 def test_training_moves_every_weight_and_fills_the_batch_statistics(resnet):
     torch.manual_seed(0)
-    before = new_backbone("resnet18", 32, (0.5, 0.2), smallest_view=24).network.state_dict()
+    before = new_backbone("resnet18", 32, (0.5, 0.2), smallest_crop=24).network.state_dict()
     after = load_file(resnet / "backbone.safetensors")
     still = [name for name in before if torch.equal(before[name], after[name])]
     assert still == []
@@ -177,7 +183,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_backbone(resnet, data, tmp_pa
         "import os, signal, sys, torch\n"
         "torch.set_num_threads(1)\n"
         "from cxr_data.command import parse\n"
-        "from cxr_ssl import pretrain as stage\n"
+        "from cxr_ssl import train as stage\n"
         "from cxr_ssl.config import PretrainConfig\n"
         "def steps_then_dies(*arguments, step=stage.train_step, done=[], **options):\n"
         f"    if len(done) == {STEPS + 1}:\n"
@@ -211,9 +217,57 @@ def test_a_terminated_run_saves_in_the_middle_of_an_epoch_and_resumes(finished, 
     assert same_result(folder, finished)
 
 
+@pytest.mark.parametrize("method", ["dino", "byol"])
+def test_other_methods_learn_resume_after_ctrl_c_and_leave_a_page(data, tmp_path, monkeypatch, method):
+    config = tiny(data, tmp_path, method=method, epochs=3, on_collapse="warn")
+    whole = pretrain(replace(config, run="whole")).parent
+    lines = log(whole)
+    assert {"probe_auroc", "knn_auroc", "rankme", "rank", "loss"} < lines[-1].keys()
+    with monkeypatch.context() as patch:
+        done = stops_after(STEPS + 1, patch, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config)
+        assert len(done) == STEPS + 1
+    assert same_result(pretrain(config).parent, whole)
+    page = (whole / "pictures.html").read_text()
+    assert {"dino": "Prototypes of the teacher", "byol": "Nearest images"}[method] in page
+    network, header = checkpoint.load(whole / "backbone.safetensors", kind="backbone")
+    assert header.config["method"] == method
+    assert torch.isfinite(network(torch.zeros(2, 1, 32, 32, dtype=torch.uint8))).all()
+    with pytest.raises(BadInput, match=f"config.method was '{method}', now 'swav'"):
+        pretrain(replace(config, method="swav"))
+
+
+def test_a_finished_run_is_extended_and_freezes_nothing_again(data, tmp_path, capsys):
+    config = tiny(data, tmp_path, freeze=None, keep_state=True, on_collapse="warn")
+    folder = pretrain(config).parent
+    with pytest.raises(BadInput, match=r"(?s)epochs was 2, now 8.*--extend"):
+        pretrain(replace(config, epochs=8))
+    capsys.readouterr()
+    pretrain(replace(config, epochs=8, extend=True))
+    said = capsys.readouterr().out
+    assert "resumes in epoch 3" in said
+    assert [line["epoch"] for line in log(folder)] == list(range(9))
+    assert json.loads((folder / "done.json").read_text())["extended_after_epochs"] == [2]
+    state = torch.load(folder / "state.pt", weights_only=True)
+    assert state["epoch"] == 8
+    assert state["changes"] == {}
+
+
+def test_another_labelled_cohort_may_be_probed(data, tmp_path):
+    save(cohort_of(gratings(seed=3)[0], None), tmp_path / "unlabelled")
+    config = tiny(tmp_path / "unlabelled", tmp_path, epochs=1)
+    with pytest.raises(BadInput, match="a cohort with labels"):
+        pretrain(replace(config, probe_data=str(tmp_path / "unlabelled")))
+    folder = pretrain(replace(config, probe_data=str(data))).parent
+    assert all(0 <= line["probe_auroc"] <= 1 for line in log(folder))
+    with pytest.raises(BadInput, match="probe_cohort was"):
+        pretrain(config)
+
+
 def test_another_config_does_not_go_on_in_the_same_folder(finished, data):
     config = tiny(data, finished.parent.parent, epsilon=0.03)
-    with pytest.raises(BadInput, match=r"config.epsilon was 0.05, now 0.03"):
+    with pytest.raises(BadInput, match=r"options.epsilon was 0.05, now 0.03"):
         pretrain(config)
 
 
@@ -237,23 +291,23 @@ def test_without_labels_the_last_epoch_is_kept(tmp_path):
     assert header.metrics["probe_auroc"] is None
 
 
-def test_a_collapsed_run_stops_with_the_remedy_or_warns(data, tmp_path, capsys):
+def test_a_collapsed_run_stops_with_advice_or_warns(data, tmp_path, capsys):
     config = tiny(data, tmp_path, epsilon=5.0, epochs=1)
     with pytest.raises(BadInput) as caught:
         pretrain(config)
     assert "uniform codes in epoch 1" in caught.value.found
-    assert "--epsilon 0.03" in str(caught.value.do)
+    assert "--swav.epsilon 0.03" in str(caught.value.do)
     assert not (tmp_path / "quickstart" / "ssl" / "backbone.safetensors").exists()
     pretrain(replace(config, on_collapse="warn"))  # the same run, let through
     assert "warning: uniform codes" in capsys.readouterr().out
 
 
-def test_a_collapsed_run_mends_itself_and_a_stopped_one_goes_on_mending(data, tmp_path, monkeypatch, capsys):
-    config = tiny(data, tmp_path, epsilon=5.0, on_collapse="remedy")
+def test_a_collapsed_run_recovers_and_resumes_recovering(data, tmp_path, monkeypatch, capsys):
+    config = tiny(data, tmp_path, epsilon=5.0, on_collapse="recover")
     folder = pretrain(replace(config, run="whole")).parent
     lines = log(folder)
     assert [line["epoch"] for line in lines] == [0, 1, 1, 2]
-    assert (lines[1]["collapse"], lines[1]["remedy"]) == ("uniform codes", "sharper codes (epsilon 5 -> 0.03)")
+    assert (lines[1]["collapse"], lines[1]["recovery"]) == ("uniform codes", "sharper codes (epsilon 5 -> 0.03)")
     assert lines[1]["code_entropy"] > 0.98 > lines[2]["code_entropy"]
     assert "collapse" not in lines[2] | lines[3]
     said = capsys.readouterr().out
@@ -263,7 +317,7 @@ def test_a_collapsed_run_mends_itself_and_a_stopped_one_goes_on_mending(data, tm
     sharp = pretrain(tiny(data, tmp_path, epsilon=0.03, run="sharp")).parent
     weights, same = (load_file(run / "backbone.safetensors") for run in (folder, sharp))
     assert all(torch.equal(weights[name], same[name]) for name in weights)
-    for steps in (1, STEPS + 1, 2 * STEPS + 1):  # before the collapse, in the mended epoch, and in the one after
+    for steps in (1, STEPS + 1, 2 * STEPS + 1):  # before the collapse, in the repeated epoch, and in the one after
         with monkeypatch.context() as patch:
             stops_after(steps, patch)
             with pytest.raises(SystemExit, match="143"):
@@ -271,13 +325,13 @@ def test_a_collapsed_run_mends_itself_and_a_stopped_one_goes_on_mending(data, tm
         assert same_result(pretrain(replace(config, run=f"stopped-{steps}")).parent, folder)
 
 
-def test_a_mended_run_may_have_a_shorter_queue_and_fewer_prototypes(data, tmp_path, monkeypatch):
-    """Codes that stay uniform whatever is done: every remedy is tried, once, and then the run stops."""
-    monkeypatch.setattr("cxr_ssl.recovery.SHARP", 4.0)
-    config = tiny(data, tmp_path, epsilon=5.0, queue=2, freeze=1, prototypes=64, on_collapse="remedy")
+def test_a_recovered_run_may_have_a_shorter_queue_and_fewer_prototypes(data, tmp_path, monkeypatch):
+    """Codes that stay uniform whatever is done: every recovery is tried, once, and then the run stops."""
+    monkeypatch.setattr("cxr_ssl.methods.swav.SHARP", 4.0)
+    config = tiny(data, tmp_path, epsilon=5.0, queue=2, freeze=1, prototypes=64, on_collapse="recover")
     with pytest.raises(BadInput, match="sharper codes, longer freeze, smaller queue, fewer prototypes"):
         pretrain(config)
-    told = [line["remedy"] for line in log(tmp_path / "quickstart" / "ssl")[1:]]
+    told = [line["recovery"] for line in log(tmp_path / "quickstart" / "ssl")[1:]]
     assert told == [
         "sharper codes (epsilon 5 -> 4)",
         "longer freeze (freeze_steps 1 -> 4)",
@@ -310,7 +364,7 @@ def test_accumulation_and_checkpointing_go_on_exactly_too(data, tmp_path, monkey
 def test_a_start_is_loaded_and_recorded(resnet, data, tmp_path):
     start = resnet / "backbone.safetensors"
     for file in (start, resnet / "backbone_torchvision.safetensors"):
-        loaded = new_backbone("resnet18", 32, (0.5, 0.2), (Pretrained(file),), smallest_view=24).network.state_dict()
+        loaded = new_backbone("resnet18", 32, (0.5, 0.2), (Pretrained(file),), smallest_crop=24).network.state_dict()
         for name, tensor in load_file(start).items():
             torch.testing.assert_close(loaded[name], tensor, msg=name)
     folder = pretrain(tiny(data, tmp_path, architecture="resnet18", start=str(start), epochs=1)).parent
@@ -327,7 +381,7 @@ def test_a_published_swav_checkpoint_is_a_start(data, tmp_path):
     beside = {"projection_head.0.weight": torch.rand(512, 512), "prototypes.weight": torch.rand(3000, 128)}
     torch.save({f"module.{name}": one for name, one in (body | beside).items()}, tmp_path / "swav.pth.tar")
     start = tmp_path / "swav.pth.tar"
-    backbone = new_backbone("resnet18", 32, (0.5, 0.25), (Pretrained(start),), smallest_view=24).eval()
+    backbone = new_backbone("resnet18", 32, (0.5, 0.25), (Pretrained(start),), smallest_crop=24).eval()
     theirs.fc = torch.nn.Identity()  # type: ignore[assignment]
     pixels = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():
@@ -345,8 +399,8 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(finishe
     assert not (tmp_path / "quickstart").exists()
 
 
-def test_views_that_vanish_in_the_network_are_refused(data, tmp_path):
-    with pytest.raises(BadInput, match="views of more than 16 pixels for test_resnet") as caught:
+def test_crops_that_vanish_in_the_network_are_refused(data, tmp_path):
+    with pytest.raises(BadInput, match="crops of more than 16 pixels for test_resnet") as caught:
         pretrain(tiny(data, tmp_path, crops=Crops(local_size=16)))
     assert "--crops.local_size 24" in str(caught.value.do)
 

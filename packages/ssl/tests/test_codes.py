@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss.swav_loss import sinkhorn as plain_sinkhorn
 
-from cxr_ssl.sinkhorn import sinkhorn
+from cxr_ssl.codes import sinkhorn
 
 
 def unit_scores(batch: int, prototypes: int, dim: int, seed: int, dtype=torch.float32) -> torch.Tensor:

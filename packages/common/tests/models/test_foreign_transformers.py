@@ -1,0 +1,188 @@
+"""Encoders in the layouts of transformers, open_clip and torchxrayvision give the features of those libraries."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cxr_common.models.pretrained import build_pretrained, resolve
+from cxr_data.synthetic.phantom import phantom
+
+
+def radiographs(size: int, count: int = 2) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(phantom(count, size=size, seed=2)["pixels"])).unsqueeze(1)
+
+
+def shaken(network: Any) -> Any:
+    """Fresh networks have zeros and ones where a mix-up would pass unseen."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return network.eval()
+
+
+def assert_same(file: Path, architecture: str, expected: Any, mean: float, size: int = 224) -> None:
+    start = resolve(str(file), architecture, [mean], [0.25])
+    ours: Any = build_pretrained(architecture, 0, size, start, 0.3, 0.2).eval()
+    pixels = radiographs(size)
+    with torch.inference_mode():
+        theirs = expected((pixels / 255 - mean).expand(-1, 3, -1, -1) / 0.25)
+        torch.testing.assert_close(ours(pixels), theirs, atol=1e-4, rtol=1e-4)
+    assert theirs.std() > 0.01
+
+
+def vit(transformers: Any) -> tuple[Any, str, Any]:
+    config = transformers.ViTConfig(**{**WIDE, "hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768})
+    theirs = shaken(transformers.ViTForImageClassification(config))
+    return theirs, "vit_tiny_patch16_224", lambda x: theirs.vit(x).last_hidden_state[:, 0]
+
+
+def dinov2(transformers: Any) -> tuple[Any, str, Any]:
+    narrow = {"hidden_size": 384, "num_attention_heads": 6, "patch_size": 14, "image_size": 518}
+    theirs = shaken(transformers.Dinov2Model(transformers.Dinov2Config(**narrow)))
+    return theirs, "vit_small_patch14_dinov2", lambda x: theirs(x).last_hidden_state[:, 0]
+
+
+def dinov2_with_registers(transformers: Any) -> tuple[Any, str, Any]:
+    narrow = {"hidden_size": 384, "num_attention_heads": 6, "patch_size": 14, "image_size": 518}
+    theirs = shaken(transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**narrow)))
+    return theirs, "vit_small_patch14_reg4_dinov2", lambda x: theirs(x).last_hidden_state[:, 0]
+
+
+def siglip(transformers: Any) -> tuple[Any, str, Any]:
+    theirs = shaken(transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**WIDE, hidden_act="gelu")))
+    return theirs, "vit_base_patch16_siglip_224", lambda x: theirs(x).pooler_output
+
+
+def clip(transformers: Any) -> tuple[Any, str, Any]:
+    theirs = shaken(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**WIDE, hidden_act="gelu")))
+    return theirs, "vit_base_patch16_clip_224", lambda x: theirs(x).pooler_output
+
+
+WIDE = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "image_size": 224,
+    "patch_size": 16,
+}
+
+
+@pytest.mark.parametrize(
+    "made", [*(pytest.param(one, marks=pytest.mark.slow) for one in (vit, dinov2, dinov2_with_registers, siglip, clip))]
+)
+@pytest.mark.filterwarnings("default")
+def test_encoders_of_transformers(made: Any, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    theirs, architecture, expected = made(transformers)
+    theirs.save_pretrained(tmp_path)
+    size = theirs.config.image_size
+    assert_same(tmp_path / "model.safetensors", architecture, expected, 0.45, size)
+
+
+class OpenClipBlock(nn.Module):
+    """A residual block as open_clip names its parts (Radford et al. 2021)."""
+
+    def __init__(self, width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential()
+        self.mlp.add_module("c_fc", nn.Linear(width, 4 * width))
+        self.mlp.add_module("gelu", nn.GELU())
+        self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.ln_1(x)
+        x = x + self.attn(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class OpenClipVision(nn.Module):
+    """The vision tower of a CLIP model as open_clip lays it out, without the final projection."""
+
+    def __init__(self, width: int = 768, heads: int = 12, patch: int = 32, *, pre: bool = True) -> None:
+        super().__init__()
+        eps = 1e-5 if pre else 1e-6  # CLIP's, and that of the first vision transformers
+        self.conv1 = nn.Conv2d(3, width, patch, patch, bias=not pre)
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.positional_embedding = nn.Parameter(torch.zeros(1 + (224 // patch) ** 2, width))
+        self.ln_pre = nn.LayerNorm(width, eps) if pre else nn.Identity()
+        self.ln_post = nn.LayerNorm(width, eps)
+        self.transformer = nn.Module()
+        self.transformer.resblocks = nn.ModuleList(OpenClipBlock(width, heads, eps) for _ in range(12))
+        self.proj = nn.Parameter(torch.zeros(width, 512))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], 1) + self.positional_embedding
+        x = self.ln_pre(x)
+        blocks: Any = self.transformer.resblocks
+        for block in blocks:
+            x = block(x)
+        return self.ln_post(x[:, 0])
+
+
+def published(theirs: OpenClipVision, prefix: str) -> dict[str, Tensor]:
+    """The weights of a plain vision transformer under the names of Google's files for transformers."""
+    state, renamed = theirs.state_dict(), {}
+    for number in range(12):
+        block, layer = f"transformer.resblocks.{number}.", f"encoder.layer.{number}."
+        parts = {
+            "ln_1": "layernorm_before",
+            "ln_2": "layernorm_after",
+            "attn.out_proj": "attention.output.dense",
+            "mlp.c_fc": "intermediate.dense",
+            "mlp.c_proj": "output.dense",
+        }
+        for kind in ("weight", "bias"):
+            renamed |= {f"{layer}{new}.{kind}": state[f"{block}{old}.{kind}"] for old, new in parts.items()}
+            apart = state[f"{block}attn.in_proj_{kind}"].chunk(3)
+            names = [f"{layer}attention.attention.{name}.{kind}" for name in ("query", "key", "value")]
+            renamed |= dict(zip(names, apart, strict=True))
+    for kind in ("weight", "bias"):
+        renamed[f"embeddings.patch_embeddings.projection.{kind}"] = state[f"conv1.{kind}"]
+        renamed[f"layernorm.{kind}"] = state[f"ln_post.{kind}"]
+    renamed["embeddings.cls_token"] = state["class_embedding"][None, None]
+    renamed["embeddings.position_embeddings"] = state["positional_embedding"][None]
+    return {prefix + name: tensor.clone() for name, tensor in renamed.items()}
+
+
+def test_vision_transformers_under_the_names_of_transformers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = shaken(OpenClipVision(192, 3, 16, pre=False))
+    head = {"classifier.weight": torch.rand(1000, 192), "classifier.bias": torch.rand(1000)}
+    save_file({**published(theirs, "vit."), **head}, tmp_path / "model.safetensors")
+    assert_same(tmp_path / "model.safetensors", "vit_tiny_patch16_224", theirs, 0.5)
+
+
+@pytest.mark.slow
+def test_vision_towers_of_open_clip(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = shaken(OpenClipVision())
+    text = {"token_embedding.weight": torch.rand(50, 8), "transformer.resblocks.0.ln_1.weight": torch.rand(8)}
+    state = {**text, **{f"visual.{name}": tensor for name, tensor in theirs.state_dict().items()}}
+    save_file(state, tmp_path / "open_clip.safetensors")
+    assert_same(tmp_path / "open_clip.safetensors", "vit_base_patch32_clip_224", theirs, 0.48)
+
+
+def test_densenets_of_torchxrayvision_come_with_their_range(tmp_path: Path) -> None:
+    xrv = pytest.importorskip("torchxrayvision")
+    torch.manual_seed(0)
+    theirs = shaken(xrv.models.DenseNet(weights=None, num_classes=18))
+    state = {**theirs.state_dict(), "op_threshs": torch.rand(18)}
+    torch.save(state, tmp_path / "densenet.pt")
+    ours = build_pretrained("densenet121", 0, 224, resolve(str(tmp_path / "densenet.pt"), "densenet121"), 0.3, 0.2)
+    pixels = radiographs(224)
+    with torch.inference_mode():
+        images = xrv.datasets.normalize(pixels.numpy().astype(np.float32), 255)
+        expected = theirs.features2(torch.from_numpy(images))
+        torch.testing.assert_close(ours.eval()(pixels), expected, atol=1e-4 * float(expected.std()), rtol=1e-4)
+    assert ours.describe_input(224, {}).std == 1 / 2048
