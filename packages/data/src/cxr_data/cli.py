@@ -34,7 +34,7 @@ class PrepareConfig:
 
     Attributes:
         source: Folder of the data set as it was downloaded, or phantom, phantom:500, phantom-multiclass.
-        size: Edge of the network input it is for, pixels; images are stored a little larger, with room
+        size: Edge of the network input it is for, pixels; images are stored a little larger, with space
             for crops.
         out: Folder to write; new or empty.
         reader: How to read the folder: auto, kermany, chestxray14, chexpert, padchest, mimic_cxr_jpg, vindr_cxr,

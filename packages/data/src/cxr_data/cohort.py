@@ -346,7 +346,7 @@ def _save_pixels(pixels: NDArray[np.uint8], path: Path) -> None:
 
 
 def _save_masks(masks: NDArray[np.uint8], path: Path) -> None:
-    """Write masks so that empty ones take no room on disk: what is never written is a hole in the file."""
+    """Write masks so that empty ones take no disk space: what is never written is a hole in the file."""
     drawn = [of_image.reshape(len(of_image), -1).any(axis=1) for of_image in masks]
     refuse_small_disk(path.parent, sum(int(labels.sum()) for labels in drawn) * math.prod(masks.shape[2:]))
     file = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=masks.shape)

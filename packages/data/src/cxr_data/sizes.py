@@ -4,7 +4,7 @@ from cxr_data.errors import BadInput
 
 
 def pixel_size_for(size: int) -> int:
-    """Edge to store images at for a network input edge: room for crops, and a whole number of 32s.
+    """Edge to store images at for a network input edge: space for crops, and a whole number of 32s.
 
     Args:
         size: Edge of the network's input, pixels.

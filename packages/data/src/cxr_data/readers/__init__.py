@@ -1,4 +1,4 @@
-"""Readers: one file a data set. A reader has ``looks_like(path) -> bool`` and ``read(path) -> Listing``.
+"""Readers: one file per data set. A reader has ``looks_like(path) -> bool`` and ``read(path) -> Listing``.
 
 ``READERS`` is the only list of them; :func:`recognise` asks in its order, the most particular first.
 """
