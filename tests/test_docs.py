@@ -96,9 +96,10 @@ def test_the_manual_builds_without_a_warning(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("page", [ROOT / "docs" / "python.md"], ids=lambda page: page.stem)
-def test_every_example_runs(page) -> None:
+def test_every_example_runs(page, tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "\n".join(blocks(page, "python"))],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

@@ -1,5 +1,7 @@
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import pytest
@@ -13,7 +15,7 @@ def test_prepare_preview_and_show(two_classes, tmp_path, capsys):
     assert main(["prepare", str(two_classes), "--size", "28", "--out", str(out), "--aspect", "crop"]) == 0
     said = capsys.readouterr().out
     assert f"wrote {out}: 60 images of 32 x 32 pixels" in said
-    assert f"ssl-pretrain --data {out}" in said
+    assert f"uv run finetune --data {out} --size 28" in said
     cohort = load(out)
     assert cohort.pixel_mapping["aspect"] == "crop"
 
@@ -88,3 +90,74 @@ def test_the_command_line_imports_nothing_heavy():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
     assert "--max_bad" in run.stdout
+
+
+def suggested(said: str) -> list[list[str]]:
+    """The commands that an output suggests, as they would be pasted."""
+    return [shlex.split(line.split("  ", 1)[1]) for line in said.splitlines() if ":  " in line and "uv run" in line]
+
+
+def run(words: list[str], folder: Path) -> str:
+    """Run a suggested command line in a folder, with the programs of this environment."""
+    assert words[:2] == ["uv", "run"]
+    program = Path(sys.executable).with_name(words[2])
+    done = subprocess.run([str(program), *words[3:]], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_prepare_suggests_can_be_pasted(two_classes, tmp_path):
+    said = run(["uv", "run", "cxr-data", "prepare", str(two_classes), "--size", "32", "--out", "my cohort"], tmp_path)
+    look, check, following = suggested(said)
+    assert "my cohort-sheet.png" in run(look, tmp_path)
+    assert "my cohort-audit" in run(check, tmp_path)
+    assert (tmp_path / "my cohort-audit" / "audit.html").exists()
+    assert following == ["uv", "run", "finetune", "--data", "my cohort", "--size", "32"]
+    assert "size: 32" in run([*following, "--print_config"], tmp_path)
+    (fold,) = suggested(run(["uv", "run", "cxr-data", "folds", "my cohort", "--folds", "3"], tmp_path))
+    assert fold[3:] == ["--data", "my cohort@1/3", "--size", "32"]
+
+
+@pytest.mark.slow
+def test_the_training_that_prepare_suggests_runs(two_classes, tmp_path):
+    said = run(["uv", "run", "cxr-data", "prepare", str(two_classes), "--size", "32"], tmp_path)
+    quick = ["--epochs", "1", "--architecture", "baseline_cnn"]
+    (again,) = suggested(run([*suggested(said)[2], *quick], tmp_path))
+    assert again[2] == "distill"
+
+
+def test_images_without_labels_lead_to_pretraining(tmp_path, write_images, capsys):
+    folder = write_images(tmp_path / "flat", [f"{i}.png" for i in range(30)])
+    assert main(["prepare", str(folder), "--size", "32", "--out", str(tmp_path / "c")]) == 0
+    following = suggested(capsys.readouterr().out)[-1]
+    assert following == ["uv", "run", "ssl-pretrain", "--data", str(tmp_path / "c"), "--size", "32"]
+
+
+def test_audits_lie_beside_their_cohort_and_never_over_another(two_classes, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("phantom:20", "phantom-multiclass:20"):
+        assert main(["audit", name, "--size", "28"]) == 0
+    assert len(list(tmp_path.glob("phantom*-audit/audit.html"))) == 2
+    assert main(["audit", "phantom:20", "--size", "28", "--out", "one"]) == 0
+    assert main(["audit", "phantom:20", "--size", "28", "--out", "one"]) == 0
+    assert main(["audit", "phantom-multiclass:20", "--size", "28", "--out", "one"]) == 2
+    assert "found an audit of phantom\n" in capsys.readouterr().err
+
+
+def test_the_cache_is_listed_and_cleaned(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
+    for name in ("phantom:20", "phantom-multiclass:20"):
+        assert main(["show", name, "--size", "28"]) == 0
+    capsys.readouterr()
+    assert main(["cache"]) == 0
+    said = capsys.readouterr().out
+    assert "phantom-20-" in said
+    assert "in all: 2 folders" in said
+    assert "uv run cxr-data cache --clean" in said
+    assert main(["cache", "phantom-20-*", "--clean"]) == 0
+    assert main(["cache", "--unused_days", "1"]) == 0
+    assert "in all: 0 folders" in capsys.readouterr().out
+    assert [path.name.split("-")[1] for path in (tmp_path / "cache" / "cohorts").glob("phantom*")] == ["multiclass"]
+    assert main(["show", "phantom:20", "--size", "28"]) == 0
+    assert main(["cache", "--clean"]) == 0
+    assert not list((tmp_path / "cache" / "cohorts").glob("*phantom*"))

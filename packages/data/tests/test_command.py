@@ -249,3 +249,46 @@ class _Lists:
 def test_lists_grow_by_the_options_that_help_lists(typed, expected):
     config = parse(_Lists, prog="x", description="", argv=typed.split())
     assert config == _Lists(**expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: 0.1\n", "'learning_rate'\n  where: {file}\n  do:    did you mean lr?"),
+        ("epohcs: 3\n", "'epohcs'\n  where: {file}\n  do:    did you mean epochs?"),
+        ("optim:\n  clp: 1\n", "'optim.clp'\n  where: {file}\n  do:    did you mean optim.clip?"),
+        ("optim.clp: 1\n", "'optim.clp'\n  where: {file}\n  do:    did you mean optim.clip?"),
+    ],
+)
+def test_a_misspelt_name_in_a_yaml_file_gets_the_right_one(tmp_path, text, message):
+    @dataclass(frozen=True)
+    class Inner:
+        clip: float = 0.0
+
+    @dataclass(frozen=True)
+    class Config:
+        lr: float = 0.1
+        epochs: int = 1
+        optim: Inner = field(default_factory=Inner)
+
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    for arguments in (["--config", str(file)], [f"--config={file}"]):
+        with pytest.raises(BadInput) as error:
+            parse(Config, prog="x", description="", argv=arguments)
+        assert message.format(file=file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("learning_rate", "lr"), ("learning-rate", "lr"), ("batch", "batch_size"), ("model", "architecture")],
+)
+def test_common_names_of_an_option_lead_to_ours(typed, meant):
+    @dataclass(frozen=True)
+    class Config:
+        lr: float = 0.1
+        batch_size: int = 1
+        architecture: str = ""
+
+    with pytest.raises(BadInput, match=f"did you mean {meant}"):
+        parse(Config, prog="x", description="", argv=[f"--{typed}", "1"])

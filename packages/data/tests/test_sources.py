@@ -78,3 +78,10 @@ def test_prepared_folders_keep_their_size(two_classes, tmp_path):
 def test_a_missing_folder_names_its_neighbours(two_classes):
     with pytest.raises(BadInput, match=r"did you mean .*two classes"):
         open_cohort(str(two_classes.parent / "two-classes"), pixel_size=32)
+
+
+def test_a_prepared_cohort_needs_no_size(two_classes, tmp_path):
+    prepare(two_classes, tmp_path / "cohort", pixel_size=32, show=False)
+    cohort = open_cohort(tmp_path / "cohort")
+    assert cohort.pixel_size == 32
+    assert not any("pixels were asked for" in note for note in cohort.notes)

@@ -104,3 +104,12 @@ def test_a_missing_openvino_says_how_to_get_it(monkeypatch):
 def test_bytes_that_are_no_graph_are_refused():
     with pytest.raises(BadInput, match="ONNX Runtime can run"):
         runtimes.in_onnxruntime(b"nothing")
+
+
+def test_every_runtime_can_be_asked_for_and_is_timed():
+    from cxr_deploy import config
+    from cxr_deploy.benchmark import entries
+
+    assert set(config.RUNTIMES) == {"auto", "torch", *runtimes.RUNTIMES}
+    timed = {(one.title, precision) for one in runtimes.RUNTIMES.values() for precision in one.options}
+    assert timed == {key for key in entries.RUNTIMES if not key[0].startswith("PyTorch")}

@@ -57,6 +57,9 @@ def test_it_learns_and_says_what_it_is(tmp_path, toy_cohort) -> None:
     assert header.input.pixels == {"aspect": "squash", "window": "full"}
     assert sum(header.thresholds or ()) == pytest.approx(1)
     assert not (tmp_path / "teacher" / "state.pt").exists()
+    page = (tmp_path / "teacher" / "curves.html").read_text()
+    assert all(f"<figcaption>{title}" in page for title in ("Validation AUROC", "Loss", "Learning rate"))
+    assert "undefined in this run" not in page
     # The test split is never looked at: with other test pixels the very same file comes out.
     pixels = toy_cohort.pixels.copy()
     pixels[toy_cohort.rows("test")] = 0

@@ -148,6 +148,7 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
             for i, name in enumerate(models)
         },
         "differences": measured["differences"],
+        "gains": measured["gains"],
         "noninferiority": measured["noninferiority"],
         "subgroups": {"columns": by_group["columns"], "gaps": by_group["gaps"]},
         "notes": ["A note."],

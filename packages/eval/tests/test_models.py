@@ -6,7 +6,7 @@ import pytest
 
 from cxr_common.checkpoint import Header, Input
 from cxr_data.errors import BadInput
-from cxr_eval.models import aligned_targets, match_labels, relation, teachers
+from cxr_eval.models import aligned_targets, controls, match_labels, relation, teachers
 
 
 def header(labels, task="multilabel", **more):
@@ -107,3 +107,18 @@ def test_teachers_are_found_by_their_files():
         "b": header(["A"], parents=(parent("teacher", "gone"),)),
     }
     assert teachers(headers, {"t": "t1", "a": "a1", "b": "b1"}) == {"a": "t"}
+
+
+def test_a_control_is_known_by_its_record_and_not_by_its_name():
+    config = {"control": True, "loss": "dkd", "lr": 0.1}
+    taught = header(["A"], config=config, seed=3, parents=({"role": "teacher", "sha256": "1"},))
+    alone = header(["A"], config=dict(config), seed=3, parents=({"role": "start", "sha256": "2"},))
+    assert controls({"teacher": header(["A"]), "x": taught, "y": alone}) == {"x": "y"}
+    others = {
+        "another seed": header(["A"], config=config, seed=4),
+        "another setting": header(["A"], config={**config, "lr": 0.2}, seed=3),
+        "taught too": taught,
+    }
+    for other in others.values():
+        assert controls({"x": taught, "y": other}) == {}
+    assert controls({"x": header(["A"], config={}, seed=3, parents=taught.parents), "y": header(["A"], seed=3)}) == {}

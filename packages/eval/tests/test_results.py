@@ -349,3 +349,16 @@ def test_rows_of_the_table_hold_every_figure_once():
     assert len(set(keys)) == len(keys) == 2 * ((4 + 2) * len(METRICS) + 2 * 9)
     row = next(row for row in rows if (row["scope"], row["metric"]) == ("micro", "f1"))
     assert row["value"] == found["models"]["teacher"]["micro"]["f1"]["value"]
+
+
+def test_a_student_is_compared_with_its_control():
+    targets, answers = made_up("multilabel", 2)
+    answers["control"] = made_up("multilabel", 2, seed=1)[1]["student"]
+    found = measured("multilabel", ["a", "b"], targets, answers, controls={"teacher": "student"})
+    gain = found["gains"]["teacher"]
+    assert gain["control"] == "student"
+    mirrored = found["differences"]["student"]["overall"]["auroc"]
+    assert gain["overall"]["auroc"]["value"] == pytest.approx(-mirrored["value"])
+    assert gain["overall"]["auroc"]["low"] == pytest.approx(-mirrored["high"])
+    assert gain["overall"]["auroc"]["p"] == pytest.approx(mirrored["p"])
+    assert measured("multilabel", ["a", "b"], targets, answers)["gains"] == {}

@@ -129,3 +129,15 @@ def test_without_resamples_there_are_values_alone(measured):
     found = subgroups.measure(groupings, ["a", "b", "c"], [0, 1, 2], targets, {"m": answer}, np.arange(1200) // 2, None)
     assert found["models"]["m"]["sex"]["F"]["overall"]["auroc"]["interval_reason"] == "no resamples were asked for"
     assert found["gaps"][0]["low"] is None
+
+
+def test_the_average_of_one_label_is_not_listed_beside_that_label(measured):
+    _, targets, answer, sex = measured
+    rare = targets.copy()
+    rare[sex == "F", 1] = 0  # leaves one label with patients enough in every group
+    number, draws = results.draws_of(np.arange(1200) // 2, 20, 0)
+    groupings = subgroups.groupings(pl.DataFrame({"sex": pl.Series(sex.tolist())}), ["sex"])
+    found = subgroups.measure(groupings, ["a", "b", "c"], [0, 1, 2], rare, {"m": answer}, number, draws)
+    assert found["columns"]["sex"]["labels"] == ["a"]
+    assert [(gap["label"], gap["metric"]) for gap in found["gaps"]].count(("a", "auroc")) == 1
+    assert all(gap["label"] == "a" for gap in found["gaps"])

@@ -81,7 +81,6 @@ def test_a_sigterm_to_one_of_two_processes_stops_both_and_both_resume_exactly(tm
     script = str(HERE / "whole_run.py")
     for code, said in in_two_processes(script, str(config_of(tmp_path, "whole", method=method)), "0"):
         assert code == 0, said
-        assert "Grad strides do not match" not in said
     stopped = str(config_of(tmp_path, "stopped", method=method))
     for code, said in in_two_processes(script, stopped, "1"):
         assert code == 143, said

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cxr_data.auditing import audit
     from cxr_data.cohort import Cohort, is_prepared, load, save
     from cxr_data.images.header import BrokenImage
     from cxr_data.images.read import read_image
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BrokenImage",
     "Cohort",
+    "audit",
     "is_prepared",
     "join",
     "kfold",
@@ -39,6 +41,7 @@ __all__ = [
 _MODULES = {
     "BrokenImage": "images.header",
     "Cohort": "cohort",
+    "audit": "auditing",
     "is_prepared": "cohort",
     "join": "joined",
     "kfold": "splits",

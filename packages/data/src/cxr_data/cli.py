@@ -1,5 +1,8 @@
 """``cxr-data``: prepare a data set, look at it, count it."""
 
+import json
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +23,7 @@ _DESCRIPTIONS = {
     "preview": "Draw a contact sheet of a cohort, class by class.",
     "show": "Count a cohort's images, patients and labels by split.",
     "folds": "Deal the training and validation patients into folds, and write them down in the cohort.",
+    "cache": "List the cohorts prepared into the cache, and remove them.",
     "audit": "Look for leaks, duplicates, broken or odd images, shifts and shortcuts; write a page with thumbnails.",
 }
 
@@ -30,7 +34,7 @@ class PrepareConfig:
 
     Attributes:
         source: Folder of the data set as it was downloaded, or phantom, phantom:500, phantom-multiclass.
-        size: Edge of the network input it is for, pixels; images are stored a little larger, with room
+        size: Edge of the network input it is for, pixels; images are stored a little larger, with space
             for crops.
         out: Folder to write; new or empty.
         reader: How to read the folder: auto, kermany, chestxray14, chexpert, padchest, mimic_cxr_jpg, vindr_cxr,
@@ -94,7 +98,7 @@ class PreviewConfig:
 
     Attributes:
         cohort: Prepared cohort, data set folder, or phantom.
-        out: PNG file to write.
+        out: PNG file to write; null is COHORT-sheet.png beside a prepared cohort, else in the working folder.
         columns: Images a label.
         tile: Edge of an image on the sheet, pixels.
         outlines: Whether boxes and masks are drawn where the data set has them.
@@ -103,7 +107,7 @@ class PreviewConfig:
     """
 
     cohort: list[str] = field(default_factory=list)
-    out: Path = Path("sheet.png")
+    out: Path | None = None
     columns: int = 8
     tile: int = 160
     outlines: bool = True
@@ -152,15 +156,31 @@ class AuditConfig:
 
     Attributes:
         cohort: Prepared cohorts or data set folders (several are audited as one), or phantom.
-        out: Folder for audit.json and audit.html.
+        out: Folder for audit.json and audit.html; null is COHORT-audit beside a prepared cohort, else
+            NAME-FINGERPRINT-audit in the working folder.
         strict: Whether errors found (not warnings) end in exit code 1.
         size: Edge of the network input that data not yet prepared is prepared for, pixels.
     """
 
     cohort: list[str] = field(default_factory=list)
-    out: Path = Path("audit")
+    out: Path | None = None
     strict: bool = False
     size: int = 224
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """What to do with the cache, $CXR_CACHE or ~/.cache/cxr. A cohort that is removed is prepared again when needed.
+
+    Attributes:
+        names: Cohorts in question, as listed or with * and ?; none means all.
+        clean: Whether they are removed instead of listed.
+        unused_days: Only cohorts not opened for so many days.
+    """
+
+    names: list[str] = field(default_factory=list)
+    clean: bool = False
+    unused_days: float = 0.0
 
 
 def _check_seed(seed: int) -> None:
@@ -175,6 +195,7 @@ CONFIGS = {
     "show": ShowConfig,
     "folds": FoldsConfig,
     "audit": AuditConfig,
+    "cache": CacheConfig,
 }
 """Options of each command."""
 
@@ -201,6 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_command(_folds, FoldsConfig, prog=prog, description=description, argv=arguments, positional="cohort")
     if name == "audit":
         return run_command(_audit, AuditConfig, prog=prog, description=description, argv=arguments, positional="cohort")
+    if name == "cache":
+        return run_command(_cache, CacheConfig, prog=prog, description=description, argv=arguments, positional="names")
     if name in ("-h", "--help"):
         print("usage: cxr-data COMMAND ...\n")
         print("\n".join(f"  {command:<10}{text}" for command, text in _DESCRIPTIONS.items()))
@@ -227,7 +250,7 @@ def _prepare(config: PrepareConfig) -> None:
             *(["bits"] if config.bits > 8 else []),
         ]:
             raise BadInput("labels, views, depth and shards for a data set", f"{', '.join(chosen)} for a phantom")
-        return _say_prepared(_prepare_phantom(source, config, pixel_size), config.out)
+        return _say_prepared(_prepare_phantom(source, config, pixel_size), config.out, config.size)
     options: dict[str, Any] = {
         "pixel_size": pixel_size,
         "reader": config.reader,
@@ -241,7 +264,7 @@ def _prepare(config: PrepareConfig) -> None:
     }
     if config.shard:
         return _prepare_shard(source, config.out, *parse_shard(config.shard), options)
-    _say_prepared(prepare(source, config.out, **options), config.out)
+    _say_prepared(prepare(source, config.out, **options), config.out, config.size)
 
 
 def _prepare_shard(source: str, out: Path, number: int, count: int, options: dict[str, Any]) -> None:
@@ -250,7 +273,7 @@ def _prepare_shard(source: str, out: Path, number: int, count: int, options: dic
 
     folder = prepare_shard(plan(source, **options), out, number, count)
     print(f"wrote {folder}")
-    print(f"next, when all {count} are there:  cxr-data merge --out {out}")
+    print(f"next, when all {count} are there:  uv run cxr-data merge --out {shlex.quote(str(out))}")
 
 
 def _merge(config: MergeConfig) -> None:
@@ -261,12 +284,21 @@ def _merge(config: MergeConfig) -> None:
     print("the shards are no longer needed")
 
 
-def _say_prepared(cohort: "Cohort", out: Path) -> None:
+def _say_prepared(cohort: "Cohort", out: Path, size: int | None = None) -> None:
+    """Say what was written and what can be done next; every line can be pasted as it is."""
+    import numpy as np
+
+    from cxr_data.sizes import size_for
+
     _print_counts(cohort)
+    place = shlex.quote(str(out))
     print(f"wrote {out}: {len(cohort)} images of {cohort.pixel_size} x {cohort.pixel_size} pixels")
-    print(f"look at it:  cxr-data preview {out}")
-    print(f"check it:    cxr-data audit {out}")
-    print(f"next:        ssl-pretrain --data {out}")
+    print(f"look at it:  uv run cxr-data preview {place}")
+    print(f"check it:    uv run cxr-data audit {place}")
+    labelled = all(bool((~np.isnan(cohort.targets[cohort.rows(part)])).any()) for part in ("train", "val"))
+    command = "finetune" if labelled else "ssl-pretrain"
+    if labelled or len(cohort.rows("train")) > 1:
+        print(f"next:        uv run {command} --data {place} --size {size or size_for(cohort.pixel_size)}")
 
 
 def _prepare_phantom(source: str, config: PrepareConfig, pixel_size: int) -> "Cohort":
@@ -289,16 +321,18 @@ def _preview(config: PreviewConfig) -> None:
     from cxr_data.sizes import pixel_size_for
     from cxr_data.sources import open_cohort
 
-    cohort = open_cohort(_only(config.cohort), pixel_size=pixel_size_for(config.size))
+    source = _only(config.cohort)
+    cohort = open_cohort(source, pixel_size=pixel_size_for(config.size))
+    out = config.out or _beside(source, cohort, "-sheet.png")
     if config.views:
         sheet = view_sheet(cohort, columns=config.columns, tile=config.tile)
     else:
         found = outlines(cohort) if config.outlines else None
         sheet = contact_sheet(cohort, columns=config.columns, tile=config.tile, outlines=found)
     _, png = cv2.imencode(".png", sheet)
-    with whole_file(config.out) as file:
+    with whole_file(out) as file:
         file.write(png.tobytes())
-    print(f"wrote {config.out}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
+    print(f"wrote {out}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
 
 
 def _show(config: ShowConfig) -> None:
@@ -323,14 +357,17 @@ def _folds(config: FoldsConfig) -> None:
         patients = one.table["patient"].gather(rows).n_unique()
         print(f"fold {fold}: {len(rows):,} images of {patients:,} patients; {positive}")
     print(f"wrote {path}")
-    print(f"next:  finetune --data {folder}@1/{config.folds}")
+    from cxr_data.sizes import size_for
+
+    named = shlex.quote(f"{folder}@1/{config.folds}")
+    print(f"next:  uv run finetune --data {named} --size {size_for(cohort.pixel_size)}")
 
 
 def _audit(config: AuditConfig) -> None:
     import polars as pl
     from rich.console import Console
 
-    from cxr_data.auditing import audit, count_table, file_facts, html
+    from cxr_data.auditing import audit, count_table, file_facts, html, totals
     from cxr_data.cohort import is_prepared
     from cxr_data.files import write_json, write_text
     from cxr_data.joined import join
@@ -348,13 +385,57 @@ def _audit(config: AuditConfig) -> None:
         facts=pl.concat(known) if len(known) == len(parts) else None,
         as_downloaded=not any(map(is_prepared, sources)),
     )
-    write_json(config.out / "audit.json", found)
-    write_text(config.out / "audit.html", html(found, cohort))
+    own = sources[0] if len(sources) == 1 else ""
+    out = config.out or _beside(own, cohort, "-audit")
+    _refuse_other_audit(out, cohort)
+    write_json(out / "audit.json", found)
+    write_text(out / "audit.html", html(found, cohort))
     Console(highlight=False).print(count_table(found))
-    print(f"{found['errors']} errors, {found['warnings']} warnings")
-    print(f"wrote {config.out / 'audit.html'} and audit.json")
+    print(totals(found))
+    print(f"wrote {out / 'audit.html'} and audit.json")
     if config.strict and found["errors"]:
         raise SystemExit(1)
+
+
+def _cache(config: CacheConfig) -> None:
+    from cxr_data.cache import cache_folder, cached, remove
+
+    entries = cached(config.names, config.unused_days)
+    total = sum(entry.size for entry in entries)
+    for entry in entries:
+        print(f"{entry.size / 1e6:>10,.1f} MB  {entry.unused_days:>6.1f} days unused  {entry.name}")
+        if config.clean:
+            remove(entry)
+    print(
+        f"{'removed' if config.clean else 'in all'}: {len(entries)} folders, {total / 1e6:,.1f} MB in {cache_folder()}"
+    )
+    if entries and not config.clean:
+        print("remove them:  uv run cxr-data cache --clean")
+
+
+def _beside(source: str, cohort: "Cohort", suffix: str) -> Path:
+    """Where to write what is about a cohort: beside its folder, or in the working folder under its own name."""
+    from cxr_data.cohort import is_prepared
+
+    folder = Path(source).expanduser()
+    if source and is_prepared(folder):
+        folder = folder.resolve()
+        return folder.with_name(folder.name + suffix)
+    name = re.sub(r"[^\w.-]+", "-", cohort.name).strip("-.") or "cohort"
+    return Path(f"{name}-{cohort.fingerprint[:8]}{suffix}")
+
+
+def _refuse_other_audit(out: Path, cohort: "Cohort") -> None:
+    """Refuse to write over the audit of another cohort."""
+    try:
+        there = json.loads((out / "audit.json").read_text("utf-8"))["cohort"]
+        name, fingerprint = str(there["name"]), there["fingerprint"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput("a folder without another audit", f"one that cannot be read: {error}", where=out) from error
+    if fingerprint != cohort.fingerprint and name != cohort.name:
+        raise BadInput("a new folder, or an audit of this cohort", f"an audit of {name}", where=out, do="choose --out")
 
 
 def _only(names: list[str]) -> str:

@@ -51,6 +51,12 @@ class Cohort:
         masks: (N, L, P, P) lesion masks, 0 or 1, where they are known (the phantom); else None.
         broken: (file, reason) of every image set aside.
         parts: ``{"name", "fingerprint"}`` of each cohort that was joined into this one; empty for one that is whole.
+
+    >>> from cxr_data import open_cohort
+    >>> cohort = open_cohort("phantom:40", pixel_size=32, show=False)
+    >>> rows = cohort.rows("train")
+    >>> len(cohort), cohort.pixels[rows].dtype.name, cohort.targets[rows].dtype.name
+    (40, 'uint8', 'float32')
     """
 
     name: str
@@ -340,7 +346,7 @@ def _save_pixels(pixels: NDArray[np.uint8], path: Path) -> None:
 
 
 def _save_masks(masks: NDArray[np.uint8], path: Path) -> None:
-    """Write masks so that empty ones take no room on disk: what is never written is a hole in the file."""
+    """Write masks so that empty ones take no disk space: what is never written is a hole in the file."""
     drawn = [of_image.reshape(len(of_image), -1).any(axis=1) for of_image in masks]
     refuse_small_disk(path.parent, sum(int(labels.sum()) for labels in drawn) * math.prod(masks.shape[2:]))
     file = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=masks.shape)

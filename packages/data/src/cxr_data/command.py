@@ -96,6 +96,7 @@ def parse(
     from jsonargparse import ArgumentParser
 
     arguments = _familiar(list(sys.argv[1:] if argv is None else argv), config_class)
+    _check_files(arguments, config_class)
     # No abbreviations: a flag that works today must not become ambiguous when a field is added.
     parser = ArgumentParser(prog=prog, description=description, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
@@ -137,6 +138,65 @@ def _with_entries(arguments: list[str], config_class: type, parser: Any) -> list
             merged[name][key] = value
     changed = {token[2:].partition(".")[0] for token in entries}
     return [*others, *(f"--{name}={json.dumps(merged[name])}" for name in sorted(changed))]
+
+
+_SYNONYMS = {
+    "lr": ("learning_rate", "learningrate", "lrate", "max_lr"),
+    "epochs": ("epoch", "num_epochs", "n_epochs", "max_epochs"),
+    "batch_size": ("batch", "bs", "batchsize"),
+    "architecture": ("model", "arch", "backbone", "network"),
+    "size": ("image_size", "img_size", "resolution", "input_size"),
+    "out": ("output", "out_dir", "output_dir"),
+    "data": ("dataset", "data_dir", "cohort"),
+    "workers": ("num_workers", "threads"),
+    "runs_dir": ("run_dir", "runs"),
+    "weight_decay": ("wd", "l2"),
+}
+"""Our name of an option -> what else it is commonly called."""
+
+
+def _unknown_option(name: str, fields: Mapping[str, Any], where: str | Path | None = None) -> BadInput:
+    """The error for an option that there is not, with the one that may be meant."""
+    typed = name.lower().replace("-", "_")
+    for ours, others in _SYNONYMS.items():
+        if typed in others and ours in fields:
+            return BadInput("the name of a known option", repr(name), where=where, do=f"did you mean {ours}?")
+    return unknown_name("option", name, fields, where)
+
+
+def _check_files(arguments: Sequence[str], config_class: type) -> None:
+    """Check the names in the YAML files of ``--config``; what else is wrong with a file the parser says.
+
+    Raises:
+        BadInput: A name that is no field, with the one that may be meant.
+    """
+    for place, token in enumerate(arguments):
+        flag, _, value = token.partition("=")
+        file = value or (arguments[place + 1] if place + 1 < len(arguments) else "")
+        if flag != "--config" or not Path(file).is_file():
+            continue
+        import yaml
+
+        try:
+            values = yaml.safe_load(Path(file).read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        if isinstance(values, dict):
+            _check_names(values, config_class, file, "")
+
+
+def _check_names(values: Mapping[Any, Any], config_class: type, file: str, prefix: str) -> None:
+    fields = _fields(config_class)
+    for key, value in values.items():
+        name, _, inner = str(key).partition(".")
+        if name not in fields:
+            known = {prefix + field: None for field in fields}
+            raise _unknown_option(prefix + name, known if prefix else fields, file)
+        kind = fields[name]
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            nested = {inner: value} if inner else value
+            if isinstance(nested, dict):
+                _check_names(nested, kind, file, f"{name}.")
 
 
 def _preset(arguments: Sequence[str]) -> str:
@@ -191,7 +251,7 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
         if name not in fields:
             if name.replace("-", "_") in fields:
                 raise BadInput("options written with underscores", flag, do=f"--{name.replace('-', '_')}")
-            raise unknown_name("option", name, fields)
+            raise _unknown_option(name, fields)
         kind, inner = fields[name], flag[2:].partition(".")[2]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind) and inner:
             known = {f"{name}.{field}": found for field, found in _fields(kind).items()}

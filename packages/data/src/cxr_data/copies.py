@@ -134,7 +134,8 @@ def _overlap_notes(
     alike &= ~same
     counts = [f"{int(same.sum())} images are identical"] if same.any() else []
     counts += [f"{int(alike.sum())} are copies, re-encoded or rescaled,"] if alike.any() else []
-    holders = ", ".join(names[number] for number in np.unique(owner[same | alike]))
+    here = set(owner[same | alike].tolist())
+    holders = ", ".join(name for number, name in enumerate(names) if number in here)
     notes = [f"cohorts share images: {' and '.join(counts)} to an image of another cohort ({holders})"]
     if left := int((~keep).sum()):
         parts = " and ".join(

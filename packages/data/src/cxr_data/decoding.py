@@ -65,7 +65,7 @@ def decode_once(
         Row → reason of the broken images; their pixels are 0 until :func:`keep_rows` drops them.
 
     Raises:
-        BadInput: Too many broken images, or no room or permission to write.
+        BadInput: Too many broken images, or no disk space or permission to write.
     """
     shape = (len(paths), pixel_size, pixel_size)
     depth = np.dtype(np.uint8 if bits == 8 else np.uint16)
@@ -126,7 +126,7 @@ def keep_rows(folder: Path, rows: NDArray[np.int64]) -> None:
         rows: Rows to keep, ascending.
 
     Raises:
-        BadInput: Too little room for the copy.
+        BadInput: Too little disk space for the copy.
     """
     pixels = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False)
     if len(rows) < len(pixels):
@@ -156,10 +156,10 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def create_pixels(folder: Path, shape: tuple[int, ...], depth: np.dtype[Any]) -> None:
-    """Make ``folder/pixels.npy`` of zeros, with its room on disk taken.
+    """Make ``folder/pixels.npy`` of zeros, with its disk space allocated.
 
     Raises:
-        BadInput: Too little room.
+        BadInput: Too little disk space.
         OSError: It cannot be written.
     """
     refuse_small_disk(folder, int(np.prod(shape)) * depth.itemsize)
@@ -170,7 +170,7 @@ def create_pixels(folder: Path, shape: tuple[int, ...], depth: np.dtype[Any]) ->
         try:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot take room ahead
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot allocate ahead
                 raise
 
 

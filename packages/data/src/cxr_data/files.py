@@ -172,7 +172,7 @@ def refuse_small_disk(folder: Path, needed: int) -> None:
         needed: Bytes.
 
     Raises:
-        BadInput: Too little room.
+        BadInput: Too little disk space.
     """
     needed = int(needed * 1.02) + 2**20
     free = shutil.disk_usage(folder).free

@@ -11,14 +11,8 @@ from numpy.typing import NDArray
 from cxr_data.cohort import Cohort
 from cxr_data.images.header import BrokenImage, claimed_size
 from cxr_data.images.read import read_image
-from cxr_data.readers import chestxray14, rsna, vindr_cxr
+from cxr_data.readers import extras
 
-_BOXES = {
-    "chestxray14": (chestxray14.boxes, chestxray14.BOX_FRAME),
-    "rsna": (rsna.boxes, rsna.BOX_FRAME),
-    "vindr_cxr": (vindr_cxr.boxes, None),
-}
-"""Data set -> its boxes, and width and height of the images they are drawn on; None: of each image's own file."""
 Outlines = Callable[[int, str], list[NDArray[np.float64]]]
 """(row, label) -> polygons (K, 2) of x and y as shares of the stored image's edge."""
 
@@ -79,7 +73,7 @@ def boxes_of(cohort: Cohort) -> pl.DataFrame:
     root = Path(cohort.source)
     schema = {"row": pl.Int64, "label": pl.String, **dict.fromkeys(("x", "y", "width", "height"), pl.Float64)}
     found: list[tuple[int, str, float, float, float, float]] = []
-    read, frame = _BOXES.get(cohort.name, (None, None))
+    _, read, frame = extras(cohort.name)
     if read is not None and root.is_dir():
         images = cohort.table["image"].to_list()
         rows = {Path(image).stem: row for row, image in enumerate(images)}

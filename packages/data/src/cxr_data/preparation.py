@@ -72,6 +72,16 @@ def prepare(
 
     Raises:
         BadInput: What is wrong with the source, the options, or the place to write.
+
+    >>> import pathlib, cv2, numpy
+    >>> from cxr_data import prepare
+    >>> for number in range(20):
+    ...     file = pathlib.Path("scans", ("NORMAL", "ILL")[number % 2], f"patient{number:02}_1.png")
+    ...     file.parent.mkdir(parents=True, exist_ok=True)
+    ...     _ = cv2.imwrite(str(file), numpy.random.default_rng(number).integers(0, 256, (40, 40), numpy.uint8))
+    >>> cohort = prepare("scans", "cohort", pixel_size=32, show=False)
+    >>> cohort.labels, cohort.pixels.shape
+    (('NORMAL', 'ILL'), (20, 32, 32))
     """
     settings = plan(
         source,

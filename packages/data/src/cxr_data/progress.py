@@ -107,7 +107,7 @@ class Progress:
             self._bars.update(self._now, completed=0)
 
     def back_to(self, epoch: int) -> None:
-        """Go on with an earlier epoch, for a run that has to do some again."""
+        """Return to an earlier epoch, for a run that repeats some."""
         self.epoch_number = epoch
         if self._bars is not None:
             self._bars.update(self._all, completed=epoch * self.steps)

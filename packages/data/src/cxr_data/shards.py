@@ -53,7 +53,7 @@ def prepare_shard(settings: Plan, out: str | Path, number: int, count: int, *, s
         The shard's folder.
 
     Raises:
-        BadInput: Too many broken images, more shards than images, or no room or permission.
+        BadInput: Too many broken images, more shards than images, or no disk space or permission.
     """
     folder = outside(settings, shard_folder(out, number, count))
     working = folder.parent / f".{folder.name}.part"

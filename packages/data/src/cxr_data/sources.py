@@ -28,6 +28,8 @@ from cxr_data.preparation import prepare
 from cxr_data.selection import Selection
 
 PHANTOM_IMAGES = 2000
+DEFAULT_PIXEL_SIZE = 256
+"""Edge of the stored images where none is asked for: that of a network input of 224 pixels, with room for crops."""
 _PHANTOM_CODE = tuple(f"synthetic/{name}.py" for name in ("phantom", "body", "drawing", "findings"))
 _FOLD = re.compile(r"(.+)@(\d+)/(\d+)")
 _PHANTOM = re.compile(r"phantom(-multiclass)?(?::(\d+))?")
@@ -41,7 +43,7 @@ def is_phantom(data: str) -> bool:
 def open_cohort(
     data: str | Path | Sequence[str | Path],
     *,
-    pixel_size: int,
+    pixel_size: int | None = None,
     seed: int = 0,
     show: bool = True,
     note_smaller: bool = True,
@@ -54,7 +56,8 @@ def open_cohort(
             prepared into the cache on first use. "FOLDER#A,B,C" takes these labels of such a folder, as
             ``cxr-data prepare --labels`` does. "NAME@2/5" has fold 2 of 5 as its validation part. Several are
             read as one, see :func:`cxr_data.joined.join`.
-        pixel_size: Edge of the stored images. A prepared folder keeps its own.
+        pixel_size: Edge of the stored images; None is that of a prepared folder, and 256 of all other data. A
+            prepared folder keeps its own.
         seed: Fixes the phantom, and the split of data without one.
         show: Whether to show progress while preparing.
         note_smaller: Whether a note says so where a prepared folder's edge is smaller.
@@ -64,7 +67,14 @@ def open_cohort(
 
     Raises:
         BadInput: Nothing of that name, or what is wrong with it.
+
+    >>> from cxr_data import open_cohort
+    >>> cohort = open_cohort("phantom:40", pixel_size=32, show=False)
+    >>> cohort.pixels[cohort.rows("test")].shape[1:], cohort.targets.shape == (40, len(cohort.labels))
+    ((32, 32), True)
     """
+    if pixel_size is None:
+        note_smaller, pixel_size = False, DEFAULT_PIXEL_SIZE
     check_pixel_size(pixel_size)
     again = functools.partial(open_cohort, pixel_size=pixel_size, seed=seed, show=show, note_smaller=note_smaller)
     if not isinstance(data, str | Path):

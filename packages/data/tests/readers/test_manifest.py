@@ -238,7 +238,7 @@ def test_usual_names_of_split_view_sex_and_age(images):
 def test_a_column_that_may_hold_patients_stops_a_split_by_image(images, name):
     with pytest.raises(BadInput, match=name) as refused:
         labels_of(images, f"file,{name},a\na/1.png,p1,1\na/2.png,p1,0\n")
-    assert "rename it to patient" in refused.value.do
+    assert "rename it to patient" in str(refused.value.do)
 
 
 def test_the_age_of_a_patient_is_no_patient(images):

@@ -1,4 +1,4 @@
-"""The images a model is checked, calibrated and chosen on: those of the cohort it was trained on, unless told."""
+"""The images a model is checked, calibrated and chosen on: those of its training cohort, or of one that is named."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from cxr_data.errors import BadInput, unknown_name
 
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
+"""PyTorch, and the keys of :data:`cxr_deploy.runtimes.RUNTIMES`, which --help shall not import."""
 FORMATS = (".csv", ".jsonl", ".parquet")
 SPLITS = ("train", "val", "test", "all")
 
@@ -59,10 +60,10 @@ class PredictConfig:
         paths: The model (a .safetensors or .onnx file, or its folder), then any number of image files (JPEG, PNG,
             TIFF, BMP, DICOM) and folders of them.
         out: Table of the answers: .csv, .jsonl (JSON lines) or .parquet. Default: the terminal only.
-        heatmaps: Folder for pictures of where the evidence lies, one an image and called label.
+        heatmaps: Folder for pictures of where the evidence lies, one per image and called label.
         runtime: torch, onnxruntime, openvino, or auto (what the file is for).
         threads: CPU threads of the network; 0 takes every core.
-        batch_size: Images of a forward.
+        batch_size: Images per forward pass.
     """
 
     paths: list[str] = field(default_factory=list)

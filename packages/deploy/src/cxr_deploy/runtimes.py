@@ -1,9 +1,9 @@
 """Exported files as functions from gray pixels to answers, in ONNX Runtime and OpenVINO; PyTorch is not needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,3 +87,26 @@ def in_openvino(model: str | Path | bytes, *, threads: int = 0, bf16: bool = Fal
         return {name: np.array(answers[i]) for i, name in enumerate(names)}
 
     return run
+
+
+class Runtime(NamedTuple):
+    """A runtime of ONNX files.
+
+    Attributes:
+        title: Its name in tables.
+        load: Makes a function of a file: (file, threads=..., **options).
+        options: Precision it computes in -> options of ``load``.
+        extra: The extra of this package that brings it; None where it is always there.
+    """
+
+    title: str
+    load: Callable[..., Run]
+    options: Mapping[str, Mapping[str, Any]]
+    extra: str | None
+
+
+RUNTIMES = {
+    "onnxruntime": Runtime("ONNX Runtime", in_onnxruntime, {"fp32": {}, "int8": {}}, None),
+    "openvino": Runtime("OpenVINO", in_openvino, {"fp32": {}, "bf16": {"bf16": True}, "int8": {}}, "openvino"),
+}
+"""Every runtime of ONNX files, by its name in options (:data:`cxr_deploy.config.RUNTIMES`)."""

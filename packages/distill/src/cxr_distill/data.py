@@ -40,7 +40,7 @@ def labelled_task(cohort: Cohort) -> str:
 
 
 def with_trained_labels(cohort: Cohort) -> Cohort:
-    """The cohort without labels that no training image knows: nothing could be learnt, fitted or claimed of them.
+    """The cohort without labels that no training image knows: nothing could be learned, fitted or claimed of them.
 
     Raises:
         BadInput: A class without training images, or no label that any training image knows.

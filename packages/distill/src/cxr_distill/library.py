@@ -235,9 +235,7 @@ def _check_terms(terms: Mapping[str, Tensor], where: str) -> None:
     """Stop a training that has diverged, naming the loss."""
     for name, term in terms.items():
         if not term.detach().isfinite():
-            raise BadInput(
-                f"a finite {name} loss", f"{float(term.detach())}", where=where, do="lower the learning rate"
-            )
+            raise BadInput(f"a finite {name} loss", f"{term.item()}", where=where, do="lower the learning rate")
 
 
 def _joint(outputs: Sequence[Outputs]) -> Outputs:

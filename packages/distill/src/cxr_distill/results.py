@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 
 from cxr_common import checkpoint
 from cxr_common.models.zoo import GrayNetwork
+from cxr_common.training.curves import curves, page
 from cxr_common.training.run_folder import EXTENDED, RunFolder, experiment
 from cxr_common.training.state import Best
 from cxr_data import decisions
 from cxr_data.cohort import Cohort, image_keys
 from cxr_data.command import config_dict
+from cxr_data.files import write_text
 from cxr_data.header import places_of, portable
 from cxr_data.pixel_rows import PixelRows
 from cxr_distill.config import TeachingSettings, TrainConfig, TrainingSettings
@@ -20,6 +22,12 @@ from cxr_distill.data import labelled_task
 
 MODEL = "model.safetensors"
 """Name of a stage's weights file."""
+
+CURVES_APART = ("epoch", "loss", "val_loss", "val_auroc", "agreement", "teacher_kl", "lr", "penalty")
+"""Numbers of the log that are no terms of the loss."""
+
+LOSS_NAMES = {"loss": "training", "val_loss": "validation", "task": "labels"}
+"""Name in the log -> legend."""
 
 
 def identity(
@@ -75,7 +83,27 @@ def conclude(
         print(f"{run.path.name}: warning: {note}", flush=True)
     digest = checkpoint.save(Path(run.path) / MODEL, network, header, training_images=_trained_on(cohort, parents))
     done = {"sha256": digest, "best_epoch": best.epoch, **best.figures, **summary}
+    write_curves(run)
     run.finish(done, keep_state=config.keep_state)
+
+
+def write_curves(run: RunFolder) -> None:
+    """Write the learning curves of the run to ``curves.html``."""
+    log = run.lines()
+    names = dict.fromkeys(name for line in log for name in line)
+    losses = [name for name in names if name not in CURVES_APART and not name.endswith("_share")]
+    charts = {
+        "Validation AUROC": {"val_auroc": "mean over labels"},
+        "Loss": {name: LOSS_NAMES.get(name, name) for name in ("loss", "val_loss") if name in names},
+        "Losses before their weights": {name: LOSS_NAMES.get(name, name) for name in losses},
+        "Shares of the gradient": {name: name.removesuffix("_share") for name in names if name.endswith("_share")},
+        "Beside the teacher": {"agreement": "share of equal decisions", "teacher_kl": "divergence (nats)"},
+        "Learning rate": {"lr": "learning rate"},
+    }
+    shown = [curves(title, chart, log) for title, chart in charts.items() if set(chart) & set(names)]
+    text = "<p class='quiet'>Over epochs; in mode linear over penalties. Numbers: metrics.jsonl.</p>"
+    body = f"{text}<div class='row'>{''.join(shown)}</div>"
+    write_text(run.path / "curves.html", page(f"Learning curves: {run.path.name}", body))
 
 
 def _trained_on(cohort: Cohort, parents: tuple[dict[str, str], ...]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from cxr_common.gain import auroc_gain
 from cxr_common.inference import outputs
 from cxr_common.models.pretrained import Pretrained, Start, parents_of, resolve
 from cxr_common.models.zoo import build
-from cxr_common.training.accelerator import start as start_engine
+from cxr_common.training.accelerator import start as start_accelerator
 from cxr_data import open_cohort, pixel_size_for
 from cxr_data.cohort import Cohort
 from cxr_data.command import option
@@ -48,7 +48,7 @@ def finetune(config: FinetuneConfig) -> Path:
     run = Path(config.runs_dir, config.run)
     cohort = _open(config)
     labelled_task(cohort)
-    accelerator = start_engine(config.precision, config.seed)
+    accelerator = start_accelerator(config.precision, config.seed)
     folder = run / stage_name(config)
     start = _teacher_start(config, run)
     parents = parents_of(start)
@@ -84,7 +84,7 @@ def distill(config: DistillConfig) -> Path:
     needed = {name for loss in losses for name in loss.features}
     with torch.device("meta"):  # a misspelt student must not cost the fitting of a teacher
         build(config.student, len(cohort.labels), size=config.size)
-    accelerator = start_engine(config.precision, config.seed)
+    accelerator = start_accelerator(config.precision, config.seed)
     paths = [_teacher_file(config, run, given) for given in config.teacher or [""]]
     teachers = tuple(load_teacher(path, cohort.labels, task, sorted(needed)) for path in paths)
     distillation = Distillation(
@@ -109,7 +109,7 @@ def distill(config: DistillConfig) -> Path:
         name, seed, number = folder.name.rpartition("-seed")  # evaluate and recipes look for a seed at the end
         beside = folder.with_name(f"{name}-control{seed}{number}" if name else f"{folder.name}-control")
         accelerator.free_memory()  # or the first network and its optimiser stay on the device
-        accelerator = start_engine(config.precision, config.seed)
+        accelerator = start_accelerator(config.precision, config.seed)
         written.append(train(config, config.student, beside, cohort, accelerator, start=start, parents=parents))
     if accelerator.is_main_process:
         if config.control:
@@ -162,10 +162,10 @@ def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Co
     for size in sorted(sizes):
         if pixel_size_for(size) <= cohort.pixel_size:
             continue
-        found = _open(config, size)
-        same = found.table.select("image", "split").equals(cohort.table.select("image", "split"))
-        if same and np.array_equal(found.targets, cohort.targets, equal_nan=True):
-            finer[size] = found
+        stored = _open(config, size)
+        same = stored.table.select("image", "split").equals(cohort.table.select("image", "split"))
+        if same and np.array_equal(stored.targets, cohort.targets, equal_nan=True):
+            finer[size] = stored
         else:
             print(f"note: stored for {size} pixels the images are split otherwise; the teacher sees them enlarged")
     return finer

@@ -32,7 +32,7 @@ from cxr_eval import entries, memory, results, speed, subgroups
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.explain.explanations import explain
 from cxr_eval.metrics.records import METRICS
-from cxr_eval.models import Match, aligned_targets, match_labels, relation, teachers
+from cxr_eval.models import Match, aligned_targets, controls, match_labels, relation, teachers
 from cxr_eval.notes import notes, seen_in_training
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
@@ -185,6 +185,7 @@ def measure(
         draws,
         margin=config.margin,
         teachers=teachers(headers, hashes),
+        controls=controls(headers),
     )
     columns = results.reported(match.task, match.labels)
     shown = [match.labels[i] for i in columns]
@@ -213,6 +214,7 @@ def measure(
             for name in files
         },
         "differences": measured["differences"],
+        "gains": measured["gains"],
         "noninferiority": measured["noninferiority"],
         "subgroups": {"columns": by_group["columns"], "gaps": by_group["gaps"]},
     }

@@ -67,6 +67,35 @@ def compare(
     return found
 
 
+def gains(
+    models: Mapping[str, Any],
+    samples: Mapping[str, Samples],
+    labels: Sequence[str],
+    controls: Mapping[str, str],
+) -> dict[str, Any]:
+    """Overall differences of every student to its control: the gain by the teacher.
+
+    Args:
+        models: Name -> figures.
+        samples: Name -> scope -> metric -> (G, L) for the scope "labels"; empty without resamples.
+        labels: Names of the L labels.
+        controls: Student -> the same student trained without the teacher.
+
+    Returns:
+        Student -> "control" and "overall" (metric -> value, low, high, p, p_holm over the students).
+    """
+    found: dict[str, Any] = {}
+    for name, other in controls.items():
+        pairs = {key: _overall(key, (name, other), models, samples, labels) for key in compared()}
+        found[name] = {
+            "control": other,
+            "overall": {key: _difference(key, pair) for key, pair in pairs.items()},
+        }
+    for key in compared():
+        _adjust([gain["overall"][key] for gain in found.values()], "p")
+    return found
+
+
 def noninferiority(
     models: Mapping[str, Any],
     samples: Mapping[str, Samples],

@@ -143,6 +143,33 @@ def teachers(headers: Mapping[str, Header], hashes: Mapping[str, str]) -> dict[s
     return found
 
 
+def controls(headers: Mapping[str, Header]) -> dict[str, str]:
+    """Which of the compared models is another one's control: the same student and settings, without the teacher.
+
+    Told from the files alone: equal architecture, config and seed, a teacher among the parents of the one and none
+    among those of the other.
+
+    Args:
+        headers: Headers by model name.
+
+    Returns:
+        Student -> control.
+    """
+    found = {}
+    for name, header in headers.items():
+        if not header.config.get("control") or not _taught(header):
+            continue
+        record = (header.architecture, header.config, header.seed)
+        for other, one in headers.items():
+            if not _taught(one) and (one.architecture, one.config, one.seed) == record:
+                found.setdefault(name, other)
+    return found
+
+
+def _taught(header: Header) -> bool:
+    return any(parent.get("role", "").startswith("teacher") for parent in header.parents)
+
+
 def aligned_targets(targets: NDArray[np.float32], labels: Sequence[str], match: Match) -> NDArray[np.float32]:
     """The cohort's targets in the order of the match.
 

@@ -112,7 +112,7 @@ def answers(logits: NDArray[np.float32], header: Header, labels: Sequence[str], 
 def table(
     rows: pl.DataFrame, labels: Sequence[str], targets: NDArray[np.float32], by_model: Mapping[str, Answers]
 ) -> pl.DataFrame:
-    """The table of ``predictions.parquet``: one row an image.
+    """The table of ``predictions.parquet``: one row per image.
 
     Columns: image; patient, numbered in order of appearance (a table of one's own may name them); split;
     ``target:LABEL`` (1, 0, or null where unknown); and for every model ``probability:MODEL:LABEL`` and

@@ -58,6 +58,7 @@ def measure(
     *,
     margin: float = 0.02,
     teachers: Mapping[str, str] | None = None,
+    controls: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Every metric of every model, and what the models differ by.
 
@@ -70,6 +71,7 @@ def measure(
         draws: From ``draws_of``; None for no intervals.
         margin: Margin of the non-inferiority test, AUROC.
         teachers: Model -> the model it is held against there; the reference for those not named.
+        controls: Student -> the same student trained without the teacher.
 
     Returns:
         "models": name -> "overall", "macro", "micro" and "weighted" (each metric -> value), "labels" (label ->
@@ -97,6 +99,7 @@ def measure(
     return {
         "models": models,
         "differences": comparisons.compare(models, samples, shown, tests),
+        "gains": comparisons.gains(models, samples, shown, controls or {}),
         "noninferiority": comparisons.noninferiority(models, samples, shown, against, margin),
     }
 

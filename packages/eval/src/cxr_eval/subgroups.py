@@ -175,7 +175,8 @@ def measure(
                 )
                 models[name][grouping.column][entry["name"]] = figures
         for name in answers:
-            gaps += _gaps(name, grouping.column, models[name][grouping.column], drawn[name], labels)
+            averaged = about[grouping.column]["labels"]
+            gaps += _gaps(name, grouping.column, models[name][grouping.column], drawn[name], labels, averaged)
     return {"columns": about, "models": models, "gaps": sorted(gaps, key=lambda gap: -gap["value"])}
 
 
@@ -256,10 +257,16 @@ def _nothing(reason: str) -> dict[str, Any]:
 
 
 def _gaps(
-    model: str, column: str, groups: Mapping[str, Any], drawn: Mapping[str, Any], labels: Sequence[str]
+    model: str,
+    column: str,
+    groups: Mapping[str, Any],
+    drawn: Mapping[str, Any],
+    labels: Sequence[str],
+    averaged: Sequence[str],
 ) -> list[dict[str, Any]]:
     found = []
-    scopes: list[str | None] = [None, *labels] if len(labels) > 1 else [None]
+    # The average of one of several labels is that label: it is listed once.
+    scopes: list[str | None] = [None] if len(labels) == 1 else [*labels] if len(averaged) == 1 else [None, *labels]
     for label in scopes:
         for key in records.shown("gap"):
             values = {

@@ -26,6 +26,8 @@ def summary(document: Mapping[str, Any]) -> None:
     images = f"{document['images']} {document['split']} images"
     heading = escape(f"{document['cohort']['name']}, {images}: {document['headline']}")
     console.print(heading)
+    for line in gains(document):
+        console.print(escape(line))
     grid = Table(box=box.SIMPLE_HEAD if live else None, pad_edge=live)
     grid.add_column("model")
     shown = records.shown("terminal")
@@ -48,6 +50,21 @@ def summary(document: Mapping[str, Any]) -> None:
     console.print(grid)
     for line in _partial(document):
         console.print(f"* {escape(line)}")
+
+
+def gains(document: Mapping[str, Any]) -> list[str]:
+    """The gain of every student over its control, one line per student."""
+    lines = []
+    for name, gain in document.get("gains", {}).items():
+        entry = gain["overall"]["auroc"]
+        if entry["value"] is None:
+            continue
+        interval = f"no interval: {entry.get('interval_reason')}"
+        if entry["low"] is not None:
+            interval = f"95 % interval {100 * entry['low']:+.1f} to {100 * entry['high']:+.1f}"
+        points = f"{100 * entry['value']:+.1f} percentage points of AUROC ({interval})"
+        lines.append(f"gain by the teacher: {name} against {gain['control']}, the same student without it: {points}")
+    return lines
 
 
 def _partial(document: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from cxr_ssl.plan import Plan
 from cxr_ssl.state import TrainState
 
 MOST = 4
-"""Recoveries tried in one run; what still collapses then needs a person."""
+"""Recoveries tried in one run; a run that still collapses then stops."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def open_run(
         folder: The folder.
         identity: What the result depends on: experiment, hashes of inputs, and "epochs". The folder of another
             identity is never touched.
-        config: The config as a person reads it, written to ``config.yaml``.
+        config: The whole config, written to ``config.yaml``.
         restart: Set a run of another identity aside (as ``FOLDER.aside-1``, ``FOLDER.aside-2``, ...) and start anew.
         extend: Accept a run that had fewer epochs, and continue it.
         main: Whether this process is the one that writes.
@@ -168,8 +168,8 @@ def _extend(folder: Path, wanted: dict[str, Any]) -> None:
         BadInput: Fewer epochs, or the state of the finished run is gone.
     """
     record, done = folder / "run.json", folder / "done.json"
-    found = _read(record)
-    before, now = found["epochs"], wanted["epochs"]
+    old = _read(record)
+    before, now = old["epochs"], wanted["epochs"]
     if now < before:
         raise BadInput(f"more than {before} epochs", f"{now}", where=folder, do=f"--epochs {before + 1} or more")
     if done.exists() and not (folder / "state.pt").exists():
@@ -179,7 +179,7 @@ def _extend(folder: Path, wanted: dict[str, Any]) -> None:
             where=folder,
             do="run with --keep_state what is to be extended later; or begin a new run with --start and this model",
         )
-    write_json(record, {**wanted, EXTENDED: [*found.get(EXTENDED, []), before]})
+    write_json(record, {**wanted, EXTENDED: [*old.get(EXTENDED, []), before]})
     done.unlink(missing_ok=True)
 
 
@@ -200,13 +200,13 @@ def experiment(config: Any, *kinds: type) -> dict[str, Any]:
 
 def _read(record: Path) -> dict[str, Any]:
     try:
-        found = json.loads(record.read_text("utf-8"))
-        if not isinstance(found, dict):
+        read = json.loads(record.read_text("utf-8"))
+        if not isinstance(read, dict):
             raise ValueError("no table")
     except ValueError as error:
         do = "restore it, or choose another --run or --name"
         raise BadInput("the record of a run", "a damaged file", where=record, do=do) from error
-    return found
+    return read
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ASK_EVERY = 10
-"""Steps of a run after which several processes ask one another whether any was told to stop."""
+"""Steps of a run after which several processes ask one another whether any received a signal to stop."""
 
 
 @contextlib.contextmanager
@@ -95,7 +95,7 @@ class TrainingSession:
         self.progress.say(f"{self.name}: {text}")
 
     def end_step(self, images: int, loss: Tensor) -> None:
-        """Count a step; save and leave where any process was told to stop.
+        """Count a step; save and leave where any process received a signal.
 
         Args:
             images: Images of the step, over all processes.
@@ -111,24 +111,24 @@ class TrainingSession:
         state.images += images
         alone = state.accelerator.num_processes == 1
         if alone or (state.epoch * self.steps + state.step) % ASK_EVERY == 0:
-            self._leave_if_told()
+            self._leave_after_signal()
 
     def end_epoch(self, line: dict[str, Any], shown: Mapping[str, Any] | None = None) -> None:
         """Log the epoch and say its numbers.
 
         Args:
             line: For ``metrics.jsonl``.
-            shown: What a person is shown of it; all when None.
+            shown: The numbers that are printed; all when None.
         """
         self.run.log(line)
         self.progress.epoch(line if shown is None else shown)
 
     def save_in_time(self) -> None:
-        """Save after an epoch, unless too little time has passed; leave where any process was told to stop.
+        """Save after an epoch, unless too little time has passed; leave where any process received a signal.
 
         The clock of the main process decides for all, since all must save together.
         """
-        self._leave_if_told()
+        self._leave_after_signal()
         now = time.perf_counter()
         self.state.seconds = now - self._began
         due = self.run.main and self.state.epoch < self.epochs and now - self._saved >= 10 * self._cost_of_saving
@@ -144,7 +144,7 @@ class TrainingSession:
         if self.run.main:
             save_state(self.run.state, state, self.state.accelerator.num_processes)
 
-    def _leave_if_told(self) -> None:
+    def _leave_after_signal(self) -> None:
         if number := highest_signal(self._stop.received, self.state.accelerator):
             self.save()
             self._stop.leave(number)

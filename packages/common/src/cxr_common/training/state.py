@@ -99,7 +99,7 @@ class TrainState(Generic[Network]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        state = _copied(state)  # the optimiser would go on working in the given tensors
+        state = _copied(state)  # the optimiser would keep working in the given tensors
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"]:

@@ -2,6 +2,6 @@
 
 from cxr_data.auditing.checks import LEVELS, audit
 from cxr_data.auditing.measures import file_facts
-from cxr_data.auditing.report import count_table, html
+from cxr_data.auditing.report import count_table, html, totals
 
-__all__ = ["LEVELS", "audit", "count_table", "file_facts", "html"]
+__all__ = ["LEVELS", "audit", "count_table", "file_facts", "html", "totals"]

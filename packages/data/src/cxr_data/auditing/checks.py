@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cxr_data.auditing import appearance, duplicates, leakage, shortcuts
 from cxr_data.auditing.measures import Measures, measure
 from cxr_data.cohort import Cohort
-from cxr_data.readers import READERS
+from cxr_data.readers import extras
 
 LEVELS = ("error", "warning", "note", "ok", "unknown")
 """error: figures computed on this are wrong. warning: they may mislead. unknown: it could not be checked."""
@@ -30,6 +30,11 @@ def audit(cohort: Cohort, *, facts: pl.DataFrame | None = None, as_downloaded: b
     Returns:
         ``cohort`` (what it is), ``checks`` (a list of dicts with ``name``, ``level`` (one of :data:`LEVELS`),
         ``count``, ``text``, ``details``, ``images``), ``errors`` and ``warnings`` (how many), all JSON types.
+
+    >>> from cxr_data import audit, open_cohort
+    >>> found = audit(open_cohort("phantom:40", pixel_size=64, show=False))
+    >>> found["errors"], next(check["text"] for check in found["checks"] if check["name"] == "patients in two splits")
+    (0, 'none')
     """
     measures = measure(cohort)
     images = cohort.table["image"].to_list()
@@ -71,8 +76,8 @@ def _check(
 def _patients(cohort: Cohort, images: list[str], as_downloaded: bool) -> list[dict[str, Any]]:
     """Patients in two splits: of the split in use, and of the one that folders suggest."""
     patients, split = cohort.table["patient"].to_list(), cohort.table["split"].to_list()
-    readers = (READERS.get(name) for name in cohort.name.split(" + "))
-    careful = "; ".join(filter(None, (getattr(reader, "CAREFUL_PATIENTS", "") for reader in readers)))
+    cautions = (extras(name).patient_caution for name in cohort.name.split(" + "))
+    careful = "; ".join(filter(None, cautions))
     found = []
     for name, parts, level in (
         ("patients in two splits", split, "error"),

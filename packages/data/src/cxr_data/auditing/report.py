@@ -46,6 +46,12 @@ def count_table(found: dict[str, Any]) -> "Table":
     return table
 
 
+def totals(found: dict[str, Any]) -> str:
+    """How many errors and warnings there are: "0 errors, 1 warning"."""
+    counts = (("error", found["errors"]), ("warning", found["warnings"]))
+    return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts)
+
+
 def html(found: dict[str, Any], cohort: Cohort) -> str:
     """One page that needs no other file and no network.
 
@@ -66,7 +72,7 @@ def html(found: dict[str, Any], cohort: Cohort) -> str:
     sheets = "\n".join(_section(check, cohort, rows) for check in found["checks"])
     summary = (
         f"{len(cohort):,} images, {cohort.table['patient'].n_unique():,} patients, fingerprint "
-        f"{escape(cohort.fingerprint[:12])}: {found['errors']} errors, {found['warnings']} warnings"
+        f"{escape(cohort.fingerprint[:12])}: {totals(found)}"
     )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Audit of {name}</title>\n'

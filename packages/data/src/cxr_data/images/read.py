@@ -45,6 +45,14 @@ def read_image(
 
     Raises:
         BrokenImage: The file is no usable image; the message says why.
+
+    >>> import cv2, numpy
+    >>> from cxr_data import read_image
+    >>> cv2.imwrite("scan.png", numpy.tile(numpy.arange(40, 80, dtype=numpy.uint8), (60, 1)))
+    True
+    >>> image = read_image("scan.png", 32, aspect="pad")
+    >>> image.shape, image.dtype.name, int(image[16, 0])  # padded with black
+    ((32, 32), 'uint8', 0)
     """
     image = _decode_file(path, window, least=int(1.9 * pixel_size))
     return fit_image(image, pixel_size, aspect=aspect, window=window, bits=bits)

@@ -1,11 +1,14 @@
-"""Readers: one file a data set. A reader has ``looks_like(path) -> bool`` and ``read(path) -> Listing``.
+"""Readers: one file per data set. A reader has ``looks_like(path) -> bool`` and ``read(path) -> Listing``.
 
 ``READERS`` is the only list of them; :func:`recognise` asks in its order, the most particular first.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+import polars as pl
 
 from cxr_data.errors import unknown_name
 from cxr_data.folders import scan_with_links
@@ -27,7 +30,7 @@ from cxr_data.readers import (
 )
 from cxr_data.readers.listing import Listing
 
-__all__ = ["READERS", "Listing", "Reader", "read", "recognise"]
+__all__ = ["READERS", "Extras", "Listing", "Reader", "extras", "read", "recognise"]
 
 
 class Reader(Protocol):
@@ -42,6 +45,20 @@ class Reader(Protocol):
     def read(path: Path) -> Listing:
         """List the images with labels, patients and official split; decodes none of them."""
         ...
+
+
+class Extras(NamedTuple):
+    """What a reader may declare beside ``looks_like`` and ``read``, by these names in capitals or as a function.
+
+    Attributes:
+        patient_caution: Why patients in two splits may not be what they seem (``PATIENT_CAUTION``); empty for none.
+        boxes: From the release's folder to a table of boxes: image, label, x, y, width, height in pixels (``boxes``).
+        box_frame: Width and height of the images the boxes are drawn on (``BOX_FRAME``); None for those of each file.
+    """
+
+    patient_caution: str
+    boxes: Callable[[Path], pl.DataFrame] | None
+    box_frame: tuple[int, int] | None
 
 
 READERS: dict[str, Reader] = {
@@ -59,6 +76,14 @@ READERS: dict[str, Reader] = {
     "unlabelled": unlabelled,
     "folder": folder,
 }
+
+
+def extras(name: str) -> Extras:
+    """What the reader of a data set declares; nothing where no reader has that name."""
+    reader = READERS.get(name)
+    return Extras(
+        getattr(reader, "PATIENT_CAUTION", ""), getattr(reader, "boxes", None), getattr(reader, "BOX_FRAME", None)
+    )
 
 
 def recognise(path: Path) -> str:

@@ -26,7 +26,7 @@ from cxr_data.readers.listing import Listing, image_files, one_hot
 LABELS = ("NORMAL", "PNEUMONIA")
 SUBTYPES = {"BACTERIAL": "bacteria", "VIRAL": "virus"}
 """Classes that may be asked for in place of PNEUMONIA, and what file names call them."""
-CAREFUL_PATIENTS = (
+PATIENT_CAUTION = (
     "whether bacteria and virus are numbered separately cannot be decided from the names: by the bare number, the "
     "careful reading, they are one patient; by number and word none lies in two parts of the official split"
 )

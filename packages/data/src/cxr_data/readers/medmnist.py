@@ -43,7 +43,7 @@ def read(path: Path) -> Listing:
     files = _files(path)
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
-        raise BadInput(f"one .npz file with {', '.join(_KEYS)}", found, where=path, do="one file a folder")
+        raise BadInput(f"one .npz file with {', '.join(_KEYS)}", found, where=path, do="one file per folder")
     file = files[0]
     arrays = _load(file)
     labels = {split: arrays[f"{split}_labels"] for split in SPLITS}

@@ -1,6 +1,6 @@
 """VinDr-CXR (Nguyen et al., Scientific Data 2022): radiographs that several radiologists each read.
 
-Two editions. Kaggle: ``train.csv``, one row a box and reader (image_id, class_name, class_id, rad_id, x_min …),
+Two editions. Kaggle: ``train.csv``, one row per box and reader (image_id, class_name, class_id, rad_id, x_min …),
 three readers per image, test without labels. PhysioNet: ``image_labels_train.csv``, one row per image and reader
 with a 0/1 column a finding, and ``image_labels_test.csv``, the consensus of five.
 """
@@ -119,7 +119,7 @@ def _by_image(table_path: Path) -> pl.DataFrame:
 
 
 def _by_box(table_path: Path) -> pl.DataFrame:
-    """Shares from one row a box and reader: a reader says yes with one box or several."""
+    """Shares from one row per box and reader: a reader says yes with one box or several."""
     boxes = read_columns(table_path, _BOXES[:4])
     if boxes.select(pl.any_horizontal(pl.all().is_null()).any()).item():
         raise BadInput("an image, a class and a reader in every row", "a row without", where=table_path)

@@ -33,15 +33,19 @@ def _in_torch(path: Path, threads: int, **options: bool) -> Run:
     return in_torch(*load(path, kind="model"), **options)
 
 
+def _in_runtime(runtime: runtimes.Runtime, precision: str, path: Path, threads: int) -> Run:
+    return runtime.load(path, threads=threads, **runtime.options[precision])
+
+
 RUNTIMES: dict[tuple[str, str], Make] = {
     EAGER: _in_torch,
     ("PyTorch folded, channels-last", "fp32"): functools.partial(_in_torch, fold=True),
     ("PyTorch folded, channels-last", "bf16"): functools.partial(_in_torch, fold=True, bf16=True),
-    ("ONNX Runtime", "fp32"): lambda path, threads: runtimes.in_onnxruntime(path, threads=threads),
-    ("ONNX Runtime", "int8"): lambda path, threads: runtimes.in_onnxruntime(path, threads=threads),
-    ("OpenVINO", "fp32"): lambda path, threads: runtimes.in_openvino(path, threads=threads),
-    ("OpenVINO", "bf16"): lambda path, threads: runtimes.in_openvino(path, threads=threads, bf16=True),
-    ("OpenVINO", "int8"): lambda path, threads: runtimes.in_openvino(path, threads=threads),
+    **{
+        (runtime.title, precision): functools.partial(_in_runtime, runtime, precision)
+        for runtime in runtimes.RUNTIMES.values()
+        for precision in runtime.options
+    },
 }
 """(runtime, precision) -> how a file becomes a function: (file, threads) -> run. float16 is left out: processors
 compute it by way of float32, many times slower than bfloat16."""
@@ -161,28 +165,25 @@ def _validation(header: Header, eight: Path, digest: str | None) -> dict[str, tu
     Both are of the images that export-model compared the two files on, where there is such an 8-bit file: figures of
     other images side by side would show a loss, or hide one, that is a matter of the sample.
     """
-    found = {"fp32": (_number(header.metrics.get("val_auroc")), ALL), "int8": (None, SAMPLED)}
+    figures = {"fp32": (_number(header.metrics.get("val_auroc")), ALL), "int8": (None, SAMPLED)}
     if not eight.is_file() or not _made_from(eight, digest):
-        return found
+        return figures
     kept = describe_onnx(eight)[1].get("quantisation") or {}
     auroc, drop = _number(kept.get("auroc")), _number(kept.get("drop"))
-    found["int8"] = (auroc, SAMPLED)
+    figures["int8"] = (auroc, SAMPLED)
     if auroc is not None and drop is not None:
-        found["fp32"] = (auroc + drop, SAMPLED)
-    return found
+        figures["fp32"] = (auroc + drop, SAMPLED)
+    return figures
 
 
 def _onnx_rows(
     name: str, file: Path, header: Header, made: str, validation: Mapping[str, tuple[float | None, str]]
 ) -> Iterator[Entry]:
-    for runtime, precision in RUNTIMES:
-        if runtime.startswith("PyTorch") or (precision == "int8") != (made == "int8"):
-            continue
-        if runtime == "OpenVINO" and not installed("openvino"):
-            continue
-        if precision == "bf16" and not cpu_has_bf16():
-            continue
-        yield Entry(name, runtime, precision, file, header, *validation[made])
+    for runtime in runtimes.RUNTIMES.values():
+        for precision in runtime.options:
+            fits = (precision == "int8") == (made == "int8") and (precision != "bf16" or cpu_has_bf16())
+            if fits and (runtime.extra is None or installed(runtime.extra)):
+                yield Entry(name, runtime.title, precision, file, header, *validation[made])
 
 
 def _made_from(path: Path, digest: str | None) -> bool:

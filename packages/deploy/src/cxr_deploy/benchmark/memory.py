@@ -41,19 +41,20 @@ def _main(file: str, runtime: str, precision: str, threads: str) -> None:
     import numpy as np
 
     from cxr_deploy.predict.classifier import load
+    from cxr_deploy.runtimes import RUNTIMES
 
     path = Path(file)
     if runtime.startswith("PyTorch"):
         import torch
 
         from cxr_common.checkpoint import describe
-        from cxr_deploy.benchmark.entries import RUNTIMES
+        from cxr_deploy.benchmark import entries
 
         torch.set_num_threads(int(threads) or torch.get_num_threads())
-        run, size = RUNTIMES[runtime, precision](path, int(threads)), describe(path).input.size
+        run, size = entries.RUNTIMES[runtime, precision](path, int(threads)), describe(path).input.size
         run(np.zeros((1, 1, size, size), np.uint8))
     else:
-        chosen = "openvino" if runtime == "OpenVINO" else "onnxruntime"
+        chosen = next(name for name, one in RUNTIMES.items() if one.title == runtime)
         classifier = load(path, runtime=chosen, threads=int(threads))
         classifier.run(np.zeros((1, 1, classifier.size, classifier.size), np.uint8))
     print(peak_memory())

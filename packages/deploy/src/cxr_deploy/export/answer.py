@@ -54,7 +54,7 @@ class Answering(nn.Module):
 
 @torch.inference_mode()
 def has_maps(gray_network: GrayNetwork, size: int) -> bool:
-    """Whether the network ends in global average pooling and a linear layer, found by trying.
+    """Whether the network ends in global average pooling and a linear layer, as a trial forward pass shows.
 
     Args:
         gray_network: The classifier, in eval mode.

@@ -56,12 +56,12 @@ def load(path: str | Path) -> tuple[onnx.ModelProto, Header, dict[str, Any]]:
     return onnx.load_from_string(Path(path).read_bytes()), header, about
 
 
-def compare(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+def compare(expected: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """Largest difference of each output between two answers to the same images.
 
     Args:
         expected: Outputs by name.
-        found: The same outputs of another runtime.
+        actual: The same outputs of another runtime.
 
     Returns:
         Name -> difference: absolute for probabilities; for logits and maps, which know no bounds, as a share of the
@@ -69,6 +69,6 @@ def compare(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[An
     """
     differences = {}
     for name, values in expected.items():
-        largest = float(np.abs(values.astype(np.float64) - found[name]).max())
+        largest = float(np.abs(values.astype(np.float64) - actual[name]).max())
         differences[name] = largest / (1.0 if name == "probabilities" else max(1.0, float(np.abs(values).max())))
     return differences

@@ -1,7 +1,7 @@
 """8-bit files: several are made, the fastest whose validation AUROC holds is kept.
 
 Weights are int8 (symmetric), activations uint8, written as static QDQ: pairs of QuantizeLinear and DequantizeLinear
-around float operators, which every runtime fuses in its own way. The normalisation before the network and what turns
+around float operators, which each runtime fuses differently. The normalisation before the network and what turns
 logits into probabilities and maps stay in float32: they cost next to nothing and round the answer itself.
 """
 
@@ -40,7 +40,7 @@ SAME_SPEED = 1.02
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to 8 bits.
+    """One set of choices for an 8-bit file.
 
     Attributes:
         method: Name in :data:`ranges.METHODS`.

@@ -62,7 +62,7 @@ class Classifier:
 
     Attributes:
         labels: Label names, in the order of every label axis.
-        stored_size: Edge at which the training cohort's images were stored, pixels; new images take the same way.
+        stored_size: Edge at which the training cohort's images were stored, pixels; new images are stored likewise.
     """
 
     def __init__(self, header: Header, run: Run, path: Path, precision: str):
@@ -218,5 +218,5 @@ def _load_onnx(file: Path, runtime: str, threads: int) -> Classifier:
     if runtime == "torch":
         raise BadInput("a .safetensors file for torch", file.name, where=file, do="--runtime onnxruntime")
     header, about = describe_onnx(file)
-    make = runtimes.in_openvino if runtime == "openvino" else runtimes.in_onnxruntime
-    return Classifier(header, make(file, threads=threads), file, about["precision"])
+    load_graph = runtimes.RUNTIMES["onnxruntime" if runtime == "auto" else runtime].load
+    return Classifier(header, load_graph(file, threads=threads), file, about["precision"])

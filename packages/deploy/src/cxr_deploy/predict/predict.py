@@ -1,4 +1,4 @@
-"""The stage: a model and any number of image files in, one row an image out."""
+"""The stage: a model and any number of image files in, one row per image out."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack

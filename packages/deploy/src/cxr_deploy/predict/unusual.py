@@ -90,12 +90,12 @@ def of_file(path: Path) -> list[str]:
     if header.kind == "DICOM":
         view = dicom_facts(path, b"")["view"]
         return [f"a lateral view by its header ({view})"] if view in LATERAL_VIEWS else []
-    found = []
+    unusual = []
     if max(header.width, header.height) > LONGEST * min(header.width, header.height):
-        found.append(f"an odd shape for a chest radiograph ({header.width} x {header.height})")
+        unusual.append(f"an odd shape for a chest radiograph ({header.width} x {header.height})")
     if _may_have_colour(data, header.kind) and is_coloured(data):
-        found.append("a colour image")
-    return found
+        unusual.append("a colour image")
+    return unusual
 
 
 def is_coloured(data: bytes) -> bool:

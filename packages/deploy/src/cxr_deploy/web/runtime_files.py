@@ -88,7 +88,7 @@ def _from_folder(folder: Path) -> dict[str, bytes]:
 
 def _from_archive(archive: Path) -> dict[str, bytes]:
     """Only the named members are read, into memory: nothing in the archive can choose where it lands."""
-    found = {}
+    contents = {}
     try:
         with tarfile.open(archive, "r:gz") as package:
             for name in FILES:
@@ -96,7 +96,7 @@ def _from_archive(archive: Path) -> dict[str, bytes]:
                 content = package.extractfile(member) if member.isfile() and member.size <= LARGEST else None
                 if content is None:
                     raise KeyError(name)
-                found[name] = content.read()
+                contents[name] = content.read()
     except (KeyError, tarfile.TarError, EOFError, OSError) as error:
         raise BadInput(f"the archive of {PACKAGE} {VERSION}", f"a damaged one ({error})", where=archive) from error
-    return found
+    return contents

@@ -1,0 +1,26 @@
+"""The programs in examples/ run, and the manual shows them as they are."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(example, tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(example)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_manual_shows_an_example_as_it_is(example) -> None:
+    program = example.read_text("utf-8")
+    assert len(program.splitlines()) <= 40
+    assert f"```python\n{program}```" in (ROOT / "docs" / "python.md").read_text("utf-8")
