@@ -19,5 +19,6 @@ CONFIGS = {
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in CONFIGS.items() for name in names])
 def test_every_option_has_a_text(module, name) -> None:
     config = getattr(importlib.import_module(module), name)
+    assert isinstance(config, type)
     assert dataclasses.is_dataclass(config)
     assert [option.name for option in options(config) if not option.text] == []

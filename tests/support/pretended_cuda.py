@@ -40,7 +40,7 @@ def fault(message: str) -> str:
 class Pretended(torch.Tensor):
     """A tensor on the pretended device."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] - as torch documents it
     _inner: torch.Tensor
 
     @staticmethod

@@ -106,7 +106,8 @@ def test_two_teachers_of_their_own_sizes_asked_once(tmp_path, toy_folder) -> Non
     student = describe(runs / "quickstart" / "test_resnet" / "model.safetensors")
     assert [p["role"] for p in student.parents] == ["teacher", "teacher-2"]
     assert student.config["teacher"] == [path.name for path in teachers]
-    assert (student.config["loss"], student.config["task_weight"]) == ({"kd": 0.9}, 0.1)  # what "the usual" was
+    usual = {"kd": 0.9, "kd.scale_by_t2": True, "kd.temperature": 4.0}  # what null stood for
+    assert (student.config["loss"], student.config["task_weight"]) == (usual, 0.1)
 
 
 def test_larger_teachers_see_the_same_images_stored_more_finely() -> None:

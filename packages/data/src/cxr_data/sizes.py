@@ -21,7 +21,7 @@ def pixel_size_for(size: int) -> int:
 
 
 def size_for(pixel_size: int) -> int:
-    """The usual network input edge for images stored at an edge: the largest multiple of 32 that leaves room for crops.
+    """The usual network input edge for images stored at an edge: the largest multiple of 32 with space for crops.
 
     Args:
         pixel_size: Edge of the stored images, pixels.

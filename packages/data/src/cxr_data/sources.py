@@ -29,7 +29,7 @@ from cxr_data.selection import Selection
 
 PHANTOM_IMAGES = 2000
 DEFAULT_PIXEL_SIZE = 256
-"""Edge of the stored images where none is asked for: that of a network input of 224 pixels, with room for crops."""
+"""Edge of the stored images where none is asked for: that of a network input of 224 pixels, with space for crops."""
 _PHANTOM_CODE = tuple(f"synthetic/{name}.py" for name in ("phantom", "body", "drawing", "findings"))
 _FOLD = re.compile(r"(.+)@(\d+)/(\d+)")
 _PHANTOM = re.compile(r"phantom(-multiclass)?(?::(\d+))?")

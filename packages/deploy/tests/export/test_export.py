@@ -145,7 +145,7 @@ def test_several_models_never_share_a_folder(model_file, option, named, tmp_path
         model_file(name)
     folders = {"a": "runs/quickstart/student", "b": "runs/quickstart/student-control"}
     monkeypatch.setattr("cxr_deploy.export.export.load", lambda *_, **__: pytest.fail("a model was loaded"))
-    assert main([*(folders.get(name, name) for name in named), option, "there"]) == 2
+    assert main([*(folders.get(name) or name for name in named), option, "there"]) == 2
     error = capsys.readouterr().err
     assert f"expected one model where {option} is given, found 2: student, student-control" in error
     assert not (tmp_path / "there").exists()

@@ -51,7 +51,7 @@ def networks():
                 for name, parameter in network.named_parameters():
                     # The oracle adds 1e-6 to a sum of squared gradients: large ones show the formula.
                     if parameter is network.get_classifier().weight:
-                        parameter.normal_(0, 1000)
+                        parameter.normal_(0, 1e5)
                     elif "norm" in name or "bn" in name:
                         parameter.add_(0.3 * torch.randn_like(parameter))
             # Float64: what remains is the oracle's rounding of its results to float32.

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from cxr_common.training.loader import global_batch
 from cxr_common.training.schedules import warmup_cosine
 
 
@@ -76,6 +75,8 @@ def make_plan(
         weight_decay: At the first step.
         weight_decay_end: At the last; None keeps it.
     """
+    from cxr_common.training.loader import global_batch  # imports NumPy, which --help does without
+
     batch = global_batch(batch_size, images, processes * accumulate)
     steps = max(images // batch, 1)
     epochs = epochs_for(steps) if epochs is None else epochs
