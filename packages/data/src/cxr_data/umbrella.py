@@ -53,6 +53,7 @@ COMMANDS = {
         "time classifiers in every runtime and precision",
         "cxr-deploy",
     ),
+    "runs": Command("cxr_data.runs:main", "cxr_data.runs:RunsConfig", "list trainings and compare them", "cxr-data"),
     "reproduce": Command(
         "cxr_recipes.cli:main", "cxr_recipes.config:ReproduceConfig", "run a whole experiment", "cxr-recipes"
     ),
