@@ -37,6 +37,7 @@ def suggested(said: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_suggested_commands_lead_from_a_cohort_to_a_timed_model(tmp_path) -> None:
     said = typed(["cxr-data", "prepare", "phantom:60", "--size", "32", "--out", "my cohorts/small"], tmp_path)
     seen = []

@@ -104,6 +104,8 @@ class Browser:
         os.close(self._write)
 
 
+LOAD_ALL = """Promise.allSettled([...document.images].map((one) => { one.loading = "eager"; return one.decode(); }))"""
+"""Waits for pictures that a browser would load when they come into sight."""
 FAULTS = Path(__file__).with_name("faults.js").read_text("utf-8")
 """What is wrong with the page that is open: too wide, clipped, overprinted, empty; a list of sentences."""
 
@@ -119,6 +121,7 @@ def faults(browser: Browser, page: Path, folder: Path | None = None) -> list[str
     found = []
     for width, height, mobile in ((1280, 900, False), (390, 844, True)):
         browser.open(page, width, height, mobile=mobile)
+        browser.call("Runtime.evaluate", expression=LOAD_ALL, awaitPromise=True)
         found += [f"{page.name} at {width} px: {fault}" for fault in browser.run(f"{FAULTS}({width})")]
         if folder is not None:
             shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True, **_whole(browser))

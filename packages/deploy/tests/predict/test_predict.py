@@ -241,5 +241,5 @@ def test_other_files_and_links_are_counted(models, folder, tmp_path, capsys):
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     assert main([str(models["onnx"]), str(folder)]) == 0
     said = capsys.readouterr().out
-    assert f"{folder}: 1 other files were left out: 1 x .csv" in said
+    assert f"{folder}: 1 other file was left out: 1 x .csv" in said
     assert f"{folder}: links to folders elsewhere were not followed: linked" in said
