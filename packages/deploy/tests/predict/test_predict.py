@@ -141,7 +141,7 @@ def test_no_patient_leaves_a_dicom_file(models, shared_data, tmp_path, capsys):
     dataset.save_as(tmp_path / "one.dcm")
     out, maps = tmp_path / "answers.jsonl", tmp_path / "maps"
     arguments = [str(models["torch"]), str(tmp_path / "one.dcm"), "--out", str(out), "--heatmaps", str(maps)]
-    assert main(arguments) == 0
+    assert main([*arguments, "--heatmaps_of", "all"]) == 0
     said = capsys.readouterr()
     everything = out.read_bytes() + said.out.encode() + said.err.encode()
     everything += b"".join(p.read_bytes() + p.name.encode() for p in maps.iterdir())

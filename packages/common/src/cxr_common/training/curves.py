@@ -14,7 +14,8 @@ COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#b83280", "#6b46c1", "#975a16", "#0
 
 STYLE = """
 :root{color-scheme:light dark}
-body{font:15px/1.45 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.45 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;
+overflow-wrap:break-word}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.quiet{opacity:.75}
 .row{display:flex;flex-wrap:wrap;gap:1.2rem}figure{margin:0;max-width:100%}figcaption{font-weight:600;font-size:.9rem}
 svg{width:380px;max-width:100%;height:auto}svg text{font-size:11px;fill:currentColor}
