@@ -219,7 +219,7 @@ class GrayNetwork(nn.Module):
         if pixels.is_floating_point() and not (
             pixels.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()
         ):
-            highest = float(pixels.amax()) if pixels.numel() else 0.0
+            highest = float(pixels.detach().amax()) if pixels.numel() else 0.0
             if 0 < highest <= 1:
                 do = "give uint8, or multiply by 255; mean and std are applied here"
                 raise BadInput("gray pixels in 0..255, uint8 or float", f"floats up to {highest:.3g}", do=do)
