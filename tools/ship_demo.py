@@ -4,9 +4,10 @@ Writes model.int8.onnx, card.md and record.json into ``cxr_deploy/demo``. The re
 their licences, the data and the figures; tests compare the shipped bytes and the recipe with it.
 """
 
+import dataclasses
 import hashlib
 import json
-import shutil
+import math
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 
 import cxr_deploy
+from cxr_data.decisions import fit_thresholds
 from cxr_data.files import write_json, write_text
 from cxr_deploy import cohort as images_of
 from cxr_deploy import demo
+from cxr_deploy.export import onnx_file
 from cxr_deploy.predict.classifier import Classifier
 from cxr_eval import evaluate
 from cxr_eval.metrics.records import METRICS
@@ -42,12 +45,13 @@ def main(run: Path) -> None:
     source = student / "export" / "model.int8.onnx"
     if source.stat().st_size > LARGEST:
         raise SystemExit(f"{source} has {source.stat().st_size:,} bytes; at most {LARGEST:,} ship")
-    classifier = cxr_deploy.load(source)
+    fit_to_eight_bits(source, student / "model.safetensors")
+    classifier = cxr_deploy.load(demo.MODEL)
     header = classifier.header
     config = json.loads((run / "recipe.json").read_text("utf-8"))
     record: dict[str, Any] = {
-        "sha256": digest(source.read_bytes()),
-        "bytes": source.stat().st_size,
+        "sha256": digest(demo.MODEL.read_bytes()),
+        "bytes": demo.MODEL.stat().st_size,
         "weights_sha256": digest((student / "model.safetensors").read_bytes()),
         "architecture": header.architecture,
         "labels": list(header.labels),
@@ -63,10 +67,22 @@ def main(run: Path) -> None:
         "starts": WEIGHTS,
         "test": figures(classifier, student / "model.safetensors"),
     }
-    shutil.copyfile(source, demo.MODEL)
     write_json(demo.RECORD, record)
     write_text(demo.CARD, card(record))
     print(f"wrote {demo.MODEL}, {demo.CARD.name}, {demo.RECORD.name}")
+
+
+def fit_to_eight_bits(source: Path, weights: Path) -> None:
+    """Ship the 8-bit file with thresholds of its own, fitted to its answers for validation images."""
+    classifier = cxr_deploy.load(source)
+    cohort = images_of.open_for(classifier.header, "", weights)
+    rows = cohort.rows("val")
+    p = classifier.answers(np.asarray(cohort.pixels[rows])).probabilities
+    targets = images_of.targets(cohort, rows, classifier.header)
+    graph, header, about = onnx_file.load(source)
+    thresholds = fit_thresholds(p, targets, header.task or "multilabel")
+    onnx_file.describe(graph, dataclasses.replace(header, thresholds=thresholds), about)
+    onnx_file.save(graph, demo.MODEL)
 
 
 def figures(classifier: Classifier, weights: Path) -> dict[str, Any]:
@@ -89,7 +105,9 @@ def figures(classifier: Classifier, weights: Path) -> dict[str, Any]:
         "images": len(rows),
         "patients": len(set(groups.tolist())),
         "metrics": {
-            name: {"value": figure.value, "low": figure.low, "high": figure.high}
+            name: {
+                key: value if math.isfinite(value := getattr(figure, key)) else None for key in ("value", "low", "high")
+            }
             for name, figure in found.overall.items()
         },
         "same_decision_as_float32": float((answers.decisions == plain.decisions).all(axis=1).mean()),
@@ -100,7 +118,8 @@ def card(record: dict[str, Any]) -> str:
     """The model card, as Markdown."""
     test, data = record["test"], record["data"]
     rows = [
-        f"| {METRICS[name].title} | {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}] |"
+        f"| {METRICS[name].title} | {found['value']:.3f}"
+        + (" |" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}] |")
         for name, found in test["metrics"].items()
     ]
     return "\n".join(

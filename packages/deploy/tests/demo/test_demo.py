@@ -68,7 +68,7 @@ def test_predict_demo_without_images_says_what_is_missing(capsys):
     assert "predict --demo" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_answers_on_real_radiographs_are_mostly_right(shared_data):
     folder = shared_data / "kermany_pneumonia" / "test"
     classifier = cxr_deploy.load(demo.MODEL, threads=1)

@@ -60,7 +60,7 @@ function paint(i) {
   $("view").src = `data:image/png;base64,${label ? label.heat : shown.picture}`;
   $("view").alt = label ? `Radiograph with the evidence for ${label.name}` : "Radiograph as the network sees it";
   $("explained").textContent = label
-    ? `Bright: where the evidence for ${label.name} lies, relative to its strongest place. It shows what the network used, not where disease is.`
+    ? `Bright: where the evidence for ${label.name} lies, relative to its strongest place, in ${shown.heat_edge} × ${shown.heat_edge} cells. It shows what the network used, not where disease is.`
     : "The radiograph as the network sees it.";
   $("view").hidden = $("explained").hidden = false;
   $("plain").hidden = !label;

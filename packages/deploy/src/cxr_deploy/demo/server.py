@@ -162,8 +162,8 @@ def answer(classifier: Classifier, content: bytes) -> dict[str, Any]:
         content: Bytes of an image or DICOM file.
 
     Returns:
-        As JSON types: ``picture``, the radiograph as the network sees it, a PNG in base64; ``warnings``; and
-        ``labels``, each with name, probability, threshold (None where the most probable class is called), called, and
+        As JSON types: ``picture``, the radiograph as the network sees it, a PNG in base64; ``warnings``;
+        ``heat_edge``, cells along an edge of a heat map; and ``labels``, each with name, probability, threshold (None where the most probable class is called), called, and
         ``heat``, a PNG in base64 (None without maps, or where there is no evidence for the label).
 
     Raises:
@@ -192,7 +192,12 @@ def answer(classifier: Classifier, content: bytes) -> dict[str, Any]:
             }
         )
     enlarged = cv2.resize(pixels, (edge, edge), interpolation=cv2.INTER_CUBIC)
-    return {"picture": _png(enlarged.astype(np.uint8)), "warnings": warnings, "labels": labels}
+    return {
+        "picture": _png(enlarged.astype(np.uint8)),
+        "warnings": warnings,
+        "labels": labels,
+        "heat_edge": 0 if answers.maps is None else answers.maps.shape[-1],
+    }
 
 
 def threshold(classifier: Classifier, label: int) -> float | None:
