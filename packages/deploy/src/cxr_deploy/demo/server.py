@@ -164,7 +164,8 @@ def answer(classifier: Classifier, content: bytes) -> dict[str, Any]:
     Returns:
         As JSON types: ``picture``, the radiograph as the network sees it, a PNG in base64; ``warnings``;
         ``heat_edge``, cells along an edge of a heat map; and ``labels``, each with name, probability, threshold (None
-        where the most probable class is called), called, and ``heat``, a PNG in base64 (None without maps, or where there is no evidence for the label).
+        where the most probable class is called), called, and ``heat``, a PNG
+        in base64 (None without maps, or where there is no evidence for the label).
 
     Raises:
         BrokenImage: The bytes are no usable image.
