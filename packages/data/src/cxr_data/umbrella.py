@@ -54,6 +54,9 @@ COMMANDS = {
         "cxr-deploy",
     ),
     "runs": Command("cxr_data.runs:main", "cxr_data.runs:RunsConfig", "list trainings and compare them", "cxr-data"),
+    "demo": Command(
+        "cxr_deploy.cli:demo", "cxr_deploy.config:DemoConfig", "open a page that classifies radiographs", "cxr-deploy"
+    ),
     "reproduce": Command(
         "cxr_recipes.cli:main", "cxr_recipes.config:ReproduceConfig", "run a whole experiment", "cxr-recipes"
     ),
