@@ -216,9 +216,7 @@ class GrayNetwork(nn.Module):
         Raises:
             BadInput: Floats in 0..1, which would be read as black images and answered without a word.
         """
-        if pixels.is_floating_point() and not (
-            pixels.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()
-        ):
+        if pixels.is_floating_point() and not (pixels.is_meta or torch.compiler.is_compiling()):
             highest = float(pixels.detach().amax()) if pixels.numel() else 0.0
             if 0 < highest <= 1:
                 do = "give uint8, or multiply by 255; mean and std are applied here"

@@ -1,6 +1,7 @@
 """Pictures of where the evidence lies: the radiograph with heat over it."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,7 +46,7 @@ def draw(gray: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8
     return _blend(under, strength)
 
 
-def _blend(gray: NDArray[np.uint8], strength: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _blend(gray: NDArray[Any], strength: NDArray[Any]) -> NDArray[np.uint8]:
     """(H, W) gray with the colour of a strength in [0, 1] over it: (H, W, 3) BGR."""
     colour = cv2.applyColorMap(np.rint(strength * 255).astype(np.uint8), cv2.COLORMAP_INFERNO).astype(np.float32)
     weight = OPACITY * strength[..., None]
