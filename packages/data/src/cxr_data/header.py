@@ -21,7 +21,8 @@ KEY = "cxr"
 EXPORT_KEY = "cxr_export"
 """Key of the JSON that an ONNX file says of its own making."""
 TRAINING_IMAGES = "cxr.training_images"
-"""Name of the tensor, beside the weights, with the keys of the images that were trained on."""
+"""Beginning of the names of the tensors, beside the weights, with the keys of the images that were trained on; then
+comes the edge at which these were stored."""
 
 
 @dataclass(frozen=True)

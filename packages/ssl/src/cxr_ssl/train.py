@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cxr_common import checkpoint
 from cxr_common.models.pretrained import parents_of, resolve
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_accelerator
@@ -260,7 +261,7 @@ def _write_results(
     assert best is not None
     metrics = {"epoch": best.epoch, **best.figures}
     about = header(config, cohort, state.method.backbone, parents, metrics)
-    written = write_backbone(run.path, best.weights, about)
+    written = write_backbone(run.path, best.weights, about, checkpoint.trained_on(cohort, parents))
     written.append(write_pictures(run.path, config, cohort, state, run, arithmetic(state.accelerator)))
     run.finish(summary(run, state), keep_state=config.keep_state)
     print(farewell(config, before(run), best, written))
