@@ -105,14 +105,14 @@ def test_a_label_unknown_in_the_training_images_that_are_used_is_left_out(multil
     )
     one = with_values(whole, "rare", whole.rows("train")[:1])
     assert with_trained_labels(one) is one
-    few = [with_trained_labels(one, 0.2, seed) for seed in range(6)]
+    few = [with_trained_labels(one, 0.5, seed) for seed in range(6)]
     assert {cohort.labels for cohort in few} == {("square",), ("square", "rare")}
     for seed, cohort in enumerate(few):
-        rows, targets = training_rows(cohort, fraction=0.2, seed=seed, labelled_only=True)
+        rows, targets = training_rows(cohort, fraction=0.5, seed=seed, labelled_only=True)
         assert not np.isnan(targets[rows]).all(axis=0).any()
-        assert np.array_equal(rows, label_fraction(cohort, 0.2, seed=seed))
+        assert np.array_equal(rows, label_fraction(cohort, 0.5, seed=seed))
         if cohort.labels == ("square",):
-            assert cohort.notes[0].startswith("no training image among the 0.2 of the labels that are used has a value")
+            assert cohort.notes[0].startswith("no training image among the 0.5 of the labels that are used has a value")
 
 
 def test_a_label_that_the_teacher_answers_for_stays(multilabel_cohort) -> None:
