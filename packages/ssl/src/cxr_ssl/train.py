@@ -11,7 +11,7 @@ from cxr_common.models.pretrained import parents_of, resolve
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_accelerator
 from cxr_common.training.parameters import set_lr
-from cxr_common.training.processes import all_reduce_sum, average_buffers, share_batch_statistics
+from cxr_common.training.processes import align_gradients, all_reduce_sum, average_buffers, share_batch_statistics
 from cxr_common.training.run_folder import RunFolder, experiment
 from cxr_common.training.session import TrainingSession, open_training_run
 from cxr_common.training.state import keep_if_best
@@ -160,6 +160,7 @@ def _new_method(
     if config.on_collapse != "warn":
         method.refuse_certain_collapse()
     share_batch_statistics(method.module, accelerator)
+    align_gradients(method.module, accelerator)
     if config.checkpointing:
         recompute_activations(backbone.network)
     return method, parents_of(start)
