@@ -19,11 +19,11 @@ class OtherStrides(torch.autograd.Function):
     """The same tensor; its gradient in the strides of contiguous memory along dimensions of size 1."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: D102
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
         return gradient.as_strided(gradient.shape, (gradient.shape[1], 1, 1, 1))
 
@@ -31,7 +31,7 @@ class OtherStrides(torch.autograd.Function):
 class Pointwise(nn.Conv2d):
     """A 1x1 convolution."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: D102, A002
+    def forward(self, input: Tensor) -> Tensor:
         return conv2d(input, OtherStrides.apply(self.weight), self.bias)
 
 
