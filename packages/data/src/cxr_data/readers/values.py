@@ -79,7 +79,7 @@ def _without_preamble(text: str) -> str:
 
 
 def decoded(data: bytes) -> str | None:
-    """Bytes as text: UTF-8, UTF-16 with its mark, else Windows-1252; with line feeds alone. None where they are no text."""
+    """Bytes as text, lines ending in line feeds: UTF-8, marked UTF-16 or else Windows-1252; None where they are not."""
     text = _decoded(data)
     return None if text is None else text.replace("\r\n", "\n").replace("\r", "\n")
 
