@@ -15,7 +15,7 @@ from cxr_data import decisions
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.files import write_text
-from cxr_data.header import portable
+from cxr_data.header import identities, portable
 from cxr_distill.config import TeachingSettings, TrainConfig, TrainingSettings
 from cxr_distill.data import labelled_task
 
@@ -44,7 +44,7 @@ def identity(
         "architecture": architecture,
         "epochs": epochs,
         "config": experiment(config, TrainingSettings, *([TeachingSettings] if guided else [])),
-        "parents": {p["role"]: p["sha256"] for p in parents},
+        "parents": identities(parents),
         "cohort": cohort.fingerprint,
     }
 

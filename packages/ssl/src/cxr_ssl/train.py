@@ -19,6 +19,7 @@ from cxr_data import open_cohort, pixel_size_for
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
+from cxr_data.header import identities
 from cxr_data.sources import print_notes
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig, PretrainSettings
@@ -176,7 +177,7 @@ def _identity(
         "config": experiment(config, PretrainSettings),
         "options": config_dict(config.method_options),
         "global_batch": plan.global_batch,
-        "parents": {p["role"]: p["sha256"] for p in parents},
+        "parents": identities(parents),
         "cohort": cohort.fingerprint,
         "probe_cohort": probed.fingerprint,
     }
