@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from cxr_common import checkpoint
 from cxr_common.models.pretrained import Pretrained
-from cxr_data import Cohort, save
+from cxr_data import Cohort, open_cohort, save
+from cxr_data.cohort import image_keys
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
@@ -171,7 +172,7 @@ def test_the_same_again_is_the_same_and_a_finished_run_is_left_alone(finished, d
     config = tiny(data, tmp_path)
     folder = pretrain(config).parent
     assert same_result(folder, finished)
-    assert "next:  uv run distill --run quickstart --data" in capsys.readouterr().out
+    assert "next:  uv run finetune --data" in capsys.readouterr().out
     written = (folder / "backbone.safetensors").stat().st_mtime_ns
     pretrain(config)
     assert "nothing to do" in capsys.readouterr().out
@@ -385,13 +386,18 @@ def test_a_start_is_loaded_and_recorded(resnet, finished, data, tmp_path):
     start = resnet / "backbone.safetensors"
     for file in (start, resnet / "backbone_torchvision.safetensors"):
         loaded = new_backbone("resnet18", 32, (0.5, 0.2), (Pretrained(file),), smallest_crop=24).network.state_dict()
-        for name, tensor in load_file(start).items():
+        for name, tensor in checkpoint.load(start)[0].network.state_dict().items():
             torch.testing.assert_close(loaded[name], tensor, msg=name)
     start = finished / "backbone.safetensors"
     folder = pretrain(tiny(data, tmp_path, start=str(start), epochs=1)).parent
     header = checkpoint.describe(folder / "backbone.safetensors")
     assert [(p["role"], p["sha256"]) for p in header.parents] == [("start", sha256(start))]
     assert log(folder)[0]["probe_auroc"] == checkpoint.describe(start).metrics["probe_auroc"]
+    cohort = open_cohort(data)
+    (keys,) = checkpoint.training_images(start).values()
+    assert np.array_equal(keys, np.unique(image_keys(cohort.pixels[cohort.rows("train")])))
+    (inherited,) = checkpoint.training_images(folder / "backbone.safetensors").values()
+    assert np.array_equal(inherited, keys)
 
 
 def test_a_published_swav_checkpoint_is_a_start(data, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,12 @@ from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_accelerator
 from cxr_data import open_cohort, pixel_size_for
 from cxr_data.cohort import Cohort
-from cxr_data.command import option
 from cxr_data.decisions import probabilities
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json
 from cxr_data.metrics import auroc, macro
-from cxr_data.sources import print_notes
+from cxr_data.sources import default_size, print_notes
+from cxr_data.suggestions import suggest
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
 from cxr_distill.data import labelled_task, with_trained_labels
 from cxr_distill.losses import build_losses, check_losses, loss_settings, recommended
@@ -45,6 +46,7 @@ def finetune(config: FinetuneConfig) -> Path:
     Raises:
         BadInput: Data, start or run folder that cannot work.
     """
+    config = dataclasses.replace(config, size=config.size or default_size(config.data))
     run = Path(config.runs_dir, config.run)
     cohort = _open(config)
     labelled_task(cohort)
@@ -54,7 +56,7 @@ def finetune(config: FinetuneConfig) -> Path:
     parents = parents_of(start)
     model = train(config, config.architecture, folder, cohort, accelerator, start=start, parents=parents)
     if accelerator.is_main_process:
-        print(f"wrote {model}\nnext:  uv run distill --run {config.run}{_data(config)}")
+        print(f"wrote {model}")
     return model
 
 
@@ -67,10 +69,10 @@ def distill(config: DistillConfig) -> Path:
     Raises:
         BadInput: Data, teacher, losses or run folder that cannot work.
     """
+    config = dataclasses.replace(config, size=config.size or default_size(config.data))
     run = Path(config.runs_dir, config.run)
-    cohort = _open(config)
-    for given in config.teacher:  # a missing file must not cost the fitting of anything
-        checkpoint.describe(given)
+    # A missing file must not cost the fitting of anything.
+    cohort = _open(config, taught=_taught_labels(config, run))
     task = labelled_task(cohort)
     losses = build_losses(config.loss) or recommended(task, len(cohort.labels))
     check_losses(losses, task, labels=len(cohort.labels))
@@ -83,7 +85,7 @@ def distill(config: DistillConfig) -> Path:
     config = dataclasses.replace(config, loss=loss_settings(losses), task_weight=task_weight)
     needed = {name for loss in losses for name in loss.features}
     with torch.device("meta"):  # a misspelt student must not cost the fitting of a teacher
-        build(config.student, len(cohort.labels), size=config.size)
+        build(config.student, len(cohort.labels), size=config.input_size)
     accelerator = start_accelerator(config.precision, config.seed)
     paths = [_teacher_file(config, run, given) for given in config.teacher or [""]]
     teachers = tuple(load_teacher(path, cohort.labels, task, sorted(needed)) for path in paths)
@@ -110,14 +112,26 @@ def distill(config: DistillConfig) -> Path:
         beside = folder.with_name(f"{name}-control{seed}{number}" if name else f"{folder.name}-control")
         accelerator.free_memory()  # or the first network and its optimiser stay on the device
         accelerator = start_accelerator(config.precision, config.seed)
-        written.append(train(config, config.student, beside, cohort, accelerator, start=start, parents=parents))
+        alone = with_trained_labels(cohort, config.label_fraction, config.seed)  # a teacher's labels are not its own
+        if alone.labels != cohort.labels and accelerator.is_main_process:
+            print(f"{beside.name}: note: {alone.notes[0]}")
+        written.append(train(config, config.student, beside, alone, accelerator, start=start, parents=parents))
+        if accelerator.is_main_process:
+            print(_gain(folder / GAIN, alone, *written))
     if accelerator.is_main_process:
-        if config.control:
-            print(_gain(folder / GAIN, cohort, *written))
         print("\n".join(f"wrote {path}" for path in written))
-        print(f"next:  uv run evaluate --run {config.run}{_data(config)}")
     accelerator.wait_for_everyone()  # the gain is written when this returns
     return model
+
+
+def next_step(config: FinetuneConfig | DistillConfig, model: Path) -> str:
+    """The command that follows a finished stage: distillation of the classifier, or a report on the run's models."""
+    place = {"run": config.run, "runs_dir": config.runs_dir}
+    if isinstance(config, DistillConfig):
+        return suggest("evaluate", **place)
+    teacher = None if model == Path(config.runs_dir, config.run, TEACHER, MODEL) else str(model)
+    size = config.size or default_size(config.data)
+    return suggest("distill", data=config.data, **place, size=size, teacher=teacher, control=True)
 
 
 def stage_name(config: FinetuneConfig | DistillConfig) -> str:
@@ -126,13 +140,14 @@ def stage_name(config: FinetuneConfig | DistillConfig) -> str:
 
 
 def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
-    """Write what the teacher brought on validation images to ``path``, and say it in a line."""
+    """Write what the teacher brought on validation images, in the control's labels, to ``path``; say it in a line."""
     rows = cohort.rows("val")
     scores = []
     for file in (model, control):
         network, header = checkpoint.load(file, kind="model")
         logits = outputs(network, cohort.pixels, rows, header.input.size)
-        scores.append(probabilities(logits, str(header.task)))  # as the epochs were judged, before calibration
+        answers = probabilities(logits, str(header.task))  # as the epochs were judged, before calibration
+        scores.append(answers[:, [header.labels.index(label) for label in cohort.labels]])
     with_teacher, without = scores
     gain = auroc_gain(cohort.targets[rows], with_teacher, without, cohort.groups[rows])
     taught, alone = (macro(auroc(cohort.targets[rows], one)) for one in scores)
@@ -146,8 +161,9 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
     return f"{said} ({interval}, paired, by patient; on the images that chose the epochs)"
 
 
-def _open(config: TrainConfig, size: int = 0) -> Cohort:
-    cohort = with_trained_labels(open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0))
+def _open(config: TrainConfig, size: int = 0, taught: Collection[str] = ()) -> Cohort:
+    cohort = open_cohort(config.data, pixel_size=pixel_size_for(size or config.input_size), seed=0)
+    cohort = with_trained_labels(cohort, config.label_fraction, config.seed, taught)
     if not size:
         print_notes(cohort, config.data)
     return cohort
@@ -162,17 +178,13 @@ def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Co
     for size in sorted(sizes):
         if pixel_size_for(size) <= cohort.pixel_size:
             continue
-        stored = _open(config, size)
+        stored = _open(config, size, cohort.labels)
         same = stored.table.select("image", "split").equals(cohort.table.select("image", "split"))
         if same and np.array_equal(stored.targets, cohort.targets, equal_nan=True):
             finer[size] = stored
         else:
             print(f"note: stored for {size} pixels the images are split otherwise; the teacher sees them enlarged")
     return finer
-
-
-def _data(config: TrainConfig) -> str:
-    return option("data", config.data, "phantom")
 
 
 def _teacher_start(config: FinetuneConfig, run: Path) -> Start:
@@ -186,6 +198,17 @@ def _teacher_start(config: FinetuneConfig, run: Path) -> Start:
 
 def _start(config: TrainConfig, architecture: str) -> Start:
     return resolve(config.start or "random", architecture, config.start_mean, config.start_std)
+
+
+def _taught_labels(config: DistillConfig, run: Path) -> set[str]:
+    """Labels that every teacher answers for, none where one is yet to be fitted."""
+    own = run / TEACHER / MODEL
+    headers = [checkpoint.describe(path) for path in config.teacher or ([own] if own.exists() else [])]
+    losses = build_losses(config.loss)
+    answers = not losses or any(not loss.features or loss.name == "simkd" for loss in losses)  # else features alone
+    if not headers or not answers or not config.use_unlabelled or any(header.kind != "model" for header in headers):
+        return set()
+    return set.intersection(*(set(header.labels) for header in headers))
 
 
 def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:

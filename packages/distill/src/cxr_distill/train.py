@@ -20,7 +20,12 @@ from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic, peak_memories
 from cxr_common.training.loader import epoch_order, global_batch
 from cxr_common.training.parameters import groups, set_lr
-from cxr_common.training.processes import average_buffers, broadcast_from_main, share_batch_statistics
+from cxr_common.training.processes import (
+    align_gradients,
+    average_buffers,
+    broadcast_from_main,
+    share_batch_statistics,
+)
 from cxr_common.training.run_folder import RunFolder
 from cxr_common.training.schedules import warmup_cosine
 from cxr_common.training.session import TrainingSession, open_training_run
@@ -134,6 +139,7 @@ def train(
     data = training_set(cohort, config, labelled_only=distillation is None or not distillation.use_unlabelled)
     student = _new_student(config, architecture, data, start, distillation, show=accelerator.is_main_process)
     share_batch_statistics(student, accelerator)
+    align_gradients(student, accelerator)
     plan = planned(config, len(data.rows), start, accelerator.num_processes)
     wanted = identity(config, architecture, cohort, parents, epochs=plan.epochs, guided=distillation is not None)
     options = {"restart": config.restart, "extend": config.extend}
@@ -297,14 +303,14 @@ def _new_student(
     network = new_network(
         architecture,
         len(data.cohort.labels),
-        config.size,
+        config.input_size,
         *data.cohort.mean_std(),
         start,
         config.optim.drop_path,
         first_logits(data.targets[data.rows], data.task, config.imbalance),
         show=show,
     )
-    return Student(network, *_adapters(network, config.size, distillation))
+    return Student(network, *_adapters(network, config.input_size, distillation))
 
 
 def _new_state(
@@ -401,7 +407,7 @@ def _validation_logits(
         network,
         data.cohort.pixels,
         data.val_rows,
-        config.size,
+        config.input_size,
         accelerator,
         precision=precision or arithmetic(accelerator),
         workers=config.workers,
@@ -435,7 +441,7 @@ def _fit_linear(
     if data.weights is not None:
         rows = rows[order_of(n, config.seed, 0, n, data.weights).images[0]]
     look = functools.partial(
-        linear.pooled_features, network, data.cohort, size=config.size, precision=arithmetic(accelerator)
+        linear.pooled_features, network, data.cohort, size=config.input_size, precision=arithmetic(accelerator)
     )
     judge = functools.partial(validation, targets=data.cohort.targets[data.val_rows], task=data.task)
     best, seconds = linear.fit(network, look, rows, data.val_rows, data.targets, data.loss, judge, run)
