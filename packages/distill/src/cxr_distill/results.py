@@ -1,7 +1,7 @@
 """Results of a training: the best weights with their header, and the summary of the run."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from cxr_data.cohort import Cohort, image_keys
 from cxr_data.command import config_dict
 from cxr_data.files import write_text
 from cxr_data.header import places_of, portable
-from cxr_data.pixel_rows import PixelRows
 from cxr_distill.config import TeachingSettings, TrainConfig, TrainingSettings
 from cxr_distill.data import labelled_task
 
@@ -108,7 +107,7 @@ def write_curves(run: RunFolder) -> None:
 
 def _trained_on(cohort: Cohort, parents: tuple[dict[str, str], ...]) -> NDArray[np.int64]:
     """Keys of the training images of this run and of the files it is made from, where these hold theirs."""
-    own = image_keys(cast(NDArray[np.uint8], PixelRows([cohort.pixels], cohort.rows("train"))))
+    own = image_keys(cohort.pixels, cohort.rows("train"))
     theirs = [checkpoint.training_images(file) for file in places_of(parents) if checkpoint.is_ours(file)]
     return np.concatenate([own, *(keys for keys in theirs if keys is not None)])
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,6 @@ from cxr_common.checkpoint import training_images
 from cxr_data import pixel_size_for
 from cxr_data.cohort import Cohort, image_keys
 from cxr_data.header import Header
-from cxr_data.pixel_rows import PixelRows
 from cxr_eval.models import Match, relation
 
 
@@ -80,8 +79,7 @@ def seen_in_training(
         if trained is None:
             continue
         if cohort.pixel_size not in of_size:
-            pixels = cast(NDArray[np.uint8], PixelRows([cohort.pixels], rows))
-            of_size[cohort.pixel_size] = image_keys(pixels)
+            of_size[cohort.pixel_size] = image_keys(cohort.pixels, rows)
         if seen := int(np.isin(of_size[cohort.pixel_size], trained).sum()):
             models.setdefault(seen, []).append(name)
     return [
