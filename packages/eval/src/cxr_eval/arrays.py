@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cxr_data.errors import unknown_name
 from cxr_eval import entries
-from cxr_eval.metrics import records
+from cxr_eval.metrics import compute, records
 from cxr_eval.metrics.classification import COUNTS, macro
 from cxr_eval.metrics.records import METRICS
 from cxr_eval.statistics import bootstrap
@@ -90,7 +90,7 @@ def evaluate(
     """
     targets, scores, patient, names, wanted = _checked(y, p, groups, labels, metrics)
     decisions = scores >= np.asarray(threshold, np.float64)
-    values = records.per_label(targets, scores, decisions, wanted)
+    values = compute.per_label(targets, scores, decisions, wanted)
     draws = bootstrap.draw(int(patient.max()) + 1, resamples, seed)
     replicates = bootstrap.replicates(targets, scores, decisions, patient, draws, wanted)
     concerned = bootstrap.concerned(targets, decisions, patient)
@@ -172,7 +172,7 @@ def compare(
     values, replicates = [], []
     for scores, cut in ((first, threshold), (second, reference_threshold)):
         decisions = scores >= np.asarray(cut, np.float64)
-        values.append(records.per_label(targets, scores, decisions, wanted))
+        values.append(compute.per_label(targets, scores, decisions, wanted))
         replicates.append(bootstrap.replicates(targets, scores, decisions, patient, draws, wanted))
     patients = bootstrap.patients_of_class(targets, patient)
     of_labels: dict[str, dict[str, Figure]] = {label: {} for label in names}

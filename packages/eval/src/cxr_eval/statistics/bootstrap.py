@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cxr_common.jackknife import Spread, spread
-from cxr_eval.metrics.records import METRICS, Metric, resample
+from cxr_eval.metrics.compute import resample
+from cxr_eval.metrics.records import METRICS, Metric
 
 Floats = NDArray[np.float64]
 Weights = NDArray[np.float32]
