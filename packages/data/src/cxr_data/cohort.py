@@ -224,7 +224,13 @@ def fingerprint(labels: tuple[str, ...], table: pl.DataFrame, digests: list[byte
 
 
 def is_prepared(folder: str | Path) -> bool:
-    """Whether a folder holds a prepared cohort."""
+    """Whether a folder holds a prepared cohort.
+
+    Example:
+        >>> from cxr_data import is_prepared
+        >>> is_prepared(".")
+        False
+    """
     return (Path(folder) / _ABOUT).is_file()
 
 
@@ -238,6 +244,12 @@ def save(cohort: Cohort, folder: str | Path) -> None:
 
     Raises:
         BadInput: The folder holds something already, cannot be written, or the disk is too full.
+
+    Example:
+        >>> from cxr_data import is_prepared, open_cohort, save
+        >>> save(open_cohort("phantom:20", pixel_size=32, show=False), "cohort")
+        >>> is_prepared("cohort")
+        True
     """
     with new_folder(folder) as beside:
         _save_pixels(cohort.pixels, beside / "pixels.npy")
@@ -289,6 +301,13 @@ def load(folder: str | Path) -> Cohort:
 
     Raises:
         BadInput: No prepared cohort, or a damaged one.
+
+    Example:
+        >>> from cxr_data import load, open_cohort, save
+        >>> cohort = open_cohort("phantom:20", pixel_size=32, show=False)
+        >>> save(cohort, "cohort")
+        >>> load("cohort").fingerprint == cohort.fingerprint
+        True
     """
     folder = Path(folder)
     found = about(folder)

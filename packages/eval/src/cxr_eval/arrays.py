@@ -25,6 +25,12 @@ class Figure:
         high: Upper bound.
         reason: Why there is no value, or no interval; "" where there are both.
         p: Two-sided p value of "no difference"; NaN for a figure that is no difference.
+
+    Example:
+        >>> from cxr_eval import evaluate
+        >>> figure = evaluate([0, 0, 1, 1] * 10, [0.1, 0.6, 0.4, 0.8] * 10, metrics=["auroc"]).overall["auroc"]
+        >>> figure.value, figure.low < figure.value < figure.high
+        (0.75, True)
     """
 
     value: float
@@ -41,6 +47,14 @@ class Evaluation:
     Attributes:
         overall: Metric -> figure: the single label, or the macro average.
         labels: Label -> metric -> figure.
+
+    Example:
+        >>> import numpy as np
+        >>> from cxr_eval import evaluate
+        >>> y = np.tile([[0, 1], [1, 0]], (20, 1))
+        >>> found = evaluate(y, 0.5 * y + 0.2, labels=["effusion", "mass"], metrics=["auroc"])
+        >>> found.labels["mass"]["auroc"].value
+        1.0
     """
 
     overall: dict[str, Figure]

@@ -56,6 +56,13 @@ def pretrain(config: PretrainConfig) -> Path:
 
     Raises:
         BadInput: Data, architecture, start or folder that cannot work, or a run that has collapsed.
+
+    Example:
+        >>> from cxr_ssl import pretrain
+        >>> from cxr_ssl.config import PretrainConfig
+        >>> config = PretrainConfig(data="phantom:200", architecture="resnet18", epochs=4)
+        >>> pretrain(config)  # doctest: +SKIP
+        PosixPath('runs/quickstart/ssl/backbone.safetensors')
     """
     cohort, probed = _open_cohorts(config)
     rows, folder = cohort.rows("train"), Path(config.runs_dir, config.run, config.name)

@@ -60,6 +60,11 @@ class Metric:
         places: Where it is shown beside the full tables: "summary" (report and card), "terminal", "label" (card),
             "gap" (largest gaps between subgroups), "subgroup".
         hub: Name on the Hugging Face hub, where it has one.
+
+    Example:
+        >>> from cxr_eval import METRICS
+        >>> METRICS["recall"].title, METRICS["recall"].prevalence
+        ('Sensitivity', False)
     """
 
     name: str

@@ -31,6 +31,10 @@ class Interval(NamedTuple):
         value: The figure of the data.
         low: Lower bound; NaN where fewer than half of the resamples are defined.
         high: Upper bound.
+
+    Example:
+        >>> from cxr_eval import Interval
+        >>> value, low, high = Interval(0.9, 0.85, 0.94)
     """
 
     value: float
