@@ -74,8 +74,8 @@ def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
             "Deletion area",
             "Insertion area of a random map",
             "Empty maps",
-            "Likeness after random weights, head",
-            "Likeness after random weights, head to stage1",
+            "Similarity after random weights, head",
+            "Similarity after random weights, head to stage1",
         ):
             entry = overall[model, name]
             assert entry["images"] > 0

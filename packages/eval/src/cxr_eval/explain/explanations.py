@@ -307,7 +307,7 @@ def _faithful(
 
 
 def _sane(subject: Subject, pairs: Pairs, maps: Tensor, mean: Mean, seed: int) -> list[dict[str, Any]]:
-    """Likeness of the maps to those of the network after its weights are drawn anew, from the head down."""
+    """Similarity of the maps to those of the network after its weights are drawn anew, from the head down."""
     header = subject.header
     channels = input_channels(subject.network.network)
     with torch.random.fork_rng(devices=[]):
@@ -317,19 +317,19 @@ def _sane(subject: Subject, pairs: Pairs, maps: Tensor, mean: Mean, seed: int) -
     for stage, lost in agreement.cascade(subject.network, fresh):
         without = Subject(subject.name, lost, header, subject.cohort, subject.method, subject.stage)
         after = subject_maps(without, pairs.row, pairs.label)
-        name = f"Likeness after random weights, head{'' if stage == agreement.HEAD else f' to {stage}'}"
+        name = f"Similarity after random weights, head{'' if stage == agreement.HEAD else f' to {stage}'}"
         entries.append(mean.score(subject.name, name, agreement.spearman(maps, after), pairs))
     return entries
 
 
 def _agreeing(name: str, reference: str, maps: Mapping[str, Tensor], pairs: Pairs, mean: Mean) -> list[dict[str, Any]]:
-    """Likeness of a model's maps to the reference's, at the smaller of the two input sizes."""
+    """Similarity of a model's maps to the reference's, at the smaller of the two input sizes."""
     size = min(maps[name].shape[-1], maps[reference].shape[-1])
     ours, theirs = (_shrunk(maps[model], size) for model in (name, reference))
-    likeness = {"Spearman": agreement.spearman, "SSIM": agreement.ssim}
+    similarity = {"Spearman": agreement.spearman, "SSIM": agreement.ssim}
     return [
         mean.score(name, f"Agreement with {reference}, {title}", measure(ours, theirs), pairs)
-        for title, measure in likeness.items()
+        for title, measure in similarity.items()
     ]
 
 
