@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cxr_data.command import run_command
+from cxr_data.command import as_typed, run_command
 from cxr_data.config import (
     CONFIGS,
     AuditConfig,
@@ -57,15 +57,15 @@ def _commands() -> dict[str, _Command]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cxr-data`` and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name, commands = arguments.pop(0) if arguments else "--help", _commands()
+    name, commands, program = arguments.pop(0) if arguments else "--help", _commands(), as_typed("cxr-data")
     if name in commands:
         run, positional, about = commands[name]
-        prog = f"cxr-data {name}"
+        prog = f"{program} {name}"
         return run_command(run, CONFIGS[name], prog=prog, description=about, argv=arguments, positional=positional)
     if name in ("-h", "--help"):
-        print("usage: cxr-data COMMAND ...\n")
+        print(f"usage: {program} COMMAND ...\n")
         print("\n".join(f"  {name:<10}{command.description}" for name, command in commands.items()))
-        print("\n`cxr-data COMMAND --help` lists the options; every command works without any, on the phantom.")
+        print(f"\n`{program} COMMAND --help` lists the options; every command works without any, on the phantom.")
         return 0
     print(f"error: {unknown_name('command', name, commands)}", file=sys.stderr)
     return 2

@@ -97,7 +97,7 @@ def shell(command: list[str]) -> str:
 
 def _arguments(command: list[str]) -> list[str]:
     # Reports are rewritten and preparation resumes by itself; trainings with other inputs are set aside first.
-    restart = [] if command[0] in ("evaluate", "cxr-data") else ["--restart"]
+    restart = [] if command[0] in ("evaluate", "cxr-data", "export-model") else ["--restart"]
     return [str(_script(command[0])), *command[1:], *restart]
 
 
