@@ -247,7 +247,7 @@ def save(cohort: Cohort, folder: str | Path) -> None:
 
     Example:
         >>> from cxr_data import is_prepared, open_cohort, save
-        >>> save(open_cohort("phantom:20", pixel_size=32, show=False), "cohort")
+        >>> save(open_cohort("phantom:30", pixel_size=32, show=False), "cohort")
         >>> is_prepared("cohort")
         True
     """
@@ -304,7 +304,7 @@ def load(folder: str | Path) -> Cohort:
 
     Example:
         >>> from cxr_data import load, open_cohort, save
-        >>> cohort = open_cohort("phantom:20", pixel_size=32, show=False)
+        >>> cohort = open_cohort("phantom:30", pixel_size=32, show=False)
         >>> save(cohort, "cohort")
         >>> load("cohort").fingerprint == cohort.fingerprint
         True

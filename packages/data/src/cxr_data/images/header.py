@@ -68,7 +68,7 @@ class BrokenImage(Exception):
         >>> from cxr_data import BrokenImage, read_image
         >>> size = Path("torn.png").write_bytes(b"no picture")
         >>> try:
-        ...     read_image("torn.png")
+        ...     read_image("torn.png", 32)
         ... except BrokenImage:
         ...     print("left out")
         left out
