@@ -69,7 +69,7 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
                 write_json(ledger, record)
         return code
 
-    for stage in stages:
+    for stage in filter(None, stages):  # of a loop over no values nothing is left
         side_by_side = min(jobs, len(stage))
         with ThreadPoolExecutor(side_by_side) as pool:
             codes = list(pool.map(lambda command, n=side_by_side: do(command, n), stage))
