@@ -226,7 +226,7 @@ def fingerprint(labels: tuple[str, ...], table: pl.DataFrame, digests: list[byte
 def is_prepared(folder: str | Path) -> bool:
     """Whether a folder holds a prepared cohort.
 
-    Example:
+    Examples:
         >>> from cxr_data import is_prepared
         >>> is_prepared(".")
         False
@@ -245,7 +245,7 @@ def save(cohort: Cohort, folder: str | Path) -> None:
     Raises:
         BadInput: The folder holds something already, cannot be written, or the disk is too full.
 
-    Example:
+    Examples:
         >>> from cxr_data import is_prepared, open_cohort, save
         >>> save(open_cohort("phantom:30", pixel_size=32, show=False), "cohort")
         >>> is_prepared("cohort")
@@ -302,7 +302,7 @@ def load(folder: str | Path) -> Cohort:
     Raises:
         BadInput: No prepared cohort, or a damaged one.
 
-    Example:
+    Examples:
         >>> from cxr_data import load, open_cohort, save
         >>> cohort = open_cohort("phantom:30", pixel_size=32, show=False)
         >>> save(cohort, "cohort")

@@ -15,7 +15,7 @@ def pixel_size_for(size: int) -> int:
     Raises:
         BadInput: Outside 16 to 3592 pixels.
 
-    Example:
+    Examples:
         >>> from cxr_data import pixel_size_for
         >>> pixel_size_for(224)
         256

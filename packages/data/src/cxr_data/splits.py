@@ -240,7 +240,7 @@ def kfold(cohort: "Cohort", folds: int, *, seed: int = 0) -> list[tuple[NDArray[
     Raises:
         BadInput: Fewer than 2 folds, or fewer patients than folds.
 
-    Example:
+    Examples:
         >>> from cxr_data import kfold, open_cohort
         >>> cohort = open_cohort("phantom:60", pixel_size=32, show=False)
         >>> folds = kfold(cohort, 5)
@@ -272,7 +272,7 @@ def label_fraction(cohort: "Cohort", fraction: float, *, seed: int = 0) -> NDArr
     Raises:
         BadInput: A share outside (0, 1], or a cohort without labelled training images.
 
-    Example:
+    Examples:
         >>> from cxr_data import label_fraction, open_cohort
         >>> cohort = open_cohort("phantom:60", pixel_size=32, show=False)
         >>> few = label_fraction(cohort, 0.25)

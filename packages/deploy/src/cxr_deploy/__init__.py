@@ -32,7 +32,7 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> "Class
     Raises:
         BadInput: No such file, one of another origin, a backbone, or a runtime that cannot run it.
 
-    Example:
+    Examples:
         >>> import cxr_deploy
         >>> classify = cxr_deploy.load("model.onnx", threads=1)
         >>> classify(image).probabilities

@@ -26,7 +26,7 @@ class Figure:
         reason: Why there is no value, or no interval; "" where there are both.
         p: Two-sided p value of "no difference"; NaN for a figure that is no difference.
 
-    Example:
+    Examples:
         >>> from cxr_eval import evaluate
         >>> figure = evaluate([0, 0, 1, 1] * 10, [0.1, 0.6, 0.4, 0.8] * 10, metrics=["auroc"]).overall["auroc"]
         >>> figure.value, figure.low < figure.value < figure.high
@@ -48,7 +48,7 @@ class Evaluation:
         overall: Metric -> figure: the single label, or the macro average.
         labels: Label -> metric -> figure.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from cxr_eval import evaluate
         >>> y = np.tile([[0, 1], [1, 0]], (20, 1))

@@ -384,7 +384,7 @@ class Provenance:
 class Report:
     """What evaluate writes as metrics.json; docs/metrics.md explains it.
 
-    Example:
+    Examples:
         >>> from cxr_eval import Report
         >>> Report.__annotations__["models"]
         dict[str, cxr_eval.document.ModelResult]
@@ -425,7 +425,7 @@ def read_report(path: str | Path) -> Report:
     Raises:
         BadInput: No such file, no JSON, or not of this version's form.
 
-    Example:
+    Examples:
         >>> from cxr_eval import read_report
         >>> report = read_report("runs/quickstart/report")  # doctest: +SKIP
         >>> report.models["teacher"].overall["auroc"].value  # doctest: +SKIP

@@ -36,7 +36,7 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     Raises:
         ValueError: If epsilon is not positive or there is no iteration.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cxr_ssl import sinkhorn
         >>> codes = sinkhorn(torch.randn(60, 4), epsilon=0.5, iterations=50)

@@ -27,7 +27,7 @@ class SwAV(nn.Module):
         prototypes: Bias-free linear layer, weight (num_prototypes, embedding_dim) with rows of length 1.
         used_prototypes: K, how many of them, from the first, are scored; fewer after some recoveries from collapse.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from cxr_ssl import SwAV
@@ -128,7 +128,7 @@ def swapped_prediction_loss(scores: Tensor, codes: Tensor, *, temperature: float
     Raises:
         ValueError: If there are not 1 <= A <= V views with V >= 2, or the other dimensions differ.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from cxr_ssl import swapped_prediction_loss
         >>> scores, codes = torch.randn(4, 8, 10), torch.full((2, 8, 10), 0.1)

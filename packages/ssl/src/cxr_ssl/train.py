@@ -59,7 +59,7 @@ def pretrain(config: PretrainConfig) -> Path:
     Raises:
         BadInput: Data, architecture, start or folder that cannot work, or a run that has collapsed.
 
-    Example:
+    Examples:
         >>> from cxr_ssl import pretrain
         >>> from cxr_ssl.config import PretrainConfig
         >>> config = PretrainConfig(data="phantom:200", architecture="resnet18", epochs=4)

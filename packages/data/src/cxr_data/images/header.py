@@ -63,7 +63,7 @@ _ELSE = {
 class BrokenImage(Exception):
     """A file that cannot become a radiograph; the message is the reason in plain words.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from cxr_data import BrokenImage, read_image
         >>> size = Path("torn.png").write_bytes(b"no picture")

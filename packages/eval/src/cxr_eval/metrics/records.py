@@ -63,7 +63,7 @@ class Metric:
             "gap" (largest gaps between subgroups), "subgroup".
         hub: Name on the Hugging Face hub, where it has one.
 
-    Example:
+    Examples:
         >>> from cxr_eval import METRICS
         >>> METRICS["recall"].title, METRICS["recall"].prevalence
         ('Sensitivity', False)

@@ -32,7 +32,7 @@ class Interval(NamedTuple):
         low: Lower bound; NaN where fewer than half of the resamples are defined.
         high: Upper bound.
 
-    Example:
+    Examples:
         >>> from cxr_eval import Interval
         >>> value, low, high = Interval(0.9, 0.85, 0.94)
     """
