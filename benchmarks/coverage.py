@@ -22,7 +22,7 @@ from scipy.stats import norm
 
 from cxr_common.gain import auroc_gain
 from cxr_eval import METRICS, compare, evaluate
-from cxr_eval.metrics.records import per_label
+from cxr_eval.metrics.compute import per_label
 
 THRESHOLD = 0.3
 METRIC_NAMES = [name for name, metric in METRICS.items() if metric.interval != "none"]

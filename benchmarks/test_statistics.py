@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as peer
 
-from cxr_eval.metrics import records
+from cxr_eval.metrics import compute
 from cxr_eval.statistics import bootstrap, delong
 from cxr_eval.statistics.ranking import ranking
 
@@ -51,7 +51,7 @@ def test_bootstrap_of_auroc_and_f1_is_at_least_35_times_a_scikit_learn_loop(prob
 
     def ours():
         weights = bootstrap.draw_weights(int(patient.max()) + 1, RESAMPLES, seed=0)
-        return weights, records.resample(targets, scores, decisions, patient, weights, ["auroc", "f1"])
+        return weights, compute.resample(targets, scores, decisions, patient, weights, ["auroc", "f1"])
 
     weights, found = benchmark.pedantic(ours, rounds=3, warmup_rounds=1)
     start = time.perf_counter()

@@ -84,6 +84,7 @@ def test_every_number_among_the_readmes_results_is_on_a_results_page() -> None:
     assert set(numbers) <= written
 
 
+@pytest.mark.slow
 def test_the_manual_builds_without_a_warning(tmp_path) -> None:
     mkdocs = Path(sys.executable).with_name("mkdocs")
     if not mkdocs.exists():
@@ -94,6 +95,15 @@ def test_the_manual_builds_without_a_warning(tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     assert (tmp_path / "own-images" / "index.html").exists()
+    # The pages of the packages show their public names, wherever these are defined.
+    for package, name in (
+        ("data", "open_cohort"),
+        ("ssl", "sinkhorn"),
+        ("distill", "MultilabelKD"),
+        ("eval", "delong"),
+    ):
+        page = (tmp_path / "api" / package / "index.html").read_text("utf-8")
+        assert f"{name}</span>" in page, name
 
 
 @pytest.mark.parametrize(

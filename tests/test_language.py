@@ -17,6 +17,8 @@ BANNED = {
     r"\bwho learns\b": "student",
     r"\bgo(es)? on past\b": "skips and lists",
     r"\bgo(es)? on (with|from|exactly|where)\b": "resumes",
+    r"\bagain to go on\b": "again to resume",
+    r"\bits first when empty\b": "Default: …, and None in the config",
     r"\bwhat it brought\b": "gain",
     r"points \(hundredths\)": "percentage points",
     r"\bhardly tell\b": "within seed-to-seed variation",

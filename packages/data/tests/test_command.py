@@ -191,7 +191,7 @@ def test_a_loop_that_was_told_to_stop_says_how_to_go_on(capsys) -> None:
 
     with pytest.raises(SystemExit, match="143"):
         run_command(main, Config, prog="x", description="d", argv=[])
-    assert capsys.readouterr().err == "terminated; start the same command again to go on\n"
+    assert capsys.readouterr().err == "terminated; start the same command again to resume\n"
 
 
 def test_the_caller_gets_its_own_signal_handler_back() -> None:

@@ -107,9 +107,12 @@ def test_bytes_that_are_no_graph_are_refused():
 
 
 def test_every_runtime_can_be_asked_for_and_is_timed():
-    from cxr_deploy import config
     from cxr_deploy.benchmark import entries
+    from cxr_deploy.config import PredictConfig
 
-    assert set(config.RUNTIMES) == {"auto", "torch", *runtimes.RUNTIMES}
+    for name in ("auto", "torch", *runtimes.RUNTIMES):
+        PredictConfig(["model", "image"], runtime=name)
+    with pytest.raises(BadInput, match="onnxruntime"):
+        PredictConfig(["model", "image"], runtime="onnxruntim")
     timed = {(one.title, precision) for one in runtimes.RUNTIMES.values() for precision in one.options}
-    assert timed == {key for key in entries.RUNTIMES if not key[0].startswith("PyTorch")}
+    assert timed == {key for key in entries.makers() if not key[0].startswith("PyTorch")}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ from cxr_data.header import (
     places_of,
     provenance,
 )
-from cxr_data.pixel_rows import PixelRows
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +89,7 @@ def trained_on(cohort: "Cohort", parents: Iterable[Mapping[str, str]]) -> dict[i
     Returns:
         Stored edge -> :func:`cxr_data.cohort.image_keys`; keys of one edge say nothing about images of another.
     """
-    own = image_keys(cast(NDArray[np.uint8], PixelRows([cohort.pixels], cohort.rows("train"))))
+    own = image_keys(cohort.pixels, cohort.rows("train"))
     found = {cohort.pixel_size: own}
     for file in places_of(parents):
         for size, keys in (training_images(file) if is_ours(file) else {}).items():

@@ -4,12 +4,21 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cxr_data.command import as_typed, run_command
+from cxr_data.config import (
+    CONFIGS,
+    AuditConfig,
+    CacheConfig,
+    FoldsConfig,
+    MergeConfig,
+    PrepareConfig,
+    PreviewConfig,
+    ShowConfig,
+)
 from cxr_data.errors import BadInput, unknown_name
 
 if TYPE_CHECKING:
@@ -17,220 +26,48 @@ if TYPE_CHECKING:
 
     from cxr_data.cohort import Cohort
 
-_DESCRIPTIONS = {
-    "prepare": "Read a data set once: check it, split it by patient, store its pixels as a memory map.",
-    "merge": "Put together what `cxr-data prepare --shard I/N` prepared in parts.",
-    "preview": "Draw a contact sheet of a cohort, class by class.",
-    "show": "Count a cohort's images, patients and labels by split.",
-    "folds": "Deal the training and validation patients into folds, and write them down in the cohort.",
-    "cache": "List the cohorts prepared into the cache, and remove them.",
-    "audit": "Look for leaks, duplicates, broken or odd images, shifts and shortcuts; write a page with thumbnails.",
-}
+
+class _Command(NamedTuple):
+    """A command: its function, the option that needs no name, and what ``--help`` says."""
+
+    run: Callable[[Any], None]
+    positional: str
+    description: str
 
 
-@dataclass(frozen=True)
-class PrepareConfig:
-    """What to prepare, and how.
-
-    Attributes:
-        source: Folder of the data set as it was downloaded, or phantom, phantom:500, phantom-multiclass.
-        size: Edge of the network input it is for, pixels; images are stored a little larger, with space
-            for crops.
-        out: Folder to write; new or empty.
-        reader: How to read the folder: auto, kermany, chestxray14, chexpert, padchest, mimic_cxr_jpg, vindr_cxr,
-            rsna, covid_radiography, covidx, medmnist, manifest (a table with a column of files), folder (a subfolder a
-            class), unlabelled.
-        aspect: How images that are not square become square.
-        window: Which gray values become black and white.
-        max_bad: Share of broken images that is put up with; any share above 0 allows at least one.
-        seed: Fixes the split where the data set brings none.
-        labels: Labels to use, with commas between them; none means those the data set is known for.
-        uncertain: What an uncertain label counts as: ones, zeros, ignore (unknown), or by label as in
-            "Edema=ones,Cardiomegaly=zeros".
-        unmentioned: What a label counts as that the report is silent on.
-        votes: What several readers of an image amount to.
-        view: Which views are used; auto is frontal where the data set says which images are.
-        split: "official" keeps the data set's own split where it has one; "patients" draws a new one by patient,
-            "images" one by image, which leaks patients and is there to show what that does to figures.
-        test_share: Share of the images for testing where the split is drawn anew.
-        bits: Bits a stored pixel: 8, or 16 to keep what deeper files hold (twice the size; networks are fed 8).
-        shard: I/N decodes one of N parts only, for N machines with one disk; `cxr-data merge` puts them together.
-    """
-
-    source: list[str] = field(default_factory=list)
-    size: int = 224
-    out: Path = Path("cohort")
-    reader: str = "auto"
-    aspect: Literal["squash", "crop", "pad"] = "squash"
-    window: Literal["voi", "full", "percentile"] = "voi"
-    max_bad: float = 0.01
-    seed: int = 0
-    labels: list[str] | str = ""
-    uncertain: dict[str, str] | str = "ignore"
-    unmentioned: Literal["zeros", "ignore"] = "zeros"
-    votes: Literal["majority", "union"] = "majority"
-    view: Literal["auto", "frontal", "lateral", "all"] = "auto"
-    split: Literal["official", "patients", "images"] = "official"
-    test_share: float = 0.2
-    bits: Literal[8, 16] = 8
-    shard: str = ""
-
-    def __post_init__(self) -> None:
-        _check_seed(self.seed)
-
-
-@dataclass(frozen=True)
-class MergeConfig:
-    """Which shards to put together.
-
-    Attributes:
-        shards: Their folders; none means those beside --out that are called as its shards are.
-        out: Folder to write; new or empty.
-    """
-
-    shards: list[str] = field(default_factory=list)
-    out: Path = Path("cohort")
-
-
-@dataclass(frozen=True)
-class PreviewConfig:
-    """What to draw.
-
-    Attributes:
-        cohort: Prepared cohort, data set folder, or phantom.
-        out: PNG file to write; null is COHORT-sheet.png beside a prepared cohort, else in the working folder.
-        columns: Images a label.
-        tile: Edge of an image on the sheet, pixels.
-        outlines: Whether boxes and masks are drawn where the data set has them.
-        views: Whether one image of each label is shown as training augments it, instead of many as they are.
-        size: Edge of the network input that data not yet prepared is prepared for, pixels.
-    """
-
-    cohort: list[str] = field(default_factory=list)
-    out: Path | None = None
-    columns: int = 8
-    tile: int = 160
-    outlines: bool = True
-    views: bool = False
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        if not (1 + self.views <= self.columns <= 64 and 32 <= self.tile <= 1024):
-            raise BadInput("1 to 64 columns of 32 to 1024 pixels", f"{self.columns} of {self.tile}")
-
-
-@dataclass(frozen=True)
-class ShowConfig:
-    """What to count.
-
-    Attributes:
-        cohort: Prepared cohorts or data set folders (several are counted as one), or phantom.
-        size: Edge of the network input that data not yet prepared is prepared for, pixels.
-    """
-
-    cohort: list[str] = field(default_factory=list)
-    size: int = 224
-
-
-@dataclass(frozen=True)
-class FoldsConfig:
-    """Which folds to write into a prepared cohort's folder.
-
-    Attributes:
-        cohort: Prepared cohort.
-        folds: How many.
-        seed: Fixes them; the same seed deals the same folds.
-    """
-
-    cohort: list[str] = field(default_factory=list)
-    folds: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check_seed(self.seed)
-
-
-@dataclass(frozen=True)
-class AuditConfig:
-    """What to audit. Without --strict the exit code is 0 whatever is found.
-
-    Attributes:
-        cohort: Prepared cohorts or data set folders (several are audited as one), or phantom.
-        out: Folder for audit.json and audit.html; null is COHORT-audit beside a prepared cohort, else
-            NAME-FINGERPRINT-audit in the working folder.
-        strict: Whether errors found (not warnings) end in exit code 1.
-        size: Edge of the network input that data not yet prepared is prepared for, pixels.
-    """
-
-    cohort: list[str] = field(default_factory=list)
-    out: Path | None = None
-    strict: bool = False
-    size: int = 224
-
-
-@dataclass(frozen=True)
-class CacheConfig:
-    """What to do with the cache, $CXR_CACHE or ~/.cache/cxr. A cohort that is removed is prepared again when needed.
-
-    Attributes:
-        names: Cohorts in question, as listed or with * and ?; none means all.
-        clean: Whether they are removed instead of listed.
-        unused_days: Only cohorts not opened for so many days.
-    """
-
-    names: list[str] = field(default_factory=list)
-    clean: bool = False
-    unused_days: float = 0.0
-
-
-def _check_seed(seed: int) -> None:
-    if seed < 0:
-        raise BadInput("a seed of at least 0", str(seed), where="--seed")
-
-
-CONFIGS = {
-    "prepare": PrepareConfig,
-    "merge": MergeConfig,
-    "preview": PreviewConfig,
-    "show": ShowConfig,
-    "folds": FoldsConfig,
-    "audit": AuditConfig,
-    "cache": CacheConfig,
-}
-"""Options of each command."""
+def _commands() -> dict[str, _Command]:
+    prepare = "Read a data set once: check it, split it by patient, store its pixels as a memory map."
+    merge = "Put together what `cxr-data prepare --shard I/N` prepared in parts."
+    preview = "Draw a contact sheet of a cohort, class by class."
+    show = "Count a cohort's images, patients and labels by split."
+    folds = "Deal the training and validation patients into folds, and write them down in the cohort."
+    cache = "List the cohorts prepared into the cache, and remove them."
+    audit = "Look for leaks, duplicates, broken or odd images, shifts and shortcuts; write a page with thumbnails."
+    return {
+        "prepare": _Command(_prepare, "source", prepare),
+        "merge": _Command(_merge, "shards", merge),
+        "preview": _Command(_preview, "cohort", preview),
+        "show": _Command(_show, "cohort", show),
+        "folds": _Command(_folds, "cohort", folds),
+        "cache": _Command(_cache, "names", cache),
+        "audit": _Command(_audit, "cohort", audit),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cxr-data`` and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name = arguments.pop(0) if arguments else "--help"
-    description = _DESCRIPTIONS.get(name, "")
-    program = as_typed("cxr-data")
-    prog = f"{program} {name}"
-    if name == "prepare":
-        return run_command(
-            _prepare, PrepareConfig, prog=prog, description=description, argv=arguments, positional="source"
-        )
-    if name == "merge":
-        return run_command(_merge, MergeConfig, prog=prog, description=description, argv=arguments, positional="shards")
-    if name == "preview":
-        return run_command(
-            _preview, PreviewConfig, prog=prog, description=description, argv=arguments, positional="cohort"
-        )
-    if name == "show":
-        return run_command(_show, ShowConfig, prog=prog, description=description, argv=arguments, positional="cohort")
-    if name == "folds":
-        return run_command(_folds, FoldsConfig, prog=prog, description=description, argv=arguments, positional="cohort")
-    if name == "audit":
-        return run_command(_audit, AuditConfig, prog=prog, description=description, argv=arguments, positional="cohort")
-    if name == "cache":
-        return run_command(_cache, CacheConfig, prog=prog, description=description, argv=arguments, positional="names")
+    name, commands, program = arguments.pop(0) if arguments else "--help", _commands(), as_typed("cxr-data")
+    if name in commands:
+        run, positional, about = commands[name]
+        prog = f"{program} {name}"
+        return run_command(run, CONFIGS[name], prog=prog, description=about, argv=arguments, positional=positional)
     if name in ("-h", "--help"):
         print(f"usage: {program} COMMAND ...\n")
-        print("\n".join(f"  {command:<10}{text}" for command, text in _DESCRIPTIONS.items()))
+        print("\n".join(f"  {name:<10}{command.description}" for name, command in commands.items()))
         print(f"\n`{program} COMMAND --help` lists the options; every command works without any, on the phantom.")
         return 0
-    print(f"error: {unknown_name('command', name, _DESCRIPTIONS)}", file=sys.stderr)
+    print(f"error: {unknown_name('command', name, commands)}", file=sys.stderr)
     return 2
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cxr_data.errors import BadInput, unknown_name
 from cxr_data.files import refuse_small_disk, write_json
 from cxr_data.folders import new_folder
+from cxr_data.pixel_rows import PixelRows
 from cxr_data.splits import SPLITS, shared_groups
 
 SCHEMA = 1
@@ -188,15 +189,18 @@ def pixel_digests(pixels: NDArray[np.uint8]) -> list[bytes]:
         return [digest for block in pool.map(digests, range(0, len(pixels), 256)) for digest in block]
 
 
-def image_keys(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+def image_keys(pixels: NDArray[np.uint8], rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """A key of every image's pixels: the first 8 bytes of their SHA-256.
 
     Args:
         pixels: (N, P, P) images, or `PixelRows`.
+        rows: (M,) rows wanted, in this order; all when None. No more than a few are in memory at a time.
 
     Returns:
-        (N,) keys; equal for identical images of one size.
+        (M,) keys; equal for identical images of one size.
     """
+    if rows is not None:
+        pixels = cast(NDArray[np.uint8], PixelRows([pixels], rows))
     return np.array([int.from_bytes(digest[:8], "little", signed=True) for digest in pixel_digests(pixels)], np.int64)
 
 
@@ -224,7 +228,13 @@ def fingerprint(labels: tuple[str, ...], table: pl.DataFrame, digests: list[byte
 
 
 def is_prepared(folder: str | Path) -> bool:
-    """Whether a folder holds a prepared cohort."""
+    """Whether a folder holds a prepared cohort.
+
+    Examples:
+        >>> from cxr_data import is_prepared
+        >>> is_prepared(".")
+        False
+    """
     return (Path(folder) / _ABOUT).is_file()
 
 
@@ -238,6 +248,12 @@ def save(cohort: Cohort, folder: str | Path) -> None:
 
     Raises:
         BadInput: The folder holds something already, cannot be written, or the disk is too full.
+
+    Examples:
+        >>> from cxr_data import is_prepared, open_cohort, save
+        >>> save(open_cohort("phantom:30", pixel_size=32, show=False), "cohort")
+        >>> is_prepared("cohort")
+        True
     """
     with new_folder(folder) as beside:
         _save_pixels(cohort.pixels, beside / "pixels.npy")
@@ -289,6 +305,13 @@ def load(folder: str | Path) -> Cohort:
 
     Raises:
         BadInput: No prepared cohort, or a damaged one.
+
+    Examples:
+        >>> from cxr_data import load, open_cohort, save
+        >>> cohort = open_cohort("phantom:30", pixel_size=32, show=False)
+        >>> save(cohort, "cohort")
+        >>> load("cohort").fingerprint == cohort.fingerprint
+        True
     """
     folder = Path(folder)
     found = about(folder)

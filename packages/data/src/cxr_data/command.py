@@ -62,11 +62,11 @@ def run_command(
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; start the same command again to go on", file=sys.stderr)
+        print("interrupted; start the same command again to resume", file=sys.stderr)
         return 130
     except SystemExit as stopped:
         if stopped.code == 143:
-            print("terminated; start the same command again to go on", file=sys.stderr)
+            print("terminated; start the same command again to resume", file=sys.stderr)
         raise
     except BrokenPipeError:
         # The reader (head, less) has left; Python must not complain about it at exit.

@@ -35,6 +35,12 @@ def join(cohorts: Sequence[Cohort], *, remove_leaks: bool = True) -> Cohort:
     Raises:
         BadInput: Different tasks, pixel sizes or ways to map files to pixels, one cohort twice, two labels of one
             cohort that read alike, or no training image left.
+
+    Examples:
+        >>> from cxr_data import join, open_cohort
+        >>> parts = [open_cohort("phantom:30", pixel_size=32, seed=seed, show=False) for seed in (0, 1)]
+        >>> len(join(parts))
+        60
     """
     if len(cohorts) == 1:
         return cohorts[0]

@@ -14,6 +14,11 @@ def pixel_size_for(size: int) -> int:
 
     Raises:
         BadInput: Outside 16 to 3592 pixels.
+
+    Examples:
+        >>> from cxr_data import pixel_size_for
+        >>> pixel_size_for(224)
+        256
     """
     if not 16 <= size <= 3592:
         raise BadInput("an input edge of 16 to 3592 pixels", str(size), where="--size", do="choose for example 224")

@@ -239,6 +239,13 @@ def kfold(cohort: "Cohort", folds: int, *, seed: int = 0) -> list[tuple[NDArray[
 
     Raises:
         BadInput: Fewer than 2 folds, or fewer patients than folds.
+
+    Examples:
+        >>> from cxr_data import kfold, open_cohort
+        >>> cohort = open_cohort("phantom:60", pixel_size=32, show=False)
+        >>> folds = kfold(cohort, 5)
+        >>> sum(len(val) for train, val in folds) == len(cohort.rows("train")) + len(cohort.rows("val"))
+        True
     """
     rows = np.sort(np.concatenate([cohort.rows("train"), cohort.rows("val")]))
     groups = cohort.groups[rows]
@@ -264,6 +271,13 @@ def label_fraction(cohort: "Cohort", fraction: float, *, seed: int = 0) -> NDArr
 
     Raises:
         BadInput: A share outside (0, 1], or a cohort without labelled training images.
+
+    Examples:
+        >>> from cxr_data import label_fraction, open_cohort
+        >>> cohort = open_cohort("phantom:60", pixel_size=32, show=False)
+        >>> few = label_fraction(cohort, 0.25)
+        >>> set(few) <= set(label_fraction(cohort, 0.5)) <= set(cohort.rows("train"))
+        True
     """
     if not 0 < fraction <= 1:
         raise BadInput("a share of the labels above 0 and up to 1", str(fraction), do="0.01 means 1 %")

@@ -28,7 +28,7 @@ def to_json(value: Any) -> Any:
     Args:
         value: A dataclass, or lists, tuples, dicts and plain values of them.
 
-    Example:
+    Examples:
         >>> @dataclasses.dataclass
         ... class Row:
         ...     count: int
@@ -63,7 +63,7 @@ def from_json(kind: type[T], value: Any, where: str = "") -> T:
     Raises:
         BadInput: A key that is missing or unknown, or a value of another type; ``where`` says which.
 
-    Example:
+    Examples:
         >>> @dataclasses.dataclass
         ... class Point:
         ...     x: float

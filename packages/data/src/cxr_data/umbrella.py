@@ -25,7 +25,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "data": Command("cxr_data.cli:main", "cxr_data.cli", "prepare, audit and count cohorts", "cxr-data"),
+    "data": Command("cxr_data.cli:main", "cxr_data.config", "prepare, audit and count cohorts", "cxr-data"),
     "pretrain": Command(
         "cxr_ssl.cli:main", "cxr_ssl.config:PretrainConfig", "self-supervised pretraining, without labels", "cxr-ssl"
     ),

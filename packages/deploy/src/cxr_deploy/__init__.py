@@ -31,6 +31,12 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> "Class
 
     Raises:
         BadInput: No such file, one of another origin, a backbone, or a runtime that cannot run it.
+
+    Examples:
+        >>> import cxr_deploy
+        >>> classify = cxr_deploy.load("model.onnx", threads=1)
+        >>> classify(image).probabilities
+        {'effusion': 0.5}
     """
     from cxr_deploy.predict.classifier import load as load_classifier
 

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 
 from cxr_data.errors import BadInput, unknown_name
+from cxr_deploy.runtimes import check_name
 
-RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
-"""PyTorch, and the keys of :data:`cxr_deploy.runtimes.RUNTIMES`, which --help shall not import."""
 FORMATS = (".csv", ".jsonl", ".parquet")
 SPLITS = ("train", "val", "test", "all")
 
@@ -78,8 +77,7 @@ class PredictConfig:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.runtime not in RUNTIMES:
-            raise unknown_name("runtime", self.runtime, RUNTIMES)
+        check_name(self.runtime)
         if self.heatmaps_of not in ("called", "all"):
             raise unknown_name("choice of heat maps", self.heatmaps_of, ("called", "all"))
         if self.out and not self.out.endswith(FORMATS):

@@ -1,21 +1,24 @@
-"""Exported files as functions from gray pixels to answers, in ONNX Runtime and OpenVINO; PyTorch is not needed."""
+"""Exported files as functions from gray pixels to answers, in ONNX Runtime and OpenVINO; PyTorch is not needed.
+
+Nothing heavy is imported before a file is loaded: ``--help`` lists the runtimes.
+"""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cxr_data.errors import BadInput
+from cxr_data.errors import BadInput, unknown_name
 from cxr_deploy.extras import require
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 INPUT = "pixels"
 OUTPUTS = ("probabilities", "logits", "maps")
 """Names of what a graph takes, and of what it gives, in order; "maps" only where the network has any."""
 
-Run = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
+Run = Callable[["NDArray[np.uint8]"], "dict[str, NDArray[np.float32]]"]
 """(B, 1, S, S) uint8 to "probabilities" (B, L), "logits" (B, L) and, where there are any, "maps" (B, L, h, w)."""
 
 
@@ -43,7 +46,7 @@ def in_onnxruntime(model: str | Path | bytes, *, threads: int = 0) -> Run:
         raise BadInput("a graph that ONNX Runtime can run", reason, where=where, do="export it again") from error
     names = [output.name for output in session.get_outputs()]
 
-    def run(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def run(pixels: "NDArray[np.uint8]") -> "dict[str, NDArray[np.float32]]":
         answers: Any = session.run(names, {INPUT: pixels})
         return dict(zip(names, answers, strict=True))
 
@@ -62,6 +65,9 @@ def in_openvino(model: str | Path | bytes, *, threads: int = 0, bf16: bool = Fal
         BadInput: OpenVINO is not installed.
     """
     require("openvino", "the runtime openvino")
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
     import openvino
 
     config: dict[str, Any] = {
@@ -82,7 +88,7 @@ def in_openvino(model: str | Path | bytes, *, threads: int = 0, bf16: bool = Fal
     names = [next(name for name in OUTPUTS if name in output.get_names()) for output in compiled.outputs]
     request = compiled.create_infer_request()
 
-    def run(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def run(pixels: "NDArray[np.uint8]") -> "dict[str, NDArray[np.float32]]":
         answers = request.infer({INPUT: pixels}, share_inputs=True)
         return {name: np.array(answers[i]) for i, name in enumerate(names)}
 
@@ -102,11 +108,22 @@ class Runtime(NamedTuple):
     title: str
     load: Callable[..., Run]
     options: Mapping[str, Mapping[str, Any]]
-    extra: str | None
+    extra: str | None = None
 
 
 RUNTIMES = {
-    "onnxruntime": Runtime("ONNX Runtime", in_onnxruntime, {"fp32": {}, "int8": {}}, None),
+    "onnxruntime": Runtime("ONNX Runtime", in_onnxruntime, {"fp32": {}, "int8": {}}),
     "openvino": Runtime("OpenVINO", in_openvino, {"fp32": {}, "bf16": {"bf16": True}, "int8": {}}, "openvino"),
 }
-"""Every runtime of ONNX files, by its name in options (:data:`cxr_deploy.config.RUNTIMES`)."""
+"""Every runtime of ONNX files, by its name in options."""
+
+
+def check_name(name: str) -> None:
+    """See that a runtime has this name.
+
+    Raises:
+        BadInput: It is neither "auto" nor "torch", nor in :data:`RUNTIMES`.
+    """
+    known = ("auto", "torch", *RUNTIMES)
+    if name not in known:
+        raise unknown_name("runtime", name, known)

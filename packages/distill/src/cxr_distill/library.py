@@ -58,7 +58,7 @@ def distill(
     >>> loader = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True)
     >>> losses = {MultilabelKD(): 1.0, PooledCosine(): 0.5}
     >>> history = distill(network(8), network(32), loader, task="multilabel", losses=losses, epochs=2)
-    >>> [sorted(epoch) for epoch in history][0]
+    >>> sorted(history[0])
     ['agreement', 'epoch', 'loss', 'multilabel_kd', 'pooled_cosine', 'task']
 
     Args:

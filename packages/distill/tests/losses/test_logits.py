@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from cxr_distill.losses import Outputs
+from cxr_distill.losses import Outputs, squared
 from cxr_distill.losses import logits as losses
 
 few = settings(max_examples=15, deadline=None)
@@ -20,9 +20,9 @@ SOFTMAX = {
     "kd_plain": lambda s, t, **k: losses.kd(s, t, scale_by_t2=False, **k),
     "kd_standardised": lambda s, t, **k: losses.kd(s, t, standardise=True, **k),
     "dist": losses.dist,
-    "softmax_mse": losses.softmax_mse,
+    "softmax_mse": squared.softmax_mse,
 }
-SIGMOID = {"multilabel_kd": losses.multilabel_kd, "sigmoid_mse": losses.sigmoid_mse}
+SIGMOID = {"multilabel_kd": losses.multilabel_kd, "sigmoid_mse": squared.sigmoid_mse}
 LABELLED = {
     "dkd": lambda s, t: losses.dkd(s, t, Y),
     "dkd_standardised": lambda s, t: losses.dkd(s, t, Y, standardise=True),
@@ -148,9 +148,9 @@ def test_squared_errors_are_their_formulas(seed, images, labels, t):
     rows = np.all(known, axis=1)
     of_labels = ((sigmoid(s / t) - sigmoid(te / t)) ** 2)[known].mean()
     of_classes = ((softmax(s / t) - softmax(te / t)) ** 2)[rows].mean()
-    got = losses.sigmoid_mse(*torched(s, te), temperature=t, known=torch.from_numpy(known))
+    got = squared.sigmoid_mse(*torched(s, te), temperature=t, known=torch.from_numpy(known))
     assert got.item() == pytest.approx(of_labels, rel=1e-4, abs=1e-7)
-    got = losses.softmax_mse(*torched(s, te), temperature=t, known=torch.from_numpy(rows))
+    got = squared.softmax_mse(*torched(s, te), temperature=t, known=torch.from_numpy(rows))
     assert got.item() == pytest.approx(of_classes, rel=1e-4, abs=1e-7)
 
 

@@ -33,6 +33,7 @@ from cxr_distill.losses import (
     loss_settings,
     recommended,
     relations,
+    squared,
     task_loss,
 )
 from cxr_distill.losses import task as label_losses
@@ -213,10 +214,10 @@ def test_every_class_computes_the_formula_of_its_name():
         "kd_plain": logits.kd(s, t, temperature=4, scale_by_t2=False),
         "kd_standardised": logits.kd(s, t, temperature=2, standardise=True),
         "dist": logits.dist(s, t, temperature=1),
-        "softmax_mse": logits.softmax_mse(s, t),
+        "softmax_mse": squared.softmax_mse(s, t),
         "dkd": logits.dkd(s, t, classes, temperature=4),
         "multilabel_kd": logits.multilabel_kd(s, t, temperature=1),
-        "sigmoid_mse": logits.sigmoid_mse(s, t),
+        "sigmoid_mse": squared.sigmoid_mse(s, t),
         "attention_transfer": features.attention_transfer([f[k] for k in STAGES], [g[k] for k in STAGES]),
         "cam": features.cam(f["stage4"], w, g["stage4"], v),
         "rkd": relations.rkd(f["pooled"], g["pooled"]),

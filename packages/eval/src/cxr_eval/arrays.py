@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cxr_data.errors import unknown_name
 from cxr_eval import entries
-from cxr_eval.metrics import records
+from cxr_eval.metrics import compute, records
 from cxr_eval.metrics.classification import COUNTS, macro
 from cxr_eval.metrics.records import METRICS
 from cxr_eval.statistics import bootstrap
@@ -25,6 +25,12 @@ class Figure:
         high: Upper bound.
         reason: Why there is no value, or no interval; "" where there are both.
         p: Two-sided p value of "no difference"; NaN for a figure that is no difference.
+
+    Examples:
+        >>> from cxr_eval import evaluate
+        >>> figure = evaluate([0, 0, 1, 1] * 10, [0.1, 0.6, 0.4, 0.8] * 10, metrics=["auroc"]).overall["auroc"]
+        >>> figure.value, figure.low < figure.value < figure.high
+        (0.75, True)
     """
 
     value: float
@@ -41,6 +47,14 @@ class Evaluation:
     Attributes:
         overall: Metric -> figure: the single label, or the macro average.
         labels: Label -> metric -> figure.
+
+    Examples:
+        >>> import numpy as np
+        >>> from cxr_eval import evaluate
+        >>> y = np.tile([[0, 1], [1, 0]], (20, 1))
+        >>> found = evaluate(y, 0.5 * y + 0.2, labels=["effusion", "mass"], metrics=["auroc"])
+        >>> found.labels["mass"]["auroc"].value
+        1.0
     """
 
     overall: dict[str, Figure]
@@ -90,7 +104,7 @@ def evaluate(
     """
     targets, scores, patient, names, wanted = _checked(y, p, groups, labels, metrics)
     decisions = scores >= np.asarray(threshold, np.float64)
-    values = records.per_label(targets, scores, decisions, wanted)
+    values = compute.per_label(targets, scores, decisions, wanted)
     draws = bootstrap.draw(int(patient.max()) + 1, resamples, seed)
     replicates = bootstrap.replicates(targets, scores, decisions, patient, draws, wanted)
     concerned = bootstrap.concerned(targets, decisions, patient)
@@ -172,7 +186,7 @@ def compare(
     values, replicates = [], []
     for scores, cut in ((first, threshold), (second, reference_threshold)):
         decisions = scores >= np.asarray(cut, np.float64)
-        values.append(records.per_label(targets, scores, decisions, wanted))
+        values.append(compute.per_label(targets, scores, decisions, wanted))
         replicates.append(bootstrap.replicates(targets, scores, decisions, patient, draws, wanted))
     patients = bootstrap.patients_of_class(targets, patient)
     of_labels: dict[str, dict[str, Figure]] = {label: {} for label in names}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from cxr_data.errors import BadInput, unknown_name
-from cxr_eval.explain.titles import TITLES
+from cxr_eval.explain.methods import METHODS
 
 SPLITS = ("train", "val", "test", "all")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -65,7 +65,7 @@ class EvaluateConfig:
             value = getattr(self, option)
             if value < least:
                 raise BadInput(f"a number from {least} up", str(value), where=f"--{option}")
-        if self.explain and self.explain not in TITLES:
-            raise unknown_name("explanation method", self.explain, TITLES)
+        if self.explain and self.explain not in METHODS:
+            raise unknown_name("explanation method", self.explain, METHODS)
         if not 0 < self.margin < 0.5:
             raise BadInput("a loss of AUROC between 0 and 0.5", str(self.margin), where="--margin", do="--margin 0.02")

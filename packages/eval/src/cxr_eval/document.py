@@ -382,7 +382,13 @@ class Provenance:
 
 @dataclass
 class Report:
-    """What evaluate writes as metrics.json; docs/metrics.md explains it."""
+    """What evaluate writes as metrics.json; docs/metrics.md explains it.
+
+    Examples:
+        >>> from cxr_eval import Report
+        >>> Report.__annotations__["models"]
+        dict[str, cxr_eval.document.ModelResult]
+    """
 
     schema: int
     task: Literal["multilabel", "multiclass"]
@@ -418,6 +424,12 @@ def read_report(path: str | Path) -> Report:
 
     Raises:
         BadInput: No such file, no JSON, or not of this version's form.
+
+    Examples:
+        >>> from cxr_eval import read_report
+        >>> report = read_report("runs/quickstart/report")  # doctest: +SKIP
+        >>> report.models["teacher"].overall["auroc"].value  # doctest: +SKIP
+        0.93
     """
     file = Path(path) / "metrics.json" if Path(path).is_dir() else Path(path)
     try:

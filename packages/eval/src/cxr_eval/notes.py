@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,6 @@ from cxr_common.checkpoint import training_images
 from cxr_data import pixel_size_for
 from cxr_data.cohort import Cohort, image_keys
 from cxr_data.header import Header
-from cxr_data.pixel_rows import PixelRows
 from cxr_eval.models import Match, relation
 
 
@@ -83,7 +82,7 @@ def met_in_training(
         trained = training_images(files[name])
         comparable = trained.keys() & stored.keys()
         for size in comparable - evaluated.keys():
-            evaluated[size] = image_keys(cast(NDArray[np.uint8], PixelRows([stored[size].pixels], rows)))
+            evaluated[size] = image_keys(stored[size].pixels, rows)
         seen = np.zeros(len(rows), bool)
         for size in comparable:
             seen |= np.isin(evaluated[size], trained[size])

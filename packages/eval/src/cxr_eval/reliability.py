@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cxr_eval import entries
 from cxr_eval.metrics import calibration as metrics
-from cxr_eval.metrics import records
+from cxr_eval.metrics import compute, records
 from cxr_eval.metrics.classification import COUNTS, macro
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics import bootstrap
@@ -43,7 +43,7 @@ def summarise(
         return labels, {"temperature": None, "before": None}
     before, decisions = answer.uncalibrated[:, columns], answer.decisions[:, columns]
     figures = records.of_family("calibration")
-    values = records.per_label(targets, before, decisions, figures)
+    values = compute.per_label(targets, before, decisions, figures)
     drawn = bootstrap.replicates(targets, before, decisions, patient, draws, figures) if draws is not None else None
     with_it, without = bootstrap.patients_of_class(targets, patient)
     for i, label in enumerate(labels):

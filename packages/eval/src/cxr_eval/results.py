@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_eval import comparisons, entries, reliability
-from cxr_eval.metrics import classification, records
+from cxr_eval.metrics import classification, compute
 from cxr_eval.metrics.classification import COUNTS, macro, weighted
 from cxr_eval.metrics.records import METRICS
 from cxr_eval.predictions import Answers
@@ -118,7 +118,7 @@ def _one_model(
     The scope "decided" holds the overall metrics that are no average of labels but those of the decided class.
     """
     truth, p, called = targets[:, columns], answer.probabilities[:, columns], answer.decisions[:, columns]
-    values = records.per_label(truth, p, called)
+    values = compute.per_label(truth, p, called)
     samples = _replicates(truth, p, called, patient, draws) if draws is not None else {}
     result = _averages(truth, p, called, values, samples, patient)
     result["labels"] = _labels(shown, truth, called, values, samples, patient)
@@ -151,7 +151,7 @@ def _averages(
     labels = truth.shape[1]
     positives = values["tp"] + values["fn"]
     flat = truth.reshape(-1, 1), p.reshape(-1, 1), called.reshape(-1, 1)
-    pooled = records.per_label(*flat)
+    pooled = compute.per_label(*flat)
     means = {
         "macro": {key: float(macro(values[key])) for key in METRICS},
         "micro": {key: float(pooled[key][0]) for key in METRICS},
@@ -231,7 +231,7 @@ def _replicate_classes(
     """Metrics of the decided class, each (G,)."""
     classes = targets.shape[1]
     cells = ((targets == 1)[:, :, None] & decisions[:, None, :]).reshape(len(targets), -1)
-    return _of_classes(records.weighted_sums(cells, patient, draws.jackknife).reshape(-1, classes, classes))
+    return _of_classes(compute.weighted_sums(cells, patient, draws.jackknife).reshape(-1, classes, classes))
 
 
 def _delong(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cxr_data.errors import BadInput, unknown_name
 from cxr_eval import entries
 from cxr_eval.entries import LEAST_OF_CLASS
-from cxr_eval.metrics import records
+from cxr_eval.metrics import compute, records
 from cxr_eval.metrics.classification import COUNTS, macro
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics import bootstrap
@@ -224,7 +224,7 @@ def _one_group(
     if reason is not None:
         return {"overall": _nothing(reason), "labels": {label: _nothing(reason) for label in labels}}, {}
     figures_of = records.shown("subgroup")
-    values = records.per_label(truth, p, called, figures_of)
+    values = compute.per_label(truth, p, called, figures_of)
     of_images = bootstrap.concerned(truth, called, patient)
     sample = bootstrap.replicates(truth, p, called, patient, draws, figures_of) if draws is not None else None
     figures: dict[str, Any] = {"labels": {}}

@@ -12,6 +12,7 @@ from torch import nn
 
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_eval.explain import cams
+from cxr_eval.explain.methods import METHODS
 
 ORACLES = {
     "gradcam": oracle.GradCAM,
@@ -79,7 +80,7 @@ def test_maps_equal_those_of_an_independent_implementation(networks, monkeypatch
     label = [2, 0, 1]
     with ORACLES[method](network, [layer(network.network)], reshape_transform=reshape) as peer:
         expected = peer(pixels.double(), [wanted(one) for one in label])
-    found = cams.METHODS[method](network, pixels, torch.tensor(label), stage)
+    found = METHODS[method](network, pixels, torch.tensor(label), stage)
     assert found.shape == (3, SIZE, SIZE)
     assert found.dtype == torch.float32
     assert expected.max() > 0.99
@@ -137,16 +138,16 @@ def test_grad_cam_of_a_pooled_linear_network_is_its_class_activation_map():
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "layercam"])
 def test_a_label_that_nothing_leads_to_has_an_empty_map(method):
     network, pixels = toy([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]]), images(2, 16)
-    maps = cams.METHODS[method](network, pixels, torch.tensor([0, 1]), "stage4")
+    maps = METHODS[method](network, pixels, torch.tensor([0, 1]), "stage4")
     assert cams.is_empty(maps).tolist() == [False, True]
     assert torch.isfinite(maps).all()
 
 
-@pytest.mark.parametrize("method", cams.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_blank_image_gives_no_nan(method):
     network = toy([[1.0, -2.0, 0.5]])
     blank = torch.full((2, 1, 16, 16), 77, dtype=torch.uint8)
-    maps = cams.METHODS[method](network, blank, 0, "stage4")
+    maps = METHODS[method](network, blank, 0, "stage4")
     assert cams.is_empty(maps).all()  # the same everywhere says nothing about where
 
 

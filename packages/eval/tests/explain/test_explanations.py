@@ -1,4 +1,6 @@
+import importlib
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,8 +11,7 @@ from cxr_common.checkpoint import load
 from cxr_data import open_cohort
 from cxr_data.errors import BadInput
 from cxr_eval.explain import explanations
-from cxr_eval.explain.cams import METHODS
-from cxr_eval.explain.titles import TITLES
+from cxr_eval.explain.methods import METHODS
 from cxr_eval.models import Match
 from cxr_eval.predictions import answers, predict
 
@@ -39,7 +40,7 @@ def compared(make_model):
 
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
 def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
-    monkeypatch.setattr(explanations, "TESTED", 2)
+    monkeypatch.setitem(METHODS, "layercam", replace(METHODS["layercam"], tested=2))
     monkeypatch.setattr(explanations, "STEPS", 4)
     data = "phantom:60" if task == "multilabel" else "phantom-multiclass:60"
     given = compared(data, task)
@@ -73,8 +74,8 @@ def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
             "Deletion area",
             "Insertion area of a random map",
             "Empty maps",
-            "Likeness after random weights, head",
-            "Likeness after random weights, head to stage1",
+            "Similarity after random weights, head",
+            "Similarity after random weights, head to stage1",
         ):
             entry = overall[model, name]
             assert entry["images"] > 0
@@ -95,7 +96,7 @@ def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
 
 
 def test_unknown_labels_are_left_out_and_labels_without_cases_stay(compared, monkeypatch):
-    monkeypatch.setattr(explanations, "TESTED", 1)
+    monkeypatch.setitem(METHODS, "gradcam", replace(METHODS["gradcam"], tested=1))
     monkeypatch.setattr(explanations, "STEPS", 1)
     given = compared()
     given[5][:, 0] = np.nan
@@ -148,5 +149,8 @@ def test_an_unknown_method_is_refused():
         explanations.explain("grad-cam", {}, {}, {}, {}, Match("multilabel", (), ()), no_targets, np.zeros(0, np.int64))
 
 
-def test_every_method_has_a_title():
-    assert list(METHODS) == list(TITLES)
+def test_every_method_has_a_title_and_a_function():
+    for method in METHODS.values():
+        assert method.title
+        module, _, name = str(method.function).partition(":")
+        assert callable(getattr(importlib.import_module(module), name))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxr_eval.metrics import classification as ours
-from cxr_eval.metrics import records
+from cxr_eval.metrics import compute
 from cxr_eval.metrics.records import METRICS
 
 peer: Any = sklearn.metrics
@@ -51,7 +51,7 @@ def at_levels(t, p):
 @settings(deadline=None, max_examples=60)
 def test_every_metric_equals_scikit_learn_and_is_nan_where_that_is_undefined(problem):
     targets, scores, decisions = problem
-    values = records.per_label(targets, scores, decisions)
+    values = compute.per_label(targets, scores, decisions)
     for label in range(targets.shape[1]):
         known = ~np.isnan(targets[:, label])
         t, p, d = targets[known, label], scores[known, label], decisions[known, label]
@@ -81,10 +81,10 @@ def test_every_metric_equals_scikit_learn_and_is_nan_where_that_is_undefined(pro
 def test_averages_equal_scikit_learn_on_the_defined_labels(problem):
     targets, scores, decisions = problem
     targets = np.nan_to_num(targets)  # scikit-learn knows no missing labels
-    values = records.per_label(targets, scores, decisions)
+    values = compute.per_label(targets, scores, decisions)
     macro = {name: ours.macro(values[name]) for name in METRICS}
     weighted = {name: ours.weighted(values[name], values["tp"] + values["fn"]) for name in METRICS}
-    micro = records.per_label(*(array.reshape(-1, 1) for array in (targets, scores, decisions)))
+    micro = compute.per_label(*(array.reshape(-1, 1) for array in (targets, scores, decisions)))
     for name, score in (("f1", peer.f1_score), ("precision", peer.precision_score), ("recall", peer.recall_score)):
         per_label = np.asarray(score(targets, decisions, average=None, zero_division=np.nan))
         defined = ~np.isnan(per_label)
@@ -136,7 +136,7 @@ def test_multiclass_metrics_of_degenerate_matrices_are_nan():
 )
 def test_a_reason_is_known_for_every_undefined_metric(name, targets, called):
     column = np.array(targets, np.float32)[:, None]
-    values = records.per_label(column, np.array([[0.2], [0.8]]), np.array(called, bool)[:, None])
+    values = compute.per_label(column, np.array([[0.2], [0.8]]), np.array(called, bool)[:, None])
     counts = {key: int(values[key][0]) for key in ours.COUNTS}
     if np.isnan(values[name][0]):
         assert METRICS[name].why_undefined(counts).startswith(("no ", "the probabilities"))

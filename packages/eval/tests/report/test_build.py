@@ -7,7 +7,9 @@ import chromium
 import pytest
 
 from cxr_eval import entries
+from cxr_eval.metrics.classification import COUNTS
 from cxr_eval.report.build import big, figure, pvalue, render, short, signed
+from cxr_eval.report.panels import RATES, rates
 
 VOID = {"meta", "input", "br", "img"}
 PNG = bytes.fromhex(
@@ -249,6 +251,30 @@ def test_in_a_browser_the_slider_updates_the_counts_by_keyboard(browser, page):
     assert browser.complaints() == []
     asked = [url for url in browser.requests() if not url.startswith("data:")]
     assert asked == [path.as_uri()]
+
+
+RATES_AT_EVERY_THRESHOLD = """(() => {
+  const card = document.querySelector('[data-card="0-1"]'), slider = card.querySelector("input");
+  return [...Array(Number(slider.max) + 1).keys()].map((i) => {
+    slider.value = i;
+    slider.dispatchEvent(new Event("input"));
+    return Object.fromEntries([...card.querySelectorAll("[data-c]")].map((x) => [x.dataset.c, x.textContent]));
+  });
+})()"""
+
+
+def test_in_a_browser_the_rates_at_every_threshold_are_those_of_the_metrics(browser, page):
+    browser.open(page[0])
+    points = browser.run(RATES_AT_EVERY_THRESHOLD)
+    assert len(points) > 20
+    for point in points:
+        expected = rates({key: int(point[key]) for key in COUNTS})
+        assert expected.keys() == set(RATES)
+        for key, value in expected.items():
+            if value is None:
+                assert point[key] == "–"
+            else:
+                assert float(point[key]) == pytest.approx(value, abs=0.00051)
 
 
 def test_in_a_browser_one_choice_of_label_holds_for_all_sections(browser, page):

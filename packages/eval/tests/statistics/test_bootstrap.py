@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cxr_data.metrics import auroc
-from cxr_eval.metrics import classification, records
+from cxr_eval.metrics import classification, compute, records
 from cxr_eval.metrics.records import METRICS, Metric
 from cxr_eval.statistics import bootstrap
 
@@ -31,10 +31,10 @@ def test_a_resample_equals_the_metric_of_the_images_drawn(problem):
     """Weights must do what repeating the images of each drawn patient does."""
     targets, scores, decisions, patient = problem
     weights = bootstrap.draw_weights(int(patient.max()) + 1, 5, seed=1)
-    drawn = records.resample(targets, scores, decisions, patient, weights, EXACT)
+    drawn = compute.resample(targets, scores, decisions, patient, weights, EXACT)
     for r in range(5):
         rows = np.repeat(np.arange(len(targets)), weights[patient, r].astype(int))
-        expected = records.per_label(targets[rows], scores[rows], decisions[rows], EXACT)
+        expected = compute.per_label(targets[rows], scores[rows], decisions[rows], EXACT)
         for name in EXACT:
             limit = 1e-6 if name == "brier" else 1e-9
             np.testing.assert_allclose(drawn[name][r], expected[name], rtol=limit, atol=limit, err_msg=name)
@@ -90,7 +90,7 @@ def test_each_metric_comes_from_the_replicates_that_its_record_names():
     found = bootstrap.replicates(targets, p, p > 0.5, np.arange(80), draws)
     for kind, weights in (("jackknife", draws.jackknife), ("bootstrap", draws.bootstrap)):
         names = [name for name, metric in METRICS.items() if metric.interval == kind]
-        alone = records.resample(targets, p, p > 0.5, np.arange(80), weights, names)
+        alone = compute.resample(targets, p, p > 0.5, np.arange(80), weights, names)
         for name in names:
             np.testing.assert_array_equal(found[name], alone[name], err_msg=name)
     assert set(found) == {n for n, m in METRICS.items() if m.interval != "none"} | {"positives", "bootstrap positives"}
@@ -111,7 +111,7 @@ def test_what_is_called_prevalence_dependent_is_and_nothing_else():
     targets = (np.arange(400)[:, None] < 150) * 1.0
     z = 0.5 * targets + rng.normal(size=(400, 1))
     rows = np.concatenate([np.arange(150), np.arange(150, 400).repeat(2)])
-    before, after = (records.per_label(targets[i], 1 / (1 + np.exp(-z[i])), z[i] > 0.3) for i in (np.arange(400), rows))
+    before, after = (compute.per_label(targets[i], 1 / (1 + np.exp(-z[i])), z[i] > 0.3) for i in (np.arange(400), rows))
     changed = {name for name in METRICS if abs(before[name][0] - after[name][0]) > 1e-12}
     assert changed == {name for name, metric in METRICS.items() if metric.prevalence}
 

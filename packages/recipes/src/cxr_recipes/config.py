@@ -12,8 +12,8 @@ class ReproduceConfig:
     Attributes:
         recipes: Names of recipes, or YAML files.
         data: Cohort instead of the recipe's own: "phantom", a folder, or a prepared cohort.
-        scale: Size of the experiment, one of the recipe's; its first when empty.
-        run: Name of the experiment; the recipe's name when empty.
+        scale: Size of the experiment, one of the recipe's. Default: the recipe's first.
+        run: Name of the experiment. Default: the recipe's name.
         runs_dir: Folder of all experiments.
         jobs: Commands of one stage that run side by side, each with its share of the cores; faster on a CPU,
             where several networks with one thread each process more images than one network with all threads.
@@ -23,8 +23,8 @@ class ReproduceConfig:
 
     recipes: list[str] = field(default_factory=list)
     data: str = ""
-    scale: str = ""
-    run: str = ""
+    scale: str | None = None
+    run: str | None = None
     runs_dir: str = "runs"
     jobs: int = 1
     note: str = ""

@@ -35,6 +35,13 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
 
     Raises:
         ValueError: If epsilon is not positive or there is no iteration.
+
+    Examples:
+        >>> import torch
+        >>> from cxr_ssl import sinkhorn
+        >>> codes = sinkhorn(torch.randn(60, 4), epsilon=0.5, iterations=50)
+        >>> torch.allclose(codes.sum(dim=0), torch.full((4,), 15.0), atol=0.1)  # each prototype a quarter of 60
+        True
     """
     if epsilon <= 0 or iterations < 1:
         raise ValueError(f"sinkhorn needs epsilon > 0 and iterations >= 1, got {epsilon} and {iterations}.")

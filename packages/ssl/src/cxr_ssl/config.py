@@ -185,7 +185,7 @@ class PretrainSettings:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Options of each method; a method is added by its line here.
+    """Options of each method; a method is added by its line here, or in a `PretrainConfig` derived elsewhere.
 
     Attributes:
         swav: Options of the method swav.
@@ -198,13 +198,14 @@ class MethodOptions:
     byol: BYOLConfig = field(default_factory=BYOLConfig)
 
 
-METHODS = tuple(one.name for one in fields(MethodOptions))
-"""Names of the methods."""
-
-
 @dataclass(frozen=True)
 class PretrainConfig(MethodOptions, PretrainSettings, RunOptions):
     """Pretrain a backbone on radiographs without labels."""
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods: those of the fields that hold a method's options."""
+        return [one.name for one in fields(self) if isinstance(getattr(self, one.name), MethodConfig)]
 
     def __post_init__(self) -> None:
         require(self.size is None or self.size >= 16, "a size of at least 16 pixels", self.size, "--size")
@@ -223,8 +224,8 @@ class PretrainConfig(MethodOptions, PretrainSettings, RunOptions):
             require(value is None or value >= 0, "0 or more", value, f"--{name}")
         require(self.seed < 2**63, "a seed below 2^63", self.seed, "--seed")
         require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
-        if self.method not in METHODS:
-            raise unknown_name("method", self.method, METHODS)
+        if self.method not in self.methods:
+            raise unknown_name("method", self.method, self.methods)
         if self.preset is not None and self.preset not in PRESETS:
             raise unknown_name("preset", self.preset, PRESETS)
         if self.optimizer not in OPTIMIZERS:

@@ -3,10 +3,11 @@
 A method's file imports torch inside its functions only, so that ``ssl-pretrain --help`` answers at once.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cxr_data.errors import BadInput
 
@@ -55,18 +56,24 @@ Change = Callable[["Plan", Any, int], dict[str, Any]]
 """Function of plan, settings and step: fields of either and their new values; empty where it would change nothing."""
 
 
-class MethodConfig(Protocol):
-    """The options of a method, a frozen dataclass; None is automatic."""
+def lower_lr(plan: "Plan", _settings: Any, _step: int) -> dict[str, Any]:
+    """A third of the learning rate: a change that every method can make."""
+    return {"lr": plan.lr / 3}
+
+
+class MethodConfig(ABC):
+    """The options of a method; derive a frozen dataclass from it, in which None is automatic."""
 
     def settings(self, images: int, plan: "Plan") -> Any:
-        """Every option decided: a frozen dataclass.
+        """Every option decided: a frozen dataclass; the options themselves where none is automatic.
 
         Args:
             images: Training images.
             plan: What all methods share.
         """
-        ...
+        return self
 
+    @abstractmethod
     def build(self, backbone: "GrayNetwork", settings: Any, plan: "Plan", *, coded_crops: int) -> "Method":
         """The method around a backbone.
 
@@ -76,11 +83,10 @@ class MethodConfig(Protocol):
             plan: What all methods share.
             coded_crops: Number of global crops.
         """
-        ...
 
 
 class Method(ABC):
-    """A method at work. What has no abstract mark has a default that suits most methods.
+    """A method at work. It needs its ``settings``, a ``module`` and a `loss`; the rest has defaults.
 
     Attributes:
         settings: Its settings, which a recovery from collapse may change.
@@ -94,12 +100,16 @@ class Method(ABC):
     settings: Any
     module: Any
     sums: "dict[str, Tensor]"
-    recoveries: Mapping[str, Mapping[str, Change]]
+    recoveries: Mapping[str, Mapping[str, Change]] = {"not finite": {"lower learning rate": lower_lr}}
+
+    def __init__(self, settings: Any, module: Any):
+        """Take settings and module; a method may have a constructor of its own."""
+        self.settings, self.module = settings, module
 
     @property
-    @abstractmethod
     def backbone(self) -> "GrayNetwork":
-        """The network that is probed and kept."""
+        """The network that is probed and kept: ``module.backbone``."""
+        return self.module.backbone
 
     def start(self, device: "torch.device", share: int) -> None:
         """Prepare for training on a device, with so many images of a step on this process; begins an epoch too."""
@@ -110,13 +120,18 @@ class Method(ABC):
         """Set the sums to zero."""
         self.sums = self.new_sums()
 
-    @abstractmethod
     def new_sums(self) -> "dict[str, Tensor]":
-        """Sums at zero, on the device."""
+        """Sums at zero, on the device; those of the loss alone unless a method has more."""
+        from cxr_ssl.diagnostics import loss_sums
+
+        return loss_sums(self.device)
 
     @abstractmethod
     def loss(self, outputs: Any) -> "Tensor":
-        """Scalar loss of (a part of) a batch, with its graph; takes its diagnostics into the sums."""
+        """Scalar loss of (a part of) a batch, with its graph; takes its diagnostics into the sums.
+
+        At the least these are those of `cxr_ssl.diagnostics.add_loss`.
+        """
 
     def before_update(self, step: int) -> None:  # noqa: B027 - most methods have nothing to do
         """Gradients of a step of the run, from 0, are complete."""
@@ -129,13 +144,18 @@ class Method(ABC):
         self.settings = settings
         self.start_epoch()
 
-    @abstractmethod
     def diagnostics(self, sums: "Mapping[str, Tensor]") -> dict[str, float]:
         """Numbers of an epoch, "loss" among them, from sums over all processes, in float64 on the CPU."""
+        return {"loss": sums["loss"].item() / sums["steps"].item()}
 
-    @abstractmethod
     def collapse(self, figures: Mapping[str, float]) -> Collapse | None:
-        """The collapse that the numbers of an epoch show; None where it looks healthy."""
+        """The collapse that the numbers of an epoch show; None where it looks healthy.
+
+        A loss alone shows only that it is not finite.
+        """
+        if all(math.isfinite(value) for value in figures.values()):
+            return None
+        return Collapse("not finite", "the loss is NaN or infinite", "a lower --lr (a third), or --precision fp32")
 
     def warnings(self, plan: "Plan") -> list[str]:
         """What in the settings has been seen to fail, each with what to do."""
@@ -148,13 +168,17 @@ class Method(ABC):
             BadInput: They do.
         """
 
-    @abstractmethod
     def description(self) -> str:
         """The settings in a few words."""
+        return str(self.settings)
 
-    @abstractmethod
     def page_part(self, cohort: "Cohort", size: int, *, seed: int, precision: "torch.dtype") -> PagePart:
-        """Its part of the picture page, made with the weights as they are."""
+        """Its part of the picture page, made with the weights as they are: some images and the most similar ones."""
+        from cxr_ssl.pictures import nearest_images
+
+        strips = nearest_images(self.backbone, cohort, size, seed=seed, precision=precision)
+        text = "Training images chosen at random, first of each row, and those with the most similar features."
+        return PagePart("Nearest images", text, strips)
 
     def state_dict(self) -> dict[str, Any]:
         """State beside the module's and the sums: plain values and tensors."""
@@ -176,8 +200,3 @@ def require(holds: bool, expected: str, found: object, option: str) -> None:
     """
     if not holds:
         raise BadInput(expected, str(found), where=option)
-
-
-def lower_lr(plan: "Plan", _settings: Any, _step: int) -> dict[str, Any]:
-    """A third of the learning rate: a change that every method can make."""
-    return {"lr": plan.lr / 3}

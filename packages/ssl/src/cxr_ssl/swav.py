@@ -26,6 +26,16 @@ class SwAV(nn.Module):
         standardise: The parameter-free BatchNorm over embedding_dim, or nothing.
         prototypes: Bias-free linear layer, weight (num_prototypes, embedding_dim) with rows of length 1.
         used_prototypes: K, how many of them, from the first, are scored; fewer after some recoveries from collapse.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cxr_ssl import SwAV
+        >>> backbone = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        >>> swav = SwAV(backbone, 16, embedding_dim=8, num_prototypes=30)
+        >>> embeddings, scores = swav([torch.rand(2, 6, 1, 32, 32)])  # 2 crops of 6 images
+        >>> embeddings.shape, scores.shape
+        (torch.Size([2, 6, 8]), torch.Size([2, 6, 30]))
     """
 
     def __init__(
@@ -117,6 +127,13 @@ def swapped_prediction_loss(scores: Tensor, codes: Tensor, *, temperature: float
 
     Raises:
         ValueError: If there are not 1 <= A <= V views with V >= 2, or the other dimensions differ.
+
+    Examples:
+        >>> import torch
+        >>> from cxr_ssl import swapped_prediction_loss
+        >>> scores, codes = torch.randn(4, 8, 10), torch.full((2, 8, 10), 0.1)
+        >>> bool(swapped_prediction_loss(scores, codes) >= torch.tensor(10.0).log())  # that of even answers is ln 10
+        True
     """
     coded, views = len(codes), len(scores)
     if not 1 <= coded <= views or views < 2 or scores.shape[1:] != codes.shape[1:]:

@@ -59,6 +59,13 @@ def pretrain(config: PretrainConfig) -> Path:
 
     Raises:
         BadInput: Data, architecture, start or folder that cannot work, or a run that has collapsed.
+
+    Examples:
+        >>> from cxr_ssl import pretrain
+        >>> from cxr_ssl.config import PretrainConfig
+        >>> config = PretrainConfig(data="phantom:200", architecture="resnet18", epochs=4)
+        >>> pretrain(config)  # doctest: +SKIP
+        PosixPath('runs/quickstart/ssl/backbone.safetensors')
     """
     config = replace(config, size=config.size or default_size(config.data))
     cohort, probed = _open_cohorts(config)

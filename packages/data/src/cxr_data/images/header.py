@@ -61,7 +61,18 @@ _ELSE = {
 
 
 class BrokenImage(Exception):
-    """A file that cannot become a radiograph; the message is the reason in plain words."""
+    """A file that cannot become a radiograph; the message is the reason in plain words.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from cxr_data import BrokenImage, read_image
+        >>> size = Path("torn.png").write_bytes(b"no picture")
+        >>> try:
+        ...     read_image("torn.png", 32)
+        ... except BrokenImage:
+        ...     print("left out")
+        left out
+    """
 
 
 class UnreadFormat(BrokenImage):

@@ -1,6 +1,6 @@
 """Readers: one file per data set. A reader has ``looks_like(path) -> bool`` and ``read(path) -> Listing``.
 
-``READERS`` is the only list of them; :func:`recognise` asks in its order, the most particular first.
+``READERS`` is the only list of them; :func:`recognise` asks in its order, those in ``GENERAL`` last.
 """
 
 from collections.abc import Callable
@@ -77,6 +77,9 @@ READERS: dict[str, Reader] = {
     "folder": folder,
 }
 
+GENERAL = ("manifest", "unlabelled", "folder")
+"""Readers of any table or folder, which are asked after those of particular data sets."""
+
 
 def extras(name: str) -> Extras:
     """What the reader of a data set declares; nothing where no reader has that name."""
@@ -95,7 +98,8 @@ def recognise(path: Path) -> str:
     Returns:
         A key of READERS.
     """
-    return next((name for name, reader in READERS.items() if reader.looks_like(path)), "folder")
+    particular = [name for name in READERS if name not in GENERAL]
+    return next((name for name in (*particular, *GENERAL) if READERS[name].looks_like(path)), "folder")
 
 
 def read(path: Path, reader: str) -> Listing:

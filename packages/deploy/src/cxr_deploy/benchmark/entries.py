@@ -37,18 +37,22 @@ def _in_runtime(runtime: runtimes.Runtime, precision: str, path: Path, threads: 
     return runtime.load(path, threads=threads, **runtime.options[precision])
 
 
-RUNTIMES: dict[tuple[str, str], Make] = {
-    EAGER: _in_torch,
-    ("PyTorch folded, channels-last", "fp32"): functools.partial(_in_torch, fold=True),
-    ("PyTorch folded, channels-last", "bf16"): functools.partial(_in_torch, fold=True, bf16=True),
-    **{
-        (runtime.title, precision): functools.partial(_in_runtime, runtime, precision)
-        for runtime in runtimes.RUNTIMES.values()
-        for precision in runtime.options
-    },
-}
-"""(runtime, precision) -> how a file becomes a function: (file, threads) -> run. float16 is left out: processors
-compute it by way of float32, many times slower than bfloat16."""
+def makers() -> dict[tuple[str, str], Make]:
+    """(runtime, precision) -> how a file becomes a function: (file, threads) -> run.
+
+    float16 is left out: processors compute it by way of float32, many times slower than bfloat16.
+    """
+    folded = "PyTorch folded, channels-last"
+    return {
+        EAGER: _in_torch,
+        (folded, "fp32"): functools.partial(_in_torch, fold=True),
+        (folded, "bf16"): functools.partial(_in_torch, fold=True, bf16=True),
+        **{
+            (runtime.title, precision): functools.partial(_in_runtime, runtime, precision)
+            for runtime in runtimes.RUNTIMES.values()
+            for precision in runtime.options
+        },
+    }
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Entry:
 
     Attributes:
         model: Name of the model.
-        runtime: First part of a key of :data:`RUNTIMES`.
+        runtime: First part of a key of :func:`makers`.
         precision: Second part.
         file: What is loaded.
         header: Header of the weights.
@@ -80,7 +84,7 @@ class Entry:
 
     def load(self, threads: int) -> Run:
         """Make it run."""
-        return RUNTIMES[self.runtime, self.precision](self.file, threads)
+        return makers()[self.runtime, self.precision](self.file, threads)
 
 
 def model_files(given: Sequence[str], runs_dir: str, run: str) -> dict[str, Path]:
@@ -142,7 +146,7 @@ def _of_weights(name: str, file: Path, scratch: Path, notes: list[str]) -> Itera
     network, header = load(file, kind="model")
     digest, exported = sha256(file), file.parent / "export"
     validation = _validation(header, exported / INT8, digest)
-    for runtime, precision in RUNTIMES:
+    for runtime, precision in makers():
         if runtime.startswith("PyTorch") and (precision != "bf16" or cpu_has_bf16()):
             yield Entry(name, runtime, precision, file, header, *validation["fp32"])
     ready = {path.name: path for path in exported.glob("*.onnx") if _made_from(path, digest)}

@@ -26,7 +26,7 @@ def peak_bytes(file: Path, runtime: str, precision: str, threads: int) -> int:
 
     Args:
         file: The model file.
-        runtime: First part of a key of :data:`cxr_deploy.benchmark.entries.RUNTIMES`.
+        runtime: First part of a key of :func:`cxr_deploy.benchmark.entries.makers`.
         precision: Second part.
         threads: CPU threads.
 
@@ -51,7 +51,7 @@ def _main(file: str, runtime: str, precision: str, threads: str) -> None:
         from cxr_deploy.benchmark import entries
 
         torch.set_num_threads(int(threads) or torch.get_num_threads())
-        run, size = entries.RUNTIMES[runtime, precision](path, int(threads)), describe(path).input.size
+        run, size = entries.makers()[runtime, precision](path, int(threads)), describe(path).input.size
         run(np.zeros((1, 1, size, size), np.uint8))
     else:
         chosen = next(name for name, one in RUNTIMES.items() if one.title == runtime)

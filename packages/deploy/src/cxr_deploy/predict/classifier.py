@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from cxr_data.augment import whole
 from cxr_data.decisions import decide, probabilities
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput
 from cxr_data.header import Header, describe_onnx
 from cxr_data.images.header import BrokenImage
 from cxr_data.images.read import fit_image, read_image
 from cxr_data.sizes import pixel_size_for
-from cxr_deploy.config import RUNTIMES
+from cxr_deploy import runtimes
 from cxr_deploy.extras import require
 from cxr_deploy.runtimes import Run
 
@@ -193,8 +193,7 @@ def find_model(path: str | Path) -> Path:
 
 def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> Classifier:
     """Load a model file; see :func:`cxr_deploy.load`."""
-    if runtime not in RUNTIMES:
-        raise unknown_name("runtime", runtime, RUNTIMES)
+    runtimes.check_name(runtime)
     file = find_model(path)
     if file.suffix == ".onnx":
         return _load_onnx(file, runtime, threads)
@@ -213,8 +212,6 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> Classi
 
 
 def _load_onnx(file: Path, runtime: str, threads: int) -> Classifier:
-    from cxr_deploy import runtimes
-
     if runtime == "torch":
         raise BadInput("a .safetensors file for torch", file.name, where=file, do="--runtime onnxruntime")
     header, about = describe_onnx(file)

@@ -27,9 +27,10 @@ from cxr_data.errors import BadInput, unknown_name
 from cxr_distill.losses import task
 from cxr_distill.losses.base import FEATURES, AnsweringAdapter, Given, Interface, Loss, Outputs
 from cxr_distill.losses.features import CAM, CRD, AttentionTransfer, FitNets, PooledCosine, ReviewKD, SimKD
-from cxr_distill.losses.logits import DIST, DKD, KD, MultilabelKD, PlainKD, SigmoidMSE, SoftmaxMSE, StandardisedKD
+from cxr_distill.losses.logits import DIST, DKD, KD, MultilabelKD, PlainKD, StandardisedKD
 from cxr_distill.losses.processes import WholeBatch
 from cxr_distill.losses.relations import LED, PKT, RKD, SP
+from cxr_distill.losses.squared import SigmoidMSE, SoftmaxMSE
 
 __all__ = [
     "CAM",

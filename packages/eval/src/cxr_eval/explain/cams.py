@@ -1,12 +1,10 @@
 """Class activation maps: where in an image the evidence for a label lies.
 
-``METHODS`` is the only list. Each entry takes a network, gray images, the index of a logit and a stage, and
+``cxr_eval.explain.methods`` lists them. Each takes a network, gray images, the index of a logit and a stage, and
 gives maps in [0, 1]. A map is the positive part of a weighted sum of the stage's channels, enlarged to the image
 (bilinear) and stretched to [0, 1]. It is empty, all 0, where the method finds no evidence anywhere or the same
 everywhere: ``is_empty`` tells, and such maps are to be counted.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -90,16 +88,6 @@ def score_cam(
         images = network.normalise(pixels.to(device_of(network)))
         weights = torch.stack([_seen_through(network, *one, batch_size) for one in zip(images, a, index, strict=True)])
     return finished(_weighted(a, weights), pixels.shape[-1])
-
-
-Method = Callable[[GrayNetwork, Tensor, Tensor | int, str], Tensor]
-METHODS: dict[str, Method] = {
-    "gradcam": grad_cam,
-    "gradcam++": grad_cam_plus_plus,
-    "layercam": layer_cam,
-    "eigencam": eigen_cam,
-    "scorecam": score_cam,
-}
 
 
 def finished(raw: Tensor, size: int) -> Tensor:

@@ -27,16 +27,12 @@ from cxr_eval import entries
 from cxr_eval.explain import agreement, faithfulness, localisation, regions
 from cxr_eval.explain import gallery as pictures
 from cxr_eval.explain.activations import default_stage, grid
-from cxr_eval.explain.cams import METHODS, finished, is_empty
-from cxr_eval.explain.titles import TITLES
+from cxr_eval.explain.cams import finished, is_empty
+from cxr_eval.explain.methods import METHODS
 from cxr_eval.models import Match
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics.bootstrap import patient_numbers
 
-LOCATED, TESTED = 200, 16
-"""Images of a label whose maps are held against the lesion, and through which curves and sanity check go."""
-COSTLY = {"scorecam": (16, 4)}
-"""The same for methods that take a forward for each channel."""
 TOLERANCE = 0.03
 """By how much the pointing game may miss, as a share of the edge: 15 pixels in photographs of about 500."""
 BATCH = 32
@@ -139,16 +135,16 @@ def explain(
     cohort = subjects[0].cohort
     boxes = boxes_of(cohort)
     positive = targets == 1
-    located, tested = COSTLY.get(method, (LOCATED, TESTED))
-    with_lesion = _draw(positive & regions.known(cohort, boxes, match.labels)[rows], rows, match, located, seed)
-    pairs = _draw(positive, rows, match, tested, seed)
+    chosen = METHODS[method]
+    with_lesion = _draw(positive & regions.known(cohort, boxes, match.labels)[rows], rows, match, chosen.located, seed)
+    pairs = _draw(positive, rows, match, chosen.tested, seed)
     mean = Mean(patient_numbers(cohort.groups[rows]), intervals=resamples > 0)
 
     scores: list[dict[str, Any]] = []
     curves = {}
     maps: dict[str, Tensor] = {}
     for subject in subjects:
-        say(f"evaluate: {TITLES[method]} of {subject.name}, {subject.stage}")
+        say(f"evaluate: {chosen.title} of {subject.name}, {subject.stage}")
         scores += _localised(subject, with_lesion, boxes, mean)
         maps[subject.name] = subject_maps(subject, pairs.row, pairs.label)
         scores.append(mean.score(subject.name, "Empty maps", is_empty(maps[subject.name]).numpy(), pairs))
@@ -159,7 +155,7 @@ def explain(
     for subject in subjects[1:]:
         scores += _agreeing(subject.name, reference, maps, pairs, mean)
     return {
-        "method": TITLES[method],
+        "method": chosen.title,
         "stages": {subject.name: subject.stage for subject in subjects},
         "labels": gallery(subjects, given, match, targets, rows, cases=cases),
         "scores": scores,
@@ -315,7 +311,7 @@ def _faithful(
 
 
 def _sane(subject: Subject, pairs: Pairs, maps: Tensor, mean: Mean, seed: int) -> list[dict[str, Any]]:
-    """Likeness of the maps to those of the network after its weights are drawn anew, from the head down."""
+    """Similarity of the maps to those of the network after its weights are drawn anew, from the head down."""
     header = subject.header
     channels = input_channels(subject.network.network)
     with torch.random.fork_rng(devices=[]):
@@ -325,19 +321,19 @@ def _sane(subject: Subject, pairs: Pairs, maps: Tensor, mean: Mean, seed: int) -
     for stage, lost in agreement.cascade(subject.network, fresh):
         without = Subject(subject.name, lost, header, subject.cohort, subject.method, subject.stage)
         after = subject_maps(without, pairs.row, pairs.label)
-        name = f"Likeness after random weights, head{'' if stage == agreement.HEAD else f' to {stage}'}"
+        name = f"Similarity after random weights, head{'' if stage == agreement.HEAD else f' to {stage}'}"
         entries.append(mean.score(subject.name, name, agreement.spearman(maps, after), pairs))
     return entries
 
 
 def _agreeing(name: str, reference: str, maps: Mapping[str, Tensor], pairs: Pairs, mean: Mean) -> list[dict[str, Any]]:
-    """Likeness of a model's maps to the reference's, at the smaller of the two input sizes."""
+    """Similarity of a model's maps to the reference's, at the smaller of the two input sizes."""
     size = min(maps[name].shape[-1], maps[reference].shape[-1])
     ours, theirs = (_shrunk(maps[model], size) for model in (name, reference))
-    likeness = {"Spearman": agreement.spearman, "SSIM": agreement.ssim}
+    similarity = {"Spearman": agreement.spearman, "SSIM": agreement.ssim}
     return [
         mean.score(name, f"Agreement with {reference}, {title}", measure(ours, theirs), pairs)
-        for title, measure in likeness.items()
+        for title, measure in similarity.items()
     ]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cxr_data.metrics import auroc
 from cxr_eval.metrics import calibration, classification
-from cxr_eval.metrics.classification import COUNTS, OPERATING_LEVELS
+from cxr_eval.metrics.classification import OPERATING_LEVELS
 from cxr_eval.statistics import calibration as resampled_calibration
 from cxr_eval.statistics.ranking import ranking
 
@@ -62,6 +62,11 @@ class Metric:
         places: Where it is shown beside the full tables: "summary" (report and card), "terminal", "label" (card),
             "gap" (largest gaps between subgroups), "subgroup".
         hub: Name on the Hugging Face hub, where it has one.
+
+    Examples:
+        >>> from cxr_eval import METRICS
+        >>> METRICS["recall"].title, METRICS["recall"].prevalence
+        ('Sensitivity', False)
     """
 
     name: str
@@ -339,97 +344,3 @@ def best(name: str, values: Mapping[str, float]) -> set[str]:
         return set()
     extreme = (min if better == "lower" else max)(values.values())
     return {key for key, value in values.items() if value == extreme}
-
-
-def per_label(
-    targets: NDArray, scores: NDArray, decisions: NDArray, names: Sequence[str] | None = None
-) -> dict[str, NDArray]:
-    """Metrics of every label.
-
-    Args:
-        targets: (N, L) in {0, 1, NaN}.
-        scores: (N, L) probabilities in [0, 1].
-        decisions: (N, L) bool.
-        names: Which of ``METRICS`` are wanted; all when None.
-
-    Returns:
-        The names as float64 (L,), NaN where undefined, and those of ``COUNTS`` as int64 (L,).
-    """
-    counts = classification.confusion_counts(targets, decisions)
-    values: dict[str, NDArray] = {}
-    for name in METRICS if names is None else names:
-        metric = METRICS[name]
-        if metric.of_counts is not None:
-            values[name] = metric.of_counts(*(counts[count] for count in COUNTS))
-        elif metric.of_arrays is not None:
-            values[name] = np.asarray(metric.of_arrays(targets, scores, decisions), np.float64)
-    return values | counts
-
-
-def resample(
-    targets: NDArray,
-    scores: NDArray,
-    decisions: NDArray,
-    patient: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    names: Sequence[str],
-) -> dict[str, Floats]:
-    """Metrics of every label in every resample.
-
-    Args:
-        targets: (N, L) in {0, 1, NaN}.
-        scores: (N, L) probabilities.
-        decisions: (N, L) bool.
-        patient: (N,) patient number of each image, in [0, P).
-        weights: (P, R) how often each patient counts.
-        names: Which of ``METRICS`` are wanted.
-
-    Returns:
-        The names and "positives" (the weighted number of positives), each (R, L) float64; NaN where the metric is
-        undefined in that resample. Slope and intercept of the calibration are one-step estimates (see
-        ``statistics.calibration``).
-    """
-    labels = targets.shape[1]
-    known, positive, called = ~np.isnan(targets), targets == 1, decisions.astype(bool)
-    parts = [positive & called, known & ~positive & called, positive & ~called, known & ~positive & ~called]
-    sums = weighted_sums(np.concatenate(parts, axis=1), patient, weights)
-    tp, fp, fn, tn = (sums[:, k * labels : (k + 1) * labels] for k in range(4))
-    found: dict[str, Floats] = {"positives": tp + fn}
-    batches: dict[Resampled, list[str]] = {}
-    for name in names:
-        metric = METRICS[name]
-        if metric.of_counts is not None:
-            found[name] = metric.of_counts(tp, fp, fn, tn)
-        elif metric.resampled is not None:
-            batches.setdefault(metric.resampled, []).append(name)
-        else:
-            found[name] = _one_by_one(metric, targets, scores, decisions, patient, weights)
-    for batch, wanted in batches.items():
-        found |= batch(targets, scores, patient, weights, wanted)
-    return {name: found[name] for name in (*names, "positives")}
-
-
-def _one_by_one(
-    metric: Metric, targets: NDArray, scores: NDArray, decisions: NDArray, patient: NDArray, weights: NDArray
-) -> Floats:
-    assert metric.of_arrays is not None
-    values = np.empty((weights.shape[1], targets.shape[1]))
-    for r in range(weights.shape[1]):
-        rows = np.repeat(np.arange(len(targets)), weights[patient, r].astype(np.int64))
-        values[r] = metric.of_arrays(targets[rows], scores[rows], decisions[rows])
-    return values
-
-
-def weighted_sums(values: NDArray, patient: NDArray[np.int64], weights: NDArray[np.float32]) -> Floats:
-    """Sum of ``values`` over the images of every resample.
-
-    Args:
-        values: (N, K), no NaN.
-        patient: (N,) patient number of each image.
-        weights: (P, R).
-
-    Returns:
-        (R, K) float64, summed in float32: exact for counts.
-    """
-    by_patient = [np.bincount(patient, column, minlength=len(weights)) for column in values.T]
-    return (weights.T @ np.stack(by_patient, axis=1).astype(np.float32)).astype(np.float64)

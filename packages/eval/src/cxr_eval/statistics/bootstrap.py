@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cxr_common.jackknife import Spread, spread
-from cxr_eval.metrics.records import METRICS, Metric, resample
+from cxr_eval.metrics.compute import resample
+from cxr_eval.metrics.records import METRICS, Metric
 
 Floats = NDArray[np.float64]
 Weights = NDArray[np.float32]
@@ -30,6 +31,10 @@ class Interval(NamedTuple):
         value: The figure of the data.
         low: Lower bound; NaN where fewer than half of the resamples are defined.
         high: Upper bound.
+
+    Examples:
+        >>> from cxr_eval import Interval
+        >>> value, low, high = Interval(0.9, 0.85, 0.94)
     """
 
     value: float

@@ -5,20 +5,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cxr_common.training.schedules import warmup_cosine
-from cxr_ssl.method import Change, Collapse, Method, PagePart, lower_lr, require
+from cxr_ssl.method import Change, Collapse, Method, MethodConfig, lower_lr, require
 from cxr_ssl.plan import Plan
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from cxr_common.models.zoo import GrayNetwork
-    from cxr_data.cohort import Cohort
     from cxr_ssl.student_teacher import CropOutputs
 
 
 @dataclass(frozen=True)
-class BYOLConfig:
+class BYOLConfig(MethodConfig):
     """Options of BYOL.
 
     Attributes:
@@ -81,11 +79,6 @@ class BYOL(Method):
         self._criterion = NegativeCosineSimilarity()
         self.recoveries = RECOVERIES
 
-    @property
-    def backbone(self) -> "GrayNetwork":
-        """The student's network, which the paper evaluates."""
-        return self.module.backbone
-
     def new_sums(self) -> "dict[str, Tensor]":
         """Sums at zero, on the device."""
         from cxr_ssl.diagnostics import embedding_sums, loss_sums
@@ -134,14 +127,6 @@ class BYOL(Method):
     def description(self) -> str:
         """The settings in a few words."""
         return f"embedding {self.settings.embedding}, momentum {self.settings.momentum:g}"
-
-    def page_part(self, cohort: "Cohort", size: int, *, seed: int, precision: "torch.dtype") -> PagePart:
-        """Some images and those whose features are nearest."""
-        from cxr_ssl.pictures import nearest_images
-
-        strips = nearest_images(self.backbone, cohort, size, seed=seed, precision=precision)
-        text = "Training images chosen at random, first of each row, and those with the most similar features."
-        return PagePart("Nearest images", text, strips)
 
 
 LOW_SPREAD = 0.02

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cxr_common.training.schedules import warmup_cosine
-from cxr_ssl.method import Change, Collapse, Method, PagePart, lower_lr, require
+from cxr_ssl.method import Change, Collapse, Method, MethodConfig, PagePart, lower_lr, require
 from cxr_ssl.methods.swav import CODE_CHARTS
 from cxr_ssl.plan import Plan
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DINOConfig:
+class DINOConfig(MethodConfig):
     """Options of DINO.
 
     Attributes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cxr_data.errors import BadInput
-from cxr_ssl.method import Change, Collapse, Method, PagePart, lower_lr, require
+from cxr_ssl.method import Change, Collapse, Method, MethodConfig, PagePart, lower_lr, require
 from cxr_ssl.plan import Plan
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ SHARP = 0.03
 
 
 @dataclass(frozen=True)
-class SwAVConfig:
+class SwAVConfig(MethodConfig):
     """Options of SwAV.
 
     Attributes:
@@ -178,11 +178,6 @@ class SwAVMethod(Method):
         self.recoveries = RECOVERIES
         self._share = 0
         self._embedded: list[Tensor] = []
-
-    @property
-    def backbone(self) -> "GrayNetwork":
-        """The network that is probed and kept."""
-        return self.module.backbone
 
     def start(self, device: "torch.device", share: int) -> None:
         """Make the queue, for so many images of a step on this process."""
