@@ -57,15 +57,14 @@ def images(tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
 @pytest.mark.timeout(900)
-def test_every_command_runs(page, images, tmp_path) -> None:
+def test_every_command_runs(page, images, tmp_path, typed) -> None:
     for name in ("MY_IMAGES", "NEW_IMAGES"):
         (tmp_path / name).symlink_to(images)
     for name, *words in commands(page):
         small = shlex.split(SMALL.get(name, ""))
         if name in ("ssl-pretrain", "finetune", "distill") and "--data" not in words:
             small += ["--data", "phantom:100"]
-        script = Path(sys.executable).with_name(name)
-        done = subprocess.run([script, *words, *small], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = typed(name, *words, *small, cwd=tmp_path)
         assert done.returncode == 0, (name, words, done.stdout[-2000:], done.stderr[-2000:])
 
 
