@@ -22,17 +22,14 @@ def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def backbone(tmp_path) -> Path:
-    path = tmp_path / "given" / "backbone.safetensors"
+    path = tmp_path / "runs" / "quickstart" / "ssl" / "backbone.safetensors"
     save(path, build("test_resnet", 0, size=32), Header("backbone", "test_resnet", Input(32, 0.5, 0.2)))
     return path
 
 
-def test_a_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_path, toy_folder, backbone) -> None:
-    runs = tmp_path / "runs"
-    done = run(
-        "distill", *FAST, "--data", toy_folder, "--teacher", backbone, "--student", "test_resnet", "--control",
-        "--runs_dir", runs,
-    )  # fmt: skip
+def test_the_runs_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_path, toy_folder, backbone) -> None:
+    runs = backbone.parents[2]
+    done = run("distill", *FAST, "--data", toy_folder, "--student", "test_resnet", "--control", "--runs_dir", runs)
     assert done.returncode == 0, done.stderr
     folder = runs / "quickstart"
     teacher, student, control = (

@@ -53,6 +53,12 @@ COMMANDS = {
         "time classifiers in every runtime and precision",
         "cxr-deploy",
     ),
+    "push": Command(
+        "cxr_deploy.cli:push",
+        "cxr_deploy.config:PushConfig",
+        "write a model as a Hub repository and upload it",
+        "cxr-deploy",
+    ),
     "reproduce": Command(
         "cxr_recipes.cli:main", "cxr_recipes.config:ReproduceConfig", "run a whole experiment", "cxr-recipes"
     ),

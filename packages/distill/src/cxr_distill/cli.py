@@ -25,7 +25,7 @@ def distill() -> int:
         seeds.each_seed(config, stages.distill)
 
     description = (
-        "Train a small chest X-ray classifier to answer like its teacher. Given a headless backbone, the "
-        "teacher is fitted first."
+        "Train a small chest X-ray classifier to answer like its teachers, or, without labels, a backbone that sees "
+        "as encoders do."
     )
     return run_command(main, DistillConfig, prog="distill", description=description)

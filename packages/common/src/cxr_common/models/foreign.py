@@ -395,13 +395,27 @@ def _difference(match: _Match, architecture: str, found: Mapping[str, Tensor]) -
     return f"weights of {architecture}", f"a network with more in it: {_shown(match.surplus)}"
 
 
-def _advice(found: Mapping[str, Tensor]) -> str:
+def fitting(path: Path) -> list[str]:
+    """Architectures in `OFFERED` whose weights a file holds.
+
+    Raises:
+        BadInput: It cannot be read.
+    """
+    return _fitting(_tensors(_read(path), path))
+
+
+def _fitting(found: Mapping[str, Tensor]) -> list[str]:
     fits = []
     for architecture in OFFERED:
         with torch.device("meta"):
             network = build(architecture, 0)
         if _match(_namings(found, network), network).complete:
             fits.append(architecture)
+    return fits
+
+
+def _advice(found: Mapping[str, Tensor]) -> str:
+    fits = _fitting(found)
     return f"it looks like {' or '.join(fits)}" if fits else "check the file and the name of the architecture"
 
 

@@ -15,6 +15,7 @@ from cxr_common.models.foreign import read_foreign, refuse_not_finite
 from cxr_common.models.heads import set_prior
 from cxr_common.models.structure import classifier_name
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data import hub
 from cxr_data.errors import BadInput
 
 Numbers = tuple[float, ...]
@@ -47,8 +48,9 @@ def resolve(start: str, architecture: str, mean: Sequence[float] = (), std: Sequ
     """The weights that a word on the command line stands for.
 
     Args:
-        start: "random", "imagenet" (from the extra ``imagenet``, or timm's, fetched once), a file, or "FILE#PART" for
-            one of several networks in it; for an architecture "A+B" also one of these for each part, joined by "+".
+        start: "random", "imagenet" (from the extra ``imagenet``, or timm's, fetched once), a file, a folder laid out
+            like a Hub repository, "hf:OWNER/NAME@REVISION", or "FILE#PART" for one of several networks in it; for an
+            architecture "A+B" also one of these for each part, joined by "+".
         architecture: Name in the zoo.
         mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
             where the file says it.
@@ -185,14 +187,14 @@ def imagenet_weights(architecture: str) -> Path:
     import huggingface_hub
 
     config = timm_config(architecture)
-    hub, name = config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
+    repository, name = config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
     try:
-        return Path(huggingface_hub.hf_hub_download(hub, name))
+        return Path(huggingface_hub.hf_hub_download(repository, name))
     except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
         raise BadInput(
-            f"ImageNet weights of {architecture} ({hub})",
+            f"ImageNet weights of {architecture} ({repository})",
             "neither in the cache nor to be fetched: " + str(error).splitlines()[0],
-            do=f"run it once with a network, or bring {name} of huggingface.co/{hub} and give --start FILE",
+            do=f"run it once with a network, or bring {name} of huggingface.co/{repository} and give --start FILE",
         ) from error
 
 
@@ -228,7 +230,7 @@ def _source(word: str, architecture: str, given: tuple[Numbers, Numbers] | None)
         config = timm_config(architecture)
         return Pretrained(path, "", *normalisation(config.mean, config.std, path))
     path, _, part = (word, "", "") if Path(word).is_file() else word.rpartition("#") if "#" in word else (word, "", "")
-    return Pretrained(Path(path), part, *(given or (None, None)))
+    return Pretrained(hub.weights(path), part, *(given or (None, None)))
 
 
 def _weights(source: Pretrained | None, architecture: str, size: int, show: bool) -> _Weights | None:
@@ -322,10 +324,16 @@ def _said(path: Path, names: frozenset[str]) -> tuple[Numbers, Numbers] | None:
             return normalisation(mean, std, path)
     if any(name.rpartition(".")[2] == "op_threshs" for name in names):  # torchxrayvision: pixels in -1024..1024
         return (0.5,), (1 / 2048,)
-    for name, keys in (("preprocessor_config.json", ("image_mean", "image_std")), ("config.json", ("mean", "std"))):
+    places = (
+        ("preprocessor_config.json", ("image_mean", "image_std")),
+        ("config.json", ("mean", "std")),
+        ("open_clip_config.json", ("mean", "std")),
+    )
+    inside = {"config.json": "pretrained_cfg", "open_clip_config.json": "preprocess_cfg"}
+    for name, keys in places:
         try:
             values = json.loads((path.parent / name).read_text("utf-8"))
-            values = values.get("pretrained_cfg", values) if name == "config.json" else values
+            values = values.get(inside.get(name), values)
             mean, std = (values[key] for key in keys)
         except (OSError, ValueError, LookupError, AttributeError, TypeError):
             continue
