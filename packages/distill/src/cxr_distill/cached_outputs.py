@@ -204,7 +204,7 @@ def _compute_view(
     workers: int,
     progress: Progress,
 ) -> None:
-    """Compute a view batch by batch into files of its own; one that was interrupted goes on where it stopped."""
+    """Compute a view batch by batch into files of its own; one that was interrupted resumes where it stopped."""
     drawn = cached_view(spec, len(rows), k)
     device = next(teacher.network.parameters()).device
     parts = {name: cached.folder / f".{name}-{k:04}.part" for name in cached.shapes}
