@@ -102,15 +102,23 @@ def asked(call: Callable[[], T], repository: str) -> T:
         raise BadInput("a repository on the Hub", "none of this name, or a private one", where=where, do=do) from error
     except errors.RevisionNotFoundError as error:
         raise BadInput("a revision of the repository", "no such branch, tag or commit", where=where) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, TimeoutError) as error:
-        do = "run it once with a network, or bring its folder here and give the path"
-        raise BadInput("a repository in the cache or a network", "neither", where=where, do=do) from error
+    except errors.LocalTokenNotFoundError as error:
+        do = "log in: hf auth login, or set HF_TOKEN"
+        raise BadInput("a login for the Hub", "none", where=where, do=do) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no status")
         do = "log in: hf auth login, or set HF_TOKEN" if status in (401, 403) else "try again later"
         raise BadInput("an answer of the Hub", f"{status}: {str(error).splitlines()[0]}", where=where, do=do) from error
-    except OSError as error:
-        raise BadInput("a repository that can be fetched", str(error).splitlines()[0], where=where) from error
+    except Exception as error:  # of the network, by whichever library asks it
+        kinds = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, TimeoutError)
+        if not isinstance(error, kinds) and type(error).__module__.split(".")[0] not in (
+            "httpx",
+            "httpcore",
+            "requests",
+        ):
+            raise
+        do = "run it once with a network, or bring its folder here and give the path"
+        raise BadInput("a repository in the cache or a network", "neither", where=where, do=do) from error
 
 
 def _library() -> Any:

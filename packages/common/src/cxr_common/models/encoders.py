@@ -1,5 +1,6 @@
 """Encoders of others: which network a file, a name of timm's or a Hub repository stands for, and at what size."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ class Encoder(NamedTuple):
     size: int | None = None
 
 
+@functools.lru_cache(maxsize=16)  # to tell what a file holds by its tensors takes seconds
 def find_encoder(word: str) -> Encoder:
     """Find an encoder.
 
