@@ -192,7 +192,8 @@ def _load_teachers(
     grid = None
     if "stage4" in needed and any(headless):
         with torch.device("meta"):
-            student = GrayNetwork(build(config.student, 0, size=config.size), mean, std)
+            network = build(config.student, 0, size=config.size)
+        student = GrayNetwork(network, mean, std)
         grid = config.patch_grid or stage_shapes(student, ["stage4"], config.size)["stage4"][-1]
     teachers, parents = [], []
     for number, (given, encoder) in enumerate(zip(words, headless, strict=True), start=1):

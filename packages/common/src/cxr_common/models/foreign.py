@@ -349,6 +349,21 @@ def _turn(part: str) -> int:
     return 0 if words & _FIRST else 2 if words & _LAST else 1
 
 
+def at_size(state: Mapping[str, Tensor], architecture: str, *, channels: int, size: int) -> dict[str, Tensor]:
+    """Weights of a network with its position embeddings resampled for another size of the input.
+
+    Args:
+        state: Its state dict, under timm's names.
+        architecture: Name in the zoo.
+        channels: Channels of its image.
+        size: Edge of the square input, pixels.
+    """
+    with torch.device("meta"):
+        network = build(architecture, 0, channels=channels, size=size)
+    like = network.state_dict()
+    return {name: _fitted(name, one, like[name], network) if name in like else one for name, one in state.items()}
+
+
 def _fitted(name: str, tensor: Tensor, like: Tensor, network: Any) -> Tensor:
     """A tensor in the shape of ours where both say the same, else as it is."""
     if tensor.shape == like.shape:

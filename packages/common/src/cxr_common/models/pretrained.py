@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint
-from cxr_common.models.foreign import read_foreign, refuse_not_finite
+from cxr_common.models.foreign import at_size, read_foreign, refuse_not_finite
 from cxr_common.models.heads import set_prior
 from cxr_common.models.structure import classifier_name
 from cxr_common.models.zoo import GrayNetwork, build
@@ -237,7 +237,7 @@ def _weights(source: Pretrained | None, architecture: str, size: int, show: bool
     if source is None:
         return None
     if checkpoint.is_ours(source.path):
-        return _ours(source, architecture)
+        return _ours(source, architecture, size)
     file = read_foreign(source.path, architecture, size=size, part=source.part)
     if file.part and show:
         others = ", ".join(f"#{name}" for name in file.others)
@@ -265,7 +265,7 @@ def _weights(source: Pretrained | None, architecture: str, size: int, show: bool
     return gray or _Weights(file.state, file.channels, numbers, stem)
 
 
-def _ours(source: Pretrained, architecture: str) -> _Weights:
+def _ours(source: Pretrained, architecture: str, size: int) -> _Weights:
     header = checkpoint.describe(source.path)
     if source.mean or source.part:
         option = "--start_mean" if source.mean else f"#{source.part}"
@@ -281,6 +281,8 @@ def _ours(source: Pretrained, architecture: str) -> _Weights:
     network = checkpoint.load(source.path)[0].network
     state = network.state_dict()
     refuse_not_finite(state, source.path)
+    if size != header.input.size:
+        state = at_size(state, architecture, channels=header.input.channels, size=size)
     stem = next((f"{name}.weight" for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), "")
     return _Weights(state, header.input.channels, (_tuple(header.input.mean), _tuple(header.input.std)), stem)
 
