@@ -26,9 +26,9 @@ class Hub(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Hub
+    server: Hub  # pyright: ignore[reportIncompatibleVariableOverride] - the only server it is given to
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Keep quiet."""
 
     def answer(self, status: int, content: bytes = b"", **headers: str) -> None:

@@ -91,8 +91,8 @@ def test_labels_are_not_looked_at_and_the_cache_asks_no_teacher(tmp_path, toy_co
         taught = load_encoder(str(backbone(tmp_path)), ["pooled"], mean=0.5, std=0.2)
         guide = Distillation((taught,), build_losses({"pooled_cosine": 1.0, "sp.stage": "pooled"}), 0.0, cached_views=2)
         given = DistillConfig(**SMALL, cached_views=2)
-        options = {"distillation": guide}
-        path = train(given, "test_resnet", tmp_path / name, without_labels(cohort), start_engine("fp32"), **options)
+        engine, images = start_engine("fp32"), without_labels(cohort)
+        path = train(given, "test_resnet", tmp_path / name, images, engine, distillation=guide)
         digests.append(sha256(path))
         if name == "a":
             assert sum(asked) == 2 * len(cohort.rows("train")) + len(cohort.rows("val"))

@@ -85,6 +85,7 @@ def test_several_teachers_cached_answer_as_live(tmp_path, multilabel_cohort, mon
     )
     assert cached.sizes == ()
     assert cached.validation is not None
+    assert live.validation is not None
     np.testing.assert_allclose(cached.validation, live.validation, atol=1e-5)
     torch.testing.assert_close(cached.weights, live.weights)
     assert len(list((tmp_path / "cache" / "teachers").iterdir())) == 3

@@ -128,9 +128,10 @@ def _packaged(folder: Path) -> dict[str, str]:
         except (importlib.metadata.PackageNotFoundError, ValueError):
             continue
         about, text = package.metadata, package.read_text("LICENSE") or ""
+        named = [about[name] for name in ("License-Expression", "License") if name in about]
         classified = [one.rpartition(" :: ")[2] for one in about.get_all("Classifier") or [] if "License" in one]
         heads = [one for head, one in _HEADS.items() if text.lstrip().startswith(head)]
-        fields = [about.get("License-Expression"), about.get("License"), *classified, *heads]
+        fields = [*named, *classified, *heads]
         said = next((one.splitlines()[0] for one in fields if one and one != "UNKNOWN"), "")
         return {"licence": said, "source": f"{about['Name']} {about['Version']}"}
     return {}
