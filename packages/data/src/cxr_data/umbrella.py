@@ -59,6 +59,9 @@ COMMANDS = {
         "write a model as a Hub repository and upload it",
         "cxr-deploy",
     ),
+    "demo": Command(
+        "cxr_deploy.cli:demo", "cxr_deploy.config:DemoConfig", "open a page that classifies radiographs", "cxr-deploy"
+    ),
     "reproduce": Command(
         "cxr_recipes.cli:main", "cxr_recipes.config:ReproduceConfig", "run a whole experiment", "cxr-recipes"
     ),

@@ -1,9 +1,9 @@
-"""The commands ``export-model``, ``predict``, ``benchmark-model`` and ``push``."""
+"""The commands ``export-model``, ``predict``, ``benchmark-model``, ``push`` and ``cxr demo``."""
 
 from collections.abc import Sequence
 
 from cxr_data.command import run_command
-from cxr_deploy.config import BenchmarkConfig, ExportConfig, PredictConfig, PushConfig
+from cxr_deploy.config import BenchmarkConfig, DemoConfig, ExportConfig, PredictConfig, PushConfig
 
 
 def export_model(argv: Sequence[str] | None = None) -> int:
@@ -75,6 +75,20 @@ def _push(config: PushConfig) -> None:
     write(config)
 
 
+def demo(argv: Sequence[str] | None = None) -> int:
+    """Run ``cxr demo``; returns the exit code."""
+    return run_command(
+        _demo,
+        DemoConfig,
+        prog="cxr demo",
+        description=(
+            "Open a page on this computer that answers for chest radiographs with the small model that ships with the "
+            "package: probabilities, decisions, heat maps. Nothing is downloaded, sent or kept. For research only."
+        ),
+        argv=argv,
+    )
+
+
 def _export(config: ExportConfig) -> None:
     from cxr_deploy.export.export import export
 
@@ -91,3 +105,9 @@ def _benchmark(config: BenchmarkConfig) -> None:
     from cxr_deploy.benchmark.benchmark import benchmark
 
     benchmark(config)
+
+
+def _demo(config: DemoConfig) -> None:
+    from cxr_deploy.demo.server import serve
+
+    serve(config)
