@@ -33,7 +33,8 @@ class Student(nn.Module):
         self.network = network
         self.adapters = adapters if adapters is not None else nn.ModuleDict()
         self.stages = tuple(stages)
-        self.headless = isinstance(network.network.get_classifier(), nn.Identity)
+        get_classifier = getattr(network.network, "get_classifier", None)
+        self.headless = get_classifier is not None and isinstance(get_classifier(), nn.Identity)
         answering = [name for name, adapter in self.adapters.items() if isinstance(adapter, AnsweringAdapter)]
         self.answering = answering[0] if answering else None
         if self.answering:
