@@ -28,7 +28,14 @@ for word in sys.argv[1:]:
 
 def asked(home: Path, endpoint: str, *words: str, **environment: str) -> list[str]:
     pytest.importorskip("huggingface_hub")
-    given = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **environment}
+    given = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_ETAG_TIMEOUT": "60",
+        **environment,
+    }
     command = [sys.executable, "-c", CODE, *words]
     done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -109,7 +109,7 @@ def test_there_and_back_over_the_hubs_own_client(model, tmp_path, loopback_hub) 
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         script = str(Path(sys.executable).with_name(name))
         own = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_x"}
-        own |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        own |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_ETAG_TIMEOUT": "60"}
         command = [script, *map(str, arguments)]
         return subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, check=False)
 
