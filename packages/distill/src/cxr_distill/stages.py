@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +72,10 @@ def distill(config: DistillConfig) -> Path:
         BadInput: Data, teacher, losses or run folder that cannot work.
     """
     run = Path(config.runs_dir, config.run)
-    cohort = _open(config)
     words = [_teacher_place(given) for given in config.teacher]
     headless = [_is_encoder(given) for given in words]  # a missing file must not cost the fitting of anything
+    answering = [word for word, encoder in zip(words, headless, strict=True) if not encoder]
+    cohort = _open(config, taught=_taught_labels(config, run, answering))
     encoders, classifiers = sum(headless), max(1, len(headless)) - sum(headless)
     if encoders and not classifiers and not config.task_weight:
         _refuse_label_options(config)
@@ -112,10 +113,13 @@ def distill(config: DistillConfig) -> Path:
         beside = folder.with_name(f"{name}-control{seed}{number}" if name else f"{folder.name}-control")
         accelerator.free_memory()  # or the first network and its optimiser stay on the device
         accelerator = start_accelerator(config.precision, config.seed)
-        written.append(train(config, config.student, beside, cohort, accelerator, start=start, parents=parents))
+        alone = with_trained_labels(cohort, config.label_fraction, config.seed)  # a teacher's labels are not its own
+        if alone.labels != cohort.labels and accelerator.is_main_process:
+            print(f"{beside.name}: note: {alone.notes[0]}")
+        written.append(train(config, config.student, beside, alone, accelerator, start=start, parents=parents))
+        if accelerator.is_main_process:
+            print(_gain(folder / GAIN, alone, *written))
     if accelerator.is_main_process:
-        if config.control:
-            print(_gain(folder / GAIN, cohort, *written))
         print("\n".join(f"wrote {path}" for path in written))
         print(f"next:  uv run {_next(config, model, cohort)}{_data(config)}")
     accelerator.wait_for_everyone()  # the gain is written when this returns
@@ -201,7 +205,7 @@ def _load_teachers(
         if encoder:
             options = {"mean": mean, "std": std, "size": config.teacher_size, "grid": grid}
             teachers.append(load_encoder(given, needed, **options))
-            parents.append(checkpoint.parent(role, find_encoder(given).weights.path))
+            parents.append({**parents_of((find_encoder(given).weights,))[0], "role": role})
         else:
             path = _teacher_file(config, run, given)
             asked = [] if any(headless) else needed
@@ -219,13 +223,14 @@ def stage_name(config: FinetuneConfig | DistillConfig) -> str:
 
 
 def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
-    """Write what the teacher brought on validation images to ``path``, and say it in a line."""
+    """Write what the teacher brought on validation images, in the control's labels, to ``path``; say it in a line."""
     rows = cohort.rows("val")
     scores = []
     for file in (model, control):
         network, header = checkpoint.load(file, kind="model")
         logits = outputs(network, cohort.pixels, rows, header.input.size)
-        scores.append(probabilities(logits, str(header.task)))  # as the epochs were judged, before calibration
+        answers = probabilities(logits, str(header.task))  # as the epochs were judged, before calibration
+        scores.append(answers[:, [header.labels.index(label) for label in cohort.labels]])
     with_teacher, without = scores
     gain = auroc_gain(cohort.targets[rows], with_teacher, without, cohort.groups[rows])
     taught, alone = (macro(auroc(cohort.targets[rows], one)) for one in scores)
@@ -239,8 +244,9 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
     return f"{said} ({interval}, paired, by patient; on the images that chose the epochs)"
 
 
-def _open(config: TrainConfig, size: int = 0) -> Cohort:
-    cohort = with_trained_labels(open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0))
+def _open(config: TrainConfig, size: int = 0, taught: Collection[str] = ()) -> Cohort:
+    cohort = open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0)
+    cohort = with_trained_labels(cohort, config.label_fraction, config.seed, taught)
     if not size:
         print_notes(cohort, config.data)
     return cohort
@@ -255,7 +261,7 @@ def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Co
     for size in sorted(sizes):
         if pixel_size_for(size) <= cohort.pixel_size:
             continue
-        stored = _open(config, size)
+        stored = _open(config, size, cohort.labels)
         stored = stored if cohort.labels else without_labels(stored)
         same = stored.table.select("image", "split").equals(cohort.table.select("image", "split"))
         if same and np.array_equal(stored.targets, cohort.targets, equal_nan=True):
@@ -280,6 +286,18 @@ def _teacher_start(config: FinetuneConfig, run: Path) -> Start:
 
 def _start(config: TrainConfig, architecture: str) -> Start:
     return resolve(config.start or "random", architecture, config.start_mean, config.start_std)
+
+
+def _taught_labels(config: DistillConfig, run: Path, classifiers: Sequence[str]) -> set[str]:
+    """Labels that every teacher answers for, none where one is yet to be fitted."""
+    own = run / TEACHER / MODEL
+    own_file = [own] if own.exists() and not config.teacher else []
+    headers = [checkpoint.describe(hub.weights(path)) for path in [*classifiers, *own_file]]
+    losses = build_losses(config.loss)
+    answers = not losses or any(not loss.features or loss.name == "simkd" for loss in losses)  # else features alone
+    if not headers or not answers or not config.use_unlabelled or any(header.kind != "model" for header in headers):
+        return set()
+    return set.intersection(*(set(header.labels) for header in headers))
 
 
 def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
