@@ -163,7 +163,10 @@ def test_a_student_learns_a_label_of_which_only_its_teacher_knows(tmp_path, mult
     said = capsys.readouterr().out
     assert "test_resnet-control: note: no training image has a value for rare" in said
     assert "95 % interval" in said  # the gain is that in the labels of both
-    known = stages._taught_labels
+
+    def known(config: DistillConfig, run: Path) -> set[str]:
+        return stages._taught_labels(config, run, config.teacher)
+
     assert known(config, tmp_path) == {"square", "rare"}
     for change in ({"use_unlabelled": False}, {"loss": {"pooled_cosine": 1.0}}, {"teacher": []}):
         assert known(replace(config, **change), tmp_path) == set()
