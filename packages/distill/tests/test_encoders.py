@@ -75,6 +75,7 @@ def test_without_labels_a_backbone_comes_out_that_finetune_takes(tmp_path, toy_f
     said = capsys.readouterr().out
     assert f"--start {path} --mode linear" in said
     shared = {"data": toy_folder, "runs_dir": str(tmp_path / "runs"), "architecture": "test_resnet", "size": 32}
+    shared |= {"precision": "fp32", "batch_size": 16}
     model = stages.finetune(FinetuneConfig(**shared, start=str(path), mode="linear", name="head"))
     own, its = load(model)[0].network.state_dict(), load(path)[0].network.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in its.items())
