@@ -63,17 +63,16 @@ def config(folder: Path, data: str, **changes) -> DistillConfig:
     return DistillConfig(**{**SMALL, "data": data, "runs_dir": str(folder / "runs"), **changes})
 
 
-def test_without_labels_a_backbone_comes_out_that_finetune_takes(tmp_path, toy_folder, capsys) -> None:
-    teacher = f"{backbone(tmp_path)}"
-    path = stages.distill(config(tmp_path, toy_folder, teacher=[teacher], cached_views=2, epochs=8))
+def test_without_labels_a_backbone_comes_out_that_finetune_takes(tmp_path, toy_folder) -> None:
+    given = config(tmp_path, toy_folder, teacher=[f"{backbone(tmp_path)}"], cached_views=2, epochs=8)
+    path = stages.distill(given)
     header, log = describe(path), lines(path.parent)
     assert (path.name, header.kind, header.labels, header.task) == ("backbone.safetensors", "backbone", (), None)
     assert header.cohort is not None
     assert header.cohort["labels"] == []
     assert log[-1]["pooled_cosine"] < 0.5 * log[0]["pooled_cosine"]
     assert header.metrics["val_loss"] == min(line["val_loss"] for line in log)
-    said = capsys.readouterr().out
-    assert f"--start {path} --mode linear" in said
+    assert f"--start {path} --mode linear" in stages.next_step(given, path)
     shared = {"data": toy_folder, "runs_dir": str(tmp_path / "runs"), "architecture": "test_resnet", "size": 32}
     shared |= {"precision": "fp32", "batch_size": 16}
     model = stages.finetune(FinetuneConfig(**shared, start=str(path), mode="linear", name="head"))

@@ -160,7 +160,7 @@ def training_set(cohort: Cohort, config: TrainingSettings, *, labelled_only: boo
     Raises:
         BadInput: No label is known, or a loss that does not fit the task.
     """
-    spec = training_views(config.augment, config.size)
+    spec = training_views(config.augment, config.input_size)
     if cohort.task is None:
         return TrainingSet(cohort, None, cohort.rows("train"), cohort.targets, None, None, spec)
     task = cohort.task

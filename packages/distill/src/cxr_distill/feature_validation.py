@@ -37,10 +37,10 @@ def feature_losses(
     Returns:
         "val_loss", and "val_auroc", which is None.
     """
-    shapes = {name: one[1:] for name, one in stage_shapes(student.network, student.stages, config.size).items()}
+    shapes = {name: one[1:] for name, one in stage_shapes(student.network, student.stages, config.input_size).items()}
     pixels, rows = data.cohort.pixels, data.val_rows
     options: dict[str, Any] = {"precision": arithmetic(accelerator), "workers": config.workers}
-    flat = inference.distributed_outputs(FlatFeatures(student), pixels, rows, config.size, accelerator, **options)
+    flat = inference.distributed_outputs(FlatFeatures(student), pixels, rows, config.input_size, accelerator, **options)
     own, losses = split_features(flat, shapes), teachers.distillation.losses
     total = 0.0
     for start in range(0, len(rows), config.batch_size):

@@ -142,7 +142,7 @@ def _header(
     return checkpoint.Header(
         kind="backbone" if logits is None else "model",
         architecture=architecture,
-        input=network.describe_input(config.size, cohort.pixel_mapping),
+        input=network.describe_input(config.input_size, cohort.pixel_mapping),
         **answers,
         config=portable(config_dict(config)),
         parents=parents,

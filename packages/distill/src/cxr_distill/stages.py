@@ -18,17 +18,17 @@ from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start as start_accelerator
 from cxr_data import hub, open_cohort, pixel_size_for
 from cxr_data.cohort import Cohort
-from cxr_data.command import option
 from cxr_data.decisions import probabilities
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json
 from cxr_data.licences import UNKNOWN, ancestors
 from cxr_data.metrics import auroc, macro
-from cxr_data.sources import print_notes
+from cxr_data.sources import default_size, print_notes
+from cxr_data.suggestions import suggest
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
 from cxr_distill.data import labelled_task, with_trained_labels, without_labels
 from cxr_distill.losses import Loss, PooledCosine, build_losses, check_losses, loss_settings, recommended
-from cxr_distill.results import MODEL
+from cxr_distill.results import BACKBONE, MODEL
 from cxr_distill.teacher import Teacher, load_encoder, load_teacher
 from cxr_distill.teachers import Distillation, check_encoders, check_teachers
 from cxr_distill.train import train
@@ -49,6 +49,7 @@ def finetune(config: FinetuneConfig) -> Path:
     Raises:
         BadInput: Data, start or run folder that cannot work.
     """
+    config = dataclasses.replace(config, size=config.input_size or default_size(config.data))
     run = Path(config.runs_dir, config.run)
     cohort = _open(config)
     labelled_task(cohort)
@@ -58,7 +59,7 @@ def finetune(config: FinetuneConfig) -> Path:
     parents = parents_of(start)
     model = train(config, config.architecture, folder, cohort, accelerator, start=start, parents=parents)
     if accelerator.is_main_process:
-        print(f"wrote {model}\nnext:  uv run distill --run {config.run}{_data(config)}")
+        print(f"wrote {model}")
     return model
 
 
@@ -71,6 +72,7 @@ def distill(config: DistillConfig) -> Path:
     Raises:
         BadInput: Data, teacher, losses or run folder that cannot work.
     """
+    config = dataclasses.replace(config, size=config.input_size or default_size(config.data))
     run = Path(config.runs_dir, config.run)
     words = [_teacher_place(given) for given in config.teacher]
     headless = [_is_encoder(given) for given in words]  # a missing file must not cost the fitting of anything
@@ -88,7 +90,7 @@ def distill(config: DistillConfig) -> Path:
     # What is kept says what was done.
     config = dataclasses.replace(config, loss=loss_settings(losses), task_weight=task_weight)
     with torch.device("meta"):  # a misspelt student must not cost the fitting of a teacher
-        build(config.student, len(cohort.labels), size=config.size)
+        build(config.student, len(cohort.labels), size=config.input_size)
     accelerator = start_accelerator(config.precision, config.seed)
     teachers, parents_of_teachers = _load_teachers(config, run, cohort, losses, words or [""], headless or [False])
     distillation = Distillation(
@@ -121,16 +123,22 @@ def distill(config: DistillConfig) -> Path:
             print(_gain(folder / GAIN, alone, *written))
     if accelerator.is_main_process:
         print("\n".join(f"wrote {path}" for path in written))
-        print(f"next:  uv run {_next(config, model, cohort)}{_data(config)}")
     accelerator.wait_for_everyone()  # the gain is written when this returns
     return model
 
 
-def _next(config: DistillConfig, model: Path, cohort: Cohort) -> str:
-    if cohort.task is not None:
-        return f"evaluate --run {config.run}"
-    start = f"--architecture {config.student} --size {config.size} --start {model}"
-    return f"finetune --run {config.run} {start} --mode linear --name {model.parent.name}-linear"
+def next_step(config: FinetuneConfig | DistillConfig, model: Path) -> str:
+    """The command after a finished stage: a student for the classifier, a report, or a classifier on a backbone."""
+    place = {"run": config.run, "runs_dir": config.runs_dir}
+    size = config.size or default_size(config.data)
+    if isinstance(config, DistillConfig) and model.name == BACKBONE:
+        name = f"{model.parent.name}-linear"
+        options = {"architecture": config.student, "size": size, "start": str(model), "mode": "linear", "name": name}
+        return suggest("finetune", data=config.data, **place, **options)
+    if isinstance(config, DistillConfig):
+        return suggest("evaluate", **place)
+    teacher = None if model == Path(config.runs_dir, config.run, TEACHER, MODEL) else str(model)
+    return suggest("distill", data=config.data, **place, size=size, teacher=teacher, control=True)
 
 
 def _teacher_place(given: str) -> str:
@@ -196,9 +204,9 @@ def _load_teachers(
     grid = None
     if "stage4" in needed and any(headless):
         with torch.device("meta"):
-            network = build(config.student, 0, size=config.size)
+            network = build(config.student, 0, size=config.input_size)
         student = GrayNetwork(network, mean, std)
-        grid = config.patch_grid or stage_shapes(student, ["stage4"], config.size)["stage4"][-1]
+        grid = config.patch_grid or stage_shapes(student, ["stage4"], config.input_size)["stage4"][-1]
     teachers, parents = [], []
     for number, (given, encoder) in enumerate(zip(words, headless, strict=True), start=1):
         role = f"teacher-{number}" if number > 1 else "teacher"
@@ -245,7 +253,7 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
 
 
 def _open(config: TrainConfig, size: int = 0, taught: Collection[str] = ()) -> Cohort:
-    cohort = open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0)
+    cohort = open_cohort(config.data, pixel_size=pixel_size_for(size or config.input_size), seed=0)
     cohort = with_trained_labels(cohort, config.label_fraction, config.seed, taught)
     if not size:
         print_notes(cohort, config.data)
@@ -269,10 +277,6 @@ def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Co
         else:
             print(f"note: stored for {size} pixels the images are split otherwise; the teacher sees them enlarged")
     return finer
-
-
-def _data(config: TrainConfig) -> str:
-    return option("data", config.data, "phantom")
 
 
 def _teacher_start(config: FinetuneConfig, run: Path) -> Start:

@@ -296,14 +296,14 @@ def _new_student(
     network = new_network(
         architecture,
         len(data.cohort.labels),
-        config.size,
+        config.input_size,
         *data.cohort.mean_std(),
         start,
         config.optim.drop_path,
         first_logits(data.targets[data.rows], data.task, config.imbalance) if data.task else None,
         show=show,
     )
-    return Student(network, *_adapters(network, config.size, distillation))
+    return Student(network, *_adapters(network, config.input_size, distillation))
 
 
 def _new_state(
@@ -404,7 +404,7 @@ def _validation_logits(
         network,
         data.cohort.pixels,
         data.val_rows,
-        config.size,
+        config.input_size,
         accelerator,
         precision=precision or arithmetic(accelerator),
         workers=config.workers,
@@ -440,7 +440,7 @@ def _fit_linear(
     assert data.task is not None
     assert data.loss is not None
     look = functools.partial(
-        linear.pooled_features, network, data.cohort, size=config.size, precision=arithmetic(accelerator)
+        linear.pooled_features, network, data.cohort, size=config.input_size, precision=arithmetic(accelerator)
     )
     judge = functools.partial(validation, targets=data.cohort.targets[data.val_rows], task=data.task)
     best, seconds = linear.fit(network, look, rows, data.val_rows, data.targets, data.loss, judge, run)
