@@ -8,12 +8,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import io
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,3 +114,15 @@ def in_two_processes() -> Callable[..., list[tuple[int, str]]]:
         return [(process.returncode, words) for process, words in zip(running, said, strict=True)]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def loopback_hub() -> Any:
+    """The module with a server that answers as the Hugging Face Hub: ``loopback_hub.serving(repositories)``."""
+    place = Path(__file__).parent / "tests" / "support" / "loopback_hub.py"
+    spec = importlib.util.spec_from_file_location("loopback_hub", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     *("cxr", "cxr-data", "ssl-pretrain", "finetune", "distill"),
-    *("evaluate", "export-model", "predict", "benchmark-model", "reproduce"),
+    *("evaluate", "export-model", "predict", "benchmark-model", "push", "reproduce"),
 )
 
 
@@ -62,6 +62,7 @@ def test_print_config_can_be_given_back(command, tmp_path, typed) -> None:
         ("export-model --run nobody", "nobody"),
         ("predict missing.onnx image.png", "missing.onnx"),
         ("benchmark-model missing.onnx", "missing.onnx"),
+        ("push missing.safetensors", "missing.safetensors"),
         ("reproduce quickstrat", "did you mean quickstart"),
         ("cxr-data prepare no/such/folder --out x", "no/such/folder"),
         ("cxr-data prepair x", "did you mean prepare"),

@@ -111,37 +111,68 @@ def test_the_key_is_made_of_what_the_answers_depend_on(path, tmp_path, toy_cohor
 def test_what_is_there_is_not_asked_again(path, toy_cohort, monkeypatch) -> None:
     one = teacher(path)
     written = []
-    genuine = module._write
+    genuine = module._finish
 
-    def fails_at_the_third(target: Path, values) -> None:
+    def fails_at_the_third(part: Path, target: Path) -> None:
         if target.name == "logits-0002.npy":
             raise KeyboardInterrupt
         written.append(target.name)
-        genuine(target, values)
+        genuine(part, target)
 
-    monkeypatch.setattr(module, "_write", fails_at_the_third)
+    monkeypatch.setattr(module, "_finish", fails_at_the_third)
     monkeypatch.setattr("os.getpid", lambda: 0)
     with pytest.raises(KeyboardInterrupt):
         recorded(one, toy_cohort, 4)
-    assert written == ["validation.npy", "logits-0000.npy", "logits-0001.npy"]
-    monkeypatch.setattr(module, "_write", lambda target, values: (written.append(target.name), genuine(target, values)))
+    assert written == ["logits-0000.npy", "logits-0001.npy"]
+    monkeypatch.setattr(module, "_finish", lambda part, to: (written.append(to.name), genuine(part, to)))
     found = recorded(one, toy_cohort, 4)
-    assert written[3:] == ["logits-0002.npy", "logits-0003.npy"]
-    assert not list(found.folder.glob("*.part"))
+    assert written[2:] == ["logits-0002.npy", "logits-0003.npy"]
+    assert not list(found.folder.glob(".*.part"))
     # Pooled features are a matter of their own: asked for later, they come beside.
     more = recorded(teacher(path, "pooled"), toy_cohort, 1)
     assert more.folder == found.folder
-    assert written[5:] == ["logits-0000.npy", "pooled-0000.npy"]
+    assert written[4:] == ["logits-0000.npy", "pooled-0000.npy"]
+
+
+def test_an_interrupted_view_goes_on_where_it_stopped(path, toy_cohort, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_BATCH", 8)
+    monkeypatch.setattr(module, "_KEEP_EVERY", 0.0)
+    one, batches = teacher(path), -(-len(toy_cohort.rows("train")) // 8)
+    whole = recorded(replace(one, digest="other"), toy_cohort, 1).read(0, np.arange(50))["logits"]
+    genuine, seen = Teacher.__call__, []
+
+    def fails_at_the_fourth(self: Teacher, pixels: torch.Tensor):
+        seen.append(len(pixels))
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return genuine(self, pixels)
+
+    monkeypatch.setattr(Teacher, "__call__", fails_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        recorded(one, toy_cohort, 1)
+    found = recorded(one, toy_cohort, 1)
+    assert len(seen) == batches + 1
+    assert torch.equal(found.read(0, np.arange(50))["logits"], whole)
+
+
+def test_other_rows_are_other_outputs_and_a_mixed_up_folder_is_refused(path, toy_cohort) -> None:
+    one, rows = teacher(path), toy_cohort.rows("train")
+    found = recorded(one, toy_cohort, 1)
+    other = cache_outputs(one, toy_cohort, rows[1:], SPEC, 1, precision=torch.float32)
+    assert other.folder != found.folder
+    (found.folder / "about.json").write_text((other.folder / "about.json").read_text())
+    with pytest.raises(BadInput, match="another rows"):
+        recorded(one, toy_cohort, 1)
 
 
 def test_two_at_once_divide_the_work(path, toy_cohort, monkeypatch) -> None:
-    genuine, written = module._write, []
+    genuine, written = module._finish, []
 
-    def write(target: Path, values) -> None:
+    def finish(part: Path, target: Path) -> None:
         written.append(target.name)
-        genuine(target, values)
+        genuine(part, target)
 
-    monkeypatch.setattr(module, "_write", write)
+    monkeypatch.setattr(module, "_finish", finish)
     failures = []
 
     def work() -> None:
@@ -156,7 +187,7 @@ def test_two_at_once_divide_the_work(path, toy_cohort, monkeypatch) -> None:
     for thread in both:
         thread.join()
     assert not failures
-    assert sorted(written) == [*(f"logits-000{k}.npy" for k in range(4)), "validation.npy"]
+    assert sorted(written) == [f"logits-000{k}.npy" for k in range(4)]
 
 
 @pytest.mark.slow

@@ -18,17 +18,14 @@ FAST = ["--size", "32", "--batch_size", "16", "--epochs", "1", "--precision", "f
 
 @pytest.fixture
 def backbone(tmp_path) -> Path:
-    path = tmp_path / "given" / "backbone.safetensors"
+    path = tmp_path / "runs" / "quickstart" / "ssl" / "backbone.safetensors"
     save(path, build("test_resnet", 0, size=32), Header("backbone", "test_resnet", Input(32, 0.5, 0.2)))
     return path
 
 
-def test_a_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_path, toy_folder, backbone, typed) -> None:
-    runs = tmp_path / "runs"
-    done = typed(
-        "distill", *FAST, "--data", toy_folder, "--teacher", backbone, "--student", "test_resnet", "--control",
-        "--runs_dir", runs,
-    )  # fmt: skip
+def test_the_runs_backbone_becomes_a_teacher_first_and_the_control_comes_beside(toy_folder, backbone, typed) -> None:
+    runs = backbone.parents[2]
+    done = typed("distill", *FAST, "--data", toy_folder, "--student", "test_resnet", "--control", "--runs_dir", runs)
     assert done.returncode == 0, done.stderr
     folder = runs / "quickstart"
     teacher, student, control = (
@@ -166,7 +163,10 @@ def test_a_student_learns_a_label_of_which_only_its_teacher_knows(tmp_path, mult
     said = capsys.readouterr().out
     assert "test_resnet-control: note: no training image has a value for rare" in said
     assert "95 % interval" in said  # the gain is that in the labels of both
-    known = stages._taught_labels
+
+    def known(config: DistillConfig, run: Path) -> set[str]:
+        return stages._taught_labels(config, run, config.teacher)
+
     assert known(config, tmp_path) == {"square", "rare"}
     for change in ({"use_unlabelled": False}, {"loss": {"pooled_cosine": 1.0}}, {"teacher": []}):
         assert known(replace(config, **change), tmp_path) == set()

@@ -66,7 +66,8 @@ def test_each_teacher_sees_the_view_at_its_own_size(tmp_path) -> None:
     teachers = Teachers(guide, weights, np.zeros((0, 2), np.float32))
     assert teachers.sizes == (32, 48)
     small, large = (torch.randint(0, 256, (4, 1, s, s), dtype=torch.uint8) for s in (32, 48))
-    seen = teachers.outputs(Batch(small, torch.zeros(4, 2), {32: small, 48: large}, {}))
+    seen = teachers.outputs(Batch(small, torch.zeros(4, 2), {32: small, 48: large}, {})).joint
+    assert seen is not None
     own = [t(small if t.size == 32 else large).logits for t in guide.teachers]
     torch.testing.assert_close(seen.logits, sum(w * z for w, z in zip(weights, own, strict=True)))
     assert seen.classifier_weight is None
@@ -83,6 +84,8 @@ def test_several_teachers_cached_answer_as_live(tmp_path, multilabel_cohort, mon
         for how in (True, False)
     )
     assert cached.sizes == ()
+    assert cached.validation is not None
+    assert live.validation is not None
     np.testing.assert_allclose(cached.validation, live.validation, atol=1e-5)
     torch.testing.assert_close(cached.weights, live.weights)
     assert len(list((tmp_path / "cache" / "teachers").iterdir())) == 3

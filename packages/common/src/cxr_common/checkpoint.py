@@ -1,5 +1,6 @@
 """Weights files: safetensors that carry a header and can be rebuilt into the exact network from themselves alone."""
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_data import licences
 from cxr_data.cohort import image_keys
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256, whole_file
@@ -60,7 +62,8 @@ def save(
     Args:
         path: Target file.
         weights: A network, or its state dict (a :class:`GrayNetwork`'s inner network is what is saved).
-        header: What the file says of itself; JSON types only.
+        header: What the file says of itself; JSON types only. Its ancestors and their licences are found here, by its
+            parents.
         training_images: :func:`trained_on`, so that an evaluation can tell whether it meets these images again.
 
     Returns:
@@ -69,6 +72,7 @@ def save(
     import torch
     from torch import nn
 
+    header = dataclasses.replace(header, ancestors=licences.ancestors(header.parents))
     state = getattr(weights, "network", weights)
     tensors = state.state_dict() if isinstance(state, nn.Module) else state
     tensors = dict(tensors)

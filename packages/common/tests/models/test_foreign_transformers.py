@@ -1,5 +1,6 @@
 """Encoders in the layouts of transformers, open_clip and torchxrayvision give the features of those libraries."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cxr_common.models.encoders import find_encoder
 from cxr_common.models.pretrained import build_pretrained, resolve
 from cxr_data.synthetic.phantom import phantom
 
@@ -85,6 +87,39 @@ def test_encoders_of_transformers(made: Any, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     size = theirs.config.image_size
     assert_same(tmp_path / "model.safetensors", architecture, expected, 0.45, size)
+    # As a repository, which says all itself.
+    about = {"image_mean": [0.45] * 3, "image_std": [0.25] * 3, "size": {"height": size, "width": size}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(about))
+    found = find_encoder(str(tmp_path))
+    assert (found.architecture, found.size) == (architecture, size)
+    ours: Any = build_pretrained(architecture, 0, size, (found.weights,), 0.3, 0.2).eval()
+    said = ours.describe_input(size, {})
+    assert (said.mean, said.std) == (0.45, 0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_the_vision_tower_of_open_clip_itself(tmp_path: Path) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    torch.manual_seed(0)
+    tower = {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32}
+    words = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
+    theirs = shaken(open_clip.model.CLIP(16, tower, words))
+    save_file({name: x.clone() for name, x in theirs.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
+    about = {
+        "model_cfg": {"embed_dim": 16, "vision_cfg": tower, "text_cfg": words},
+        "preprocess_cfg": {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(about))
+    theirs.visual.proj = None
+    found = find_encoder(str(tmp_path))
+    assert (found.architecture, found.size) == ("vit_base_patch32_clip_224", 224)
+    ours: Any = build_pretrained(found.architecture, 0, 224, (found.weights,), 0.3, 0.2).eval()
+    pixels = radiographs(224)
+    mean, std = (torch.tensor(about["preprocess_cfg"][name])[:, None, None] for name in ("mean", "std"))
+    with torch.inference_mode():
+        expected = theirs.visual((pixels / 255 - mean) / std)
+        torch.testing.assert_close(ours(pixels), expected, atol=1e-4, rtol=1e-4)
 
 
 class OpenClipBlock(nn.Module):

@@ -59,6 +59,8 @@ class Header:
             "shift": [...]}`` of each label, or nothing; fitted on validation data.
         config: The config of the run that wrote the file, as :func:`portable` leaves it.
         parents: Files it came from: ``{"role", "path", "sha256"}``, and ``normalisation`` where a file beside says it.
+        licence: Licence of the file itself, such as "CC-BY-4.0"; None where nobody has said it.
+        ancestors: Every file that it comes from at any distance: ``{"name", "sha256", "licence", "source"}``.
         cohort: ``Cohort.describe()`` of the training data.
         seed: Seed of the run.
         metrics: Validation figures of the saved weights.
@@ -76,6 +78,8 @@ class Header:
     calibration: dict[str, Any] | None = None
     config: dict[str, Any] = field(default_factory=dict)
     parents: tuple[dict[str, str], ...] = ()
+    licence: str | None = None
+    ancestors: tuple[dict[str, str], ...] = ()
     cohort: dict[str, Any] | None = None
     seed: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +88,7 @@ class Header:
     schema: int = SCHEMA
 
 
-_CONDUCT = {"runs_dir", "workers", "restart", "extend", "keep_state"}
+_CONDUCT = {"runs_dir", "workers", "restart", "extend", "keep_state", "licence"}
 _FOLDERS = re.compile(r"(?:^|(?<=\+))[^+#]*/(?<!@\d/)(?<!@\d\d/)(?=[^+#])")
 """The folders of each of several paths joined by +; the slash of a fold ("COHORT@2/5") is none of a path."""
 
@@ -93,14 +97,16 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config as weights files carry it: without paths of one machine, which do not change the weights.
 
     Args:
-        config: Config as plain JSON types. Places ("runs_dir") and conduct ("workers", "restart", "extend",
-            "keep_state") are left out; of paths in "data", "teacher" and "start" the last part stays.
+        config: Config as plain JSON types. Places ("runs_dir"), conduct ("workers", "restart", "extend",
+            "keep_state") and the licence, which has a place of its own, are left out; of paths in "data", "teacher" and
+            "start" the last part stays.
     """
 
     def name(value: Any) -> Any:
         if isinstance(value, list):
             return [name(one) for one in value]
-        return _FOLDERS.sub("", value) if isinstance(value, str) else value
+        of_a_hub = isinstance(value, str) and value.startswith(("hf:", "timm:"))
+        return _FOLDERS.sub("", value) if isinstance(value, str) and not of_a_hub else value
 
     kept = {key: value for key, value in config.items() if key not in _CONDUCT}
     return {key: name(value) if key in ("data", "teacher", "start") else value for key, value in kept.items()}
@@ -224,8 +230,8 @@ def parse_header(text: str, path: str | Path) -> Header:
             name: tuple(one) if isinstance(one, list) else one for name, one in values["input"].items()
         }
         values["input"] = Input(**read)
-        for name in ("labels", "parents"):
-            values[name] = tuple(values[name])
+        for name in ("labels", "parents", "ancestors"):
+            values[name] = tuple(values.get(name, ()))
         values["thresholds"] = None if values["thresholds"] is None else tuple(values["thresholds"])
         return Header(**values)
     except (KeyError, TypeError) as error:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cxr_data import hub
 from cxr_data.errors import BadInput
 from cxr_data.header import Header, describe
+from cxr_data.licences import hub_source
 
 FILE = "model.safetensors"
 
@@ -16,8 +18,8 @@ def find(paths: Sequence[str], runs_dir: str | Path, run: str) -> list[Path]:
     """The weight files to compare, the reference first.
 
     Args:
-        paths: Files, folders with a model.safetensors, or folders of such folders; empty for the run's folder. Of a
-            folder of models every one is taken, the teacher first.
+        paths: Files, folders with a model.safetensors, Hub repositories ("hf:OWNER/NAME"), or folders of such folders;
+            empty for the run's folder. Of a folder of models every one is taken, the teacher first.
         runs_dir: Folder of all runs.
         run: Name of the run.
 
@@ -38,7 +40,7 @@ def find(paths: Sequence[str], runs_dir: str | Path, run: str) -> list[Path]:
             )
         return files
     files = []
-    for path in map(Path, paths):
+    for path in map(hub.local, paths):
         here = [path / FILE if path.is_dir() else path]
         if not here[0].is_file() and not (here := _within(path)):
             raise BadInput(f"a {FILE}, its folder, or a folder of such folders", "nothing there", where=path)
@@ -54,7 +56,7 @@ def _within(folder: Path) -> list[Path]:
 
 def names(files: Sequence[Path]) -> list[str]:
     """A short name for each file: its folder; with the run's name before it where two folders agree."""
-    short = [file.resolve().parent.name for file in files]
+    short = [_hub_name(file) or file.resolve().parent.name for file in files]
     twice = {name for name, count in Counter(short).items() if count > 1}
     longer = [
         f"{file.resolve().parent.parent.name}/{name}" if name in twice else name
@@ -63,6 +65,11 @@ def names(files: Sequence[Path]) -> list[str]:
     if len(set(longer)) == len(longer):
         return longer
     return [str(file) for file in files]
+
+
+def _hub_name(file: Path) -> str:
+    """Name of the Hub repository whose cached file this is; "" of any other."""
+    return hub_source(file).partition("@")[0].rpartition("/")[2]
 
 
 def read_headers(files: Mapping[str, Path]) -> dict[str, Header]:

@@ -1,9 +1,9 @@
-"""The commands ``export-model``, ``predict``, ``benchmark-model`` and ``cxr demo``."""
+"""The commands ``export-model``, ``predict``, ``benchmark-model``, ``push`` and ``cxr demo``."""
 
 from collections.abc import Sequence
 
 from cxr_data.command import run_command
-from cxr_deploy.config import BenchmarkConfig, DemoConfig, ExportConfig, PredictConfig
+from cxr_deploy.config import BenchmarkConfig, DemoConfig, ExportConfig, PredictConfig, PushConfig
 
 
 def export_model(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +52,27 @@ def benchmark_model(argv: Sequence[str] | None = None) -> int:
         argv=argv,
         positional="models",
     )
+
+
+def push(argv: Sequence[str] | None = None) -> int:
+    """Run ``push``; returns the exit code."""
+    return run_command(
+        _push,
+        PushConfig,
+        prog="push",
+        description=(
+            "Write a model as a folder laid out like a repository of the Hugging Face Hub, with its ONNX files, its "
+            "figures and a model card that says all licences it comes from, and upload it with --repo OWNER/NAME."
+        ),
+        argv=argv,
+        positional="models",
+    )
+
+
+def _push(config: PushConfig) -> None:
+    from cxr_deploy.push import push as write
+
+    write(config)
 
 
 def demo(argv: Sequence[str] | None = None) -> int:

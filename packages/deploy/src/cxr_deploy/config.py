@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from cxr_data.errors import BadInput, unknown_name
+from cxr_data.licences import refuse_empty
 from cxr_deploy.runtimes import check_name
 
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -85,6 +86,30 @@ class PredictConfig:
         for option, least in (("batch_size", 1), ("threads", 0)):
             if getattr(self, option) < least:
                 raise BadInput(f"a number from {least} up", str(getattr(self, option)), where=f"--{option}")
+
+
+@dataclass(frozen=True)
+class PushConfig:
+    """Write a model as a repository of the Hugging Face Hub, and upload it.
+
+    Attributes:
+        models: The model.safetensors (or backbone.safetensors), or its folder.
+        repo: Repository on the Hub, OWNER/NAME; only the folder is written when empty.
+        out: The folder. Default: "hub" beside the model.
+        private: Whether a repository that is made is private.
+        licence: Licence that the card says, such as CC-BY-4.0; null is what the file says.
+    """
+
+    models: list[str] = field(default_factory=list)
+    repo: str = ""
+    out: str = ""
+    private: bool = True
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        refuse_empty(self.licence)
+        if self.repo and self.repo.count("/") != 1:
+            raise BadInput("a repository OWNER/NAME", self.repo, where="--repo")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from cxr_data.errors import BadInput
 
 EXTRAS = {
     "export": ("torch", "onnx", "cxr_common"),
+    "hub": ("huggingface_hub",),
     "openvino": ("openvino",),
 }
 """Extra -> the modules it brings."""

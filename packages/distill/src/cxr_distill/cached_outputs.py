@@ -8,8 +8,11 @@ parameters drawn from (`SEED`, k); in epoch e the student sees view e mod K.
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from cxr_data.augment import Views, ViewSpec, draw, render
 from cxr_data.cache import cache_folder
 from cxr_data.cohort import Cohort
 from cxr_data.errors import BadInput
-from cxr_data.files import whole_file, write_json
+from cxr_data.files import whole_file, write_json, write_text
 from cxr_data.folders import locked
 from cxr_data.prefetch import prefetch
 from cxr_data.progress import Progress
@@ -34,8 +37,11 @@ from cxr_distill.teacher import Teacher
 SEED = 0x7EAC4E5
 """Seed of the cached views: one for all, so that cached outputs do not depend on the student's seed."""
 
-FORMAT = 1
+FORMAT = 2
 _BATCH = 64  # images of a teacher's forward
+_SAMPLE = 1024  # images whose features tell the mean and standard deviation of each channel
+_KEEP_EVERY = 20.0  # seconds of a teacher's work that an interruption may cost
+_AGAIN = "remove its folder and start again"
 
 
 def cached_view(spec: ViewSpec, n: int, k: int) -> Views:
@@ -49,19 +55,35 @@ class CachedOutputs:
 
     Attributes:
         folder: Where they lie.
-        names: Outputs there are: "logits" and perhaps "pooled".
+        shapes: Outputs there are, and their shape for one image: "logits" (L,), "pooled" (C,), "stage4" (C, G, G).
     """
 
     folder: Path
-    names: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def file(self, name: str, k: int) -> Path:
+        """Where an output for view k lies."""
+        return self.folder / f"{name}-{k:04}.npy"
 
     def read(self, k: int, positions: NDArray[np.int64]) -> dict[str, Tensor]:
-        """Outputs for view k of the images at these positions: name -> (B, L or C) float16."""
-        return {name: torch.from_numpy(_opened(self.folder / f"{name}-{k:04}.npy")[positions]) for name in self.names}
+        """Outputs for view k of the images at these positions: name -> (B, ...) float16."""
+        return {name: torch.from_numpy(_opened(self.file(name, k))[positions]) for name in self.shapes}
 
-    def validation(self) -> NDArray[np.float32]:
-        """Logits of the validation images, (N_val, L) float32."""
-        return np.load(self.folder / "validation.npy", allow_pickle=False)
+    def complete(self, k: int) -> bool:
+        """Whether all outputs for view k are there."""
+        return all(self.file(name, k).exists() for name in self.shapes)
+
+    def validation(self, name: str = "logits") -> NDArray[np.float32]:
+        """An output for the validation images, (N_val, ...) float32."""
+        return np.load(self.validation_file(name), allow_pickle=False)
+
+    def all_validation(self, headless: bool) -> dict[str, NDArray[np.float32]]:
+        """The features of an encoder, or the logits of a classifier, for the validation images."""
+        return {name: self.validation(name) for name in (self.shapes if headless else ["logits"])}
+
+    def validation_file(self, name: str) -> Path:
+        """Where an output for the validation images lies."""
+        return self.folder / ("validation.npy" if name == "logits" else f"validation-{name}.npy")
 
 
 def cache_outputs(
@@ -78,7 +100,7 @@ def cache_outputs(
     """Compute and store the outputs that are not in the cache yet; several processes share the work.
 
     Args:
-        teacher: On its device. Pooled features are stored when they are among its ``stages``.
+        teacher: On its device. The features among its ``stages`` are stored; of maps, those of its ``grid``.
         cohort: The cohort.
         rows: (N,) its training rows.
         spec: Shape and augmentation of the student's images; the teacher sees them at its own size.
@@ -91,22 +113,21 @@ def cache_outputs(
         The cached outputs, complete for K views (and for those computed before).
 
     Raises:
-        BadInput: Too little disk space, a damaged file, or outputs that are not finite in float16.
+        BadInput: Too little disk space, a damaged file or one of other outputs, or outputs that are not finite in
+            float16.
     """
     spec = replace(spec, size=teacher.size)
-    about = _about(teacher, cohort, spec, precision)
+    about = _about(teacher, cohort, rows, spec, precision)
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / "teachers" / f"{teacher.header.architecture}-{key[:20]}"
-    widths = {"logits": len(cohort.labels)}
-    if "pooled" in teacher.stages:
-        widths["pooled"] = teacher.network.network.num_features
-    cached = CachedOutputs(folder, tuple(widths))
-    missing = [k for k in range(views) if not _complete(cached, k)]
-    each = 2 * len(rows) * sum(widths.values())
+    cached = CachedOutputs(folder, teacher.shapes)
+    _refuse_other(folder / "about.json", about)
+    missing = [k for k in range(views) if not cached.complete(k)]
+    each = 2 * len(rows) * sum(map(math.prod, cached.shapes.values()))
     folder.mkdir(parents=True, exist_ok=True)
     if show:
         there = f", {views - len(missing)} of them there already" if len(missing) < views else ""
-        what = " and ".join(f"{width} {name}" for name, width in widths.items())
+        what = " and ".join(f"{' x '.join(map(str, shape))} {name}" for name, shape in cached.shapes.items())
         print(
             f"cached teacher outputs: {views} views x {len(rows):,} images x {what}, "
             f"{_readable_size(views * each)} in {folder}{there}",
@@ -120,6 +141,8 @@ def cache_outputs(
             where=folder,
             do="take fewer --cached_views, or set CXR_CACHE to a roomier disk",
         )
+    if not (folder / "about.json").exists():
+        write_json(folder / "about.json", about)
     _compute_validation(cached, teacher, cohort, precision)
     # Each process begins elsewhere, so that those started at once divide the views among them.
     turn = os.getpid() % len(missing) if missing else 0
@@ -127,23 +150,40 @@ def cache_outputs(
     with shown as progress:
         for k in missing[turn:] + missing[:turn]:
             with locked(folder / f".{k:04}.lock"):
-                if not _complete(cached, k):
-                    _compute_view(cached, k, teacher, cohort, rows, spec, widths, precision, workers, progress)
+                if not cached.complete(k):
+                    _compute_view(cached, k, teacher, cohort, rows, spec, precision, workers, progress)
             progress.epoch({"view": k})
-    if not (folder / "about.json").exists():
-        write_json(folder / "about.json", about)
     for k in range(views):
-        _check(cached, k, len(rows), widths)
+        _check(cached, k, len(rows))
     return cached
 
 
-def _about(teacher: Teacher, cohort: Cohort, spec: ViewSpec, precision: torch.dtype) -> dict[str, Any]:
+def _refuse_other(path: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a folder of the cache that holds outputs of another teacher or for other images."""
+    if not path.exists():
+        return
+    try:
+        there = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            "cached teacher outputs", f"a damaged {path.name} ({error})", where=path.parent, do=_AGAIN
+        ) from error
+    other = [name for name, value in json.loads(json.dumps(about)).items() if there.get(name) != value]
+    if other:
+        found = f"outputs made for another {' and another '.join(other)}"
+        raise BadInput("cached outputs of this teacher for these images", found, where=path.parent, do=_AGAIN)
+
+
+def _about(
+    teacher: Teacher, cohort: Cohort, rows: NDArray[np.int64], spec: ViewSpec, precision: torch.dtype
+) -> dict[str, Any]:
     """All that the outputs depend on."""
     return {
         "format": FORMAT,
         "teacher": teacher.digest,
         "architecture": teacher.header.architecture,
         "cohort": cohort.fingerprint,
+        "rows": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
         "labels": list(cohort.labels),
         "views": asdict(spec),
         "view_seed": SEED,
@@ -153,10 +193,6 @@ def _about(teacher: Teacher, cohort: Cohort, spec: ViewSpec, precision: torch.dt
     }
 
 
-def _complete(cached: CachedOutputs, k: int) -> bool:
-    return all((cached.folder / f"{name}-{k:04}.npy").exists() for name in cached.names)
-
-
 def _compute_view(
     cached: CachedOutputs,
     k: int,
@@ -164,21 +200,28 @@ def _compute_view(
     cohort: Cohort,
     rows: NDArray[np.int64],
     spec: ViewSpec,
-    widths: dict[str, int],
     precision: torch.dtype,
     workers: int,
     progress: Progress,
 ) -> None:
+    """Compute a view batch by batch into files of its own; one that was interrupted resumes where it stopped."""
     drawn = cached_view(spec, len(rows), k)
     device = next(teacher.network.parameters()).device
-    found = {name: np.empty((len(rows), width), np.float16) for name, width in widths.items()}
+    parts = {name: cached.folder / f".{name}-{k:04}.part" for name in cached.shapes}
+    counter = cached.folder / f".{'+'.join(parts)}-{k:04}.count"
+    done = _count(counter) if all(part.exists() for part in parts.values()) else 0
+    found = {
+        name: np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, (len(rows), *cached.shapes[name]))
+        for name, part in parts.items()
+    }
 
     def make(start: int) -> Tensor:
-        part = slice(start, start + _BATCH)
-        mine = {name: values[part] for name, values in drawn.items()}
-        return torch.from_numpy(render(cohort.pixels[rows[part]], mine, spec)[0]).unsqueeze(1)
+        return _rendered(cohort, rows, drawn, spec, np.arange(start, min(start + _BATCH, len(rows))))
 
-    starts = range(0, len(rows), _BATCH)
+    starts = range(done, len(rows), _BATCH)
+    for _ in range(done // _BATCH):
+        progress.step(0)
+    kept = time.monotonic()
     for start, images in zip(starts, prefetch(make, starts, workers=workers), strict=True):
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             outputs = teacher(images.to(device, non_blocking=True))
@@ -194,23 +237,100 @@ def _compute_view(
                 )
             values[start : start + len(images)] = half
         progress.step(len(images))
+        if time.monotonic() - kept > _KEEP_EVERY:
+            for values in found.values():
+                values.flush()
+            write_text(counter, str(start + len(images)))
+            kept = time.monotonic()
     for name, values in found.items():
-        _write(cached.folder / f"{name}-{k:04}.npy", values)
+        values.flush()
+        _finish(parts[name], cached.file(name, k))
+    counter.unlink(missing_ok=True)
+
+
+def _rendered(
+    cohort: Cohort, rows: NDArray[np.int64], drawn: Views, spec: ViewSpec, positions: NDArray[np.int64]
+) -> Tensor:
+    """Views of the images at these positions among the rows, (B, 1, S, S) uint8."""
+    mine = {name: values[positions] for name, values in drawn.items()}
+    return torch.from_numpy(render(cohort.pixels[rows[positions]], mine, spec)[0]).unsqueeze(1)
+
+
+def sample_of_views(n: int) -> NDArray[np.int64]:
+    """Positions of at most `_SAMPLE` of n training images, evenly spread."""
+    return np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))
+
+
+def sampled_features(
+    teacher: Teacher, cohort: Cohort, rows: NDArray[np.int64], spec: ViewSpec, precision: torch.dtype
+) -> dict[str, Tensor]:
+    """Features of an encoder for the sample of view 0, computed now; name -> (M, ...)."""
+    spec, drawn = replace(spec, size=teacher.size), cached_view(spec, len(rows), 0)
+    device, each = next(teacher.network.parameters()).device, []
+    for positions in np.array_split(sample := sample_of_views(len(rows)), -(-len(sample) // _BATCH)):
+        images = _rendered(cohort, rows, drawn, spec, positions).to(device)
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+            each.append({name: x.float().cpu() for name, x in teacher(images).features.items()})
+    return {name: torch.cat([one[name] for one in each]) for name in teacher.stages}
+
+
+def _finish(part: Path, file: Path) -> None:
+    """Give a file that is written its name."""
+    os.replace(part, file)
+
+
+def _count(path: Path) -> int:
+    """Images of an interrupted view whose outputs lie on the disk, a whole number of batches."""
+    try:
+        return int(path.read_text("utf-8")) // _BATCH * _BATCH
+    except (OSError, ValueError):
+        return 0
 
 
 def _compute_validation(cached: CachedOutputs, teacher: Teacher, cohort: Cohort, precision: torch.dtype) -> None:
-    path = cached.folder / "validation.npy"
+    wanted = [name for name in cached.shapes if name == "logits" or teacher.headless]
     with locked(cached.folder / ".validation.lock"):
-        if not path.exists():
-            _write(path, validation_logits(teacher, cohort, precision))
+        if not all(cached.validation_file(name).exists() for name in wanted):
+            for name, values in validation_outputs(teacher, cohort, precision).items():
+                _write(cached.validation_file(name), values)
 
 
-def validation_logits(teacher: Teacher, cohort: Cohort, precision: torch.dtype) -> NDArray[np.float32]:
-    """The teacher's logits of the validation images, (N_val, L) float32, in the cohort's label order."""
-    network: nn.Module = teacher.network
+def validation_outputs(teacher: Teacher, cohort: Cohort, precision: torch.dtype) -> dict[str, NDArray[np.float32]]:
+    """The teacher's outputs for the validation images, (N_val, ...) float32: logits, of an encoder its features."""
     rows = cohort.rows("val")
-    found = inference.outputs(network, cohort.pixels, rows, teacher.size, precision=precision)
-    return np.ascontiguousarray(found[:, teacher.order.cpu().numpy()])
+    options: dict[str, Any] = {"precision": precision}
+    if not teacher.headless:
+        found = inference.outputs(teacher.network, cohort.pixels, rows, teacher.size, **options)
+        return {"logits": np.ascontiguousarray(found[:, teacher.order.cpu().numpy()])}
+    if not len(rows):
+        raise BadInput("validation images, by which an epoch is judged", "none", where=cohort.source)
+    found = inference.outputs(FlatFeatures(teacher), cohort.pixels, rows, teacher.size, **options)
+    return split_features(found, teacher.shapes)
+
+
+class FlatFeatures(nn.Module):
+    """The features of a teacher or student side by side, as `cxr_common.inference.outputs` takes them.
+
+    Args:
+        owner: A teacher, or a student in training.
+    """
+
+    def __init__(self, owner: Any):
+        super().__init__()
+        self.owner, self.network = owner, owner.network
+        self.train(self.network.training)  # `outputs` leaves a module in the mode that it found
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 1, S, S) -> (B, D)."""
+        found = self.owner(pixels).features
+        return torch.cat([found[name].flatten(1) for name in self.owner.stages], dim=1)
+
+
+def split_features(flat: NDArray[np.float32], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]]:
+    """What `FlatFeatures` put side by side, (N, D), by name again."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = np.split(flat, ends[:-1], axis=1)
+    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def _write(path: Path, values: NDArray[Any]) -> None:
@@ -223,18 +343,16 @@ def _opened(path: Path) -> NDArray[np.float16]:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _check(cached: CachedOutputs, k: int, images: int, widths: dict[str, int]) -> None:
-    for name, width in widths.items():
-        path = cached.folder / f"{name}-{k:04}.npy"
+def _check(cached: CachedOutputs, k: int, images: int) -> None:
+    for name, shape in cached.shapes.items():
+        path = cached.file(name, k)
         try:
             values = _opened(path)
             found = f"{values.dtype} {values.shape}"
         except (ValueError, OSError, EOFError) as error:
             found = f"a damaged file ({error})"
-        if found != f"float16 {(images, width)}":
-            raise BadInput(
-                f"cached {name}, float16 {(images, width)}", found, where=path, do="remove its folder and start again"
-            )
+        if found != f"float16 {(images, *shape)}":
+            raise BadInput(f"cached {name}, float16 {(images, *shape)}", found, where=path, do=_AGAIN)
 
 
 def _readable_size(size: float) -> str:

@@ -31,7 +31,7 @@ def distill() -> int:
             print(stages.next_step(config, models[0]))
 
     description = (
-        "Train a small chest X-ray classifier to answer like its teacher. Given a headless backbone, the "
-        "teacher is fitted first."
+        "Train a small chest X-ray classifier to answer like its teachers, or, without labels, a backbone that sees "
+        "as encoders do."
     )
     return run_command(main, DistillConfig, prog="distill", description=description)

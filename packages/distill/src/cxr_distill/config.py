@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from cxr_data.errors import BadInput, unknown_name
+from cxr_data.licences import refuse_empty
 
 MODES = ("full", "linear", "layerwise")
 IMBALANCE = ("none", "pos_weight", "balanced", "logit_adjust")
@@ -77,6 +78,8 @@ class RunOptions:
             (finetune: the run's own SSL backbone where there is one of this architecture; else random).
         epochs: Passes over the training images; null chooses by the size of the cohort.
         seeds: Several seeds, "--seeds 0,1,2", each trained in a folder of its own; mean and interval come at the end.
+        licence: Licence that the written file shall say, such as CC-BY-4.0: yours, within what the data and the
+            licences of start and teachers allow. Null says none.
         workers: Threads that prepare batches; null chooses by the cores.
         restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
         extend: When the folder holds the same run with fewer epochs, continue it from its last epoch.
@@ -91,6 +94,7 @@ class RunOptions:
     start: str | None = None
     epochs: int | None = None
     seeds: list[int] = field(default_factory=list)
+    licence: str | None = None
     workers: int | None = None
     restart: bool = False
     extend: bool = False
@@ -177,6 +181,7 @@ class TrainConfig(TrainingSettings, RunOptions):
         _require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
         _require(all(0 <= one < 2**63 for one in self.seeds), "seeds from 0 up, below 2^63", self.seeds, "--seeds")
         _require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
+        refuse_empty(self.licence)
         from cxr_data.augment import training_views  # here: --help shall not wait for OpenCV
 
         training_views(self.augment, self.size or 224)
@@ -218,16 +223,24 @@ class TeachingSettings:
             or "best_label", for each label the best one on validation images.
         cached_views: Augmented views of each image for which the teachers' outputs are computed once, ahead of
             training, and cached; the epochs use them in turn. 0 computes them in every step.
+        teacher_size: Edge, pixels, at which teachers without a classifier see the images; null is what their weights
+            were trained at.
+        patch_grid: Edge of the grid to which such teachers' patch tokens (or last maps) are averaged for losses that
+            read stage4; null is the student's own.
         loss: Distillation losses with weights and hyperparameters, "--loss dkd=1 --loss dkd.beta=4 --loss
             pooled_cosine=0.5"; when empty, kd for two classes, dkd for more and multilabel_kd for labels, at their
-            usual weights. "my_package.my_module:MyLoss=1" takes a loss from elsewhere.
+            usual weights, and pooled_cosine for teachers without a classifier. "my_package.my_module:MyLoss=1" takes
+            a loss from elsewhere.
         task_weight: Weight of the loss on the labels (alpha, beside 1 - alpha for kd); null takes the one usual with
-            the first distillation loss.
+            the first distillation loss. With 0, or null, and no teacher that has a classifier no label is looked at,
+            and the student is a backbone for finetune --start.
         use_unlabelled: Also learn the teachers' answers for images and labels whose label is unknown.
     """
 
     ensemble: str = "mean"
     cached_views: int = 0
+    teacher_size: int | None = None
+    patch_grid: int | None = None
     loss: dict[str, float | bool | str] = field(default_factory=dict)
     task_weight: float | None = None
     use_unlabelled: bool = True
@@ -240,8 +253,10 @@ class DistillConfig(TeachingSettings, TrainConfig):
     The loss is task_weight x task loss + sum of weight x distillation loss.
 
     Attributes:
-        teacher: One or several model.safetensors, or a headless backbone (a classifier is then fitted on it
-            first); when empty, the run's own teacher, or one fitted on the run's SSL backbone.
+        teacher: One or several: a model.safetensors, or an encoder without a classifier, of which the features are
+            learnt: a backbone.safetensors, a foreign file (ARCHITECTURE=FILE where nothing beside it says what it is),
+            timm:NAME, hf:ORG/NAME[@REVISION], FILE#features for a classifier's encoder. When empty, the run's own
+            teacher, or one fitted on the run's SSL backbone.
         student: Name of the student's network.
         control: Also train the same student, from the same start and seed, without the teacher.
     """
@@ -258,6 +273,9 @@ class DistillConfig(TeachingSettings, TrainConfig):
         _require(
             self.cached_views >= 0, "0 (computed in every step) or more views", self.cached_views, "--cached_views"
         )
+        for name, least in (("teacher_size", 32), ("patch_grid", 1)):
+            value = getattr(self, name)
+            _require(value is None or value >= least, f"{least} or more, or null", value, f"--{name}")
         _require(self.mode != "linear", "mode full or layerwise (finetune has a linear one)", self.mode, "--mode")
         _require(
             not (self.cached_views and self.optim.mixup),

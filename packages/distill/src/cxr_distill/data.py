@@ -88,6 +88,11 @@ def _blank_labels(cohort: Cohort, fraction: float, seed: int) -> list[str]:
     return [label for label, one in zip(cohort.labels, held, strict=True) if not one]
 
 
+def without_labels(cohort: Cohort) -> Cohort:
+    """The images of a cohort alone: nothing that is made of them can depend on a label."""
+    return replace(cohort, task=None, labels=())
+
+
 def training_rows(
     cohort: Cohort, *, fraction: float, seed: int, labelled_only: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -122,20 +127,20 @@ class TrainingSet:
 
     Attributes:
         cohort: Where the pixels are.
-        task: "multiclass" or "multilabel".
+        task: "multiclass" or "multilabel"; None for images without labels.
         rows: (M,) rows to train on.
         targets: (N, L) targets of all rows, NaN where unknown or not to be used.
         weights: (M,) how often each image is drawn, relative to the others; None for once each.
-        loss: Loss on the labels, of logits (B, L) and targets (B, L).
+        loss: Loss on the labels, of logits (B, L) and targets (B, L); None for images without labels.
         spec: Shape and augmentation of the student's images.
     """
 
     cohort: Cohort
-    task: str
+    task: str | None
     rows: NDArray[np.int64]
     targets: NDArray[np.float32]
     weights: NDArray[np.float64] | None
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor] | None
     spec: ViewSpec
 
     @property
@@ -148,14 +153,17 @@ def training_set(cohort: Cohort, config: TrainingSettings, *, labelled_only: boo
     """The training set that a config asks for.
 
     Args:
-        cohort: Labelled cohort with splits "train" and "val".
+        cohort: Cohort with splits "train" and "val"; one without labels for a student that learns features alone.
         config: Tells label fraction, seed, loss and treatment of class imbalance.
         labelled_only: Leave out images without labels; with teachers those are of use too.
 
     Raises:
-        BadInput: No labels, or a loss that does not fit the task.
+        BadInput: No label is known, or a loss that does not fit the task.
     """
-    task = labelled_task(cohort)
+    spec = training_views(config.augment, config.input_size)
+    if cohort.task is None:
+        return TrainingSet(cohort, None, cohort.rows("train"), cohort.targets, None, None, spec)
+    task = cohort.task
     rows, targets = training_rows(cohort, fraction=config.label_fraction, seed=config.seed, labelled_only=labelled_only)
     loss = label_loss(
         task,
@@ -165,7 +173,7 @@ def training_set(cohort: Cohort, config: TrainingSettings, *, labelled_only: boo
         label_smoothing=config.optim.label_smoothing,
     )
     weights = sampling_weights(targets[rows], task) if config.imbalance == "balanced" else None
-    return TrainingSet(cohort, task, rows, targets, weights, loss, training_views(config.augment, config.input_size))
+    return TrainingSet(cohort, task, rows, targets, weights, loss, spec)
 
 
 class Batch(NamedTuple):

@@ -16,11 +16,15 @@ from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.files import write_text
 from cxr_data.header import identities, portable
+from cxr_data.licences import ancestors, trail
 from cxr_distill.config import TeachingSettings, TrainConfig, TrainingSettings
 from cxr_distill.data import labelled_task
 
 MODEL = "model.safetensors"
-"""Name of a stage's weights file."""
+"""Name of a classifier's weights file."""
+
+BACKBONE = "backbone.safetensors"
+"""Name of the weights file of a student that learnt features alone."""
 
 CURVES_APART = ("epoch", "loss", "val_loss", "val_auroc", "agreement", "teacher_kl", "lr", "penalty")
 """Numbers of the log that are no terms of the loss."""
@@ -54,13 +58,13 @@ def conclude(
     architecture: str,
     cohort: Cohort,
     network: GrayNetwork,
-    logits: NDArray[np.float32],
+    logits: NDArray[np.float32] | None,
     best: Best,
     parents: tuple[dict[str, str], ...],
     run: RunFolder,
     summary: dict[str, Any],
 ) -> None:
-    """Write model.safetensors and mark the run as finished (in the main process).
+    """Write model.safetensors (backbone.safetensors) and mark the run as finished (in the main process).
 
     Args:
         config: The command's config.
@@ -68,7 +72,7 @@ def conclude(
         cohort: Labelled cohort.
         network: With the best weights.
         logits: (N_val, L) of the network on the validation images, computed in float32 as `predict` computes them:
-            calibration and thresholds are fitted on them.
+            calibration and thresholds are fitted on them. None for a backbone.
         best: The best epoch.
         parents: Provenance of the files this run is made from.
         run: The run folder.
@@ -78,15 +82,23 @@ def conclude(
         return
     extended = {EXTENDED: list(run.extended)} if run.extended else {}
     header = _header(config, architecture, cohort, network, logits, best, parents, extended)
-    targets, task = cohort.targets[cohort.rows("val")], labelled_task(cohort)
-    for note in decisions.not_fitted(logits, targets, cohort.labels, task, config.decision.calibration):
-        print(f"{run.path.name}: warning: {note}", flush=True)
-    digest = checkpoint.save(
-        Path(run.path) / MODEL, network, header, training_images=checkpoint.trained_on(cohort, parents)
-    )
+    if logits is not None:
+        targets, task = cohort.targets[cohort.rows("val")], labelled_task(cohort)
+        for note in decisions.not_fitted(logits, targets, cohort.labels, task, config.decision.calibration):
+            print(f"{run.path.name}: warning: {note}", flush=True)
+    file = weights_file(run.path, cohort)
+    digest = checkpoint.save(file, network, header, training_images=checkpoint.trained_on(cohort, parents))
+    above = ancestors(parents)
+    for line in trail(config.licence, above) if above else []:
+        print(f"{run.path.name}: {line}", flush=True)
     done = {"sha256": digest, "best_epoch": best.epoch, **best.figures, **summary}
     write_curves(run)
     run.finish(done, keep_state=config.keep_state)
+
+
+def weights_file(folder: Path, cohort: Cohort) -> Path:
+    """The file that a training on this cohort writes."""
+    return Path(folder) / (BACKBONE if cohort.task is None else MODEL)
 
 
 def write_curves(run: RunFolder) -> None:
@@ -113,26 +125,28 @@ def _header(
     architecture: str,
     cohort: Cohort,
     network: GrayNetwork,
-    logits: NDArray[np.float32],
+    logits: NDArray[np.float32] | None,
     best: Best,
     parents: tuple[dict[str, str], ...],
     extended: dict[str, Any],
 ) -> checkpoint.Header:
     """Header of the best weights, with calibration and thresholds fitted on validation data."""
-    task, wanted = labelled_task(cohort), config.decision
-    targets = cohort.targets[cohort.rows("val")]
-    calibration = decisions.fit_calibration(logits, targets, task, wanted.calibration)
-    probabilities = decisions.probabilities(logits, task, calibration)
+    answers: dict[str, Any] = {}
+    if logits is not None:
+        task, wanted = labelled_task(cohort), config.decision
+        targets = cohort.targets[cohort.rows("val")]
+        calibration = decisions.fit_calibration(logits, targets, task, wanted.calibration)
+        found = decisions.probabilities(logits, task, calibration)
+        thresholds = decisions.fit_thresholds(found, targets, task, wanted.thresholds, wanted.sensitivity)
+        answers = {"task": task, "labels": cohort.labels, "thresholds": thresholds, "calibration": calibration or None}
     return checkpoint.Header(
-        kind="model",
+        kind="backbone" if logits is None else "model",
         architecture=architecture,
         input=network.describe_input(config.input_size, cohort.pixel_mapping),
-        task=task,
-        labels=cohort.labels,
-        thresholds=decisions.fit_thresholds(probabilities, targets, task, wanted.thresholds, wanted.sensitivity),
-        calibration=calibration or None,
+        **answers,
         config=portable(config_dict(config)),
         parents=parents,
+        licence=config.licence,
         cohort=cohort.describe(),
         seed=config.seed,
         metrics={"epoch": best.epoch, **best.figures, **extended},

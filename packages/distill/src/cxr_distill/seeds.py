@@ -11,6 +11,7 @@ from cxr_common.gain import over_seeds
 from cxr_common.training.processes import is_main
 from cxr_data.files import write_json
 from cxr_distill.config import DistillConfig, FinetuneConfig
+from cxr_distill.results import BACKBONE
 from cxr_distill.stages import GAIN, stage_name
 
 C = TypeVar("C", FinetuneConfig, DistillConfig)
@@ -64,8 +65,10 @@ def _summarise(config: FinetuneConfig | DistillConfig, name: str, models: list[P
 
 
 def _figures(folder: Path, control: bool) -> dict[str, float | None]:
-    """What one seed reached on validation images: AUROC, and its gain over the control."""
-    figures = {"val_auroc": json.loads((folder / "done.json").read_text("utf-8")).get("val_auroc")}
+    """What one seed reached on validation images: AUROC and its gain over the control; of features alone, the loss."""
+    done = json.loads((folder / "done.json").read_text("utf-8"))
+    alone = (folder / BACKBONE).exists()
+    figures = {"val_loss": done["val_loss"]} if alone else {"val_auroc": done.get("val_auroc")}
     if control:
         figures["gain"] = json.loads((folder / GAIN).read_text("utf-8"))["gain"]
     return figures

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +11,26 @@ import torch
 from cxr_common import checkpoint
 from cxr_common.gain import auroc_gain
 from cxr_common.inference import outputs
+from cxr_common.models.encoders import find_encoder
+from cxr_common.models.features import stage_shapes
 from cxr_common.models.pretrained import Pretrained, Start, parents_of, resolve
-from cxr_common.models.zoo import build
+from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start as start_accelerator
-from cxr_data import open_cohort, pixel_size_for
+from cxr_data import hub, open_cohort, pixel_size_for
 from cxr_data.cohort import Cohort
 from cxr_data.decisions import probabilities
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json
+from cxr_data.licences import UNKNOWN, ancestors
 from cxr_data.metrics import auroc, macro
 from cxr_data.sources import default_size, print_notes
 from cxr_data.suggestions import suggest
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
-from cxr_distill.data import labelled_task, with_trained_labels
-from cxr_distill.losses import build_losses, check_losses, loss_settings, recommended
-from cxr_distill.results import MODEL
-from cxr_distill.teacher import load_teacher
-from cxr_distill.teachers import Distillation, check_teachers
+from cxr_distill.data import labelled_task, with_trained_labels, without_labels
+from cxr_distill.losses import Loss, PooledCosine, build_losses, check_losses, loss_settings, recommended
+from cxr_distill.results import BACKBONE, MODEL
+from cxr_distill.teacher import Teacher, load_encoder, load_teacher
+from cxr_distill.teachers import Distillation, check_encoders, check_teachers
 from cxr_distill.train import train
 
 TEACHER = "teacher"
@@ -46,7 +49,7 @@ def finetune(config: FinetuneConfig) -> Path:
     Raises:
         BadInput: Data, start or run folder that cannot work.
     """
-    config = dataclasses.replace(config, size=config.size or default_size(config.data))
+    config = dataclasses.replace(config, size=config.input_size or default_size(config.data))
     run = Path(config.runs_dir, config.run)
     cohort = _open(config)
     labelled_task(cohort)
@@ -61,34 +64,35 @@ def finetune(config: FinetuneConfig) -> Path:
 
 
 def distill(config: DistillConfig) -> Path:
-    """Train a student on its teachers' outputs; fit the teacher first where there is only a backbone.
+    """Train a student on its teachers' outputs; fit the teacher first where there is only a run's own backbone.
 
     Returns:
-        Path of the student's model.safetensors.
+        Path of the student's model.safetensors, or backbone.safetensors of one that learnt features alone.
 
     Raises:
         BadInput: Data, teacher, losses or run folder that cannot work.
     """
-    config = dataclasses.replace(config, size=config.size or default_size(config.data))
+    config = dataclasses.replace(config, size=config.input_size or default_size(config.data))
     run = Path(config.runs_dir, config.run)
-    # A missing file must not cost the fitting of anything.
-    cohort = _open(config, taught=_taught_labels(config, run))
-    task = labelled_task(cohort)
-    losses = build_losses(config.loss) or recommended(task, len(cohort.labels))
-    check_losses(losses, task, labels=len(cohort.labels))
-    count = max(1, len(config.teacher))
-    check_teachers(losses, task=task, teachers=count, ensemble=config.ensemble, cached_views=config.cached_views)
-    task_weight = next(iter(losses)).task_weight if config.task_weight is None else config.task_weight
+    words = [_teacher_place(given) for given in config.teacher]
+    headless = [_is_encoder(given) for given in words]  # a missing file must not cost the fitting of anything
+    answering = [word for word, encoder in zip(words, headless, strict=True) if not encoder]
+    cohort = _open(config, taught=_taught_labels(config, run, answering))
+    encoders, classifiers = sum(headless), max(1, len(headless)) - sum(headless)
+    if encoders and not classifiers and not config.task_weight:
+        _refuse_label_options(config)
+        cohort = without_labels(cohort)
+    losses = _losses(config, cohort, encoders, classifiers)
+    usual = 0.0 if cohort.task is None else next(iter(losses)).task_weight
+    task_weight = usual if config.task_weight is None else config.task_weight
     if not task_weight and not any(losses.values()):
         raise BadInput("a loss with a weight above 0", "none", where="--loss", do="give one a weight")
     # What is kept says what was done.
     config = dataclasses.replace(config, loss=loss_settings(losses), task_weight=task_weight)
-    needed = {name for loss in losses for name in loss.features}
     with torch.device("meta"):  # a misspelt student must not cost the fitting of a teacher
         build(config.student, len(cohort.labels), size=config.input_size)
     accelerator = start_accelerator(config.precision, config.seed)
-    paths = [_teacher_file(config, run, given) for given in config.teacher or [""]]
-    teachers = tuple(load_teacher(path, cohort.labels, task, sorted(needed)) for path in paths)
+    teachers, parents_of_teachers = _load_teachers(config, run, cohort, losses, words or [""], headless or [False])
     distillation = Distillation(
         teachers,
         losses,
@@ -101,8 +105,7 @@ def distill(config: DistillConfig) -> Path:
     start = () if config.start is None else _start(config, config.student)
     parents = parents_of(start)
     folder = run / stage_name(config)
-    roles = ["teacher", *(f"teacher-{number}" for number in range(2, count + 1))]
-    both = (*parents, *(checkpoint.parent(role, path) for role, path in zip(roles, paths, strict=True)))
+    both = (*parents, *parents_of_teachers)
     model = train(
         config, config.student, folder, cohort, accelerator, start=start, distillation=distillation, parents=both
     )
@@ -125,13 +128,101 @@ def distill(config: DistillConfig) -> Path:
 
 
 def next_step(config: FinetuneConfig | DistillConfig, model: Path) -> str:
-    """The command that follows a finished stage: distillation of the classifier, or a report on the run's models."""
+    """The command after a finished stage: a student for the classifier, a report, or a classifier on a backbone."""
     place = {"run": config.run, "runs_dir": config.runs_dir}
+    size = config.size or default_size(config.data)
+    if isinstance(config, DistillConfig) and model.name == BACKBONE:
+        name = f"{model.parent.name}-linear"
+        options = {"architecture": config.student, "size": size, "start": str(model), "mode": "linear", "name": name}
+        return suggest("finetune", data=config.data, **place, **options)
     if isinstance(config, DistillConfig):
         return suggest("evaluate", **place)
     teacher = None if model == Path(config.runs_dir, config.run, TEACHER, MODEL) else str(model)
-    size = config.size or default_size(config.data)
     return suggest("distill", data=config.data, **place, size=size, teacher=teacher, control=True)
+
+
+def _teacher_place(given: str) -> str:
+    """A teacher as it lies on this machine; one of a Hub is fetched."""
+    architecture, equals, place = given.rpartition("=")
+    place, _, part = place.partition("#")
+    if not place.startswith(hub.PREFIX):
+        return given
+    return f"{architecture}{equals}{hub.weights(place)}{'#' if part else ''}{part}"
+
+
+def _is_encoder(given: str) -> bool:
+    """Whether a teacher gives features alone; looks at it."""
+    file = Path(given)
+    file = hub.weights(file) if file.is_dir() else file
+    plain = file.is_file() and checkpoint.is_ours(file)
+    if not plain or checkpoint.describe(file).kind == "backbone":
+        find_encoder(given)
+        return True
+    return False
+
+
+def _refuse_label_options(config: DistillConfig) -> None:
+    """Refuse options about labels where none are looked at: they would be ignored in silence."""
+    usual = DistillConfig()
+    for name in ("label_fraction", "imbalance", "task_loss", "control"):
+        if getattr(config, name) != getattr(usual, name):
+            found = "teachers without a classifier and no --task_weight: labels are not looked at"
+            do = "give --task_weight 1 to learn labels beside features, or leave the option out"
+            raise BadInput("labels to learn", found, where=f"--{name}", do=do)
+
+
+def _losses(config: DistillConfig, cohort: Cohort, encoders: int, classifiers: int) -> dict[Loss, float]:
+    """The losses asked for, or those recommended; refuses those that do not suit task and teachers."""
+    losses = build_losses(config.loss)
+    if not losses and classifiers:
+        losses |= recommended(labelled_task(cohort), len(cohort.labels))
+    if not any(loss.headless for loss in losses) and encoders and not config.loss:
+        losses |= {PooledCosine(projector=True): PooledCosine.weight}
+    if cohort.task is not None:
+        check_losses(losses, cohort.task, labels=len(cohort.labels))
+    task = labelled_task(cohort) if classifiers else str(cohort.task)
+    of_answers = {loss: weight for loss, weight in losses.items() if not (encoders and loss.headless)}
+    options = {"task": task, "ensemble": config.ensemble, "cached_views": config.cached_views}
+    if encoders:
+        check_encoders(losses, classifiers=classifiers)
+    if classifiers:
+        check_teachers(of_answers, teachers=classifiers, **options)
+    return losses
+
+
+def _load_teachers(
+    config: DistillConfig,
+    run: Path,
+    cohort: Cohort,
+    losses: Mapping[Loss, float],
+    words: Sequence[str],
+    headless: Sequence[bool],
+) -> tuple[tuple[Teacher, ...], list[dict[str, str]]]:
+    """The teachers, frozen, and their provenance."""
+    needed = sorted({name for loss in losses for name in loss.features})
+    mean, std = cohort.mean_std()
+    grid = None
+    if "stage4" in needed and any(headless):
+        with torch.device("meta"):
+            network = build(config.student, 0, size=config.input_size)
+        student = GrayNetwork(network, mean, std)
+        grid = config.patch_grid or stage_shapes(student, ["stage4"], config.input_size)["stage4"][-1]
+    teachers, parents = [], []
+    for number, (given, encoder) in enumerate(zip(words, headless, strict=True), start=1):
+        role = f"teacher-{number}" if number > 1 else "teacher"
+        if encoder:
+            options = {"mean": mean, "std": std, "size": config.teacher_size, "grid": grid}
+            teachers.append(load_encoder(given, needed, **options))
+            parents.append({**parents_of((find_encoder(given).weights,))[0], "role": role})
+        else:
+            path = _teacher_file(config, run, given)
+            asked = [] if any(headless) else needed
+            teachers.append(load_teacher(path, cohort.labels, labelled_task(cohort), asked))
+            parents.append(checkpoint.parent(role, path))
+    for entry in ancestors(parents):
+        if entry["licence"] == UNKNOWN:
+            print(f"note: nothing says the licence of the teacher {entry['name']}, which binds its student", flush=True)
+    return tuple(teachers), parents
 
 
 def stage_name(config: FinetuneConfig | DistillConfig) -> str:
@@ -179,6 +270,7 @@ def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Co
         if pixel_size_for(size) <= cohort.pixel_size:
             continue
         stored = _open(config, size, cohort.labels)
+        stored = stored if cohort.labels else without_labels(stored)
         same = stored.table.select("image", "split").equals(cohort.table.select("image", "split"))
         if same and np.array_equal(stored.targets, cohort.targets, equal_nan=True):
             finer[size] = stored
@@ -200,10 +292,11 @@ def _start(config: TrainConfig, architecture: str) -> Start:
     return resolve(config.start or "random", architecture, config.start_mean, config.start_std)
 
 
-def _taught_labels(config: DistillConfig, run: Path) -> set[str]:
+def _taught_labels(config: DistillConfig, run: Path, classifiers: Sequence[str]) -> set[str]:
     """Labels that every teacher answers for, none where one is yet to be fitted."""
     own = run / TEACHER / MODEL
-    headers = [checkpoint.describe(path) for path in config.teacher or ([own] if own.exists() else [])]
+    own_file = [own] if own.exists() and not config.teacher else []
+    headers = [checkpoint.describe(hub.weights(path)) for path in [*classifiers, *own_file]]
     losses = build_losses(config.loss)
     answers = not losses or any(not loss.features or loss.name == "simkd" for loss in losses)  # else features alone
     if not headers or not answers or not config.use_unlabelled or any(header.kind != "model" for header in headers):
@@ -212,24 +305,13 @@ def _taught_labels(config: DistillConfig, run: Path) -> set[str]:
 
 
 def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
-    """A teacher's file; fitted now when there is only a backbone, or nothing at all."""
-    path = Path(given) if given else run / TEACHER / MODEL
-    if path.exists() or given:
-        header = checkpoint.describe(path)
-        if header.kind == "model":
-            return path
-        if len(config.teacher) > 1:
-            raise BadInput(
-                "several teachers, each a model.safetensors",
-                f"a {header.kind}",
-                where=path,
-                do="fit a classifier on it first: finetune --start FILE",
-            )
-        start, architecture = str(path), header.architecture
-    else:
-        backbone = run / "ssl" / "backbone.safetensors"
-        start = str(backbone) if backbone.exists() else "random"
-        architecture = checkpoint.describe(backbone).architecture if backbone.exists() else "resnet50"
+    """A classifier's file; the run's own is fitted now where it is not there yet."""
+    path = hub.weights(given) if given else run / TEACHER / MODEL
+    if path.exists():
+        return path
+    backbone = run / "ssl" / "backbone.safetensors"
+    start = str(backbone) if backbone.exists() else "random"
+    architecture = checkpoint.describe(backbone).architecture if backbone.exists() else "resnet50"
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(TrainConfig)}
     shared |= {"start": start, "start_mean": [], "start_std": [], "name": TEACHER, "restart": False, "extend": False}
     shared["seeds"] = []

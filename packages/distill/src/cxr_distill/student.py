@@ -17,7 +17,7 @@ class Student(nn.Module):
     """A network in training with the adapters that its losses need.
 
     Where an adapter is an `AnsweringAdapter` (loss ``simkd``) the student answers through it; `fold` then gives the
-    network's own classifier the same answers.
+    network's own classifier the same answers. A network without a classifier gives features alone.
 
     Args:
         network: The network; all that is saved.
@@ -33,6 +33,8 @@ class Student(nn.Module):
         self.network = network
         self.adapters = adapters if adapters is not None else nn.ModuleDict()
         self.stages = tuple(stages)
+        get_classifier = getattr(network.network, "get_classifier", None)
+        self.headless = get_classifier is not None and isinstance(get_classifier(), nn.Identity)
         answering = [name for name, adapter in self.adapters.items() if isinstance(adapter, AnsweringAdapter)]
         self.answering = answering[0] if answering else None
         if self.answering:
@@ -44,6 +46,8 @@ class Student(nn.Module):
         if not self.stages:
             return Outputs(self.network(pixels), {}, None)
         logits, maps = features(self.network, pixels, self.stages)
+        if self.headless:
+            return Outputs(logits.new_zeros(len(logits), 0), maps)
         if self.answering is None:
             return Outputs(logits, maps, classifier_weight(self.network))
         adapter = cast(AnsweringAdapter, self.adapters[self.answering])

@@ -1,5 +1,6 @@
-"""The teacher: loaded first, frozen, never stored with the student."""
+"""A teacher: loaded first, frozen, never stored with the student."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,23 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint
-from cxr_common.models.features import features
-from cxr_common.models.zoo import GrayNetwork
+from cxr_common.models.encoders import find_encoder
+from cxr_common.models.features import features, stage_shapes
+from cxr_common.models.pretrained import build_pretrained
+from cxr_common.models.zoo import DEFAULT_SIZE, GrayNetwork
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_distill.losses import Outputs
+from cxr_distill.losses.adapters import resize
+
+ENCODER_FEATURES = ("pooled", "stage4")
+"""Features of an encoder that losses may read."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen classifier whose answers are in the cohort's label order.
+    """A frozen classifier whose answers are in the cohort's label order, or an encoder without a classifier.
 
     Attributes:
         network: In eval mode, without gradients.
         header: What its file says of it; ``header.input.size`` is the size it sees images at.
-        order: Position of each of the cohort's labels among the teacher's logits.
-        stages: Feature maps it is asked for.
-        digest: SHA-256 of its file.
+        order: Position of each of the cohort's labels among the teacher's logits; empty for an encoder.
+        stages: Features it is asked for.
+        digest: SHA-256 of all that its outputs depend on, beside the images.
+        grid: Edge of the grid to which its maps are averaged; None leaves them as they are.
     """
 
     network: GrayNetwork
@@ -32,6 +40,20 @@ class Teacher:
     order: Tensor
     stages: tuple[str, ...] = ()
     digest: str = ""
+    grid: int | None = None
+
+    @property
+    def headless(self) -> bool:
+        """Whether it is an encoder, which gives features alone."""
+        return not len(self.order)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each output for one image: "logits" (L,) of a classifier, and the features asked for."""
+        found = {name: shape[1:] for name, shape in stage_shapes(self.network, self.stages, self.size).items()}
+        if self.grid is not None:
+            found = {name: one if len(one) == 1 else (one[0], self.grid, self.grid) for name, one in found.items()}
+        return found if self.headless else {"logits": (len(self.order),), **found}
 
     @property
     def size(self) -> int:
@@ -55,9 +77,12 @@ class Teacher:
             pixels: (B, 1, S, S) uint8 at the teacher's own size.
 
         Returns:
-            Logits (B, L) in the cohort's order, the features asked for, and the classifier's weight.
+            Logits (B, L) in the cohort's order (L = 0 of an encoder), the features asked for, and the classifier's
+            weight.
         """
         logits, maps = features(self.network, pixels, self.stages)
+        if self.grid is not None:
+            maps = {name: one if one.ndim == 2 else resize(one, (self.grid, self.grid)) for name, one in maps.items()}
         return Outputs(logits[:, self.order], maps, classifier_weight(self.network, self.order))
 
 
@@ -80,6 +105,35 @@ def load_teacher(path: str | Path, labels: Sequence[str], task: str, stages: Seq
     network.to(memory_format=torch.channels_last)
     order = torch.tensor([header.labels.index(label) for label in labels])
     return Teacher(network, header, order, tuple(stages), sha256(path))
+
+
+def load_encoder(
+    word: str, stages: Sequence[str], *, mean: float, std: float, size: int | None = None, grid: int | None = None
+) -> Teacher:
+    """Load and freeze an encoder, whose features alone are learnt.
+
+    Args:
+        word: What `cxr_common.models.encoders.find_encoder` takes.
+        stages: Features wanted, of `ENCODER_FEATURES`.
+        mean: Mean of the cohort's pixels / 255, for weights that come with none.
+        std: Their standard deviation.
+        size: Edge at which it sees images; None is what its weights say.
+        grid: Edge of the grid to which its maps are averaged.
+
+    Raises:
+        BadInput: Weights that cannot be had or read, a size it cannot take, or outputs that are not features.
+    """
+    found = find_encoder(word)
+    size = size or found.size or DEFAULT_SIZE
+    network = build_pretrained(found.architecture, 0, size, (found.weights,), mean, std)
+    network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    shapes = stage_shapes(network, ENCODER_FEATURES if "stage4" in stages else ("pooled",), size)
+    if any(len(shape) != (2 if name == "pooled" else 4) for name, shape in shapes.items()):
+        raise BadInput("an encoder that gives one vector of features per image", str(shapes), where=word)
+    header = checkpoint.Header("backbone", found.architecture, network.describe_input(size, {}))
+    about = f"{sha256(found.weights.path)} {found.weights.part} {found.architecture} {header.input} {grid}"
+    digest = hashlib.sha256(about.encode()).hexdigest()
+    return Teacher(network, header, torch.zeros(0, dtype=torch.long), tuple(stages), digest, grid)
 
 
 def check_labels(header: checkpoint.Header, labels: Sequence[str], task: str, path: str | Path) -> None:

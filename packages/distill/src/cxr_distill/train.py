@@ -37,12 +37,13 @@ from cxr_distill import linear
 from cxr_distill.average import Average
 from cxr_distill.config import TrainConfig
 from cxr_distill.data import Batch, TrainingSet, batches, mixed, order_of, training_set
+from cxr_distill.feature_validation import feature_losses
 from cxr_distill.imbalance import first_logits
 from cxr_distill.layerwise import slower_below
-from cxr_distill.losses import Interface, Outputs, build_adapters, each_loss
+from cxr_distill.losses import Interface, Outputs
 from cxr_distill.losses.processes import gather_batch
 from cxr_distill.monitoring import EVERY, check_finite, dominating, gradient_shares, score, validation
-from cxr_distill.results import MODEL, conclude, identity
+from cxr_distill.results import conclude, identity, weights_file
 from cxr_distill.student import Student, new_network
 from cxr_distill.teachers import Distillation, Teachers, epoch_views, prepare
 
@@ -80,7 +81,7 @@ class TrainState(CommonState[Student]):
 
     Attributes:
         network: The student with its adapters.
-        loss_on_labels: Function of logits (B, L) and targets (B, L).
+        loss_on_labels: Function of logits (B, L) and targets (B, L); None where features alone are learnt.
         teachers: The teachers; None trains on labels alone.
         average: Moving average of the weights; None for none.
         means: Metrics of the epoch so far.
@@ -89,7 +90,7 @@ class TrainState(CommonState[Student]):
         warned: Losses that were reported to dominate the gradient.
     """
 
-    loss_on_labels: Callable[[Tensor, Tensor], Tensor]
+    loss_on_labels: Callable[[Tensor, Tensor], Tensor] | None
     teachers: Teachers | None = None
     average: Average | None = None
     means: MetricMeans = field(default_factory=MetricMeans)
@@ -118,13 +119,14 @@ def train(
     """Train a classifier and write ``model.safetensors``; resume where an earlier start was stopped.
 
     The weights kept are those of the epoch with the best validation AUROC. Calibration and thresholds are
-    fitted on validation data too; test data is not touched.
+    fitted on validation data too; test data is not touched. On a cohort without labels encoders are the teachers, the
+    best epoch is that of the lowest distillation loss on validation images, and ``backbone.safetensors`` is written.
 
     Args:
         config: The command's config.
         architecture: Name in the zoo.
         folder: The stage's folder.
-        cohort: Labelled cohort with splits "train" and "val".
+        cohort: Cohort with splits "train" and "val".
         accelerator: Device, precision and processes.
         start: Files of starting weights; none draws random ones.
         distillation: The teachers and how to learn from them; None trains on labels alone.
@@ -144,15 +146,16 @@ def train(
     wanted = identity(config, architecture, cohort, parents, epochs=plan.epochs, guided=distillation is not None)
     options = {"restart": config.restart, "extend": config.extend}
     with open_training_run(folder, wanted, config_dict(config), accelerator, **options) as run:
+        written = weights_file(folder, cohort)
         if run.finished:
-            return folder / MODEL
+            return written
         finish = functools.partial(_finish, config, architecture, data, accelerator, run, parents)
         if config.mode == "linear":
             finish(
                 student.network.to(accelerator.device), *_fit_linear(config, data, student.network, accelerator, run)
             )
             shutil.rmtree(folder / linear.FEATURES, ignore_errors=True)
-            return folder / MODEL
+            return written
 
         state = _new_state(config, data, student, plan, distillation, accelerator)
         with TrainingSession(run, state, epochs=plan.epochs, steps=plan.steps) as session:
@@ -183,7 +186,7 @@ def train(
             "precision": accelerator.mixed_precision.replace("no", "fp32"),
         }
         finish(student.network, state.best, speed)
-    return folder / MODEL
+    return written
 
 
 def train_step(state: TrainState, batch: Batch) -> dict[str, Tensor]:
@@ -201,20 +204,12 @@ def train_step(state: TrainState, batch: Batch) -> dict[str, Tensor]:
     with accelerator.autocast():
         out: Outputs = state.model(batch.images)
         seen = state.teachers.outputs(batch) if state.teachers else None
-    parts, weights = (
-        {"task": state.loss_on_labels(gather_batch(out.logits), gather_batch(batch.targets))},
-        {"task": 1.0},
-    )
+    parts, weights = {}, {"task": 1.0}
+    if state.loss_on_labels is not None:
+        parts["task"] = state.loss_on_labels(gather_batch(out.logits), gather_batch(batch.targets))
     if state.teachers and seen is not None:
         distillation = state.teachers.distillation
-        parts |= each_loss(
-            distillation.losses,
-            out,
-            seen,
-            batch.targets,
-            adapters=student.adapters,
-            use_unlabelled=distillation.use_unlabelled,
-        )
+        parts |= state.teachers.terms(out, seen, batch.targets, student.adapters)
         weights = {"task": distillation.task_weight} | {loss.name: w for loss, w in distillation.losses.items()}
     # With several processes every parameter needs a gradient, also where only a loss of weight 0 gives one.
     shared = accelerator.num_processes > 1
@@ -283,10 +278,8 @@ def _adapters(
     """Adapters of the losses, and the features that the losses read."""
     if distillation is None or not distillation.stages:
         return None, ()
-    teacher, stages = distillation.teachers[0], distillation.stages
-    student = Interface(stage_channels(network, stages, size))
-    channels = stage_channels(teacher.network, stages, teacher.size)
-    return build_adapters(distillation.losses, student, Interface(channels, teacher.classifier)), stages
+    stages = distillation.stages
+    return distillation.adapters(Interface(stage_channels(network, stages, size))), stages
 
 
 def _new_student(
@@ -307,7 +300,7 @@ def _new_student(
         *data.cohort.mean_std(),
         start,
         config.optim.drop_path,
-        first_logits(data.targets[data.rows], data.task, config.imbalance),
+        first_logits(data.targets[data.rows], data.task, config.imbalance) if data.task else None,
         show=show,
     )
     return Student(network, *_adapters(network, config.input_size, distillation))
@@ -383,9 +376,13 @@ def _validate(config: TrainConfig, data: TrainingSet, state: TrainState, folder:
     with state.average.applied(student) if state.average else contextlib.nullcontext():
         average_buffers(student, state.accelerator)
         student.fold()
-        logits = _validation_logits(config, data, student.network, state.accelerator)
-        teacher = state.teachers.validation if state.teachers else None
-        figures = validation(logits, targets=data.cohort.targets[data.val_rows], task=data.task, teacher=teacher)
+        if data.task:
+            logits = _validation_logits(config, data, student.network, state.accelerator)
+            teacher = state.teachers.validation if state.teachers else None
+            figures = validation(logits, targets=data.cohort.targets[data.val_rows], task=data.task, teacher=teacher)
+        else:
+            assert state.teachers is not None
+            figures = feature_losses(student, state.teachers, data, config, state.accelerator)
         figures = broadcast_from_main(figures, state.accelerator)
         check_finite("a finite loss on validation images", figures["val_loss"], epoch, folder)
         state.best = keep_if_best(
@@ -440,6 +437,8 @@ def _fit_linear(
     rows, n = data.rows, len(data.rows)
     if data.weights is not None:
         rows = rows[order_of(n, config.seed, 0, n, data.weights).images[0]]
+    assert data.task is not None
+    assert data.loss is not None
     look = functools.partial(
         linear.pooled_features, network, data.cohort, size=config.input_size, precision=arithmetic(accelerator)
     )
@@ -460,7 +459,7 @@ def _finish(
     facts: dict[str, Any],
 ) -> None:
     """Write the model with calibration and thresholds, which are fitted in float32, as models are used."""
-    logits = _validation_logits(config, data, network, accelerator, torch.float32)
+    logits = _validation_logits(config, data, network, accelerator, torch.float32) if data.task else None
     summary = {
         "train_images": len(data.rows),
         "device": str(accelerator.device),

@@ -156,6 +156,9 @@ class ModelFile:
     seed: int | None
     versions: dict[str, str]
     git: str | None
+    licence: str | None = None
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
+    """Every file it comes from, with licence and source."""
 
 
 @dataclass

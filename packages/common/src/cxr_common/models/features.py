@@ -55,7 +55,12 @@ def features(gray_network: "GrayNetwork", pixels: Tensor, stages: Sequence[str])
 
 
 def stage_channels(gray_network: "GrayNetwork", stages: Sequence[str], size: int) -> dict[str, int]:
-    """Channels of each stage, found by a pass without arithmetic.
+    """Channels of each stage: of its map, or ``num_features`` for "pooled"; see `stage_shapes`."""
+    return {stage: shape[1] for stage, shape in stage_shapes(gray_network, stages, size).items()}
+
+
+def stage_shapes(gray_network: "GrayNetwork", stages: Sequence[str], size: int) -> dict[str, tuple[int, ...]]:
+    """Shape of each stage for one image, found by a pass without arithmetic.
 
     Args:
         gray_network: The network.
@@ -63,14 +68,14 @@ def stage_channels(gray_network: "GrayNetwork", stages: Sequence[str], size: int
         size: Edge of the square input, pixels.
 
     Returns:
-        Stage name to channels C of its map, or to ``num_features`` for "pooled".
+        Stage name to (1, C, H, W) of its map, or to (1, num_features) for "pooled".
 
     Raises:
         BadInput: The network has no stage of that name.
     """
     pixels = torch.empty(1, 1, size, size, dtype=torch.uint8, device="meta")
     _, found = dry_run(_Tapped(gray_network, stages), pixels)
-    return {stage: found[stage].shape[1] for stage in stages}
+    return {stage: tuple(found[stage].shape) for stage in stages}
 
 
 class _Tapped(nn.Module):

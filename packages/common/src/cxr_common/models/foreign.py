@@ -349,6 +349,21 @@ def _turn(part: str) -> int:
     return 0 if words & _FIRST else 2 if words & _LAST else 1
 
 
+def at_size(state: Mapping[str, Tensor], architecture: str, *, channels: int, size: int) -> dict[str, Tensor]:
+    """Weights of a network with its position embeddings resampled for another size of the input.
+
+    Args:
+        state: Its state dict, under timm's names.
+        architecture: Name in the zoo.
+        channels: Channels of its image.
+        size: Edge of the square input, pixels.
+    """
+    with torch.device("meta"):
+        network = build(architecture, 0, channels=channels, size=size)
+    like = network.state_dict()
+    return {name: _fitted(name, one, like[name], network) if name in like else one for name, one in state.items()}
+
+
 def _fitted(name: str, tensor: Tensor, like: Tensor, network: Any) -> Tensor:
     """A tensor in the shape of ours where both say the same, else as it is."""
     if tensor.shape == like.shape:
@@ -395,13 +410,27 @@ def _difference(match: _Match, architecture: str, found: Mapping[str, Tensor]) -
     return f"weights of {architecture}", f"a network with more in it: {_shown(match.surplus)}"
 
 
-def _advice(found: Mapping[str, Tensor]) -> str:
+def fitting(path: Path) -> list[str]:
+    """Architectures in `OFFERED` whose weights a file holds.
+
+    Raises:
+        BadInput: It cannot be read.
+    """
+    return _fitting(_tensors(_read(path), path))
+
+
+def _fitting(found: Mapping[str, Tensor]) -> list[str]:
     fits = []
     for architecture in OFFERED:
         with torch.device("meta"):
             network = build(architecture, 0)
         if _match(_namings(found, network), network).complete:
             fits.append(architecture)
+    return fits
+
+
+def _advice(found: Mapping[str, Tensor]) -> str:
+    fits = _fitting(found)
     return f"it looks like {' or '.join(fits)}" if fits else "check the file and the name of the architecture"
 
 

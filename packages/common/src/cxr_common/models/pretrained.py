@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint
-from cxr_common.models.foreign import read_foreign, refuse_not_finite
+from cxr_common.models.foreign import at_size, read_foreign, refuse_not_finite
 from cxr_common.models.heads import set_prior
 from cxr_common.models.structure import classifier_name
 from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data import hub
 from cxr_data.errors import BadInput
 
 Numbers = tuple[float, ...]
@@ -47,8 +48,9 @@ def resolve(start: str, architecture: str, mean: Sequence[float] = (), std: Sequ
     """The weights that a word on the command line stands for.
 
     Args:
-        start: "random", "imagenet" (from the extra ``imagenet``, or timm's, fetched once), a file, or "FILE#PART" for
-            one of several networks in it; for an architecture "A+B" also one of these for each part, joined by "+".
+        start: "random", "imagenet" (from the extra ``imagenet``, or timm's, fetched once), a file, a folder laid out
+            like a Hub repository, "hf:OWNER/NAME@REVISION", or "FILE#PART" for one of several networks in it; for an
+            architecture "A+B" also one of these for each part, joined by "+".
         architecture: Name in the zoo.
         mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
             where the file says it.
@@ -192,14 +194,14 @@ def imagenet_weights(architecture: str) -> Path:
     import huggingface_hub
 
     config = timm_config(architecture)
-    hub, name = config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
+    repository, name = config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
     try:
-        return Path(huggingface_hub.hf_hub_download(hub, name))
+        return Path(huggingface_hub.hf_hub_download(repository, name))
     except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
         raise BadInput(
-            f"ImageNet weights of {architecture} ({hub})",
+            f"ImageNet weights of {architecture} ({repository})",
             "neither in the cache nor to be fetched: " + str(error).splitlines()[0],
-            do=f"run it once with a network, or bring {name} of huggingface.co/{hub} and give --start FILE",
+            do=f"run it once with a network, or bring {name} of huggingface.co/{repository} and give --start FILE",
         ) from error
 
 
@@ -235,14 +237,14 @@ def _source(word: str, architecture: str, given: tuple[Numbers, Numbers] | None)
         config = timm_config(architecture)
         return Pretrained(path, "", *normalisation(config.mean, config.std, path))
     path, _, part = (word, "", "") if Path(word).is_file() else word.rpartition("#") if "#" in word else (word, "", "")
-    return Pretrained(Path(path), part, *(given or (None, None)))
+    return Pretrained(hub.weights(path), part, *(given or (None, None)))
 
 
 def _weights(source: Pretrained | None, architecture: str, size: int, show: bool) -> _Weights | None:
     if source is None:
         return None
     if checkpoint.is_ours(source.path):
-        return _ours(source, architecture)
+        return _ours(source, architecture, size)
     file = read_foreign(source.path, architecture, size=size, part=source.part)
     if file.part and show:
         others = ", ".join(f"#{name}" for name in file.others)
@@ -270,7 +272,7 @@ def _weights(source: Pretrained | None, architecture: str, size: int, show: bool
     return gray or _Weights(file.state, file.channels, numbers, stem)
 
 
-def _ours(source: Pretrained, architecture: str) -> _Weights:
+def _ours(source: Pretrained, architecture: str, size: int) -> _Weights:
     header = checkpoint.describe(source.path)
     if source.mean or source.part:
         option = "--start_mean" if source.mean else f"#{source.part}"
@@ -286,6 +288,8 @@ def _ours(source: Pretrained, architecture: str) -> _Weights:
     network = checkpoint.load(source.path)[0].network
     state = network.state_dict()
     refuse_not_finite(state, source.path)
+    if size != header.input.size:
+        state = at_size(state, architecture, channels=header.input.channels, size=size)
     stem = next((f"{name}.weight" for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), "")
     return _Weights(state, header.input.channels, (_tuple(header.input.mean), _tuple(header.input.std)), stem)
 
@@ -338,10 +342,16 @@ def _in_metadata(path: Path) -> tuple[Numbers, Numbers] | None:
 
 
 def _beside(path: Path) -> tuple[Numbers, Numbers] | None:
-    for name, keys in (("preprocessor_config.json", ("image_mean", "image_std")), ("config.json", ("mean", "std"))):
+    places = (
+        ("preprocessor_config.json", ("image_mean", "image_std")),
+        ("config.json", ("mean", "std")),
+        ("open_clip_config.json", ("mean", "std")),
+    )
+    inside = {"config.json": "pretrained_cfg", "open_clip_config.json": "preprocess_cfg"}
+    for name, keys in places:
         try:
             values = json.loads((path.parent / name).read_text("utf-8"))
-            values = values.get("pretrained_cfg", values) if name == "config.json" else values
+            values = values.get(inside.get(name), values)
             mean, std = (values[key] for key in keys)
         except (OSError, ValueError, LookupError, AttributeError, TypeError):
             continue

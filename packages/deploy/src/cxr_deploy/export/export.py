@@ -27,6 +27,7 @@ from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, write_json
+from cxr_data.licences import trail
 from cxr_data.model_files import find, names, read_headers
 from cxr_data.suggestions import suggest
 from cxr_data.terminal import say
@@ -91,6 +92,8 @@ def _export_one(config: ExportConfig, file: Path) -> Path:
         _make(config, file, network, header, cohort, samples, Path(working))
         _move(Path(working), folder)
     say(f"wrote {folder}")
+    for line in trail(header.licence, header.ancestors):
+        say(line)
     if config.web:
         exported = folder / (INT8 if (folder / INT8).exists() else FLOAT)
         build(Path(config.web), exported, names([file])[0], config.ort_web)

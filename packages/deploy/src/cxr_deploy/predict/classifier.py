@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_data import hub
 from cxr_data.augment import whole
 from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput
@@ -169,12 +170,12 @@ def check_array(image: object) -> None:
 
 
 def find_model(path: str | Path) -> Path:
-    """The model file that a path names: itself, or the one in a folder.
+    """The model file that a path names: itself, or the one in a folder or Hub repository ("hf:OWNER/NAME").
 
     Raises:
         BadInput: Nothing there.
     """
-    path = Path(path)
+    path = hub.local(path)
     if path.is_dir():
         names = ("model.safetensors", "model.onnx", "model.int8.onnx")
         there = [path / name for name in names if (path / name).is_file()]

@@ -20,7 +20,7 @@ class Outputs(NamedTuple):
     """Outputs of a network for a batch of B images.
 
     Attributes:
-        logits: (B, L).
+        logits: (B, L); L is 0 for a network without a classifier.
         features: Maps "stage1" to "stage4" (B, C, H, W) and the vector "pooled" (B, C) that the classifier reads;
             those that were asked for.
         classifier_weight: (L, C), where the network ends in a linear layer on the pooled features.
@@ -102,6 +102,7 @@ class Loss(ABC):
         least_labels: Fewest labels with which it can teach anything.
         compares_images: Whether the value depends on which images share a batch. With several processes it is then
             computed on the batch of all of them.
+        headless: Whether it reads features alone, so that an encoder without a classifier can teach it.
     """
 
     name: ClassVar[str]
@@ -111,6 +112,7 @@ class Loss(ABC):
     instead: ClassVar[str | None] = None
     least_labels: ClassVar[int] = 1
     compares_images: ClassVar[bool] = False
+    headless: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse hyperparameters out of range.
@@ -169,9 +171,11 @@ class Loss(ABC):
             Scalar, before its weight.
 
         Raises:
-            BadInput: Logits or targets of different shapes, or features that are not there.
+            BadInput: Logits or targets of different shapes (a `headless` loss does not look at the teacher's), or
+                features that are not there.
         """
-        shapes = [tuple(x.shape) for x in (student.logits, teacher.logits, targets)]
+        answers = (student.logits, targets) if self.headless else (student.logits, teacher.logits, targets)
+        shapes = [tuple(x.shape) for x in answers]
         if len(set(shapes)) > 1 or student.logits.ndim != 2:
             raise BadInput(
                 "logits of student and teacher and targets of one shape, (images, labels)",

@@ -44,6 +44,7 @@ class FitNets(Loss):
     """The student's map, through a regressor, is the teacher's (Romero et al. 2015). For networks of one family."""
 
     name = "fitnets"
+    headless = True
     weight = 100.0
 
     stage: str = "stage4"
@@ -99,6 +100,7 @@ class AttentionTransfer(Loss):
     """Where the network looks, at every stage (Zagoruyko and Komodakis 2017). For networks of one family."""
 
     name = "attention_transfer"
+    headless = True
     weight = 1000.0
 
     @property
@@ -268,6 +270,7 @@ class ReviewKD(Loss):
     """All stages, each fused with the deeper ones (Chen et al. 2021). For networks of one family; costly."""
 
     name = "reviewkd"
+    headless = True
 
     middle: int = 256
 
@@ -330,6 +333,7 @@ class CRD(Loss):
     """Contrast of images (Tian et al. 2020). Widths may differ; no labels needed; better with large batches."""
 
     name = "crd"
+    headless = True
     weight = 0.8
     compares_images = True
 
@@ -376,6 +380,7 @@ class PooledCosine(Loss):
     """Direction of the pooled features. For unlike architectures and few labels; can be cached."""
 
     name = "pooled_cosine"
+    headless = True
 
     projector: bool | None = None
 

@@ -24,7 +24,7 @@ def gather_batch(x: Tensor) -> Tensor:
         (B, ...); x itself where there is one process.
     """
     processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if processes == 1:
+    if processes == 1 or not x.numel():  # logits of a network without a classifier
         return x
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(processes)]
     dist.all_gather(parts, x.detach().contiguous())

@@ -52,6 +52,7 @@ class RKD(Loss):
     """Distances and angles between images (Park et al. 2019). Widths may differ; for unlike architectures."""
 
     name = "rkd"
+    headless = True
     compares_images = True
 
     distance: float = 25.0
@@ -103,6 +104,7 @@ class PKT(Loss):
     """Likeness of images as probabilities (Passalis and Tefas 2018). Widths may differ; few labels."""
 
     name = "pkt"
+    headless = True
     weight = 30000.0
     compares_images = True
 
@@ -145,20 +147,23 @@ def sp(student: Tensor, teacher: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SP(Loss):
-    """Similarity of images (Tung and Mori 2019). Widths and map sizes may differ; no labels needed."""
+    """Gram matrix of the batch (Tung and Mori 2019). Widths and map sizes may differ; no labels needed."""
 
     name = "sp"
+    headless = True
     weight = 3000.0
     compares_images = True
 
+    stage: str = "stage4"
+
     @property
     def features(self) -> tuple[str, ...]:
-        """The deepest map."""
-        return ("stage4",)
+        """The stage chosen."""
+        return (self.stage,)
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
-        """`sp` of the deepest maps."""
-        return sp(feature(student, "stage4"), feature(teacher, "stage4"))
+        """`sp` of the maps or pooled features."""
+        return sp(feature(student, self.stage), feature(teacher, self.stage))
 
 
 def label_embeddings(pooled: Tensor, weight: Tensor) -> Tensor:

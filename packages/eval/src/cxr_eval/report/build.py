@@ -12,6 +12,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from cxr_data.file_names import file_names
+from cxr_data.licences import trail
 from cxr_eval import entries, subgroups
 from cxr_eval.metrics import records
 from cxr_eval.metrics.records import METRICS
@@ -117,6 +118,7 @@ def _environment() -> jinja2.Environment:
         "signed": signed,
         "big": big,
         "short": short,
+        "licence_lines": lambda file: trail(file.get("licence"), file.get("ancestors", ())),
         "pvalue": pvalue,
         "image": image,
     }

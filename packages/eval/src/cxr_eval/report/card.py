@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from cxr_data import licences
 from cxr_data.file_names import file_names
 from cxr_eval import entries
 from cxr_eval.metrics import records
@@ -45,6 +46,7 @@ def card(document: Mapping[str, Any], name: str) -> str:
         _comparison(document, name),
         _limits(document, model),
         _how_to_use(),
+        _licences(model),
         _provenance(document, model),
     ]
     return _front_matter(document, name, model) + "\n" + "\n\n".join(filter(None, sections)) + "\n"
@@ -63,6 +65,7 @@ def _front_matter(document: Mapping[str, Any], name: str, model: Mapping[str, An
         "metrics": metrics,
     }
     matter = {
+        **licences.card_fields(model["file"].get("licence")),
         "library_name": "cxr-common",
         "pipeline_tag": "image-classification",
         "tags": ["chest-x-ray", "radiology", "research-only", document["task"], model["file"]["architecture"]],
@@ -250,6 +253,11 @@ def _how_to_use() -> str:
         "The network takes (B, 1, size, size) uint8 and gives logits in the order of `header.labels`; "
         "`header.calibration` holds the temperature, `header.thresholds` the decision thresholds."
     )
+
+
+def _licences(model: Mapping[str, Any]) -> str:
+    lines = licences.trail(model["file"].get("licence"), model["file"].get("ancestors", ()))
+    return "## Licences\n\n" + "\n".join(f"- {_text(line)}" for line in lines)
 
 
 def _provenance(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:

@@ -1,0 +1,131 @@
+"""Models on the Hugging Face Hub: "hf:OWNER/NAME@REVISION" as a place, and a folder laid out like a repository."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cxr_data.errors import BadInput
+
+PREFIX = "hf:"
+WEIGHTS = (
+    "model.safetensors",
+    "backbone.safetensors",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
+"""Names of weights files in a repository, the best first."""
+
+_BESIDE = ("config.json", "open_clip_config.json", "preprocessor_config.json", "metrics.json", "README.md")
+_FIRST = (*_BESIDE, *(name for name in WEIGHTS if name.endswith(".safetensors")), "model.onnx", "model.int8.onnx")
+
+T = TypeVar("T")
+
+
+def local(word: str | Path) -> Path:
+    """The folder of a Hub repository on this machine, fetched through huggingface_hub's cache; any other path as it is.
+
+    Args:
+        word: "hf:OWNER/NAME", with "@REVISION" behind it (branch, tag or commit) where it shall be pinned; or a path.
+
+    Raises:
+        BadInput: No such repository or revision, one whose terms are not accepted, or no network and nothing cached.
+    """
+    word = str(word)
+    if not word.startswith(PREFIX):
+        return Path(word)
+    repository, _, revision = word.removeprefix(PREFIX).partition("@")
+    hub = _library()
+
+    def fetch(patterns: tuple[str, ...]) -> Path:
+        found = hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns))
+        return Path(found)
+
+    folder = asked(lambda: fetch(_FIRST), repository)
+    if not any((folder / name).is_file() for name in _FIRST[len(_BESIDE) :]):
+        folder = asked(lambda: fetch((*_BESIDE, *WEIGHTS)), repository)
+    return folder
+
+
+def weights(word: str | Path) -> Path:
+    """The weights file that a place names: a file, or the one in a folder or Hub repository.
+
+    Raises:
+        BadInput: As `local`, or a folder without any.
+    """
+    path = local(word)
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if found is None:
+        names = ", ".join(sorted(one.name for one in path.iterdir())[:6]) or "nothing"
+        raise BadInput(f"a folder with {WEIGHTS[0]}", f"{names} in it", where=word, do="name the file itself")
+    return found
+
+
+def upload(folder: Path, repository: str, *, private: bool, message: str) -> str:
+    """Upload a folder as a repository of models, made where there is none.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        BadInput: Not logged in, not allowed, or no network.
+    """
+    hub = _library()
+
+    def send() -> str:
+        api = hub.HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(folder_path=folder, repo_id=repository, commit_message=message))
+
+    return asked(send, repository)
+
+
+def asked(call: Callable[[], T], repository: str) -> T:
+    """What a call of huggingface_hub returns; its errors as ours.
+
+    Raises:
+        BadInput: The call failed.
+    """
+    errors = _library().errors
+    where = f"{PREFIX}{repository}"
+    try:
+        return call()
+    except errors.HFValidationError as error:
+        raise BadInput(f"a repository {PREFIX}OWNER/NAME", repository, where=where) from error
+    except errors.GatedRepoError as error:
+        do = f"accept its terms at https://huggingface.co/{repository}, then log in: hf auth login, or set HF_TOKEN"
+        raise BadInput("a repository that you may read", "a gated one", where=where, do=do) from error
+    except errors.RepositoryNotFoundError as error:
+        do = "check the name; for a private one log in: hf auth login, or set HF_TOKEN"
+        raise BadInput("a repository on the Hub", "none of this name, or a private one", where=where, do=do) from error
+    except errors.RevisionNotFoundError as error:
+        raise BadInput("a revision of the repository", "no such branch, tag or commit", where=where) from error
+    except errors.LocalTokenNotFoundError as error:
+        do = "log in: hf auth login, or set HF_TOKEN"
+        raise BadInput("a login for the Hub", "none", where=where, do=do) from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "no status")
+        do = "log in: hf auth login, or set HF_TOKEN" if status in (401, 403) else "try again later"
+        raise BadInput("an answer of the Hub", f"{status}: {str(error).splitlines()[0]}", where=where, do=do) from error
+    except Exception as error:  # of the network, by whichever library asks it
+        kinds = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, TimeoutError)
+        if not isinstance(error, kinds) and type(error).__module__.split(".")[0] not in (
+            "httpx",
+            "httpcore",
+            "requests",
+        ):
+            raise
+        do = "run it once with a network, or bring its folder here and give the path"
+        raise BadInput("a repository in the cache or a network", "neither", where=where, do=do) from error
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        do = "install huggingface-hub (cxr-deploy[hub] brings it), or give the path of a folder"
+        raise BadInput("the package huggingface-hub, for models on the Hub", "not installed", do=do) from error
+    return huggingface_hub

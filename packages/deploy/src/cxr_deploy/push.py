@@ -1,0 +1,141 @@
+"""The stage ``push``: a model as a folder laid out like a repository of the Hugging Face Hub, and its upload."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cxr_data import hub
+from cxr_data.errors import BadInput
+from cxr_data.file_names import file_names
+from cxr_data.files import sha256, whole_folder, write_json, write_text
+from cxr_data.header import Header, describe, describe_onnx
+from cxr_data.licences import card_fields, restricted, trail
+from cxr_data.model_files import names
+from cxr_data.terminal import say
+from cxr_deploy.config import PushConfig
+
+ONNX = ("model.onnx", "model.int8.onnx")
+
+
+def push(config: PushConfig) -> Path:
+    """Write a model's repository and, where one is named, upload it.
+
+    Args:
+        config: The model, and where it goes.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BadInput: No model of ours, a place that cannot be written to, or a Hub that does not take it.
+    """
+    if len(config.models) != 1:
+        raise BadInput("one model", f"{len(config.models)}", do="for example: push runs/quickstart/resnet18")
+    file = hub.weights(config.models[0])
+    header = describe(file)
+    digest = sha256(file)
+    folder = Path(config.out) if config.out else file.parent / "hub"
+    report, entry = _reported(file, digest)
+    licence = config.licence or header.licence
+    with whole_folder(folder) as new:
+        shutil.copyfile(file, new / ("model.safetensors" if header.kind == "model" else "backbone.safetensors"))
+        for name in ONNX:
+            exported = file.parent / "export" / name
+            if exported.is_file() and _made_of(exported, digest):
+                shutil.copyfile(exported, new / name)
+        write_json(new / "config.json", configuration(header))
+        if entry is not None:
+            write_json(new / "metrics.json", entry)
+        card = _card(report, file, digest) or plain_card(header, names([file])[0])
+        write_text(new / "README.md", with_licence(card, header, licence))
+    say(f"wrote {folder}: {', '.join(sorted(one.name for one in folder.iterdir()))}")
+    for line in trail(licence, header.ancestors):
+        say(line)
+    if licence and not restricted(licence) and any(restricted(one["licence"]) for one in header.ancestors):
+        say(f"WARNING: {licence} allows more than the licences it comes from")
+    if config.repo:
+        message = f"{header.architecture}, SHA-256 {digest[:16]}"
+        say(f"uploaded: {hub.upload(folder, config.repo, private=config.private, message=message)}")
+        say(f"next:  uv run predict hf:{config.repo} IMAGES")
+    else:
+        say(f"next:  uv run predict {folder} IMAGES, or push with --repo OWNER/NAME")
+    return folder
+
+
+def configuration(header: Header) -> dict[str, Any]:
+    """What config.json says: the header without what only concerns the training."""
+    about = dataclasses.asdict(header)
+    kept = ("kind", "architecture", "input", "task", "labels", "thresholds", "calibration", "licence", "ancestors")
+    return {"library_name": "cxr", "schema": header.schema, **{name: about[name] for name in kept}}
+
+
+def plain_card(header: Header, name: str) -> str:
+    """A model card from the header alone, for a model without a report."""
+    answers = f"answers with probabilities for {', '.join(header.labels)}" if header.labels else "gives features"
+    matter = {
+        "library_name": "cxr-common",
+        "pipeline_tag": "image-classification" if header.labels else "image-feature-extraction",
+        "tags": ["chest-x-ray", "radiology", "research-only", header.architecture],
+    }
+    trained = (header.cohort or {}).get("name") or "unknown"
+    lines = [
+        f"# {name}",
+        "**Research use only. Not a medical device; not for diagnosis, triage or any decision about a patient.**",
+        f"A {header.architecture} that reads one chest radiograph ({header.input.size} px, gray) and {answers}. "
+        f"Trained on: {trained}. It was not evaluated: `evaluate` writes a card with figures.",
+        '```python\nimport cxr_deploy\n\nclassify = cxr_deploy.load("hf:OWNER/NAME")\n```' if header.labels else "",
+        "## Licences\n\n" + "\n".join(f"- {line}" for line in trail(header.licence, header.ancestors)),
+    ]
+    return _joined(matter, "\n" + "\n\n".join(filter(None, lines)) + "\n")
+
+
+def with_licence(card: str, header: Header, licence: str | None) -> str:
+    """A card whose front matter says this licence, and the Hub repositories that the model comes from."""
+    _, matter, body = card.split("---\n", 2)
+    values: dict[str, Any] = {**yaml.safe_load(matter)}
+    for name in ("license", "license_name"):
+        values.pop(name, None)
+    sources = [one["source"] for one in header.ancestors if one["source"].startswith(hub.PREFIX)]
+    base = [source.removeprefix(hub.PREFIX).partition("@")[0] for source in sources]
+    if base:
+        values["base_model"] = list(dict.fromkeys(base))
+    return _joined({**card_fields(licence), **values}, body)
+
+
+def _joined(matter: Mapping[str, Any], body: str) -> str:
+    return "---\n" + yaml.safe_dump(dict(matter), sort_keys=False, allow_unicode=True) + "---\n" + body
+
+
+def _made_of(exported: Path, digest: str) -> bool:
+    """Whether an ONNX file was made of this very model; says so where it was not."""
+    made = describe_onnx(exported)[1]["source"]["sha256"] == digest
+    if not made:
+        say(f"note: {exported} was made of another model and is left out: run export-model again")
+    return made
+
+
+def _reported(file: Path, digest: str) -> tuple[Path | None, dict[str, Any] | None]:
+    """The report of the model's run that holds this file, and what it says of it."""
+    for metrics in sorted(file.parent.parent.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)[::-1]:
+        document = json.loads(metrics.read_text("utf-8"))
+        for name, model in document.get("models", {}).items():
+            if model["file"]["sha256"] == digest:
+                kept = ("task", "labels", "cohort", "split", "images", "patients", "intervals")
+                entry = {key: document[key] for key in kept if key in document}
+                return metrics.parent, {**entry, "name": name, "model": model}
+    return None, None
+
+
+def _card(report: Path | None, file: Path, digest: str) -> str:
+    """The card that `evaluate` has written of this model; "" where there is none."""
+    if report is None:
+        return ""
+    models = json.loads((report / "metrics.json").read_text("utf-8"))["models"]
+    mine = next(name for name, model in models.items() if model["file"]["sha256"] == digest)
+    path = report / "model_cards" / file_names(models)[mine] / "README.md"
+    return path.read_text("utf-8") if path.is_file() else ""

@@ -1,0 +1,138 @@
+"""A model as a repository of the Hub: the folder, its upload, and a way back."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import cxr_deploy
+from cxr_common import checkpoint
+from cxr_common.checkpoint import Header, Input
+from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.errors import BadInput
+from cxr_data.files import sha256
+from cxr_data.header import describe
+from cxr_deploy.config import PushConfig
+from cxr_deploy.export import onnx_file
+from cxr_deploy.export.answer import Answering
+from cxr_deploy.export.convert import convert
+from cxr_deploy.push import push
+
+FILES = {"README.md", "config.json", "model.onnx", "model.safetensors"}
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A model of a run, with an export and an ancestor that is not for commercial use."""
+    torch.manual_seed(0)
+    start = tmp_path / "rad" / "backbone.safetensors"
+    checkpoint.save(
+        start, build("test_resnet", 0, size=32), Header("backbone", "test_resnet", Input(32, 0.5, 0.2), licence="MSRLA")
+    )
+    network = build("test_resnet", 2, size=32)
+    header = Header(
+        "model", "test_resnet", Input(32, 0.45, 0.25), task="multiclass", labels=("NORMAL", "PNEUMONIA"),
+        thresholds=(0.45, 0.55), cohort={"pixel_size": 64, "name": "toy"}, parents=(checkpoint.parent("start", start),),
+    )  # fmt: skip
+    path = tmp_path / "run" / "resnet" / "model.safetensors"
+    digest = checkpoint.save(path, network, header)
+    gray = GrayNetwork(network, 0.45, 0.25).eval()
+    graph = convert(Answering(gray, header), header)
+    made = {"schema": 1, "precision": "fp32", "source": {"file": path.name, "sha256": digest}}
+    onnx_file.describe(graph, describe(path), made)
+    onnx_file.save(graph, path.parent / "export" / "model.onnx")
+    return path
+
+
+def matter(folder: Path) -> dict[str, object]:
+    return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+
+
+def test_the_folder_of_a_model_without_a_report_answers_like_the_model(model, capsys) -> None:
+    folder = push(PushConfig(models=[str(model.parent)], licence="CC-BY-4.0"))
+    assert sorted(one.name for one in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.onnx",
+        "model.safetensors",
+    ]
+    assert sha256(folder / "model.safetensors") == sha256(model)
+    about = json.loads((folder / "config.json").read_text())
+    assert (about["architecture"], about["labels"]) == ("test_resnet", ["NORMAL", "PNEUMONIA"])
+    assert about["ancestors"][0]["licence"] == "MSRLA"
+    card = matter(folder)
+    assert (card["license"], card["pipeline_tag"]) == ("cc-by-4.0", "image-classification")
+    said = capsys.readouterr().out
+    assert "WARNING: NOT FOR COMMERCIAL USE: the licence of rad/backbone.safetensors" in said
+    assert "WARNING: CC-BY-4.0 allows more than the licences it comes from" in said
+    assert "NOT FOR COMMERCIAL USE" in (folder / "README.md").read_text()
+    image = np.random.default_rng(0).integers(0, 255, (80, 70), dtype=np.uint8)
+    own, its = cxr_deploy.load(model)(image), cxr_deploy.load(folder, runtime="torch")(image)
+    assert own.probabilities == its.probabilities
+
+
+def test_a_stale_export_is_left_out_and_figures_of_the_model_come_along(model, capsys) -> None:
+    torch.manual_seed(1)
+    header = describe(model)
+    digest = checkpoint.save(model, build("test_resnet", 2, size=32), header)
+    report = model.parent.parent / "report"
+    (report / "model_cards" / "resnet").mkdir(parents=True)
+    card = "---\nlicense: unknown\nlibrary_name: cxr-common\n---\n\n# resnet\n\nAUROC .9\n"
+    (report / "model_cards" / "resnet" / "README.md").write_text(card)
+    models = {"resnet": {"file": {"sha256": digest}, "auroc": 0.9}, "other": {"file": {"sha256": "0"}}}
+    (report / "metrics.json").write_text(json.dumps({"task": "multiclass", "models": models}))
+    folder = push(PushConfig(models=[str(model)]))
+    assert "was made of another model and is left out" in capsys.readouterr().out
+    assert not (folder / "model.onnx").exists()
+    kept = json.loads((folder / "metrics.json").read_text())
+    assert (kept["name"], kept["model"]["auroc"], "models" in kept) == ("resnet", 0.9, False)
+    assert "AUROC .9" in (folder / "README.md").read_text()
+    assert matter(folder)["license"] == "unknown"
+
+
+def test_bad_input() -> None:
+    with pytest.raises(BadInput, match="one model"):
+        push(PushConfig())
+    with pytest.raises(BadInput, match="OWNER/NAME"):
+        PushConfig(models=["x"], repo="name")
+    with pytest.raises(BadInput, match="nowhere"):
+        push(PushConfig(models=["nowhere"]))
+
+
+def test_there_and_back_over_the_hubs_own_client(model, tmp_path, loopback_hub) -> None:
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        script = str(Path(sys.executable).with_name(name))
+        own = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_x"}
+        own |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_ETAG_TIMEOUT": "60"}
+        command = [script, *map(str, arguments)]
+        return subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, check=False)
+
+    with loopback_hub.serving({}) as server:
+        sent = run("push", model, "--repo", "clinic/model")
+        assert sent.returncode == 0, sent.stderr
+        assert f"uploaded: {server.endpoint}/clinic/model" in sent.stdout
+        assert set(server.repositories["clinic/model"]) >= {
+            "README.md",
+            "config.json",
+            "model.onnx",
+            "model.safetensors",
+        }
+        import cv2
+
+        image = np.random.default_rng(0).integers(0, 255, (80, 70), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / "image.png"), image)
+        answered = run("predict", "hf:clinic/model", tmp_path / "image.png", "--out", tmp_path / "answers.csv")
+        assert answered.returncode == 0, answered.stderr
+    again = run("predict", "hf:clinic/model", tmp_path / "image.png", "--out", tmp_path / "offline.csv")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "offline.csv").read_text() == (tmp_path / "answers.csv").read_text()
+    own = cxr_deploy.load(model)(image).probabilities["PNEUMONIA"]
+    header, row = (line.split(",") for line in (tmp_path / "answers.csv").read_text().splitlines()[:2])
+    column = next(number for number, name in enumerate(header) if "PNEUMONIA" in name)
+    assert float(row[column]) == pytest.approx(own, abs=1e-5)

@@ -1,0 +1,59 @@
+"""How near a student without labels comes to its encoders on validation images."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cxr_common import inference
+from cxr_common.models.features import stage_shapes
+from cxr_common.training.accelerator import arithmetic
+from cxr_distill.cached_outputs import FlatFeatures, split_features
+from cxr_distill.config import TrainConfig
+from cxr_distill.data import TrainingSet
+from cxr_distill.losses import Outputs
+from cxr_distill.student import Student
+from cxr_distill.teachers import Seen, Teachers
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@torch.no_grad()
+def feature_losses(
+    student: Student, teachers: Teachers, data: TrainingSet, config: TrainConfig, accelerator: "Accelerator"
+) -> dict[str, float | None]:
+    """Weighted losses on the encoders' features of the validation images, mean over batches.
+
+    Args:
+        student: The student, which has no classifier.
+        teachers: Encoders alone.
+        data: The training set.
+        config: Tells size and batch size.
+        accelerator: All processes must call this together.
+
+    Returns:
+        "val_loss", and "val_auroc", which is None.
+    """
+    shapes = {name: one[1:] for name, one in stage_shapes(student.network, student.stages, config.input_size).items()}
+    pixels, rows = data.cohort.pixels, data.val_rows
+    options: dict[str, Any] = {"precision": arithmetic(accelerator), "workers": config.workers}
+    flat = inference.distributed_outputs(FlatFeatures(student), pixels, rows, config.input_size, accelerator, **options)
+    own, losses = split_features(flat, shapes), teachers.distillation.losses
+    total = 0.0
+    for start in range(0, len(rows), config.batch_size):
+        part = slice(start, start + config.batch_size)
+        seen = [teachers.standardised(k, _part(found, part, accelerator)) for k, found in enumerate(teachers.features)]
+        nothing = seen[0].logits
+        mine = Outputs(nothing, _part(own, part, accelerator))
+        terms = teachers.terms(mine, Seen(None, tuple(seen)), nothing, student.adapters)
+        total += len(nothing) / len(rows) * sum(weight * float(terms[loss.name]) for loss, weight in losses.items())
+    return {"val_loss": total, "val_auroc": None}
+
+
+def _part(
+    found: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]], part: slice, accelerator: "Accelerator"
+) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(x[part]).to(accelerator.device) for name, x in found.items()}
