@@ -61,8 +61,12 @@ def lower_lr(plan: "Plan", _settings: Any, _step: int) -> dict[str, Any]:
     return {"lr": plan.lr / 3}
 
 
-class MethodConfig(ABC):
-    """The options of a method; derive a frozen dataclass from it, in which None is automatic."""
+@dataclass(frozen=True)
+class MethodConfig:
+    """The options of a method; derive a frozen dataclass from it, in which None is automatic.
+
+    It is a dataclass and nothing else: of any other base the command line would make a choice among subclasses.
+    """
 
     def settings(self, images: int, plan: "Plan") -> Any:
         """Every option decided: a frozen dataclass; the options themselves where none is automatic.
@@ -73,7 +77,6 @@ class MethodConfig(ABC):
         """
         return self
 
-    @abstractmethod
     def build(self, backbone: "GrayNetwork", settings: Any, plan: "Plan", *, coded_crops: int) -> "Method":
         """The method around a backbone.
 
@@ -83,6 +86,7 @@ class MethodConfig(ABC):
             plan: What all methods share.
             coded_crops: Number of global crops.
         """
+        raise NotImplementedError
 
 
 class Method(ABC):
