@@ -110,6 +110,6 @@ def test_every_runtime_can_be_asked_for_and_is_timed():
     from cxr_deploy import config
     from cxr_deploy.benchmark import entries
 
-    assert set(config.RUNTIMES) == {"auto", "torch", *runtimes.RUNTIMES}
+    assert set(config.RUNTIMES) == {"auto", "fastest", "torch", *runtimes.RUNTIMES}
     timed = {(one.title, precision) for one in runtimes.RUNTIMES.values() for precision in one.options}
     assert timed == {key for key in entries.RUNTIMES if not key[0].startswith("PyTorch")}

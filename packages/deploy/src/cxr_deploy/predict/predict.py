@@ -23,6 +23,9 @@ from cxr_deploy.predict.tables import Row
 SPOKEN = 20
 """Images up to which each answer is also said on the terminal."""
 
+MEASURED_FROM = 500
+"""Images from which the search for the fastest runtime takes less time than it saves."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -50,8 +53,9 @@ def predict(config: PredictConfig) -> None:
             f"{len(config.paths)} arguments",
             do="for example: predict model.onnx radiographs/ --out answers.csv",
         )
-    classifier = load(config.paths[0], runtime=config.runtime, threads=config.threads)
     files = list_files(config.paths[1:])
+    many = len(files) >= MEASURED_FROM
+    classifier = load(config.paths[0], runtime=config.runtime, threads=config.threads, measure=many)
     refused: list[Row] = []
     warned = answered = 0
     stems = file_names((name for name, _ in files), longest=150) if config.heatmaps else {}
