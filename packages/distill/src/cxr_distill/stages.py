@@ -21,10 +21,11 @@ from cxr_data.errors import BadInput
 from cxr_data.files import write_json
 from cxr_data.metrics import auroc, macro
 from cxr_data.sources import print_notes
+from cxr_distill import eight_bits
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
 from cxr_distill.data import labelled_task, with_trained_labels
 from cxr_distill.losses import build_losses, check_losses, loss_settings, recommended
-from cxr_distill.results import MODEL
+from cxr_distill.results import FLOAT, MODEL, beside
 from cxr_distill.teacher import load_teacher
 from cxr_distill.teachers import Distillation, check_teachers
 from cxr_distill.train import train
@@ -53,6 +54,8 @@ def finetune(config: FinetuneConfig) -> Path:
     start = _teacher_start(config, run)
     parents = parents_of(start)
     model = train(config, config.architecture, folder, cohort, accelerator, start=start, parents=parents)
+    if config.bits:
+        _in_eight_bits(config, config.architecture, cohort, model, start)
     if accelerator.is_main_process:
         print(f"wrote {model}\nnext:  uv run distill --run {config.run}{_data(config)}")
     return model
@@ -104,13 +107,16 @@ def distill(config: DistillConfig) -> Path:
     model = train(
         config, config.student, folder, cohort, accelerator, start=start, distillation=distillation, parents=both
     )
+    if config.bits:
+        accelerator.free_memory()
+        _in_eight_bits(config, config.student, cohort, model, start, distillation, both[len(parents) :])
     written = [model]
     if config.control:
-        name, seed, number = folder.name.rpartition("-seed")  # evaluate and recipes look for a seed at the end
-        beside = folder.with_name(f"{name}-control{seed}{number}" if name else f"{folder.name}-control")
         accelerator.free_memory()  # or the first network and its optimiser stay on the device
         accelerator = start_accelerator(config.precision, config.seed)
-        written.append(train(config, config.student, beside, cohort, accelerator, start=start, parents=parents))
+        written.append(
+            train(config, config.student, beside(folder, "control"), cohort, accelerator, start=start, parents=parents)
+        )
     if accelerator.is_main_process:
         if config.control:
             print(_gain(folder / GAIN, cohort, *written))
@@ -118,6 +124,37 @@ def distill(config: DistillConfig) -> Path:
         print(f"next:  uv run evaluate --run {config.run}{_data(config)}")
     accelerator.wait_for_everyone()  # the gain is written when this returns
     return model
+
+
+def _in_eight_bits(
+    config: FinetuneConfig | DistillConfig,
+    architecture: str,
+    cohort: Cohort,
+    float_model: Path,
+    start: Start,
+    distillation: Distillation | None = None,
+    teachers: tuple[dict[str, str], ...] = (),
+) -> None:
+    """Train a finished model on in 8 bits, in a folder beside its own.
+
+    In float32: bfloat16 has fewer digits than the grid.
+    """
+    parents = (checkpoint.parent(FLOAT, float_model), *teachers)
+    folder = eight_bits.stage_folder(float_model, config)
+    accelerator = start_accelerator("fp32", config.seed)
+    model = train(
+        config,
+        architecture,
+        folder,
+        cohort,
+        accelerator,
+        start=start,
+        distillation=distillation,
+        parents=parents,
+        float_model=float_model,
+    )
+    if accelerator.is_main_process:
+        print(f"wrote {model}, in 8 bits\nnext:  uv run export-model {folder}")
 
 
 def stage_name(config: FinetuneConfig | DistillConfig) -> str:
@@ -209,6 +246,6 @@ def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
         architecture = checkpoint.describe(backbone).architecture if backbone.exists() else "resnet50"
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(TrainConfig)}
     shared |= {"start": start, "start_mean": [], "start_std": [], "name": TEACHER, "restart": False, "extend": False}
-    shared["seeds"] = []
+    shared |= {"seeds": [], "bits": None}
     print(f"no teacher yet: fitting a {architecture} from {start}", flush=True)
     return finetune(FinetuneConfig(**shared, architecture=architecture))
