@@ -135,13 +135,10 @@ def _in_eight_bits(
     distillation: Distillation | None = None,
     teachers: tuple[dict[str, str], ...] = (),
 ) -> None:
-    """Train a finished model on in 8 bits, in a folder beside its own.
-
-    In float32: bfloat16 has fewer digits than the grid.
-    """
+    """Train a finished model on in 8 bits, in a folder beside its own; on the grid it computes in float32 anyway."""
     parents = (checkpoint.parent(FLOAT, float_model), *teachers)
     folder = eight_bits.stage_folder(float_model, config)
-    accelerator = start_accelerator("fp32", config.seed)
+    accelerator = start_accelerator(config.precision, config.seed)
     model = train(
         config,
         architecture,
