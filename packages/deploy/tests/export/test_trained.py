@@ -67,7 +67,7 @@ def test_the_file_has_the_networks_own_scales_and_small_weights(trained, weight_
     for scale in scales:
         assert any(np.array_equal(scale.numpy(), one) for one in found)
     steps = {node.input[1] for node in graph.node if node.op_type == "QuantizeLinear"}
-    in_file = np.unique(np.float32([float(constants[name]) for name in steps]))
+    in_file = np.unique(np.array([float(constants[name]) for name in steps], np.float32))
     low, high = eight.network.ranges.unbind(1)
     assert np.isin(in_file, ((high - low) / 255).numpy()).all()
     assert not [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import cxr_deploy
+from cxr_data.cache import cache_folder
 from cxr_data.header import Header, Input
 from cxr_deploy import runtimes
 from cxr_deploy.predict import fastest
@@ -49,7 +50,7 @@ def test_the_fastest_is_measured_once_and_remembered(file, loaded, capsys):
 
 def test_a_damaged_memory_is_measured_again(file, loaded):
     fastest.measured(file, HEADER, "fp32", 1)
-    place = fastest.cache_folder() / fastest.REMEMBERED
+    place = cache_folder() / fastest.REMEMBERED
     assert next(iter(json.loads(place.read_text()).values()))["fastest"] == "openvino"
     place.write_text("{")
     assert fastest.measured(file, HEADER, "fp32", 1) == "openvino"

@@ -52,7 +52,7 @@ def _by_exponentials(log_q: Tensor, iterations: int) -> Tensor | None:
     """
     number = torch.finfo(log_q.dtype)
     matrix = (log_q - _all_reduced(log_q.amax(dim=0), "MAX")).exp_()
-    u = torch.ones_like(matrix[:, 0])
+    u, v = torch.ones_like(matrix[:, 0]), torch.ones_like(matrix[0])
     growth = torch.zeros_like(u[:1])
     for _ in range(iterations):
         v = 1 / _all_reduced(matrix.t() @ u, "SUM")

@@ -158,7 +158,7 @@ class EightBits(nn.Module):
         low, high = self.ranges[index].unbind()
         scale = ((high - low) / 255).clamp(min=1e-8)
         zero = (-low / scale).round().clamp(0, 255).int()
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage] - its only name
             return torch.fake_quantize_per_tensor_affine(value, scale.item(), int(zero.item()), 0, 255)
         return torch.fake_quantize_per_tensor_affine(value, scale, zero, 0, 255)
 
