@@ -151,6 +151,8 @@ class EightBits(nn.Module):
         if place not in self.places:  # stochastic depth multiplies between a convolution and a sum, in training alone
             assert self.training, place
             return value
+        if value.is_meta:
+            return value
         index = self.places[place]
         value = value if value.dtype == torch.float32 else value.float()  # a trace would hold the step
         if self.training or self.observe:
@@ -169,6 +171,8 @@ class EightBits(nn.Module):
             self.register_buffer(name, torch.ones(len(weight), device=weight.device))
             return weight
         scale = getattr(self, name)
+        if weight.is_meta:
+            return weight
         if self.training or self.observe:
             with torch.no_grad():
                 largest = weight.detach().flatten(1).abs().amax(1)
