@@ -56,6 +56,7 @@ def finetune(config: FinetuneConfig) -> Path:
     parents = parents_of(start)
     model = train(config, config.architecture, folder, cohort, accelerator, start=start, parents=parents)
     if config.bits:
+        accelerator.free_memory()
         _in_eight_bits(config, config.architecture, cohort, model, start)
     if accelerator.is_main_process:
         print(f"wrote {model}\nnext:  uv run distill --run {config.run}{_data(config)}")
