@@ -70,6 +70,7 @@ class PredictConfig:
         demo: Whether to answer with the small model that ships with the package, instead of one in PATHS.
         out: Table of the answers: .csv, .jsonl (JSON lines) or .parquet. Default: the terminal only.
         heatmaps: Folder for pictures of where the evidence lies, one per image and called label.
+        heatmaps_of: "called", or "all" for labels that are not called too.
         runtime: torch, onnxruntime, openvino, or for .onnx files fastest (measured here once for each file, then
             remembered) or auto (the fastest once it is known, which many images make worth measuring; else
             onnxruntime).
@@ -81,6 +82,7 @@ class PredictConfig:
     demo: bool = False
     out: str = ""
     heatmaps: str = ""
+    heatmaps_of: str = "called"
     runtime: str = "auto"
     threads: int = 0
     batch_size: int = 16
@@ -88,6 +90,8 @@ class PredictConfig:
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise unknown_name("runtime", self.runtime, RUNTIMES)
+        if self.heatmaps_of not in ("called", "all"):
+            raise unknown_name("choice of heat maps", self.heatmaps_of, ("called", "all"))
         if self.out and not self.out.endswith(FORMATS):
             raise BadInput(f"a file ending in {', '.join(FORMATS)}", self.out, where="--out")
         for option, least in (("batch_size", 1), ("threads", 0)):

@@ -102,7 +102,8 @@ class TrainingSettings:
     """What defines a training on labels.
 
     Attributes:
-        size: Edge of the square network input, pixels.
+        size: Edge of the square network input, pixels; null is the size a prepared cohort was prepared for, 64 for the
+            phantom, 224 for other folders.
         start_mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
             is what the file says, else the cohort's.
         start_std: Standard deviation likewise.
@@ -125,7 +126,7 @@ class TrainingSettings:
         decision: How logits become probabilities and decisions.
     """
 
-    size: int = 64
+    size: int | None = None
     start_mean: list[float] = field(default_factory=list)
     start_std: list[float] = field(default_factory=list)
     batch_size: int = 64
@@ -141,6 +142,12 @@ class TrainingSettings:
     precision: str = "auto"
     optim: Optim = field(default_factory=Optim)
     decision: Decision = field(default_factory=Decision)
+
+    @property
+    def input_size(self) -> int:
+        """``size``, which a stage chooses before anything else where it is null."""
+        assert self.size is not None
+        return self.size
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,7 @@ class TrainConfig(TrainingSettings, EightBitSettings, RunOptions):
 
     def __post_init__(self) -> None:
         # Below, the last maps of a ResNet are one pixel, where bf16 convolutions on a CPU lose gradients.
-        _require(self.size >= 32, "a size of at least 32 pixels", self.size, "--size")
+        _require(self.size is None or self.size >= 32, "a size of at least 32 pixels", self.size, "--size")
         _require(
             self.batch_size >= 2,
             "a batch size of at least 2 (BatchNorm needs two)",
@@ -190,7 +197,7 @@ class TrainConfig(TrainingSettings, EightBitSettings, RunOptions):
         _require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
         from cxr_data.augment import training_views  # here: --help shall not wait for OpenCV
 
-        training_views(self.augment, self.size)
+        training_views(self.augment, self.size or 224)
         _require(self.bits in (None, 8), "8 bits, or null", self.bits, "--bits")
         _require(self.weight_bits in (7, 8), "7 or 8 bits", self.weight_bits, "--weight_bits")
         epochs = self.bits_epochs

@@ -38,11 +38,11 @@ def started(float_model: Path, config: TrainConfig, cohort: Cohort, rows: NDArra
         cohort: Its cohort.
         rows: Training rows.
     """
-    network = in_eight_bits(checkpoint.load(float_model, kind="model")[0], config.size, config.weight_bits)
+    network = in_eight_bits(checkpoint.load(float_model, kind="model")[0], config.input_size, config.weight_bits)
     network = network.to(memory_format=torch.channels_last)
     shown = rows[np.linspace(0, len(rows) - 1, min(SEEN, len(rows))).astype(np.int64)]
     with observing(network):
-        inference.outputs(network, cohort.pixels, shown, config.size, workers=config.workers)
+        inference.outputs(network, cohort.pixels, shown, config.input_size, workers=config.workers)
     return network
 
 
