@@ -99,7 +99,7 @@ def _bounds(row: Mapping[str, Any]) -> str:
 def _quantity(value: float, unit: str) -> str:
     """Three digits, more before the decimal point, and the unit."""
     number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return number + ("" if unit == "x" else " ") + unit
+    return (number + ("" if unit == "x" else " ") + unit).rstrip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from cxr_common.checkpoint import Header, Input
+from cxr_common.models import folding
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.errors import BadInput
 from cxr_deploy import extras, runtimes
@@ -34,7 +35,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (3, 1, 32, 32), np.uint8)
 
 def test_folding_leaves_no_normalisation_and_the_same_answers(network):
     plain, header = network
-    folded = torch_runtime.folded(plain, 32)
+    folded = folding.folded(plain, 32)
     assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
     assert [m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.inference_mode():
@@ -110,7 +111,7 @@ def test_every_runtime_can_be_asked_for_and_is_timed():
     from cxr_deploy.benchmark import entries
     from cxr_deploy.config import PredictConfig
 
-    for name in ("auto", "torch", *runtimes.RUNTIMES):
+    for name in ("auto", "fastest", "torch", *runtimes.RUNTIMES):
         PredictConfig(["model", "image"], runtime=name)
     with pytest.raises(BadInput, match="onnxruntime"):
         PredictConfig(["model", "image"], runtime="onnxruntim")

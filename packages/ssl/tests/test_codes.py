@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss.swav_loss import sinkhorn as plain_sinkhorn
 
+from cxr_ssl import codes as codes_module
 from cxr_ssl.codes import sinkhorn
 
 
@@ -98,3 +99,36 @@ def test_nan_is_handed_on_and_bad_settings_are_refused():
         sinkhorn(torch.zeros(4, 3), epsilon=0.0)
     with pytest.raises(ValueError, match="iterations >= 1"):
         sinkhorn(torch.zeros(4, 3), iterations=0)
+
+
+@pytest.mark.parametrize("kind", ["spread", "collapsed", "one prototype", "outlier"])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_codes_follow_the_logarithms_in_float64(kind, scale, sign):
+    """Also where exponentials vanish: those of float32 end at 1e-38, and scores of 1e4 reach exp(-4e5)."""
+    scores = unit_scores(48, 30, 16, 3, torch.float64)
+    if kind == "collapsed":
+        scores = scores[:1].expand(48, -1) + 1e-3 * scores
+    if kind == "one prototype":
+        scores[:, 0] += 1
+    if kind == "outlier":
+        scores[0] *= 1e3
+    scores = (scores * scale * sign).float().double()
+    reference = codes_module._by_logarithms(scores / 0.05, 3)
+    single = sinkhorn(scores.float())
+    # float32 holds scores / epsilon to a share of 6e-8 each, which is an error of exp by as much times the score.
+    coarse = 4e-7 * float(scores.abs().max()) / 0.05
+    torch.testing.assert_close(single.double(), reference, atol=max(2e-5, coarse), rtol=0)
+    torch.testing.assert_close(sinkhorn(scores), reference, atol=1e-9 * max(1.0, scale), rtol=0)
+
+
+def test_ordinary_scores_need_no_logarithms_and_vanished_ones_do(monkeypatch):
+    taken = []
+    monkeypatch.setattr(codes_module, "_by_logarithms", lambda *args: taken.append(args) or torch.zeros(()))
+    sinkhorn(unit_scores(64, 300, 16, 0))
+    assert not taken
+    far = unit_scores(64, 300, 16, 0)
+    far[0] -= 100  # an image whose exponentials all vanish beside those of the others
+    sinkhorn(far)
+    sinkhorn(torch.full((4, 3), torch.nan))
+    assert len(taken) == 2

@@ -152,12 +152,17 @@ def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Heade
             "backbone": "give the backbone.safetensors that ssl-pretrain wrote",
         }[kind]
         raise BadInput(f"a file of kind {kind}", f"kind {header.kind} ({header.architecture})", where=path, do=do)
-    network = build(header.architecture, len(header.labels), channels=header.input.channels, size=header.input.size)
+    inner = build(header.architecture, len(header.labels), channels=header.input.channels, size=header.input.size)
+    network = GrayNetwork(inner, header.input.mean, header.input.std).eval()
+    if header.bits:
+        from cxr_common.models.eight_bits import in_eight_bits
+
+        network = in_eight_bits(network, header.input.size, header.bits["weights"])
     try:
         weights = {name: one for name, one in load_file(path).items() if not name.startswith(TRAINING_IMAGES)}
-        network.load_state_dict(weights)
+        network.network.load_state_dict(weights)
     except RuntimeError as error:
         raise BadInput(
             f"the weights of {header.architecture}", str(error).splitlines()[-1].strip()[:200], where=path
         ) from error
-    return GrayNetwork(network, header.input.mean, header.input.std).eval(), header
+    return network, header

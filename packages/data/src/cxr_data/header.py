@@ -64,6 +64,8 @@ class Header:
         cohort: ``Cohort.describe()`` of the training data.
         seed: Seed of the run.
         metrics: Validation figures of the saved weights.
+        bits: None for a network in float32; ``{"activations": 8, "weights": 7 or 8}`` for one in 8 bits
+            (``cxr_common.models.eight_bits``), whose ranges and scales lie beside its weights.
         versions: Versions of the packages that matter.
         git: Revision of the source tree, with "+dirty" when it was changed; None outside a checkout.
         schema: Version of this header.
@@ -83,6 +85,7 @@ class Header:
     cohort: dict[str, Any] | None = None
     seed: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    bits: dict[str, int] | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git: str | None = None
     schema: int = SCHEMA

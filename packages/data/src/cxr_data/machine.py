@@ -19,10 +19,19 @@ def cpu_name() -> str:
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU has bfloat16 arithmetic (AVX512-BF16 or AMX), not just emulation."""
+    return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
+
+
+def cpu_has_vnni() -> bool:
+    """Whether this CPU adds products of bytes in 32 bits (VNNI), where AVX2 alone clips their sums to 16."""
+    return bool({"avx_vnni", "avx512_vnni"} & cpu_flags())
+
+
+def cpu_flags() -> set[str]:
+    """What Linux says this CPU can do; empty elsewhere."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        flags = next((line for line in file if line.startswith("flags")), "")
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+        return set(next((line for line in file if line.startswith("flags")), "").split())
+    return set()
 
 
 def usable_cores() -> int:

@@ -23,7 +23,8 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> "Class
 
     Args:
         path: A .onnx or model.safetensors file, or its folder.
-        runtime: "torch", "onnxruntime", "openvino", or "auto": what the file is for.
+        runtime: "torch", "onnxruntime", "openvino", or for .onnx files "fastest", which is measured on this machine
+            once for each file and then remembered, or "auto": the fastest once it is known, else ONNX Runtime.
         threads: CPU threads; 0 takes every core.
 
     Returns:

@@ -122,8 +122,8 @@ def check_name(name: str) -> None:
     """See that a runtime has this name.
 
     Raises:
-        BadInput: It is neither "auto" nor "torch", nor in :data:`RUNTIMES`.
+        BadInput: It is none of "auto", "fastest" and "torch", nor in :data:`RUNTIMES`.
     """
-    known = ("auto", "torch", *RUNTIMES)
+    known = ("auto", "fastest", "torch", *RUNTIMES)
     if name not in known:
         raise unknown_name("runtime", name, known)

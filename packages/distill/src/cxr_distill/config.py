@@ -155,7 +155,25 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class TrainConfig(TrainingSettings, RunOptions):
+class EightBitSettings:
+    """What defines the epochs in 8 bits, beside the float training that goes before them.
+
+    Attributes:
+        bits: 8 trains the finished network on in 8 bits, with the same labels and teachers, and writes it to a folder
+            beside its own, NAME-8bit; null does not.
+        bits_epochs: Epochs in 8 bits, after the others; null is a quarter of them. 0 only takes the ranges of values
+            from training images (post-training quantisation), and writes to NAME-ptq.
+        weight_bits: 7, which every processor computes exactly, or 8, for those with VNNI alone: others with AVX2 clip
+            sums of products that do not fit 16 bits.
+    """
+
+    bits: int | None = None
+    bits_epochs: int | None = None
+    weight_bits: int = 7
+
+
+@dataclass(frozen=True)
+class TrainConfig(TrainingSettings, EightBitSettings, RunOptions):
     """What fine-tuning and distillation share."""
 
     def __post_init__(self) -> None:
@@ -185,7 +203,17 @@ class TrainConfig(TrainingSettings, RunOptions):
         from cxr_data.augment import training_views  # here: --help shall not wait for OpenCV
 
         training_views(self.augment, self.size or 224)
+        _require(self.bits in (None, 8), "8 bits, or null", self.bits, "--bits")
+        _require(self.weight_bits in (7, 8), "7 or 8 bits", self.weight_bits, "--weight_bits")
+        epochs = self.bits_epochs
+        _require(epochs is None or epochs >= 0, "0 or more epochs, or null", epochs, "--bits_epochs")
         _known("mode", self.mode, MODES)
+        _require(
+            not (self.bits and self.mode == "linear" and epochs != 0),
+            "--bits_epochs 0 in mode linear: in 8 bits all layers are trained",
+            epochs,
+            "--bits_epochs",
+        )
         _known("treatment of imbalance", self.imbalance, IMBALANCE)
         if self.mode == "linear":
             for option in ("ema", "clip", "drop_path", "mixup"):

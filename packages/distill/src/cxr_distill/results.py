@@ -17,7 +17,7 @@ from cxr_data.command import config_dict
 from cxr_data.files import write_text
 from cxr_data.header import identities, portable
 from cxr_data.licences import ancestors, trail
-from cxr_distill.config import TeachingSettings, TrainConfig, TrainingSettings
+from cxr_distill.config import EightBitSettings, TeachingSettings, TrainConfig, TrainingSettings
 from cxr_distill.data import labelled_task
 
 MODEL = "model.safetensors"
@@ -26,11 +26,20 @@ MODEL = "model.safetensors"
 BACKBONE = "backbone.safetensors"
 """Name of the weights file of a student that learnt features alone."""
 
+FLOAT = "float"
+"""Role of the float model among the parents of one in 8 bits."""
+
 CURVES_APART = ("epoch", "loss", "val_loss", "val_auroc", "agreement", "teacher_kl", "lr", "penalty")
 """Numbers of the log that are no terms of the loss."""
 
 LOSS_NAMES = {"loss": "training", "val_loss": "validation", "task": "labels"}
 """Name in the log -> legend."""
+
+
+def beside(folder: Path, kind: str) -> Path:
+    """A folder of another kind beside this one: NAME-KIND, or NAME-KIND-seed0, as evaluation and recipes look for."""
+    name, seed, number = folder.name.rpartition("-seed")
+    return folder.with_name(f"{name}-{kind}{seed}{number}" if name else f"{folder.name}-{kind}")
 
 
 def identity(
@@ -43,7 +52,8 @@ def identity(
     guided: bool,
 ) -> dict[str, Any]:
     """What the result depends on; a student without teachers is the same whatever they would have been."""
-    return {
+    in_bits = {"bits": experiment(config, EightBitSettings)} if any(p["role"] == FLOAT for p in parents) else {}
+    return in_bits | {
         "stage": "distill" if guided else "finetune",
         "architecture": architecture,
         "epochs": epochs,
@@ -149,6 +159,7 @@ def _header(
         licence=config.licence,
         cohort=cohort.describe(),
         seed=config.seed,
+        bits=getattr(network.network, "bits", None),
         metrics={"epoch": best.epoch, **best.figures, **extended},
         **checkpoint.provenance(),
     )

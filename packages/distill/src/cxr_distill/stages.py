@@ -25,10 +25,11 @@ from cxr_data.licences import UNKNOWN, ancestors
 from cxr_data.metrics import auroc, macro
 from cxr_data.sources import default_size, print_notes
 from cxr_data.suggestions import suggest
+from cxr_distill import eight_bits
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
 from cxr_distill.data import labelled_task, with_trained_labels, without_labels
 from cxr_distill.losses import Loss, PooledCosine, build_losses, check_losses, loss_settings, recommended
-from cxr_distill.results import BACKBONE, MODEL
+from cxr_distill.results import BACKBONE, FLOAT, MODEL, beside
 from cxr_distill.teacher import Teacher, load_encoder, load_teacher
 from cxr_distill.teachers import Distillation, check_encoders, check_teachers
 from cxr_distill.train import train
@@ -58,6 +59,9 @@ def finetune(config: FinetuneConfig) -> Path:
     start = _teacher_start(config, run)
     parents = parents_of(start)
     model = train(config, config.architecture, folder, cohort, accelerator, start=start, parents=parents)
+    if config.bits:
+        accelerator.free_memory()
+        _in_eight_bits(config, config.architecture, cohort, model, start)
     if accelerator.is_main_process:
         print(f"wrote {model}")
     return model
@@ -109,22 +113,52 @@ def distill(config: DistillConfig) -> Path:
     model = train(
         config, config.student, folder, cohort, accelerator, start=start, distillation=distillation, parents=both
     )
+    if config.bits:
+        accelerator.free_memory()
+        _in_eight_bits(config, config.student, cohort, model, start, distillation, both[len(parents) :])
     written = [model]
     if config.control:
-        name, seed, number = folder.name.rpartition("-seed")  # evaluate and recipes look for a seed at the end
-        beside = folder.with_name(f"{name}-control{seed}{number}" if name else f"{folder.name}-control")
         accelerator.free_memory()  # or the first network and its optimiser stay on the device
         accelerator = start_accelerator(config.precision, config.seed)
+        control = beside(folder, "control")
         alone = with_trained_labels(cohort, config.label_fraction, config.seed)  # a teacher's labels are not its own
         if alone.labels != cohort.labels and accelerator.is_main_process:
-            print(f"{beside.name}: note: {alone.notes[0]}")
-        written.append(train(config, config.student, beside, alone, accelerator, start=start, parents=parents))
+            print(f"{control.name}: note: {alone.notes[0]}")
+        written.append(train(config, config.student, control, alone, accelerator, start=start, parents=parents))
         if accelerator.is_main_process:
             print(_gain(folder / GAIN, alone, *written))
     if accelerator.is_main_process:
         print("\n".join(f"wrote {path}" for path in written))
     accelerator.wait_for_everyone()  # the gain is written when this returns
     return model
+
+
+def _in_eight_bits(
+    config: FinetuneConfig | DistillConfig,
+    architecture: str,
+    cohort: Cohort,
+    float_model: Path,
+    start: Start,
+    distillation: Distillation | None = None,
+    teachers: tuple[dict[str, str], ...] = (),
+) -> None:
+    """Train a finished model on in 8 bits, in a folder beside its own; on the grid it computes in float32 anyway."""
+    parents = (checkpoint.parent(FLOAT, float_model), *teachers)
+    folder = eight_bits.stage_folder(float_model, config)
+    accelerator = start_accelerator(config.precision, config.seed)
+    model = train(
+        config,
+        architecture,
+        folder,
+        cohort,
+        accelerator,
+        start=start,
+        distillation=distillation,
+        parents=parents,
+        float_model=float_model,
+    )
+    if accelerator.is_main_process:
+        print(f"wrote {model}, in 8 bits; export-model makes its file")
 
 
 def next_step(config: FinetuneConfig | DistillConfig, model: Path) -> str:
@@ -314,6 +348,6 @@ def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:
     architecture = checkpoint.describe(backbone).architecture if backbone.exists() else "resnet50"
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(TrainConfig)}
     shared |= {"start": start, "start_mean": [], "start_std": [], "name": TEACHER, "restart": False, "extend": False}
-    shared["seeds"] = []
+    shared |= {"seeds": [], "bits": None}
     print(f"no teacher yet: fitting a {architecture} from {start}", flush=True)
     return finetune(FinetuneConfig(**shared, architecture=architecture))

@@ -33,7 +33,7 @@ from cxr_common.training.state import Best, MetricMeans, keep_if_best
 from cxr_common.training.state import TrainState as CommonState
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
-from cxr_distill import linear
+from cxr_distill import eight_bits, linear
 from cxr_distill.average import Average
 from cxr_distill.config import TrainConfig
 from cxr_distill.data import Batch, TrainingSet, batches, mixed, order_of, training_set
@@ -115,6 +115,7 @@ def train(
     start: Start = (),
     distillation: Distillation | None = None,
     parents: tuple[dict[str, str], ...] = (),
+    float_model: Path | None = None,
 ) -> Path:
     """Train a classifier and write ``model.safetensors``; resume where an earlier start was stopped.
 
@@ -131,6 +132,7 @@ def train(
         start: Files of starting weights; none draws random ones.
         distillation: The teachers and how to learn from them; None trains on labels alone.
         parents: Provenance of the files this run is made from.
+        float_model: A model of the same config, which is trained on in 8 bits; None trains in float.
 
     Returns:
         Path of the model file.
@@ -139,10 +141,13 @@ def train(
         BadInput: Labels, start or folder that cannot work, or a training that diverged.
     """
     data = training_set(cohort, config, labelled_only=distillation is None or not distillation.use_unlabelled)
-    student = _new_student(config, architecture, data, start, distillation, show=accelerator.is_main_process)
+    show = accelerator.is_main_process
+    student = _new_student(config, architecture, data, start, distillation, show=show, float_model=float_model)
     share_batch_statistics(student, accelerator)
     align_gradients(student, accelerator)
     plan = planned(config, len(data.rows), start, accelerator.num_processes)
+    if float_model:
+        plan = eight_bits.planned(config, plan)
     wanted = identity(config, architecture, cohort, parents, epochs=plan.epochs, guided=distillation is not None)
     options = {"restart": config.restart, "extend": config.extend}
     with open_training_run(folder, wanted, config_dict(config), accelerator, **options) as run:
@@ -150,6 +155,12 @@ def train(
         if run.finished:
             return written
         finish = functools.partial(_finish, config, architecture, data, accelerator, run, parents)
+        if not plan.epochs:
+            student.to(accelerator.device)
+            logits = _validation_logits(config, data, student.network, accelerator, torch.float32)
+            figures = validation(logits, targets=cohort.targets[data.val_rows], task=data.task, teacher=None)
+            finish(student.network, Best(0, None, figures, {}), {"epochs": 0})
+            return written
         if config.mode == "linear":
             finish(
                 student.network.to(accelerator.device), *_fit_linear(config, data, student.network, accelerator, run)
@@ -290,9 +301,13 @@ def _new_student(
     distillation: Distillation | None,
     *,
     show: bool,
+    float_model: Path | None = None,
 ) -> Student:
     """The network with its starting weights, and the adapters of its losses."""
     torch.manual_seed(config.seed)
+    if float_model:
+        network = eight_bits.started(float_model, config, data.cohort, data.rows)
+        return Student(network, *_adapters(network, config.input_size, distillation))
     network = new_network(
         architecture,
         len(data.cohort.labels),

@@ -1,4 +1,4 @@
-"""Sinkhorn codes for SwAV, computed with logarithms so that they never overflow."""
+"""Sinkhorn codes for SwAV, by scaled exponentials where these are exact, and by logarithms where they are not."""
 
 import torch
 import torch.distributed as dist
@@ -17,8 +17,9 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
         log Q[b, k] <- log Q[b, k] - logsumexp over prototypes of log Q[b, .]        (a code sums to 1)
 
     starting from log Q = S / eps. The paper's factors 1/K and 1/B cancel in the second line. Multiplying
-    plain exponentials instead gives inf/inf or 0/0 for large scores, small eps or collapsed features; sums of
-    logarithms do not.
+    plain exponentials instead gives inf/inf or 0/0 for large scores, small eps or collapsed features. Here each
+    prototype's largest exponential is 1, and the rest of Diag(u) and Diag(v) is kept apart from the matrix; where
+    these grow so far that an exponential which vanished might count, sums of logarithms give the codes.
 
     With an initialised process group the images of all processes count as one batch (the sum over images is
     all-reduced), so the codes are those of one process holding everything. Processes may hold unequal
@@ -46,6 +47,33 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     if epsilon <= 0 or iterations < 1:
         raise ValueError(f"sinkhorn needs epsilon > 0 and iterations >= 1, got {epsilon} and {iterations}.")
     log_q = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
+    codes = _by_exponentials(log_q, iterations)
+    return _by_logarithms(log_q, iterations) if codes is None else codes
+
+
+def _by_exponentials(log_q: Tensor, iterations: int) -> Tensor | None:
+    """Codes as u E v with E = exp(log Q - its largest value of each prototype); None where that is not exact.
+
+    A value of E below the smallest normal number t may have vanished. Its share of a sum is at most
+    t max(u) max(v), which must stay below a ten thousandth of the rounding error, after every half step.
+    """
+    number = torch.finfo(log_q.dtype)
+    matrix = (log_q - _all_reduced(log_q.amax(dim=0), "MAX")).exp_()
+    u, v = torch.ones_like(matrix[:, 0]), torch.ones_like(matrix[0])
+    growth = torch.zeros_like(u[:1])
+    for _ in range(iterations):
+        v = 1 / _all_reduced(matrix.t() @ u, "SUM")
+        growth = torch.maximum(growth, u.amax() * v.amax())
+        u = 1 / (matrix @ v)
+        growth = torch.maximum(growth, u.amax() * v.amax())
+    growth = _all_reduced(growth.nan_to_num(nan=torch.inf), "MAX")
+    if not growth.item() < 1e-4 * number.eps / number.tiny:
+        return None
+    return matrix.mul_(v).mul_(u[:, None])
+
+
+def _by_logarithms(log_q: Tensor, iterations: int) -> Tensor:
+    """The same codes; log Q may have any finite value."""
     for _ in range(iterations):
         log_q = log_q - _logsumexp_over_images(log_q)
         log_q = log_q - torch.logsumexp(log_q, dim=1, keepdim=True)
@@ -54,10 +82,18 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
 
 def _logsumexp_over_images(log_q: Tensor) -> Tensor:
     """Logsumexp over the rows (B, K) of every process; (1, K), the same on all of them."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not _distributed():
         return torch.logsumexp(log_q, dim=0, keepdim=True)
-    highest = log_q.amax(dim=0, keepdim=True)
-    dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-    total = (log_q - highest).exp().sum(dim=0, keepdim=True)
-    dist.all_reduce(total, op=dist.ReduceOp.SUM)
-    return highest + total.log()
+    highest = _all_reduced(log_q.amax(dim=0, keepdim=True), "MAX")
+    return highest + _all_reduced((log_q - highest).exp().sum(dim=0, keepdim=True), "SUM").log()
+
+
+def _all_reduced(value: Tensor, operation: str) -> Tensor:
+    """The maximum or the sum over all processes, where there are several."""
+    if _distributed():
+        dist.all_reduce(value, op=getattr(dist.ReduceOp, operation))
+    return value
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -146,6 +146,12 @@ def _of_weights(name: str, file: Path, scratch: Path, notes: list[str]) -> Itera
     network, header = load(file, kind="model")
     digest, exported = sha256(file), file.parent / "export"
     validation = _validation(header, exported / INT8, digest)
+    if header.bits:
+        if (exported / INT8).is_file() and _made_from(exported / INT8, digest):
+            yield from _onnx_rows(name, exported / INT8, header, "int8", validation)
+        else:
+            notes.append(f"{name}: trained in 8 bits, which PyTorch only imitates; export it first: export-model")
+        return
     for runtime, precision in makers():
         if runtime.startswith("PyTorch") and (precision != "bf16" or cpu_has_bf16()):
             yield Entry(name, runtime, precision, file, header, *validation["fp32"])

@@ -38,11 +38,14 @@ from cxr_deploy.export import onnx_file, quantise, torch_runtime
 from cxr_deploy.export.agreement import LEAST_AGREEMENT
 from cxr_deploy.export.answer import Answering
 from cxr_deploy.export.convert import convert
+from cxr_deploy.export.trained import convert_trained
 from cxr_deploy.runtimes import OUTPUTS
 from cxr_deploy.web.build import build, check_folder
 
 SCHEMA = 1
 FLOAT, INT8, ABOUT = "model.onnx", "model.int8.onnx", "export.json"
+MAX_DROP = 0.005
+"""Largest loss of AUROC of a variant, where --max_drop names none."""
 CHECKED = 8
 """Images the file is compared with PyTorch on, one by one and as one batch."""
 
@@ -71,10 +74,15 @@ def export(config: ExportConfig) -> list[Path]:
             )
     read_headers({str(file): file for file in files})
     folders = [_export_one(config, file) for file in files]
-    say(f"new images:  uv run predict {shlex.quote(str(folders[-1] / FLOAT))} IMAGES")
+    say(f"new images:  uv run predict {shlex.quote(str(_shown(folders[-1])))} IMAGES")
     run = files[-1].parent.parent  # the timings lie with the models
     say(suggest("benchmark-model", *(file.parent for file in files), run=run.name or ".", runs_dir=str(run.parent)))
     return folders
+
+
+def _shown(folder: Path) -> Path:
+    """The file that new images are best answered by: the float one, where there is one."""
+    return folder / (FLOAT if (folder / FLOAT).exists() else INT8)
 
 
 def _export_one(config: ExportConfig, file: Path) -> Path:
@@ -86,10 +94,15 @@ def _export_one(config: ExportConfig, file: Path) -> Path:
         raise BadInput("a folder", "a file", where=folder, do="choose another --out")
     refuse_unwritable(folder)
     cohort = images_of.open_for(header, config.data, file)
-    samples = _samples(config, cohort) if config.int8 else None
+    if header.bits and not config.int8:
+        raise BadInput("a float model", "one trained in 8 bits", where=file, do="leave --int8 false out")
+    samples = _samples(config, cohort) if config.int8 and not header.bits else None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name[:60]}.", suffix=".tmp", dir=folder.parent) as working:
-        _make(config, file, network, header, cohort, samples, Path(working))
+        if header.bits:
+            _make_trained(config, file, network, header, cohort, Path(working))
+        else:
+            _make(config, file, network, header, cohort, samples, Path(working))
         _move(Path(working), folder)
     say(f"wrote {folder}")
     for line in trail(header.licence, header.ancestors):
@@ -159,10 +172,36 @@ def _make(
 
     quantised = _quantise(config, model, header, about, cohort, samples, folder) if samples else None
 
+    _write_about(config, file, source, about["check"], quantised, folder)
+
+
+def _make_trained(
+    config: ExportConfig, file: Path, network: GrayNetwork, header: Header, cohort: Cohort, folder: Path
+) -> None:
+    """Write the one file of a network that was trained in 8 bits into an empty folder."""
+    say(f"export-model: {header.architecture} in 8 bits, {header.input.size} px, from {file}")
+    source = {"file": file.name, "sha256": sha256(file)}
+    model, checked, cost = convert_trained(config, file, network, header, cohort)
+    about = {"schema": SCHEMA, "precision": "int8", "source": source, "outputs": _outputs(Answering(network, header))}
+    onnx_file.describe(model, header, {**about, "check": checked, "quantisation": cost})
+    onnx_file.save(model, folder / INT8)
+    report = {"kept": cost["name"], "variants": [cost]}
+    _write_about(config, file, source, checked, report, folder)
+
+
+def _write_about(
+    config: ExportConfig,
+    file: Path,
+    source: Mapping[str, Any],
+    checked: Any,
+    quantised: Mapping[str, Any] | None,
+    folder: Path,
+) -> None:
+    """Write export.json."""
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "source": {**source, "path": str(file)},
-        "check": about["check"],
+        "check": checked,
         "quantisation": quantised,
         "provenance": {
             **provenance(),
@@ -202,7 +241,7 @@ def _quantise(
         images_of.pixels(cohort, validation, size),
         images_of.targets(cohort, validation, header),
         cohort.groups[validation],
-        max_drop=config.max_drop,
+        max_drop=MAX_DROP if config.max_drop is None else config.max_drop,
         threads=config.threads,
         variants=variants,
     )

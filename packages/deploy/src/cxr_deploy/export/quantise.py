@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cxr_common.gain import auroc_gain
 from cxr_data import timing
 from cxr_data.header import Header
+from cxr_data.machine import cpu_has_vnni
 from cxr_data.metrics import auroc, macro
 from cxr_deploy import runtimes
 from cxr_deploy.export import ranges
@@ -111,6 +112,7 @@ def search(
     tried = [
         {
             "name": name,
+            "bits": {"activations": 8, "weights": 8 if cpu_has_vnni() else 7},
             **drops[name],
             **agreement(targets, scores[""], scores[name], header),
             "latency_ms": latency[name],
@@ -170,7 +172,7 @@ def build(model: onnx.ModelProto, histograms: ranges.Histograms, variant: Varian
     quantizer = QDQQuantizer(
         copied,
         variant.per_channel,
-        False,  # reduce_range: 7-bit weights, for processors without VNNI only
+        not cpu_has_vnni(),  # weights of 7 bits: AVX2 alone clips sums of products of 8-bit ones
         QuantType.QInt8,
         QuantType.QUInt8,
         ranges.tensors_range(histograms, variant.method),

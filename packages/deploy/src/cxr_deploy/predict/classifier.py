@@ -192,17 +192,17 @@ def find_model(path: str | Path) -> Path:
     return path
 
 
-def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> Classifier:
-    """Load a model file; see :func:`cxr_deploy.load`."""
+def load(path: str | Path, *, runtime: str = "auto", threads: int = 0, measure: bool = False) -> Classifier:
+    """Load a model file; see :func:`cxr_deploy.load`. With ``measure``, "auto" is "fastest"."""
     runtimes.check_name(runtime)
     file = find_model(path)
     if file.suffix == ".onnx":
-        return _load_onnx(file, runtime, threads)
+        return _load_onnx(file, runtime, threads, measure=measure)
     require("export", "answering from a .safetensors file, which takes PyTorch,")
     from cxr_common.checkpoint import load as load_weights
     from cxr_deploy.export import torch_runtime
 
-    if runtime not in ("auto", "torch"):
+    if runtime not in ("auto", "fastest", "torch"):
         raise BadInput(f"an .onnx file for {runtime}", file.name, where=file, do="make one: export-model")
     network, header = load_weights(file, kind="model")
     if threads:
@@ -212,9 +212,16 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> Classi
     return Classifier(header, torch_runtime.in_torch(network, header), file, "fp32")
 
 
-def _load_onnx(file: Path, runtime: str, threads: int) -> Classifier:
+def _load_onnx(file: Path, runtime: str, threads: int, *, measure: bool) -> Classifier:
+    from cxr_deploy.predict import fastest
+
     if runtime == "torch":
         raise BadInput("a .safetensors file for torch", file.name, where=file, do="--runtime onnxruntime")
     header, about = describe_onnx(file)
-    load_graph = runtimes.RUNTIMES["onnxruntime" if runtime == "auto" else runtime].load
-    return Classifier(header, load_graph(file, threads=threads), file, about["precision"])
+    precision = about["precision"]
+    if runtime == "fastest" or (runtime == "auto" and measure):
+        runtime = fastest.measured(file, header, precision, threads)
+    elif runtime == "auto":
+        runtime = fastest.remembered(file, precision, threads)
+    load_graph = runtimes.RUNTIMES[runtime].load
+    return Classifier(header, load_graph(file, threads=threads), file, precision)

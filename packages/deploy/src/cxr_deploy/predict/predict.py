@@ -24,6 +24,9 @@ from cxr_deploy.predict.tables import Row
 SPOKEN = 20
 """Images up to which each answer is also said on the terminal."""
 
+MEASURED_FROM = 500
+"""Images from which the search for the fastest runtime takes less time than it saves."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -52,8 +55,9 @@ def predict(config: PredictConfig) -> None:
             f"{len(config.paths)} arguments",
             do=f"for example: predict {'--demo' if config.demo else 'model.onnx'} radiographs/ --out answers.csv",
         )
-    classifier = load(given[0], runtime=config.runtime, threads=config.threads)
     files = list_files(given[1:])
+    many = len(files) >= MEASURED_FROM
+    classifier = load(given[0], runtime=config.runtime, threads=config.threads, measure=many)
     refused: list[Row] = []
     warned = answered = drawn = 0
     stems = file_names((name for name, _ in files), longest=150) if config.heatmaps else {}
