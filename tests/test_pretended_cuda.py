@@ -39,6 +39,21 @@ def test_teacher_and_student_on_a_device(tmp_path, how) -> None:
         assert json.loads((tmp_path / "quickstart" / stage / "done.json").read_text())["device"] == "cuda:0"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "finetune --architecture test_resnet --start random",
+        "ssl-pretrain --architecture test_resnet --crops.local_count 2",
+        "ssl-pretrain --architecture test_resnet --crops.local_count 2 --method dino",
+        "ssl-pretrain --architecture test_resnet --crops.local_count 2 --method byol",
+    ],
+)
+@pytest.mark.slow
+def test_no_step_waits_for_the_device(tmp_path, command) -> None:
+    said = pretended(tmp_path, *command.split())
+    assert "step waits" not in said, said
+
+
 def test_it_finds_what_would_fail_on_a_device() -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> "Classifier":
+def load(path: str | Path, *, runtime: str = "auto", threads: int = 0, device: str | None = None) -> "Classifier":
     """A classifier that answers for one gray image at a time.
 
     Args:
         path: A .onnx or model.safetensors file, or its folder.
         runtime: "torch", "onnxruntime", "openvino", or "auto": what the file is for.
         threads: CPU threads; 0 takes every core.
+        device: "cpu" or "cuda"; None is cuda where there is a GPU that the runtime can use, but for 8-bit files.
 
     Returns:
         See :class:`cxr_deploy.predict.classifier.Classifier`.
@@ -34,4 +35,4 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> "Class
     """
     from cxr_deploy.predict.classifier import load as load_classifier
 
-    return load_classifier(path, runtime=runtime, threads=threads)
+    return load_classifier(path, runtime=runtime, threads=threads, device=device)

@@ -6,6 +6,7 @@ from cxr_data.errors import BadInput, unknown_name
 
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
 """PyTorch, and the keys of :data:`cxr_deploy.runtimes.RUNTIMES`, which --help shall not import."""
+DEVICES = ("cpu", "cuda")
 FORMATS = (".csv", ".jsonl", ".parquet")
 SPLITS = ("train", "val", "test", "all")
 
@@ -62,6 +63,8 @@ class PredictConfig:
         out: Table of the answers: .csv, .jsonl (JSON lines) or .parquet. Default: the terminal only.
         heatmaps: Folder for pictures of where the evidence lies, one per image and called label.
         runtime: torch, onnxruntime, openvino, or auto (what the file is for).
+        device: "cpu" or "cuda"; null is cuda where there is a GPU that the runtime can use, but for 8-bit files, which
+            are made for CPUs.
         threads: CPU threads of the network; 0 takes every core.
         batch_size: Images per forward pass.
     """
@@ -70,12 +73,15 @@ class PredictConfig:
     out: str = ""
     heatmaps: str = ""
     runtime: str = "auto"
+    device: str | None = None
     threads: int = 0
     batch_size: int = 16
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise unknown_name("runtime", self.runtime, RUNTIMES)
+        if self.device is not None and self.device not in DEVICES:
+            raise unknown_name("device", self.device, DEVICES)
         if self.out and not self.out.endswith(FORMATS):
             raise BadInput(f"a file ending in {', '.join(FORMATS)}", self.out, where="--out")
         for option, least in (("batch_size", 1), ("threads", 0)):

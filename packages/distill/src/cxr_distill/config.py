@@ -77,6 +77,7 @@ class RunOptions:
             (finetune: the run's own SSL backbone where there is one of this architecture; else random).
         epochs: Passes over the training images; null chooses by the size of the cohort.
         seeds: Several seeds, "--seeds 0,1,2", each trained in a folder of its own; mean and interval come at the end.
+        deterministic: On a GPU, train to the same bits every time, and fp32 without TF32; slower. A CPU does so anyway.
         workers: Threads that prepare batches; null chooses by the cores.
         restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
         extend: When the folder holds the same run with fewer epochs, continue it from its last epoch.
@@ -91,6 +92,7 @@ class RunOptions:
     start: str | None = None
     epochs: int | None = None
     seeds: list[int] = field(default_factory=list)
+    deterministic: bool = False
     workers: int | None = None
     restart: bool = False
     extend: bool = False

@@ -48,7 +48,7 @@ def finetune(config: FinetuneConfig) -> Path:
     run = Path(config.runs_dir, config.run)
     cohort = _open(config)
     labelled_task(cohort)
-    accelerator = start_accelerator(config.precision, config.seed)
+    accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
     folder = run / stage_name(config)
     start = _teacher_start(config, run)
     parents = parents_of(start)
@@ -84,7 +84,7 @@ def distill(config: DistillConfig) -> Path:
     needed = {name for loss in losses for name in loss.features}
     with torch.device("meta"):  # a misspelt student must not cost the fitting of a teacher
         build(config.student, len(cohort.labels), size=config.size)
-    accelerator = start_accelerator(config.precision, config.seed)
+    accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
     paths = [_teacher_file(config, run, given) for given in config.teacher or [""]]
     teachers = tuple(load_teacher(path, cohort.labels, task, sorted(needed)) for path in paths)
     distillation = Distillation(
@@ -109,7 +109,7 @@ def distill(config: DistillConfig) -> Path:
         name, seed, number = folder.name.rpartition("-seed")  # evaluate and recipes look for a seed at the end
         beside = folder.with_name(f"{name}-control{seed}{number}" if name else f"{folder.name}-control")
         accelerator.free_memory()  # or the first network and its optimiser stay on the device
-        accelerator = start_accelerator(config.precision, config.seed)
+        accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
         written.append(train(config, config.student, beside, cohort, accelerator, start=start, parents=parents))
     if accelerator.is_main_process:
         if config.control:

@@ -151,7 +151,7 @@ def train(
             state.stopped = state.stopped and not run.extended
             while state.epoch < plan.epochs and not state.stopped:
                 state.model.train()
-                for batch in _epoch(config, data, plan, state):
+                for batch in session.timed(_epoch(config, data, plan, state)):
                     set_lr(state.optimizer, plan.lr_at(state.epoch * plan.steps + state.step))
                     metrics = train_step(state, batch)
                     state.means.add(metrics, optional=[name for name in metrics if name.endswith("_share")])
@@ -171,6 +171,7 @@ def train(
             "epochs": plan.epochs,
             "seconds": round(state.seconds, 1),
             "images_per_second": round(state.images / state.seconds, 1),
+            **session.speed(),
             **peak_memories(),
             "precision": accelerator.mixed_precision.replace("no", "fp32"),
         }

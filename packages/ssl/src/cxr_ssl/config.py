@@ -108,6 +108,7 @@ class RunOptions:
             is what the file says, else the cohort's.
         start_std: Standard deviation likewise.
         epochs: Passes over the training images; null chooses (see cxr_ssl.plan for this and other choices).
+        deterministic: On a GPU, train to the same bits every time, and fp32 without TF32; slower. A CPU does so anyway.
         workers: Threads that prepare crops; null chooses by the cores.
         on_collapse: What to do when all images come to look the same to the network: "stop", "warn", or "recover",
             which returns to the last healthy epoch and continues with one published change after the other.
@@ -127,6 +128,7 @@ class RunOptions:
     start_mean: list[float] = field(default_factory=list)
     start_std: list[float] = field(default_factory=list)
     epochs: int | None = None
+    deterministic: bool = False
     workers: int | None = None
     on_collapse: str = "stop"
     restart: bool = False

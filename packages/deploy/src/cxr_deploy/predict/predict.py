@@ -50,7 +50,7 @@ def predict(config: PredictConfig) -> None:
             f"{len(config.paths)} arguments",
             do="for example: predict model.onnx radiographs/ --out answers.csv",
         )
-    classifier = load(config.paths[0], runtime=config.runtime, threads=config.threads)
+    classifier = load(config.paths[0], runtime=config.runtime, threads=config.threads, device=config.device)
     files = list_files(config.paths[1:])
     refused: list[Row] = []
     warned = answered = 0
