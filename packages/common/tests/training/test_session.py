@@ -16,7 +16,9 @@ def clock(monkeypatch) -> Any:
 
 
 def new_session(tmp_path, device: str = "cpu") -> TrainingSession:
-    run: Any = SimpleNamespace(path=tmp_path, state=tmp_path / "state.pt", main=False, truncate_log=lambda lines: None)
+    run: Any = SimpleNamespace(
+        path=tmp_path, state=tmp_path / "state.pt", main=False, truncate_log=lambda lines: None, tracker=None
+    )
     accelerator = SimpleNamespace(num_processes=1, device=torch.device(device))
     state: Any = SimpleNamespace(epoch=0, step=0, images=0, seconds=0.0, accelerator=accelerator)
     return TrainingSession(run, state, epochs=9, steps=100)
@@ -32,7 +34,7 @@ def test_speed_is_of_the_steps_after_the_first_and_tells_how_long_they_waited(tm
 
     for epoch in range(2):
         seen = []
-        for batch in session.timed(batches(WARM_UP)):
+        for batch in session.timed(batches(WARM_UP), lambda batch: torch.zeros(1)):
             seen.append(batch)
             clock.now += 1.0
             session.end_step(8, torch.tensor(0.5))

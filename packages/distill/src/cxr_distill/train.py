@@ -135,7 +135,7 @@ def train(
     share_batch_statistics(student, accelerator)
     plan = planned(config, len(data.rows), start, accelerator.num_processes)
     wanted = identity(config, architecture, cohort, parents, epochs=plan.epochs, guided=distillation is not None)
-    options = {"restart": config.restart, "extend": config.extend}
+    options: Any = {"restart": config.restart, "extend": config.extend, "track": config.track}
     with open_training_run(folder, wanted, config_dict(config), accelerator, **options) as run:
         if run.finished:
             return folder / MODEL
@@ -151,7 +151,7 @@ def train(
             state.stopped = state.stopped and not run.extended
             while state.epoch < plan.epochs and not state.stopped:
                 state.model.train()
-                for batch in session.timed(_epoch(config, data, plan, state)):
+                for batch in session.timed(_epoch(config, data, plan, state), lambda batch: batch.images):
                     set_lr(state.optimizer, plan.lr_at(state.epoch * plan.steps + state.step))
                     metrics = train_step(state, batch)
                     state.means.add(metrics, optional=[name for name in metrics if name.endswith("_share")])

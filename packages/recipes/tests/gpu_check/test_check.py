@@ -125,8 +125,8 @@ def test_results_of_another_scale_are_not_continued(tmp_path) -> None:
 def test_a_command_is_stopped_when_its_time_is_over(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(commands, "script", lambda name: name)
     log = tmp_path / "log.txt"
-    assert commands.finish_by(commands.start(["sleep", "60"], log), 0.1) is None
-    assert commands.finish_by(commands.start(["true"], log), 60.0) == 0
+    assert commands.finish(commands.start(["sleep", "60"], log), 0.1) is None
+    assert commands.finish(commands.start(["true"], log), 60.0) == 0
     with pytest.raises(commands.Failed, match="false ended with code 1, not 0"):
         commands.run(["false"], log)
 

@@ -112,6 +112,8 @@ class RunOptions:
         workers: Threads that prepare crops; null chooses by the cores.
         on_collapse: What to do when all images come to look the same to the network: "stop", "warn", or "recover",
             which returns to the last healthy epoch and continues with one published change after the other.
+        track: Experiment tracker: "tensorboard", "wandb", "mlflow" or "trackio", told curves, config, sample images and
+            summary; it writes to "tracking" in the stage's folder, and nothing leaves the machine.
         restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
         extend: When the folder holds the same run with fewer epochs, continue it from its last epoch.
         keep_state: Keep the training state of the finished run (about three times the weights), so that it can be
@@ -130,6 +132,7 @@ class RunOptions:
     epochs: int | None = None
     deterministic: bool = False
     workers: int | None = None
+    track: str | None = None
     on_collapse: str = "stop"
     restart: bool = False
     extend: bool = False

@@ -63,7 +63,7 @@ def pretrain(config: PretrainConfig) -> Path:
     plan, specs = planned(config, len(rows), accelerator.num_processes), _crop_specs(config)
     method, parents = _new_method(config, cohort, plan, min(spec.size for spec in specs), accelerator)
     identity = _identity(config, plan, cohort, probed, parents)
-    options = {"restart": config.restart, "extend": config.extend}
+    options: Any = {"restart": config.restart, "extend": config.extend, "track": config.track}
     with open_training_run(folder, identity, config_dict(config), accelerator, **options) as run:
         if run.finished:
             return folder / "backbone.safetensors"
@@ -86,7 +86,7 @@ def pretrain(config: PretrainConfig) -> Path:
                     accelerator=accelerator,
                     workers=config.workers,
                 )
-                for crops in session.timed(batches):
+                for crops in session.timed(batches, lambda crops: crops[0][0]):
                     step = state.epoch * plan.steps + state.step
                     set_lr(state.optimizer, state.plan.lr_at(step))
                     set_weight_decay(state.optimizer, state.plan.weight_decay_at(step))

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -13,6 +13,7 @@ from cxr_common.training.processes import any_process, highest_signal
 from cxr_common.training.resume import StopSignal, load_state, save_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_common.training.state import TrainState
+from cxr_common.training.tracking import Tracker, check_tracker
 from cxr_data.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def open_training_run(
     *,
     restart: bool = False,
     extend: bool = False,
+    track: str | None = None,
 ) -> Iterator[RunFolder]:
     """The run's folder, held until the block ends; says so where the run is already finished.
 
@@ -45,16 +47,20 @@ def open_training_run(
         accelerator: Its main process writes.
         restart: Set a run of another identity aside.
         extend: Continue a run that differs in its number of epochs alone.
+        track: Experiment tracker that is told what is logged, see `cxr_common.training.tracking`; None for none.
 
     Raises:
-        BadInput: As `open_run`.
+        BadInput: As `open_run`; or a tracker that is not there.
     """
+    check_tracker(track)
     main = accelerator.is_main_process
     with accelerator.main_process_first():
         run = open_run(folder, identity, config, restart=restart, extend=extend, main=main)
     with contextlib.closing(run):
         if run.finished and main:
             print(f"{folder}: already finished, nothing to do")
+        if track is not None and main and not run.finished:
+            run.tracker = Tracker(track, folder, config)
         yield run
 
 
@@ -120,11 +126,12 @@ class TrainingSession:
         if alone or (state.epoch * self.steps + state.step) % ASK_EVERY == 0:
             self._leave_after_signal()
 
-    def timed(self, batches: Iterable[B]) -> Iterator[B]:
+    def timed(self, batches: Iterable[B], sample: Callable[[B], Tensor]) -> Iterator[B]:
         """The batches of an epoch, with the clock of `speed` running.
 
         Args:
             batches: Of one epoch; the step on each must have ended, with `end_step`, before the next is asked for.
+            sample: Function of a batch: images (B, 1, H, W) for a tracker, which is shown some of the first batch.
         """
         waiting = iter(batches)
         while True:
@@ -136,6 +143,8 @@ class TrainingSession:
                 self._passed += time.perf_counter() - asked if self._timed_images else 0.0
                 return
             waited = time.perf_counter() - asked
+            if self.run.tracker is not None and not self._steps:
+                self.run.tracker.images("training views", sample(batch))
             yield batch
             self._steps += 1
             if self._steps == WARM_UP:

@@ -76,7 +76,7 @@ def _do(
             began = time.perf_counter()
             try:
                 results_by_name[name] = task()
-            except (commands.Failed, OSError, KeyError, ValueError) as error:  # the others shall still run
+            except Exception as error:  # the others shall still run
                 results_by_name[name] = {"error": f"{type(error).__name__}: {error}"[:2000]}
             print(f"{name}: {page.sentence(results_by_name[name])}  {time.perf_counter() - began:.0f} s", flush=True)
         write()
@@ -153,7 +153,7 @@ def _recipe(config: GpuCheckConfig, folder: Path, data: str, deadline: float) ->
     found: dict[str, Any] = {"recipe": config.recipe, "ended": "not begun: no time left"}
     if left > RECIPE_NEEDS:
         process = commands.start(words, folder / "recipe.txt")
-        code = commands.finish_by(process, left)
+        code = commands.finish(process, left)
         found["ended"] = "time over; the same command resumes" if code is None else f"ended with code {code}"
         found["error"] = code if code else None
     ledger = run / "recipe.json"

@@ -5,7 +5,6 @@ import os
 import shlex
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ def run(words: Sequence[str], log: Path, *, on_cpu: bool = False) -> float:
     return time.perf_counter() - began
 
 
-def check(code: int, words: Sequence[str], log: Path, wanted: int = 0) -> None:
+def check(code: int | None, words: Sequence[str], log: Path, wanted: int = 0) -> None:
     """Raise `Failed` unless a command ended with the code that is wanted."""
     if code != wanted:
         said = log.read_text("utf-8", errors="replace").strip().splitlines()[-4:]
@@ -60,29 +59,24 @@ def start(words: Sequence[str], log: Path, *, on_cpu: bool = False) -> subproces
         )
 
 
-def finish(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a command; where this process is stopped meanwhile, the command is too.
+def finish(process: subprocess.Popen[bytes], seconds: float | None = None) -> int | None:
+    """Wait for a command; it is stopped when its time is over, and where this process is stopped meanwhile.
+
+    Args:
+        process: The command.
+        seconds: Time it has; None for any.
 
     Returns:
-        Its exit code.
+        Its exit code; None where its time was over.
     """
     try:
-        return process.wait()
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        stop(process)
+        return None
     except BaseException:
         stop(process)
         raise
-
-
-def finish_by(process: subprocess.Popen[bytes], seconds: float) -> int | None:
-    """As `finish`; after so many seconds the command is stopped, and the answer is None."""
-    timer = threading.Timer(seconds, lambda: stop(process))
-    timer.start()
-    try:
-        code = finish(process)
-    finally:
-        overdue = not timer.is_alive()
-        timer.cancel()
-    return None if overdue else code
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 30.0) -> int:

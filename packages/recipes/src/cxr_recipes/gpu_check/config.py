@@ -41,7 +41,7 @@ class Scale:
 
 
 SCALES = {
-    "gpu": Scale("resnet50", "resnet18", 224, 96, 128, 256, 4, 10, "resnet18", 64, 40, 8.0, 2000),
+    "gpu": Scale("resnet50", "resnet18", 224, 96, 128, 256, 4, 10, "resnet18", 64, 15, 8.0, 2000),
     "tiny": Scale("test_resnet", "test_resnet", 32, 24, 4, 4, 1, 1, "test_resnet", 32, 12, 0.2, 60),
 }
 

@@ -197,8 +197,6 @@ def _predict(place: Place, model: Path, pictures: Path) -> dict[str, Any]:
     import cv2
     import polars as pl
 
-    from cxr_data.header import describe
-
     began = time.perf_counter()
     pictures.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(place.cohort.pixels[place.cohort.rows("test")[:8]]):
@@ -208,9 +206,7 @@ def _predict(place: Place, model: Path, pictures: Path) -> dict[str, Any]:
         table = place.folder / f"{device}.csv"
         commands.run(["predict", str(model), str(pictures), f"--out={table}"], place.log, on_cpu=device == "cpu")
         tables.append(pl.read_csv(table))
-    labels = describe(model).labels
-    columns = [name for name in tables[0].columns if name in labels or name.removeprefix("probability:") in labels]
-    apart = max(float((tables[0][name] - tables[1][name]).abs().max()) for name in columns)
+    apart = _largest(tables[0], tables[1], "probability:")
     return {
         **judged({"probability": apart}, {"probability": PROBABILITY}),
         "seconds": round(time.perf_counter() - began, 1),

@@ -121,11 +121,13 @@ def _timed(loader: Iterable[Any], step: Callable[[Any], int], seconds: float) ->
     """Images a second and share of the time spent waiting for the loader, after some steps to warm up."""
     images, waited, steps, began = 0, 0.0, 0, time.perf_counter()
     while True:
-        batches = iter(loader)
+        batches, before = iter(loader), steps
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)
             if batch is None:
+                if steps == before:
+                    raise ValueError("fewer images than a batch has")
                 break
             waited += time.perf_counter() - asked
             images += step(batch)

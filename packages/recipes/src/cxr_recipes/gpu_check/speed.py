@@ -24,7 +24,7 @@ def measurements(
         pixel_size: Edge at which they are stored.
         scale: Sizes.
     """
-    place = [f"--data={data}", f"--runs_dir={folder}", "--run=speed", f"--size={scale.size}", "--workers=null"]
+    place = [f"--data={data}", f"--runs_dir={folder}", "--run=speed", f"--size={scale.size}"]
     teacher = folder / "speed" / "teacher" / "model.safetensors"
     epochs, batch = f"--epochs={scale.epochs}", f"--batch_size={scale.batch}"
     swav = [f"--epochs={scale.ssl_epochs}", f"--batch_size={scale.ssl_batch}", f"--crops.local_size={scale.local_size}"]
