@@ -152,7 +152,10 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         raise RuntimeError(fault(f"Expected all tensors to be on the same device, {name}: cuda:0 and cpu {others}"))
     if name.startswith(INDEXING) and ours and not isinstance(args[0], Pretended):
         raise RuntimeError(fault("indices should be either on cpu or on the same device as the indexed tensor (cpu)"))
-    if ours and name.startswith(WAITING):
+    by_mask = name.startswith(INDEXING) and any(
+        t.dtype == torch.bool for t in tree_flatten(args[1])[0] if t is not None
+    )
+    if ours and (by_mask or name.startswith(WAITING)):
         places = [f for f in traceback.extract_stack() if "/packages/" in f.filename and "/src/" in f.filename]
         if any(place.name == "train_step" for place in places):
             SYNCS.append(f"{places[-1].filename.split('/src/')[1]}:{places[-1].lineno} {name}")
