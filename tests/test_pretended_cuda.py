@@ -54,6 +54,7 @@ def test_no_step_waits_for_the_device(tmp_path, command) -> None:
     assert "step waits" not in said, said
 
 
+@pytest.mark.slow
 def test_answers_on_a_device_are_those_of_the_cpu() -> None:
     """What `predict`, `benchmark-model` and `evaluate` compute there."""
     code = f"""
