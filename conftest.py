@@ -6,6 +6,9 @@ import os
 # each other on a busy machine are many times slower than none. Commands started by tests inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import contextlib
+import importlib.metadata
+import io
 import socket
 import subprocess
 import sys
@@ -40,8 +43,41 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def _own_engine() -> Iterator[None]:
     """Accelerate keeps one precision a process; the next test may want another."""
     yield
+    _forget_engine()
+
+
+def _forget_engine() -> None:
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def typed() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command as typed, by its installed name, but in this process: (name, *arguments, cwd=None).
+
+    A process of its own imports torch for four seconds. ``tests/test_commands.py`` keeps the installed scripts honest.
+    """
+
+    def run(name: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        (script,) = importlib.metadata.entry_points(group="console_scripts", name=name)
+        words = [name, *map(str, arguments)]
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setattr(sys, "argv", words)
+            if cwd is not None:
+                patch.chdir(cwd)
+            try:
+                code = script.load()()
+            except SystemExit as ended:
+                code = ended.code
+            finally:
+                _forget_engine()
+        if isinstance(code, str):
+            err.write(code)
+        status = int(isinstance(code, str) or code or 0)
+        return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+
+    return run
 
 
 @pytest.fixture

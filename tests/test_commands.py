@@ -21,23 +21,17 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_quick_and_says_what_it_is(command) -> None:
-    done = run(command, "--help")
-    assert done.returncode == 0
-    assert command in done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_takes_fifteen_hundredths_of_a_second(command) -> None:
-    """Of the processor's time, which a busy machine changes less than the clock's."""
+    """In the processor's time, which a busy machine changes less than the clock's: .15 s, twice that on a slow one."""
 
     def took() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run(command, "--help")
+        done = run(command, "--help")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0
+        assert f"usage: {command} " in done.stdout
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(took() for _ in range(15)) < 0.15
+    assert any(took() < 0.3 for _ in range(5))
 
 
 @pytest.mark.parametrize("name", ["cli", "config"])
@@ -50,11 +44,11 @@ def test_help_imports_nothing_slow(package, name) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS[2:])
-def test_print_config_can_be_given_back(command, tmp_path) -> None:
-    printed = run(command, "--print_config")
+def test_print_config_can_be_given_back(command, tmp_path, typed) -> None:
+    printed = typed(command, "--print_config")
     assert printed.returncode == 0, printed.stderr
     (tmp_path / "config.yaml").write_text(printed.stdout)
-    assert run(command, "--config", str(tmp_path / "config.yaml"), "--print_config").stdout == printed.stdout
+    assert typed(command, "--config", str(tmp_path / "config.yaml"), "--print_config").stdout == printed.stdout
 
 
 @pytest.mark.parametrize(
@@ -73,8 +67,8 @@ def test_print_config_can_be_given_back(command, tmp_path) -> None:
         ("cxr-data prepair x", "did you mean prepare"),
     ],
 )
-def test_bad_input_is_one_message_and_exit_code_2(command, says, tmp_path) -> None:
-    done = run(*command.split(), cwd=tmp_path)
+def test_bad_input_is_one_message_and_exit_code_2(command, says, tmp_path, typed) -> None:
+    done = typed(*command.split(), cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("error: ") == 1
     assert says in done.stderr
@@ -82,17 +76,17 @@ def test_bad_input_is_one_message_and_exit_code_2(command, says, tmp_path) -> No
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_the_three_commands_bare_one_after_the_other(tmp_path) -> None:
-    """Bare but for sizes that a test can wait for."""
+def test_the_three_commands_bare_one_after_the_other(tmp_path, typed) -> None:
+    """Bare but for what a test cannot wait for: sizes, and timing with a process for the memory of each model."""
     small = ["--data", "phantom:120", "--size", "32"]
-    first = run("ssl-pretrain", *small, "--epochs", "1", "--architecture", "resnet18", cwd=tmp_path)
+    first = typed("ssl-pretrain", *small, "--epochs", "1", "--architecture", "resnet18", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "next:  uv run distill" in first.stdout
-    second = run("distill", *small, "--epochs", "1", cwd=tmp_path)
+    second = typed("distill", *small, "--epochs", "1", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     assert "fitting a resnet18" in second.stdout
     assert "next:  uv run evaluate" in second.stdout
-    third = run("evaluate", cwd=tmp_path)
+    third = typed("evaluate", "--speed", "false", cwd=tmp_path)
     assert third.returncode == 0, third.stderr
     report = tmp_path / "runs" / "quickstart" / "report" / "index.html"
     assert str(report.relative_to(tmp_path)) in third.stdout

@@ -97,16 +97,20 @@ def suggested(said: str) -> list[list[str]]:
     return [shlex.split(line.split("  ", 1)[1]) for line in said.splitlines() if ":  " in line and "uv run" in line]
 
 
-def run(words: list[str], folder: Path) -> str:
-    """Run a suggested command line in a folder, with the programs of this environment."""
-    assert words[:2] == ["uv", "run"]
-    program = Path(sys.executable).with_name(words[2])
-    done = subprocess.run([str(program), *words[3:]], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(typed):
+    """Runs a suggested command line in a folder: (words, folder) -> what it says."""
+
+    def run(words: list[str], folder: Path) -> str:
+        assert words[:2] == ["uv", "run"]
+        done = typed(*words[2:], cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
-def test_what_prepare_suggests_can_be_pasted(two_classes, tmp_path):
+def test_what_prepare_suggests_can_be_pasted(two_classes, tmp_path, run):
     said = run(["uv", "run", "cxr-data", "prepare", str(two_classes), "--size", "32", "--out", "my cohort"], tmp_path)
     look, check, following = suggested(said)
     assert "my cohort-sheet.png" in run(look, tmp_path)
@@ -119,7 +123,7 @@ def test_what_prepare_suggests_can_be_pasted(two_classes, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_training_that_prepare_suggests_runs(two_classes, tmp_path):
+def test_the_training_that_prepare_suggests_runs(two_classes, tmp_path, run):
     said = run(["uv", "run", "cxr-data", "prepare", str(two_classes), "--size", "32"], tmp_path)
     quick = ["--epochs", "1", "--architecture", "baseline_cnn"]
     (again,) = suggested(run([*suggested(said)[2], *quick], tmp_path))

@@ -34,8 +34,9 @@ def test_the_overview_names_every_command(capsys):
 
 def test_a_command_gets_its_arguments(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cxr"])
-    assert umbrella.main(["predict", "--help"]) == 0
-    assert "usage: predict" in capsys.readouterr().out
+    for words in (["predict"], ["pretrain"], ["data", "prepare"], ["data"]):
+        assert umbrella.main([*words, "--help"]) == 0
+        assert f"usage: cxr {' '.join(words)} " in capsys.readouterr().out
     assert umbrella.main(["data", "shwo"]) == 2
     assert "did you mean show" in capsys.readouterr().err
 

@@ -31,6 +31,12 @@ def toy(n: int = 96, *, task: Task = "multiclass", edge: int = 48, seed: int = 0
     return Cohort("toy", task, labels, table, pixels, {"aspect": "squash", "window": "full"}, "toy", digest)
 
 
+@pytest.fixture(scope="session")
+def make_toy():
+    """``toy`` for fixtures that outlive a test."""
+    return toy
+
+
 @pytest.fixture
 def toy_cohort() -> Cohort:
     return toy()

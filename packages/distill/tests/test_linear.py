@@ -10,11 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from cxr_common.checkpoint import Header, Input, load, save
 from cxr_common.inference import outputs
 from cxr_common.models.pretrained import Pretrained
-from cxr_common.models.zoo import build
+from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput
 from cxr_data.header import TRAINING_IMAGES
+from cxr_distill import linear
 from cxr_distill.config import Decision, DistillConfig, FinetuneConfig, Optim
 from cxr_distill.imbalance import label_loss
 from cxr_distill.linear import PENALTIES, fit_heads, pooled_features
@@ -58,6 +59,7 @@ def test_only_the_classifier_changes(tmp_path, toy_cohort) -> None:
     }
     lines = [json.loads(line) for line in Path(tmp_path, "linear", "metrics.jsonl").read_text().splitlines()]
     assert [line["penalty"] for line in lines] == list(PENALTIES)
+    assert not (tmp_path / "linear" / linear.FEATURES).exists()
     network, header = load(path)
     assert header.metrics["val_auroc"] == max(line["val_auroc"] for line in lines)
     rows = toy_cohort.rows("val")
@@ -70,6 +72,28 @@ def test_only_the_classifier_changes(tmp_path, toy_cohort) -> None:
     assert torch.equal(
         pooled, pooled_features(network.train(), toy_cohort, rows, 32, torch.float32)
     )  # BatchNorm in eval
+
+
+def test_features_that_are_there_are_not_computed_again(tmp_path, toy_cohort, monkeypatch) -> None:
+    monkeypatch.setattr(linear, "_PIECE", linear._BATCH)
+    monkeypatch.setattr(linear, "_BATCH", 16)
+    network, rows = GrayNetwork(build("test_resnet", 2, size=32), 0.5, 0.2), np.arange(90)[::-1]
+    expected = pooled_features(network, toy_cohort, rows, 32, torch.float32)
+    computed, genuine = [], linear.inference.outputs
+
+    def stops_in_the_second_piece(network, pixels, piece, *arguments, **options):
+        computed.append(len(piece))
+        if len(computed) == 2:
+            raise KeyboardInterrupt
+        return genuine(network, pixels, piece, *arguments, **options)
+
+    monkeypatch.setattr(linear.inference, "outputs", stops_in_the_second_piece)
+    with pytest.raises(KeyboardInterrupt):
+        pooled_features(network, toy_cohort, rows, 32, torch.float32, tmp_path / "kept")
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["00000.npy"]
+    found = pooled_features(network, toy_cohort, rows, 32, torch.float32, tmp_path / "kept")
+    assert computed == [64, 26, 26]
+    assert torch.equal(found, expected)
 
 
 def test_what_a_fixed_extractor_has_no_use_for_is_refused() -> None:

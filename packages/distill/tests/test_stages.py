@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +13,6 @@ from cxr_distill.config import DistillConfig
 FAST = ["--size", "32", "--batch_size", "16", "--epochs", "1", "--precision", "fp32"]
 
 
-def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    script = Path(sys.executable).with_name(name)
-    return subprocess.run([str(script), *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
 @pytest.fixture
 def backbone(tmp_path) -> Path:
     path = tmp_path / "given" / "backbone.safetensors"
@@ -27,9 +20,9 @@ def backbone(tmp_path) -> Path:
     return path
 
 
-def test_a_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_path, toy_folder, backbone) -> None:
+def test_a_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_path, toy_folder, backbone, typed) -> None:
     runs = tmp_path / "runs"
-    done = run(
+    done = typed(
         "distill", *FAST, "--data", toy_folder, "--teacher", backbone, "--student", "test_resnet", "--control",
         "--runs_dir", runs,
     )  # fmt: skip
@@ -67,14 +60,14 @@ def test_a_backbone_becomes_a_teacher_first_and_the_control_comes_beside(tmp_pat
         (["--loss", "kd=0", "--task_weight", "0"], "a loss with a weight above 0"),
     ],
 )
-def test_bad_input_ends_with_one_message_and_leaves_nothing(tmp_path, toy_folder, arguments, says) -> None:
+def test_bad_input_ends_with_one_message_and_leaves_nothing(tmp_path, toy_folder, arguments, says, typed) -> None:
     data = [] if "--data" in arguments else ["--data", toy_folder]
     teacher = tmp_path / "t.safetensors"
     header = Header("model", "test_resnet", Input(32, 0.5, 0.2), task="multiclass", labels=("NORMAL", "PNEUMONIA"))
     save(teacher, build("test_resnet", 2, size=32), header)
     given = [] if "--teacher" in arguments else ["--teacher", teacher]
     runs = tmp_path / "runs"
-    done = run("distill", *FAST, *data, *given, "--runs_dir", runs, *arguments)
+    done = typed("distill", *FAST, *data, *given, "--runs_dir", runs, *arguments)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr
@@ -82,22 +75,22 @@ def test_bad_input_ends_with_one_message_and_leaves_nothing(tmp_path, toy_folder
     assert not list(runs.rglob("*.safetensors"))
 
 
-def test_a_training_that_diverges_says_so(tmp_path, toy_folder) -> None:
+def test_a_training_that_diverges_says_so(tmp_path, toy_folder, typed) -> None:
     place = ("--data", toy_folder, "--runs_dir", tmp_path)
-    done = run("finetune", *FAST, *place, "--architecture", "baseline_cnn", "--lr", "1e30")
+    done = typed("finetune", *FAST, *place, "--architecture", "baseline_cnn", "--lr", "1e30")
     assert done.returncode == 2, done.stderr
     assert "expected a finite loss, found nan at epoch 1" in done.stderr
     assert "lower --lr" in done.stderr
 
 
-def test_two_teachers_of_their_own_sizes_asked_once(tmp_path, toy_folder) -> None:
+def test_two_teachers_of_their_own_sizes_asked_once(tmp_path, toy_folder, typed) -> None:
     teachers = []
     for size, labels in ((32, ("NORMAL", "PNEUMONIA")), (48, ("PNEUMONIA", "NORMAL"))):
         teachers.append(tmp_path / f"{size}.safetensors")
         header = Header("model", "test_resnet", Input(size, 0.5, 0.2), task="multiclass", labels=labels)
         save(teachers[-1], build("test_resnet", 2, size=size), header)
     runs = tmp_path / "runs"
-    done = run(
+    done = typed(
         "distill", *FAST, "--data", toy_folder, "--student", "test_resnet", "--runs_dir", runs,
         "--teacher", *teachers, "--ensemble", "weighted", "--cached_views", 1,
     )  # fmt: skip
@@ -123,24 +116,24 @@ def test_larger_teachers_see_the_same_images_stored_more_finely() -> None:
     assert (likeness.argmax(axis=1) == np.arange(40)).all()
 
 
-def test_other_classes_than_the_teacher_knows(tmp_path, toy_folder) -> None:
+def test_other_classes_than_the_teacher_knows(tmp_path, toy_folder, typed) -> None:
     teacher = tmp_path / "t.safetensors"
     header = Header("model", "test_resnet", Input(32, 0.5, 0.2), task="multiclass", labels=("NORMAL", "COVID"))
     save(teacher, build("test_resnet", 2, size=32), header)
-    done = run("distill", *FAST, "--data", toy_folder, "--teacher", teacher, "--runs_dir", tmp_path / "runs")
+    done = typed("distill", *FAST, "--data", toy_folder, "--teacher", teacher, "--runs_dir", tmp_path / "runs")
     assert done.returncode == 2
     assert "NORMAL, PNEUMONIA" in done.stderr
     assert "NORMAL, COVID" in done.stderr
 
 
-def test_a_folder_of_another_config_is_kept(tmp_path, toy_folder) -> None:
+def test_a_folder_of_another_config_is_kept(tmp_path, toy_folder, typed) -> None:
     fit = ["--data", toy_folder, "--architecture", "test_resnet", "--runs_dir", tmp_path / "runs"]
-    assert run("finetune", *FAST, *fit).returncode == 0
+    assert typed("finetune", *FAST, *fit).returncode == 0
     model = tmp_path / "runs" / "quickstart" / "teacher" / "model.safetensors"
     before = model.read_bytes()
-    done = run("finetune", *FAST, *fit, "--seed", 1)
+    done = typed("finetune", *FAST, *fit, "--seed", 1)
     assert done.returncode == 2
     assert "seed was 0, now 1" in done.stderr
     assert model.read_bytes() == before
-    assert run("finetune", *FAST, *fit, "--seed", 1, "--restart").returncode == 0
+    assert typed("finetune", *FAST, *fit, "--seed", 1, "--restart").returncode == 0
     assert (tmp_path / "runs" / "quickstart" / "teacher.aside-1" / "model.safetensors").read_bytes() == before

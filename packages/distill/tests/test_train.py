@@ -17,6 +17,7 @@ from cxr_common.checkpoint import Header, Input, describe, load, save
 from cxr_common.models.pretrained import Pretrained
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
+from cxr_data.cohort import save as save_cohort
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_data.header import TRAINING_IMAGES
@@ -28,6 +29,7 @@ from cxr_distill.teachers import Distillation
 from cxr_distill.train import automatic_epochs, automatic_lr, train
 
 SCRIPT = str(Path(__file__).parent / "whole_run.py")
+STOPPED = (signal.SIGTERM, signal.SIGINT)  # in this process too: test_resume.py
 SMALL = {"size": 32, "batch_size": 16, "epochs": 3, "precision": "fp32", "lr": 3e-3}
 
 
@@ -147,27 +149,33 @@ def test_done_before_is_not_done_again(tmp_path, toy_cohort, capsys) -> None:
         finetuned(tmp_path / "t", toy_cohort, lr=0.1)
 
 
-def command(tmp_path: Path, data: str, run: str, *more: str) -> list[str]:
-    script = Path(sys.executable).with_name("distill")
-    flags = f"--size 32 --batch_size 8 --epochs 8 --precision fp32 --student test_resnet --data {data}"
-    return [str(script), *flags.split(), "--run", run, "--runs_dir", str(tmp_path), *more]
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, make_toy, typed) -> tuple[Path, list[str]]:
+    """A finished distillation, and the words that start it again in another folder: add ``--runs_dir``."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    cohort = make_toy()
+    save_cohort(cohort, folder / "cohort")
+    teacher = finetuned(folder / "teacher", cohort)
+    words = f"--size 32 --batch_size 8 --epochs 6 --precision fp32 --student test_resnet --data {folder / 'cohort'}"
+    words += f" --teacher {teacher} --loss kd=0.9 --loss fitnets=1"
+    done = typed("distill", *words.split(), "--runs_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "quickstart" / "test_resnet", words.split()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, toy_cohort, toy_folder, how) -> None:
-    teacher = finetuned(tmp_path / "teacher", toy_cohort)
-    more = ("--teacher", str(teacher), "--loss", "kd=0.9", "--loss", "fitnets=1")
-    subprocess.run(command(tmp_path, toy_folder, "whole", *more), check=True, capture_output=True)
-    whole = tmp_path / "whole" / "test_resnet"
-
-    cut = tmp_path / "cut" / "test_resnet"
-    process = subprocess.Popen(command(tmp_path, toy_folder, "cut", *more), stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize("how", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.slow) for s in STOPPED)])
+def test_killed_at_any_moment_it_resumes_to_the_same_bits(uninterrupted, tmp_path, typed, how) -> None:
+    whole, start = uninterrupted
+    cut = tmp_path / "quickstart" / "test_resnet"
+    command = [str(Path(sys.executable).with_name("distill")), *start, "--runs_dir", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     wait_for(lambda: len(lines(cut)) >= 2, process)
     os.kill(process.pid, how)
     assert process.wait() in (-how, 128 + how)
     assert (cut / "state.pt").exists()
     assert not (cut / "model.safetensors").exists()
-    subprocess.run(command(tmp_path, toy_folder, "cut", *more), check=True, capture_output=True)
+    resumed = typed("distill", *start, "--runs_dir", tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
     assert load_file(cut / "model.safetensors").keys() == load_file(whole / "model.safetensors").keys()
     for name, tensor in load_file(whole / "model.safetensors").items():
         assert torch.equal(tensor, load_file(cut / "model.safetensors")[name]), name
@@ -179,7 +187,7 @@ def lines(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 250) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "it ended before it could be killed"
@@ -188,7 +196,7 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 
 
 @pytest.mark.parametrize("taught", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, in_two_processes, taught) -> None:
+def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, in_two_processes, typed, taught) -> None:
     """Without BatchNorm two processes must give the weights of one (same global batches, averaged gradients)."""
     flags = f"--size 32 --batch_size 8 --epochs 1 --precision fp32 --data {toy_folder}".split()
     flags += ["--start", "random", "--runs_dir", str(tmp_path), "--name", "model"]
@@ -199,9 +207,8 @@ def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, i
     else:
         flags += ["--architecture", "test_vit"]
     command = "distill" if taught else "finetune"
-    subprocess.run(
-        [str(Path(sys.executable).with_name(command)), *flags, "--run", "one"], check=True, capture_output=True
-    )
+    done = typed(command, *flags, "--run", "one")
+    assert done.returncode == 0, done.stderr
     for code, said in in_two_processes(SCRIPT, "0", command, *flags, "--run", "two"):
         assert code == 0, said
     assert json.loads((tmp_path / "two" / "model" / "done.json").read_text())["processes"] == 2

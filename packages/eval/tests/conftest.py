@@ -130,6 +130,8 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
             "fingerprint": "2" * 64,
             "task": task,
             "labels": labels,
+            "pixel_size": 64,
+            "pixel_mapping": {"aspect": "squash"},
             "notes": ["split by us"],
             "broken": 2,
             "shared_patients": {},

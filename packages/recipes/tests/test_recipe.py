@@ -175,3 +175,14 @@ def test_names_that_are_none(tmp_path) -> None:
     recipe = read(write(tmp_path, 'title: t\nscales: {a: {}}\nstages: ["evaluate --seed {seed}"]'))
     with pytest.raises(BadInput, match="seed"):
         recipe.commands("a", RUN)
+
+
+def test_a_scale_may_leave_a_loop_out(tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        "title: t\nreports: {}\nscales: {small: {seeds: []}, large: {seeds: [0, 1]}}\n"
+        "stages: [{command: 'finetune --seed {seed}', for: {seed: seeds}}, finetune --seed 9]\n"
+    )
+    recipe = read(str(file))
+    assert [len(stage) for stage in recipe.commands("small", Path("runs/r"))] == [0, 1]
+    assert [len(stage) for stage in recipe.commands("large", Path("runs/r"))] == [2, 1]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cxr_data.command import run_command
+from cxr_data.command import as_typed, run_command
 from cxr_data.errors import BadInput, unknown_name
 
 if TYPE_CHECKING:
@@ -205,7 +205,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments.pop(0) if arguments else "--help"
     description = _DESCRIPTIONS.get(name, "")
-    prog = f"cxr-data {name}"
+    program = as_typed("cxr-data")
+    prog = f"{program} {name}"
     if name == "prepare":
         return run_command(
             _prepare, PrepareConfig, prog=prog, description=description, argv=arguments, positional="source"
@@ -225,9 +226,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "cache":
         return run_command(_cache, CacheConfig, prog=prog, description=description, argv=arguments, positional="names")
     if name in ("-h", "--help"):
-        print("usage: cxr-data COMMAND ...\n")
+        print(f"usage: {program} COMMAND ...\n")
         print("\n".join(f"  {command:<10}{text}" for command, text in _DESCRIPTIONS.items()))
-        print("\n`cxr-data COMMAND --help` lists the options; every command works without any, on the phantom.")
+        print(f"\n`{program} COMMAND --help` lists the options; every command works without any, on the phantom.")
         return 0
     print(f"error: {unknown_name('command', name, _DESCRIPTIONS)}", file=sys.stderr)
     return 2

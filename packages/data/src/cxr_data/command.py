@@ -46,6 +46,7 @@ def run_command(
         0 when ``main`` returned, 2 for bad input, 130 or 143 when interrupted or terminated. A fault of
         ours raises, so that Python prints the traceback and exits with 1.
     """
+    prog = as_typed(prog) if argv is None else prog
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         defaults = (presets or {}).get(_preset(arguments), {})
@@ -81,6 +82,11 @@ def run_command(
     finally:
         signal.signal(signal.SIGTERM, previous)
     return 0
+
+
+def as_typed(prog: str) -> str:
+    """The command's name as it was typed: ``cxr predict`` where ``cxr`` started it, else its own."""
+    return sys.argv[0] if sys.argv[0].startswith("cxr ") else prog
 
 
 def parse(

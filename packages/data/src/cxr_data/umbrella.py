@@ -53,6 +53,9 @@ COMMANDS = {
         "time classifiers in every runtime and precision",
         "cxr-deploy",
     ),
+    "demo": Command(
+        "cxr_deploy.cli:demo", "cxr_deploy.config:DemoConfig", "open a page that classifies radiographs", "cxr-deploy"
+    ),
     "reproduce": Command(
         "cxr_recipes.cli:main", "cxr_recipes.config:ReproduceConfig", "run a whole experiment", "cxr-recipes"
     ),

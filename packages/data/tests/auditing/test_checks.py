@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -70,11 +68,10 @@ def test_the_page_is_whole_and_escapes_what_comes_from_the_data(faulty):
 
 
 @pytest.mark.parametrize(("strict", "code"), [(False, 0), (True, 1)])
-def test_strict_ends_with_1_where_there_are_errors(faulty, tmp_path, strict, code):
+def test_strict_ends_with_1_where_there_are_errors(faulty, tmp_path, strict, code, typed):
     save(faulty, tmp_path / "cohort")
     out = tmp_path / "found"
-    command = [str(Path(sys.executable).with_name("cxr-data")), "audit", str(tmp_path / "cohort"), "--out", str(out)]
-    done = subprocess.run([*command, "--strict"] if strict else command, capture_output=True, text=True, check=False)
+    done = typed("cxr-data", "audit", tmp_path / "cohort", "--out", out, *(["--strict"] if strict else []))
     assert (done.returncode, done.stderr) == (code, "")
     assert "3 errors" in done.stdout
     written = json.loads((out / "audit.json").read_text())

@@ -1,9 +1,9 @@
-"""The commands ``export-model``, ``predict`` and ``benchmark-model``."""
+"""The commands ``export-model``, ``predict``, ``benchmark-model`` and ``cxr demo``."""
 
 from collections.abc import Sequence
 
 from cxr_data.command import run_command
-from cxr_deploy.config import BenchmarkConfig, ExportConfig, PredictConfig
+from cxr_deploy.config import BenchmarkConfig, DemoConfig, ExportConfig, PredictConfig
 
 
 def export_model(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +54,20 @@ def benchmark_model(argv: Sequence[str] | None = None) -> int:
     )
 
 
+def demo(argv: Sequence[str] | None = None) -> int:
+    """Run ``cxr demo``; returns the exit code."""
+    return run_command(
+        _demo,
+        DemoConfig,
+        prog="cxr demo",
+        description=(
+            "Open a page on this computer that answers for chest radiographs with the small model that ships with the "
+            "package: probabilities, decisions, heat maps. Nothing is downloaded, sent or kept. For research only."
+        ),
+        argv=argv,
+    )
+
+
 def _export(config: ExportConfig) -> None:
     from cxr_deploy.export.export import export
 
@@ -70,3 +84,9 @@ def _benchmark(config: BenchmarkConfig) -> None:
     from cxr_deploy.benchmark.benchmark import benchmark
 
     benchmark(config)
+
+
+def _demo(config: DemoConfig) -> None:
+    from cxr_deploy.demo.server import serve
+
+    serve(config)

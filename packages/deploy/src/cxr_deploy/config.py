@@ -60,6 +60,7 @@ class PredictConfig:
     Attributes:
         paths: The model (a .safetensors or .onnx file, or its folder), then any number of image files (JPEG, PNG,
             TIFF, BMP, DICOM) and folders of them.
+        demo: Whether to answer with the small model that ships with the package, instead of one in PATHS.
         out: Table of the answers: .csv, .jsonl (JSON lines) or .parquet. Default: the terminal only.
         heatmaps: Folder for pictures of where the evidence lies, one per image and called label.
         runtime: torch, onnxruntime, openvino, or auto (what the file is for).
@@ -70,6 +71,7 @@ class PredictConfig:
     """
 
     paths: list[str] = field(default_factory=list)
+    demo: bool = False
     out: str = ""
     heatmaps: str = ""
     runtime: str = "auto"
@@ -87,6 +89,25 @@ class PredictConfig:
         for option, least in (("batch_size", 1), ("threads", 0)):
             if getattr(self, option) < least:
                 raise BadInput(f"a number from {least} up", str(getattr(self, option)), where=f"--{option}")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Open a page that answers for radiographs, on this computer alone.
+
+    Attributes:
+        model: Model file or its folder; the small model that ships with the package when empty.
+        port: TCP port on 127.0.0.1; null takes a free one.
+        browser: Whether to open the page in the browser.
+    """
+
+    model: str = ""
+    port: int | None = None
+    browser: bool = True
+
+    def __post_init__(self) -> None:
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise BadInput("a port from 1 to 65535", str(self.port), where="--port", do="leave it out")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from cxr_common.models.features import POOLED, features
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.run_folder import RunFolder
 from cxr_data.cohort import Cohort
+from cxr_data.files import whole_file
 from cxr_data.progress import Progress
 from cxr_distill.monitoring import score
 from cxr_distill.teacher import linear_layer
@@ -22,8 +24,12 @@ from cxr_distill.teacher import linear_layer
 PENALTIES = tuple(10.0**power for power in range(1, -6, -1))
 """Ridge penalties tried, strongest first, each from the solution before it."""
 
+FEATURES = "features"
+"""Folder within the run's that keeps the features of an unfinished one."""
+
 _ITERATIONS = 60
 _BATCH = 64
+_PIECE = 32 * _BATCH  # images whose features are kept together: a stopped run loses one piece at most
 
 
 class Head(NamedTuple):
@@ -56,7 +62,7 @@ def fit(
 
     Args:
         network: Its last layer is replaced.
-        look: `pooled_features` of the network, a function of rows.
+        look: `pooled_features` of the network, a function of rows and of the folder that keeps them.
         rows: Training rows.
         val_rows: Validation rows.
         targets: (N, L) of the whole cohort, NaN where unknown.
@@ -73,7 +79,8 @@ def fit(
     began = time.perf_counter()
     layer = linear_layer(network, "a network for --mode linear")
     run.truncate_log(0)
-    x, x_val = look(rows=rows), look(rows=val_rows)
+    kept = run.path / FEATURES if run.main else None
+    x, x_val = (look(rows=r, kept=kept and kept / name) for name, r in (("train", rows), ("val", val_rows)))
     best: dict[str, Any] = {}
     heads = fit_heads(x, torch.from_numpy(targets[rows]), loss)
     for number, head in enumerate(heads, start=1):
@@ -92,21 +99,52 @@ def fit(
 
 
 def pooled_features(
-    network: GrayNetwork, cohort: Cohort, rows: NDArray[np.int64], size: int, precision: torch.dtype
+    network: GrayNetwork,
+    cohort: Cohort,
+    rows: NDArray[np.int64],
+    size: int,
+    precision: torch.dtype,
+    kept: Path | None = None,
 ) -> Tensor:
-    """What the network's classifier reads of whole images, (M, C) float32, in eval mode (BatchNorm too)."""
-    steps = -(-len(rows) // _BATCH)
-    with Progress("features", 1, steps, show=os.environ.get("RANK", "0") == "0") as bar:
-        found = inference.outputs(
-            _Pooled(network),
-            cohort.pixels,
-            rows,
-            size,
-            batch_size=_BATCH,
-            precision=precision,
-            on_batch=lambda count: bar.step(images=count),
-        )
-    return torch.from_numpy(found)
+    """What the network's classifier reads of whole images, in eval mode (BatchNorm too).
+
+    Args:
+        network: On its device.
+        cohort: The cohort.
+        rows: (M,) rows wanted, in this order.
+        size: Edge the network takes.
+        precision: Arithmetic of the forward pass.
+        kept: Folder in which pieces that are complete are kept, and found again by a run that resumes.
+
+    Returns:
+        (M, C) float32.
+    """
+    pieces = [rows[start : start + _PIECE] for start in range(0, max(len(rows), 1), _PIECE)]
+    files = [None if kept is None else kept / f"{number:05}.npy" for number in range(len(pieces))]
+    there = [file is not None and file.exists() for file in files]
+    done = sum(-(-len(piece) // _BATCH) for piece, found in zip(pieces, there, strict=True) if found)
+    found = []
+    main = os.environ.get("RANK", "0") == "0"
+    with Progress("features", 1, -(-len(rows) // _BATCH), start_step=done, show=main) as bar:
+        for piece, file, known in zip(pieces, files, there, strict=True):
+            if known and file is not None:
+                found.append(np.load(file, allow_pickle=False))
+                continue
+            found.append(
+                inference.outputs(
+                    _Pooled(network),
+                    cohort.pixels,
+                    piece,
+                    size,
+                    batch_size=_BATCH,
+                    precision=precision,
+                    on_batch=lambda count: bar.step(images=count),
+                )
+            )
+            if file is not None:
+                with whole_file(file) as out:
+                    np.save(out, found[-1], allow_pickle=False)
+    return torch.from_numpy(np.concatenate(found))
 
 
 def fit_heads(x: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> list[Head]:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,6 +145,7 @@ def train(
             finish(
                 student.network.to(accelerator.device), *_fit_linear(config, data, student.network, accelerator, run)
             )
+            shutil.rmtree(folder / linear.FEATURES, ignore_errors=True)
             return folder / MODEL
 
         state = _new_state(config, data, student, plan, distillation, accelerator)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cxr_eval.arrays import Evaluation, Figure, compare, delong, evaluate
+    from cxr_eval.document import Report, read_report
     from cxr_eval.metrics.records import METRICS, Metric
     from cxr_eval.statistics.bootstrap import Interval, bootstrap
 
@@ -24,14 +25,17 @@ __all__ = [
     "Figure",
     "Interval",
     "Metric",
+    "Report",
     "bootstrap",
     "compare",
     "delong",
     "evaluate",
+    "read_report",
 ]
 
 _HOMES = {
     **dict.fromkeys(("Evaluation", "Figure", "compare", "delong", "evaluate"), "cxr_eval.arrays"),
+    **dict.fromkeys(("Report", "read_report"), "cxr_eval.document"),
     **dict.fromkeys(("METRICS", "Metric"), "cxr_eval.metrics.records"),
     **dict.fromkeys(("Interval", "bootstrap"), "cxr_eval.statistics.bootstrap"),
 }

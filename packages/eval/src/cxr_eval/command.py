@@ -1,7 +1,7 @@
 """The command ``evaluate``: models and a cohort in, one report out.
 
-``metrics.json`` is described in docs/metrics.md; ``SCHEMA`` is its version. It is the document from which the page,
-the table, the plots and the model cards are made.
+``metrics.json`` is described in docs/metrics.md and typed in ``cxr_eval.document``. It is what the page, the table, the
+plots and the model cards are made from.
 """
 
 import csv
@@ -30,6 +30,7 @@ from cxr_data.machine import cpu_name
 from cxr_data.terminal import counting, say
 from cxr_eval import entries, memory, results, speed, subgroups
 from cxr_eval.config import EvaluateConfig
+from cxr_eval.document import SCHEMA, checked
 from cxr_eval.explain.explanations import explain
 from cxr_eval.metrics.records import METRICS
 from cxr_eval.models import Match, aligned_targets, controls, match_labels, relation, teachers
@@ -37,9 +38,6 @@ from cxr_eval.notes import notes, seen_in_training
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
 from cxr_eval.terminal import summary
-
-SCHEMA = 3
-"""Version of metrics.json: raised when a key changes its meaning or goes, not when one is added."""
 
 OURS = frozenset(
     {"metrics.json", "metrics.csv", "predictions.parquet", "config.yaml", "index.html", "plots", "model_cards"}
@@ -78,40 +76,14 @@ def run(config: EvaluateConfig) -> Path:
 
     device = "cuda" if uses_cuda() else "cpu"
     low = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device == "cuda"))
-    networks: dict[str, tuple[torch.nn.Module, int]] = {}
-    given: dict[str, Answers] = {}
-    for name, path in files.items():
-        network, header = load(path, kind="model")
-        size = header.input.size
-        title = f"evaluate: {name} on {len(rows)} {config.split} images of {cohort.name}"
-        with counting(title, len(rows)) as advance:
-            logits = predict(
-                network,
-                cohorts[pixel_size_for(size)].pixels,
-                size,
-                rows=rows,
-                batch_size=config.batch_size,
-                device=device,
-                precision=torch.bfloat16 if low else torch.float32,
-                on_batch=advance,
-            )
-        given[name] = answers(logits, header, match.labels, name)
-        networks[name] = (network, size)
+    networks, given = _answers(config, files, match, cohorts, rows, device, torch.bfloat16 if low else torch.float32)
 
     groups = cohort.groups[rows]
     units, patients = len(np.unique(groups)), cohort.table["patient"][rows].n_unique()
     together = f" ({patients}, those who share an identical image as one)" if patients > units else ""
     say(f"evaluate: intervals from {units} patients{together}" if config.resamples else "evaluate: no intervals")
     document = measure(config, match, targets, given, groups, groupings, headers, files)
-    timed = {}
-    if config.speed:
-        kinds = {name: (header.architecture, header.input.size, len(header.labels)) for name, header in headers.items()}
-        # Weights do not change how long a network takes: of several seeds one is measured.
-        first = {kind: name for name, kind in reversed(kinds.items())}
-        say(f"evaluate: time and memory of {len(first)} network{'s' if len(first) > 1 else ''}")
-        measured = speed.measure({name: networks[name] for name in first.values()}, threads=config.threads)
-        held = memory.peaks({name: files[name] for name in first.values()}, config.threads)
-        timed = {name: measured[first[kind]] | {"peak_bytes": held[first[kind]]} for name, kind in kinds.items()}
+    timed = _speeds(config, files, headers, networks) if config.speed else {}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": timed.get(name)}
         document["models"][name]["cohort"] = relation(headers[name], cohorts[pixel_size_for(networks[name][1])])
@@ -126,26 +98,79 @@ def run(config: EvaluateConfig) -> Path:
             "broken": len(cohort.broken),
         },
         "notes": [*seen, *match.notes, *notes(config.split, headers, cohorts, match), *warnings],
-        "provenance": {
-            **provenance(),
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": command(config),
-            "config": config_dict(config),
-            "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
-            "precision": "bf16" if low else "fp32",
-        },
+        "provenance": _provenance(config, device, low),
     }
     explained = None
     if config.explain:
         options = {"resamples": config.resamples, "seed": config.seed}
         explained = explain(config.explain, networks, headers, cohorts, given, match, targets, rows, **options)
         document["explanations"] = {key: explained[key] for key in ("method", "stages", "scores", "curves")}
+    document = checked(document)
     with whole_folder(folder) as beside:
         predictions = table(cohort.table[rows], match.labels, targets, given)
         write_report(beside, document, targets, given, predictions, explained)
     summary(document)
     say(f"wrote {folder / 'index.html'}")
     return folder / "index.html"
+
+
+def _answers(
+    config: EvaluateConfig,
+    files: Mapping[str, Path],
+    match: Match,
+    cohorts: Mapping[int, Cohort],
+    rows: NDArray[np.int64],
+    device: str,
+    precision: torch.dtype,
+) -> tuple[dict[str, tuple[torch.nn.Module, int]], dict[str, Answers]]:
+    """Every network with its input size, and its answers for the rows."""
+    networks: dict[str, tuple[torch.nn.Module, int]] = {}
+    given: dict[str, Answers] = {}
+    for name, path in files.items():
+        network, header = load(path, kind="model")
+        size = header.input.size
+        cohort = cohorts[pixel_size_for(size)]
+        title = f"evaluate: {name} on {len(rows)} {config.split} images of {cohort.name}"
+        with counting(title, len(rows)) as advance:
+            logits = predict(
+                network,
+                cohort.pixels,
+                size,
+                rows=rows,
+                batch_size=config.batch_size,
+                device=device,
+                precision=precision,
+                on_batch=advance,
+            )
+        given[name] = answers(logits, header, match.labels, name)
+        networks[name] = (network, size)
+    return networks, given
+
+
+def _speeds(
+    config: EvaluateConfig,
+    files: Mapping[str, Path],
+    headers: Mapping[str, Header],
+    networks: Mapping[str, tuple[torch.nn.Module, int]],
+) -> dict[str, dict[str, Any]]:
+    """Time and peak memory by model name; of several seeds, whose weights take equally long, one is measured."""
+    kinds = {name: (header.architecture, header.input.size, len(header.labels)) for name, header in headers.items()}
+    first = {kind: name for name, kind in reversed(kinds.items())}
+    say(f"evaluate: time and memory of {len(first)} network{'s' if len(first) > 1 else ''}")
+    measured = speed.measure({name: networks[name] for name in first.values()}, threads=config.threads)
+    held = memory.peaks({name: files[name] for name in first.values()}, config.threads)
+    return {name: measured[first[kind]] | {"peak_bytes": held[first[kind]]} for name, kind in kinds.items()}
+
+
+def _provenance(config: EvaluateConfig, device: str, low: bool) -> dict[str, Any]:
+    return {
+        **provenance(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command(config),
+        "config": config_dict(config),
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "precision": "bf16" if low else "fp32",
+    }
 
 
 def measure(

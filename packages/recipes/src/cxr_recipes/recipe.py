@@ -147,7 +147,7 @@ def _folder() -> Any:
 def _loop(names: str, of: Any, values: dict[str, Any], where: str) -> list[dict[str, Any]]:
     """One dict per iteration: ``seed: [0, 1]``, ``seed: seeds`` (a list of the scale), ``a, b: [[1, 2], [3, 4]]``."""
     rounds = values.get(of, of) if isinstance(of, str) else of
-    if not isinstance(rounds, list) or not rounds:
+    if not isinstance(rounds, list) or not (rounds or isinstance(of, str)):  # a scale may leave a loop out
         do = "write it out, such as [0, 1], or add it to the scale"
         raise BadInput(f"a list of values for {names}, or a scale's name for one", repr(rounds), where=where, do=do)
     keys = [name.strip() for name in names.split(",")]

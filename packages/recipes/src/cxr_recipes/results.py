@@ -49,13 +49,15 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
 
 def chart(recipe: Recipe, metrics: Path) -> str:
     """The figure of a report as SVG: every gain of the recipe as a pair of models; empty where there is none."""
-    models = json.loads(metrics.read_text("utf-8"))["models"]
+    document = json.loads(metrics.read_text("utf-8"))
+    models = document["models"]
     rows = [
         (title, [a for a, _ in pairs], [b for _, b in pairs])
         for title, pairs in paired(recipe, by_seed(models), models)
     ]
     defined = [row for row in rows if all(models[n]["overall"]["auroc"]["value"] is not None for n in row[1] + row[2])]
-    return figure(defined, models, "auroc") if defined else ""
+    teacher = "teacher" if "teacher" in models else None
+    return figure(defined, models, "auroc", teacher, document["images"]) if defined else ""
 
 
 def _finished(run: Path) -> dict[str, dict[str, Any]]:

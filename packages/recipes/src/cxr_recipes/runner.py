@@ -70,7 +70,7 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
                 write_json(ledger, record)
         return code
 
-    for stage in stages:
+    for stage in filter(None, stages):  # of a loop over no values nothing is left
         side_by_side = min(jobs, len(stage))
         with ThreadPoolExecutor(side_by_side) as pool:
             codes = list(pool.map(lambda command, n=side_by_side: do(command, n), stage))
@@ -98,7 +98,7 @@ def shell(command: list[str]) -> str:
 
 def _arguments(command: list[str]) -> list[str]:
     # Reports are rewritten and preparation resumes by itself; trainings with other inputs are set aside first.
-    restart = [] if command[0] in ("evaluate", "cxr-data") else ["--restart"]
+    restart = [] if command[0] in ("evaluate", "cxr-data", "export-model") else ["--restart"]
     return [str(script(command[0])), *command[1:], *restart]
 
 

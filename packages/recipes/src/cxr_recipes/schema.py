@@ -5,7 +5,7 @@ from typing import Any
 
 from cxr_data.errors import BadInput, unknown_name
 
-COMMANDS = ("cxr-data", "ssl-pretrain", "finetune", "distill", "evaluate")
+COMMANDS = ("cxr-data", "ssl-pretrain", "finetune", "distill", "evaluate", "export-model")
 FIELDS = ("title", "about", "data", "scales", "stages", "reports", "gains", "published", "published_gains", "differs")
 METRICS = {
     "auroc": "AUROC",

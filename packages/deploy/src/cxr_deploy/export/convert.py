@@ -13,6 +13,7 @@ import torch
 from cxr_data.errors import BadInput
 from cxr_data.header import Header
 from cxr_deploy.export.answer import Answering
+from cxr_deploy.export.padding import fixed_padding, merge
 from cxr_deploy.runtimes import INPUT, OUTPUTS
 
 OPSET = 17
@@ -34,15 +35,16 @@ def convert(answering: Answering, header: Header) -> onnx.ModelProto:
     names = OUTPUTS[: 3 if answering.maps else 2]
     pixels = torch.zeros(2, 1, header.input.size, header.input.size, dtype=torch.uint8)
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), _no_output():
+    with warnings.catch_warnings(), _no_output(), fixed_padding(answering.eval(), pixels):
         # The exporter by tracing needs no package beyond onnx. What tracing may freeze (a batch size, a branch) is
         # what the check against PyTorch at two batch sizes would find.
         warnings.filterwarnings("ignore", "You are using the legacy TorchScript", DeprecationWarning)
         warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1")  # of padding, which is folded below
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage] - its only name
         try:
             torch.onnx.export(
-                answering.eval(),
+                answering,
                 (pixels,),
                 buffer,  # pyright: ignore[reportArgumentType] - the exporter by tracing takes a buffer
                 dynamo=False,
@@ -58,6 +60,7 @@ def convert(answering: Answering, header: Header) -> onnx.ModelProto:
                 do="choose another architecture, or use the safetensors file",
             ) from error
     model = onnx.load_from_string(buffer.getvalue())
+    merge(model)
     model.producer_name = "cxr-deploy"
     model.doc_string = "Chest radiograph classifier, for research only. Not a medical device."
     onnx.checker.check_model(model)

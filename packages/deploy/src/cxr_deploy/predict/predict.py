@@ -15,6 +15,7 @@ from cxr_data.image_files import find_images, spelt
 from cxr_data.images.header import BrokenImage
 from cxr_data.prefetch import prefetch
 from cxr_data.terminal import counting, say
+from cxr_deploy import demo
 from cxr_deploy.config import PredictConfig
 from cxr_deploy.predict import overlay, tables, unusual
 from cxr_deploy.predict.classifier import Classifier, heat, load
@@ -44,14 +45,15 @@ def predict(config: PredictConfig) -> None:
         BadInput: No model, no image, no image that can be read, heat maps of a network without, or a place that
             cannot be written to.
     """
-    if len(config.paths) < 2:
+    given = [str(demo.MODEL), *config.paths] if config.demo else config.paths
+    if len(given) < 2:
         raise BadInput(
-            "a model, then images or folders",
+            "images or folders" if config.demo else "a model, then images or folders",
             f"{len(config.paths)} arguments",
-            do="for example: predict model.onnx radiographs/ --out answers.csv",
+            do=f"for example: predict {'--demo' if config.demo else 'model.onnx'} radiographs/ --out answers.csv",
         )
-    classifier = load(config.paths[0], runtime=config.runtime, threads=config.threads, device=config.device)
-    files = list_files(config.paths[1:])
+    classifier = load(given[0], runtime=config.runtime, threads=config.threads, device=config.device)
+    files = list_files(given[1:])
     refused: list[Row] = []
     warned = answered = 0
     stems = file_names((name for name, _ in files), longest=150) if config.heatmaps else {}
@@ -172,7 +174,7 @@ def _report(config: PredictConfig, refused: Sequence[Row], warned: int, answered
             say(f"  and {len(refused) - SPOKEN} more" + (f", all listed in {config.out}" if config.out else ""))
     for place in filter(None, (config.out, config.heatmaps)):
         say(f"wrote {place}")
-    say("for research only: not a medical device")
+    say(demo.NOTICE if config.demo else "for research only: not a medical device")
 
 
 def _none_usable(refused: Sequence[Row]) -> BadInput:

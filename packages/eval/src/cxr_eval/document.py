@@ -1,0 +1,439 @@
+"""metrics.json as dataclasses; ``metrics.schema.json`` beside this file is their JSON schema.
+
+``python -m cxr_eval.document`` prints the schema. A metric of ``METRICS`` needs nothing here: figures are kept by name.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cxr_data.errors import BadInput
+from cxr_data.typed_json import FLAT, from_json, json_schema, to_json
+
+SCHEMA = 3
+"""Version of metrics.json: raised when a key changes its meaning or goes, not when one is added."""
+SCHEMA_FILE = Path(__file__).parent / "metrics.schema.json"
+"""The JSON schema of metrics.json."""
+
+
+@dataclass
+class Entry:
+    """A value with its 95 % interval; null where it does not exist, with the reason."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str | None = None
+    """Why there is no value."""
+    interval_reason: str | None = None
+    """Why there is no interval."""
+    exact: int | None = None
+    """Patients, where the interval is Clopper and Pearson's."""
+    labels: int | None = None
+    """How many labels an average is over, where some have no value."""
+    delong_standard_error: float | None = None
+    """DeLong's standard error of a label's AUROC."""
+
+
+@dataclass
+class Difference:
+    """This model minus another, paired."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    """Two-sided, by Student's t."""
+    p_holm: float | None
+    """Adjusted for the number of tests by Holm's method."""
+    reason: str | None = None
+    interval_reason: str | None = None
+    labels: int | None = None
+    """How many labels both models define, where that is not all of them."""
+    delong_p: float | None = None
+    """Of a label's AUROC by DeLong's test."""
+    delong_p_holm: float | None = None
+    delong_reason: str | None = None
+    """Why there is no DeLong test."""
+
+
+@dataclass
+class CurveBin:
+    """A bin of a reliability curve; low and high are Wilson's interval of the observed share."""
+
+    predicted: float
+    observed: float
+    count: int
+    low: float
+    high: float
+
+
+@dataclass
+class BrierParts:
+    """brier = reliability − resolution + uncertainty + within; null without a known label."""
+
+    reliability: float | None
+    resolution: float | None
+    uncertainty: float | None
+    within: float | None
+
+
+@dataclass
+class CalibrationShape:
+    """The reliability curve; before the temperature also the calibration metrics, by name."""
+
+    curve: list[CurveBin]
+    brier_parts: BrierParts
+    figures: dict[str, Entry] = field(metadata=FLAT)
+
+
+@dataclass
+class LabelCalibration:
+    """Calibration of a label after and before the stored temperature; before is null without one."""
+
+    after: CalibrationShape
+    before: CalibrationShape | None
+
+
+@dataclass
+class LabelResult:
+    """Counts of one label, and every metric by name."""
+
+    positives: int
+    negatives: int
+    unknown: int
+    positive_patients: int
+    negative_patients: int
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+    calibration: LabelCalibration
+    figures: dict[str, Entry] = field(metadata=FLAT)
+
+
+@dataclass
+class ModelCalibration:
+    """The stored temperature, and the averages before it; null without one."""
+
+    temperature: float | None
+    before: dict[str, Entry] | None
+
+
+@dataclass
+class GroupResult:
+    """Figures of one subgroup."""
+
+    overall: dict[str, Entry]
+    labels: dict[str, dict[str, Entry]]
+
+
+@dataclass
+class TrainingCohort:
+    """The cohort a model was trained on, null where its file does not say."""
+
+    name: str | None
+    source: str | None
+    fingerprint: str | None
+
+
+@dataclass
+class ModelFile:
+    """What a weights file says of itself."""
+
+    path: str
+    sha256: str
+    architecture: str
+    input_size: int
+    labels: list[str]
+    fitted_thresholds: bool
+    """False where 0.5 decides."""
+    temperature: float | None
+    parents: list[dict[str, Any]]
+    cohort: TrainingCohort
+    config: dict[str, Any]
+    seed: int | None
+    versions: dict[str, str]
+    git: str | None
+
+
+@dataclass
+class Size:
+    """Parameters, multiply-accumulates of one image, bytes of the file."""
+
+    parameters: int
+    macs: int
+    bytes: int
+
+
+@dataclass
+class Speed:
+    """Latency of one image, best throughput, peak memory, and how they were measured."""
+
+    latency_ms_p50: float
+    latency_ms_p95: float
+    latency_ms_p99: float
+    runs: int
+    images_per_second: float
+    batch: int
+    runtime: str
+    precision: str
+    threads: int
+    warm_up: int
+    device: str
+    peak_bytes: int
+
+
+@dataclass
+class ModelResult:
+    """One model: its file, size and speed, and its figures."""
+
+    file: ModelFile
+    size: Size
+    speed: Speed | None
+    thresholds: dict[str, float] | None
+    """Label -> decision threshold; null where the most probable class decides."""
+    cohort: Literal["internal", "other state", "overlapping", "external", "unknown"]
+    """How the evaluated cohort relates to the one trained on."""
+    overall: dict[str, Entry]
+    macro: dict[str, Entry]
+    micro: dict[str, Entry]
+    weighted: dict[str, Entry]
+    labels: dict[str, LabelResult]
+    calibration: ModelCalibration
+    confusion_matrix: list[list[int]] | None
+    """Images by true (rows) and decided class, of exclusive classes."""
+    subgroups: dict[str, dict[str, GroupResult]]
+    """Column -> group -> figures."""
+
+
+@dataclass
+class ModelDifference:
+    """Differences of a model to the first one."""
+
+    reference: str
+    overall: dict[str, Difference]
+    labels: dict[str, dict[str, Difference]]
+
+
+@dataclass
+class Gain:
+    """Overall differences of a student to the same student trained without the teacher."""
+
+    control: str
+    overall: dict[str, Difference]
+
+
+@dataclass
+class Noninferiority:
+    """Whether a model's AUROC is not worse than another's by a margin or more."""
+
+    against: str
+    metric: str
+    margin: float
+    value: float | None
+    low: float | None
+    p: float | None
+    """One-sided."""
+    p_holm: float | None
+    noninferior: bool | None
+    reason: str | None = None
+    labels: int | None = None
+
+
+@dataclass
+class Group:
+    """Size of a subgroup, and why it is not evaluated (null where it is)."""
+
+    name: str
+    images: int
+    patients: int
+    reason: str | None
+
+
+@dataclass
+class Column:
+    """A column of the cohort as subgroups."""
+
+    groups: list[Group]
+    unknown: int
+    """Images without a value."""
+    labels: list[str]
+    """Those the averages are over."""
+
+
+@dataclass
+class Gap:
+    """The largest difference between two groups of a column; label is null for the average."""
+
+    model: str
+    column: str
+    label: str | None
+    metric: str
+    best: str
+    worst: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass
+class Subgroups:
+    """Columns reported by, and the gaps between groups, the largest first."""
+
+    columns: dict[str, Column]
+    gaps: list[Gap]
+
+
+@dataclass
+class Intervals:
+    """How the intervals were made."""
+
+    level: float
+    resamples: int
+    unit: str
+    least_patients: int
+    methods: dict[str, str]
+    """Metric -> "jackknife", "bootstrap" or "none"."""
+    seed: int
+
+
+@dataclass
+class Split:
+    """Images and patients of a split, positives and unknowns of each label."""
+
+    images: int
+    patients: int
+    positive: dict[str, int]
+    unknown: dict[str, int]
+
+
+@dataclass
+class EvaluatedCohort:
+    """The cohort evaluated on."""
+
+    name: str
+    source: str
+    fingerprint: str
+    task: str | None
+    labels: list[str]
+    pixel_size: int
+    pixel_mapping: dict[str, Any]
+    splits: dict[str, Split]
+    shared_patients: dict[str, int]
+    """"train and test" -> patients in both."""
+    notes: list[str]
+    broken: int
+    """Files set aside."""
+    parts: list[dict[str, Any]] | None = None
+    """Cohorts it was joined from."""
+
+
+@dataclass
+class Score:
+    """A score of a model's explanations; label is null for all labels."""
+
+    model: str
+    name: str
+    label: str | None
+    images: int
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str | None = None
+    interval_reason: str | None = None
+
+
+@dataclass
+class Explanations:
+    """Scores of explanations; curves are model -> deletion and insertion -> mean probabilities."""
+
+    method: str
+    stages: dict[str, str]
+    scores: list[Score]
+    curves: dict[str, dict[str, list[float]]]
+
+
+@dataclass
+class Provenance:
+    """What made the report."""
+
+    versions: dict[str, str]
+    git: str | None
+    created: str
+    command: str
+    config: dict[str, Any]
+    device: str
+    precision: str
+
+
+@dataclass
+class Report:
+    """What evaluate writes as metrics.json; docs/metrics.md explains it."""
+
+    schema: int
+    task: Literal["multilabel", "multiclass"]
+    split: str
+    labels: list[str]
+    headline: str
+    """What the overall figures are: the label of a two-class task, else a macro average."""
+    images: int
+    patients: int
+    intervals: Intervals
+    cohort: EvaluatedCohort
+    models: dict[str, ModelResult]
+    """The reference first."""
+    differences: dict[str, ModelDifference]
+    gains: dict[str, Gain]
+    noninferiority: dict[str, Noninferiority]
+    subgroups: Subgroups
+    notes: list[str]
+    """Sentences a reader must know."""
+    provenance: Provenance
+    explanations: Explanations | None = None
+    """With --explain alone."""
+
+
+def read_report(path: str | Path) -> Report:
+    """Read a metrics.json.
+
+    Args:
+        path: The file, or the report folder that holds it.
+
+    Returns:
+        The report; ``report.models["student"].overall["auroc"].value`` is a float.
+
+    Raises:
+        BadInput: No such file, no JSON, or not of this version's form.
+    """
+    file = Path(path) / "metrics.json" if Path(path).is_dir() else Path(path)
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput("a metrics.json that evaluate wrote", str(error), where=file) from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        found = repr(content.get("schema")) if isinstance(content, dict) else type(content).__name__
+        raise BadInput(f"a metrics.json of schema {SCHEMA}", found, where=file, do="evaluate the models again")
+    return from_json(Report, content, str(file))
+
+
+def checked(document: dict[str, Any]) -> dict[str, Any]:
+    """The document as its dataclasses write it: a key or a type they do not have is an error of ours.
+
+    Raises:
+        ValueError: What does not fit.
+    """
+    try:
+        return to_json(from_json(Report, document, "metrics.json"))
+    except BadInput as error:
+        raise ValueError(f"metrics.json does not fit cxr_eval.document: {error}") from error
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of metrics.json, from the dataclasses."""
+    return json_schema(Report)
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2, ensure_ascii=False))
