@@ -144,7 +144,7 @@ def test_one_outcome_alone_calibrates_nothing_and_is_named(task):
     targets = np.tile([1.0, 0.0], (40, 1))
     assert decisions.fit_temperature(logits, targets, task) == 1
     assert decisions.fit_thresholds(decisions.probabilities(logits, task), targets, task) == (0.5, 0.5)
-    notes = decisions.not_fitted(targets, ("healthy", "ill"), task)
+    notes = decisions.not_fitted(logits, targets, ("healthy", "ill"), task)
     assert len(notes) == (1 if task == "multiclass" else 2)
     assert "one class only (healthy)" in notes[0] or "no validation image without healthy" in notes[0]
 
@@ -155,7 +155,41 @@ def test_labels_of_one_outcome_do_not_move_the_temperature_of_the_others():
     alone = decisions.fit_temperature(logits[:, :1], targets[:, :1], "multilabel")
     targets[:, 1] = 0
     assert decisions.fit_temperature(logits, targets, "multilabel") == pytest.approx(alone)
-    assert decisions.not_fitted(np.full((3, 1), np.nan), ("a",), "multilabel") == [
+    assert decisions.not_fitted(np.zeros((3, 1)), np.full((3, 1), np.nan), ("a",), "multilabel") == [
         "no validation image with a: its threshold of 0.5 and its scale are not fitted"
     ]
-    assert decisions.not_fitted(np.eye(2), ("a", "b"), "multiclass") == []
+    assert decisions.not_fitted(np.eye(2), np.eye(2), ("a", "b"), "multiclass", "none") == []
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("size", [0.01, 1, 1000])
+def test_validation_without_an_error_fits_no_temperature_and_says_so(task, size):
+    """Its likelihood only grows as the temperature falls: what was fitted would be the bound of the search."""
+    rng = np.random.default_rng(0)
+    targets = np.eye(3)[rng.integers(0, 3, 60)]
+    logits = size * (2 * targets - 1 + 0.3 * rng.uniform(-1, 1, targets.shape))
+    assert fit_temperature(logits, targets, task) == 1
+    (note,) = decisions.not_fitted(logits, targets, "abc", task)
+    assert "no error on the validation images" in note
+    assert "temperature 1 is kept" in note
+    assert decisions.not_fitted(logits, targets, "abc", task, "none") == []
+    one_wrong = logits.copy()
+    one_wrong[0] = -logits[0]
+    fitted = fit_temperature(one_wrong, targets, task)
+    assert fitted != 1
+    assert decisions.not_fitted(one_wrong, targets, "abc", task) == (
+        ["temperature at its bound of 0.05: the logits of the validation images hardly differ"] if size < 1 else
+        ["temperature at its bound of 20: the logits do not rank the validation images"] if size > 1 else []
+    )  # fmt: skip
+    if task == "multiclass":
+        assert fit_platt(logits, targets, task) == {"scale": [1.0] * 3, "shift": [0.0] * 3}
+        assert "slope 1 and shifts 0 are kept" in decisions.not_fitted(logits, targets, "abc", task, "platt")[0]
+
+
+def test_a_label_of_one_outcome_hides_no_perfect_separation_of_the_others():
+    targets = np.array([[1.0, 0.0, np.nan], [0, 0, 0], [1, 0, 1], [0, 0, np.nan]])
+    logits = np.where(targets[:, :1] == 1, 3.0, -3.0) * np.array([1, -1, 1])
+    notes = decisions.not_fitted(logits, targets, "abc", "multilabel")
+    assert "no validation image with b" in notes[0]
+    assert "no error on the validation images" in notes[1]
+    assert fit_temperature(logits, targets, "multilabel") == 1

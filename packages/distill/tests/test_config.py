@@ -22,6 +22,7 @@ def test_defaults_stand() -> None:
         {"run": ""},
         {"name": "/elsewhere"},
         {"seed": -1},
+        {"seed": 2**63},
         {"seeds": [0, -1]},
         {"workers": 0},
         {"name": "a/../../b"},

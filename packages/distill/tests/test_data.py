@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data.augment import ViewSpec, draw, render
-from cxr_distill.data import Batch, batches, mixed, order_of
+from cxr_data.errors import BadInput
+from cxr_data.splits import label_fraction
+from cxr_distill.data import Batch, batches, mixed, order_of, training_rows, with_trained_labels
 
 
 def test_every_image_once_without_weights() -> None:
@@ -79,3 +82,51 @@ def test_mixing() -> None:
         torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=0)
     assert one.shown[4] is one.images
     assert one.targets[:, 0].isnan().sum() == (1 if other[0] == 0 else 2)
+
+
+def with_values(cohort, label, rows):
+    """The cohort with a label unknown in all training images but some."""
+    column = np.where(
+        np.isin(np.arange(len(cohort.table)), cohort.rows("train")), np.nan, cohort.table[f"label:{label}"]
+    )
+    column[rows] = 1
+    return replace(cohort, table=cohort.table.with_columns(pl.Series(f"label:{label}", column)))
+
+
+def test_a_label_unknown_in_the_training_images_that_are_used_is_left_out(multilabel_cohort) -> None:
+    whole = replace(multilabel_cohort, notes=("of before",))
+    assert with_trained_labels(whole) is whole
+    blank = with_values(whole, "rare", [])
+    found = with_trained_labels(blank)
+    assert found.labels == ("square",)
+    assert found.notes == (
+        "no training image has a value for rare: left out of training, thresholds and averages",
+        "of before",
+    )
+    one = with_values(whole, "rare", whole.rows("train")[:1])
+    assert with_trained_labels(one) is one
+    few = [with_trained_labels(one, 0.5, seed) for seed in range(6)]
+    assert {cohort.labels for cohort in few} == {("square",), ("square", "rare")}
+    for seed, cohort in enumerate(few):
+        rows, targets = training_rows(cohort, fraction=0.5, seed=seed, labelled_only=True)
+        assert not np.isnan(targets[rows]).all(axis=0).any()
+        assert np.array_equal(rows, label_fraction(cohort, 0.5, seed=seed))
+        if cohort.labels == ("square",):
+            assert cohort.notes[0].startswith("no training image among the 0.5 of the labels that are used has a value")
+
+
+def test_a_label_that_the_teacher_answers_for_stays(multilabel_cohort) -> None:
+    blank = with_values(multilabel_cohort, "rare", [])
+    assert with_trained_labels(blank, taught={"rare", "square"}) is blank
+    assert with_trained_labels(blank, taught={"square"}).labels == ("square",)
+
+
+def test_a_class_without_training_images_is_refused(toy_cohort) -> None:
+    train = toy_cohort.rows("train")
+    targets = toy_cohort.targets.copy()
+    targets[train] = [1, 0]
+    table = toy_cohort.table.with_columns(
+        pl.Series(f"label:{n}", targets[:, i]) for i, n in enumerate(toy_cohort.labels)
+    )
+    with pytest.raises(BadInput, match="none of PNEUMONIA"):
+        with_trained_labels(replace(toy_cohort, table=table))

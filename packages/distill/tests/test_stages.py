@@ -1,12 +1,15 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from cxr_common.checkpoint import Header, Input, describe, save
 from cxr_common.models.zoo import build
 from cxr_data.augment import whole
+from cxr_data.cohort import save as save_cohort
 from cxr_distill import stages
 from cxr_distill.config import DistillConfig
 
@@ -137,3 +140,34 @@ def test_a_folder_of_another_config_is_kept(tmp_path, toy_folder, typed) -> None
     assert model.read_bytes() == before
     assert typed("finetune", *FAST, *fit, "--seed", 1, "--restart").returncode == 0
     assert (tmp_path / "runs" / "quickstart" / "teacher.aside-1" / "model.safetensors").read_bytes() == before
+
+
+def test_a_student_learns_a_label_of_which_only_its_teacher_knows(tmp_path, multilabel_cohort, capsys) -> None:
+    rare = multilabel_cohort.table["label:rare"].to_numpy().copy()
+    rare[multilabel_cohort.rows("train")] = np.nan
+    cohort = replace(multilabel_cohort, table=multilabel_cohort.table.with_columns(pl.Series("label:rare", rare)))
+    save_cohort(cohort, tmp_path / "cohort")
+    teacher = tmp_path / "t.safetensors"
+    save(
+        teacher,
+        build("test_resnet", 2, size=32),
+        Header("model", "test_resnet", Input(32, 0.5, 0.2), task="multilabel", labels=cohort.labels),
+    )
+    config = DistillConfig(
+        data=str(tmp_path / "cohort"), runs_dir=str(tmp_path), teacher=[str(teacher)], student="test_resnet",
+        size=32, batch_size=16, epochs=1, precision="fp32", control=True,
+    )  # fmt: skip
+    stages.distill(config)
+    student, control = (
+        describe(tmp_path / "quickstart" / name / "model.safetensors")
+        for name in ("test_resnet", "test_resnet-control")
+    )
+    assert (student.labels, control.labels) == (("square", "rare"), ("square",))
+    said = capsys.readouterr().out
+    assert "test_resnet-control: note: no training image has a value for rare" in said
+    assert "95 % interval" in said  # the gain is that in the labels of both
+    known = stages._taught_labels
+    assert known(config, tmp_path) == {"square", "rare"}
+    for change in ({"use_unlabelled": False}, {"loss": {"pooled_cosine": 1.0}}, {"teacher": []}):
+        assert known(replace(config, **change), tmp_path) == set()
+    assert known(replace(config, loss={"pooled_cosine": 1.0, "kd": 1.0}), tmp_path) == {"square", "rare"}

@@ -1,9 +1,15 @@
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from cxr_common.checkpoint import Header, Input
+import numpy as np
+import polars as pl
+import torch
+
+from cxr_common.checkpoint import Header, Input, parent, save, trained_on
+from cxr_data.cohort import Cohort
 from cxr_eval.models import Match
-from cxr_eval.notes import notes
+from cxr_eval.notes import met_in_training, notes, seen_in_training
 
 COHORT: Any = SimpleNamespace(
     name="nih", fingerprint="1", parts=(), pixel_mapping={"aspect": "squash"}, shared_groups={}
@@ -63,3 +69,64 @@ def test_thresholds_and_pixels_that_do_not_fit_are_named():
     assert any("aspect pad" in note and "aspect squash" in note for note in found)
     assert any("0.5 decides" in note for note in found)
     assert len(found) == 2
+
+
+def stored(edge, images=12, *, seed=0):
+    """A cohort of noise, half of it for training, stored at an edge."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (images, edge, edge), dtype=np.uint8)
+    split = ["train", "test"] * (images // 2)
+    names = [f"{i}" for i in range(images)]
+    table = pl.DataFrame({"image": names, "patient": names, "split": split})
+    return Cohort("noise", None, (), table, pixels, {"aspect": "squash"}, "noise", f"{seed}")
+
+
+def test_images_that_a_start_was_trained_on_are_met_again_by_all_made_from_it(tmp_path):
+    weights = {"w": torch.zeros(1)}
+    first, other = stored(96), stored(96, seed=1)
+    backbone = tmp_path / "backbone.safetensors"
+    save(backbone, weights, header(), training_images=trained_on(first, ()))
+    teacher = tmp_path / "teacher.safetensors"
+    save(teacher, weights, header(), training_images=trained_on(other, (parent("start", backbone),)))
+    student = tmp_path / "student.safetensors"
+    save(student, weights, header(), training_images=trained_on(stored(64, seed=2), (parent("teacher", teacher),)))
+    # Three training images of the start come back as test images.
+    pixels = stored(96, seed=3).pixels.copy()
+    pixels[1:7:2] = first.pixels[0:6:2]
+    cohort = replace(stored(96), pixels=pixels)
+    files = {"backbone": backbone, "teacher": teacher, "student": student}
+    met = met_in_training(files, dict.fromkeys(files, header()), {96: cohort}, cohort.rows("test"))
+    assert {name: one["identical"] for name, one in met.items()} == dict.fromkeys(files, 3)
+    assert all(one["evaluated"] == 6 for one in met.values())
+    assert met["teacher"]["not_compared"] is None
+    assert met["student"]["not_compared"] == "6 training images were stored at 64 pixels, these at 96"
+    said = seen_in_training(met)
+    assert said[0].startswith("3 of 6 evaluated images are identical to training images of backbone, teacher, student")
+    assert said[1].startswith(
+        "student: not all images that it, its teacher or its start were trained on can be compared"
+    )
+    # Evaluated beside a model of the other size, nothing is left uncompared.
+    both = {96: cohort, 64: stored(64, seed=2)}
+    assert met_in_training(files, dict.fromkeys(files, header()), both, cohort.rows("test"))["student"] == {
+        "evaluated": 6,
+        "identical": 3,
+        "not_compared": None,
+    }
+
+
+def test_what_cannot_be_compared_is_no_zero(tmp_path):
+    cohort, rows = stored(96), stored(96).rows("test")
+    silent, smaller, mapped = (tmp_path / f"{name}.safetensors" for name in ("silent", "smaller", "mapped"))
+    weights = {"w": torch.zeros(1)}
+    save(silent, weights, header())
+    save(smaller, weights, header(), training_images=trained_on(stored(64), ()))
+    save(mapped, weights, header(), training_images=trained_on(stored(96, seed=5), ()))
+    files = {"silent": silent, "smaller": smaller, "mapped": mapped}
+    headers = {"silent": header(), "smaller": header(), "mapped": header(pixels={"aspect": "pad"})}
+    met = met_in_training(files, headers, {96: cohort}, rows)
+    assert [one["identical"] for one in met.values()] == [None, None, 0]
+    assert [one["not_compared"] for one in met.values()] == [
+        "its file does not say which images it was trained on",
+        "6 training images were stored at 64 pixels, these at 96",
+        "its training images were mapped to pixels otherwise",
+    ]
+    assert len(seen_in_training(met)) == 2

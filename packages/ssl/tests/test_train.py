@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from cxr_common import checkpoint
 from cxr_common.models.pretrained import Pretrained
-from cxr_data import Cohort, save
+from cxr_data import Cohort, open_cohort, save
+from cxr_data.cohort import image_keys
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
@@ -178,7 +179,7 @@ def test_the_same_again_is_the_same_and_a_finished_run_is_left_alone(finished, d
     assert (folder / "backbone.safetensors").stat().st_mtime_ns == written
 
 
-def test_a_killed_run_resumes_to_the_bit_identical_backbone(resnet, data, tmp_path):
+def test_a_killed_run_resumes_to_the_bit_identical_backbone(finished, data, tmp_path):
     code = (
         "import os, signal, sys, torch\n"
         "torch.set_num_threads(1)\n"
@@ -193,7 +194,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_backbone(resnet, data, tmp_pa
         "stage.train_step = steps_then_dies\n"
         "stage.pretrain(parse(PretrainConfig, prog='p', description='d', argv=['--config', sys.argv[1]]))\n"
     )
-    config = tiny(data, tmp_path, architecture="resnet18")
+    config = tiny(data, tmp_path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_dict(config)))
     command = [sys.executable, "-c", code, str(tmp_path / "config.yaml")]
     killed = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -202,7 +203,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_backbone(resnet, data, tmp_pa
     assert (folder / "state.pt").exists()
     assert not (folder / "backbone.safetensors").exists()
     pretrain(config)
-    assert same_result(folder, resnet)
+    assert same_result(folder, finished)
 
 
 @pytest.mark.parametrize("steps", [1, STEPS + 1])
@@ -302,27 +303,47 @@ def test_a_collapsed_run_stops_with_advice_or_warns(data, tmp_path, capsys):
     assert "warning: uniform codes" in capsys.readouterr().out
 
 
-def test_a_collapsed_run_recovers_and_resumes_recovering(data, tmp_path, monkeypatch, capsys):
-    config = tiny(data, tmp_path, epsilon=5.0, on_collapse="recover")
-    folder = pretrain(replace(config, run="whole")).parent
-    lines = log(folder)
+@pytest.fixture(scope="module")
+def recovered(data, tmp_path_factory) -> Path:
+    """Folder of a run that collapsed in its first epoch and recovered."""
+    torch.set_num_threads(1)
+    return pretrain(collapsing(data, tmp_path_factory.mktemp("recovered"))).parent
+
+
+def collapsing(data: Path, runs: Path) -> PretrainConfig:
+    return tiny(data, runs, epsilon=5.0, on_collapse="recover")
+
+
+def test_a_collapsed_run_recovers(recovered, data, tmp_path, capsys):
+    lines = log(recovered)
     assert [line["epoch"] for line in lines] == [0, 1, 1, 2]
     assert (lines[1]["collapse"], lines[1]["recovery"]) == ("uniform codes", "sharper codes (epsilon 5 -> 0.03)")
     assert lines[1]["code_entropy"] > 0.98 > lines[2]["code_entropy"]
     assert "collapse" not in lines[2] | lines[3]
+    assert checkpoint.describe(recovered / "backbone.safetensors").metrics["epoch"] in (1, 2)
+    # From the first epoch on it is the run that had those codes to begin with.
+    sharp = pretrain(tiny(data, tmp_path, epsilon=0.03)).parent
+    weights, same = (load_file(run / "backbone.safetensors") for run in (recovered, sharp))
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(1, id="before the collapse", marks=pytest.mark.slow),
+        pytest.param(STEPS + 1, id="in the repeated epoch"),
+        pytest.param(2 * STEPS + 1, id="in the one after", marks=pytest.mark.slow),
+    ],
+)
+def test_a_recovering_run_resumes_recovering(recovered, data, tmp_path, monkeypatch, capsys, steps):
+    config = collapsing(data, tmp_path)
+    with monkeypatch.context() as patch:
+        stops_after(steps, patch)
+        with pytest.raises(SystemExit, match="143"):
+            pretrain(config)
+    assert same_result(pretrain(config).parent, recovered)
     said = capsys.readouterr().out
     assert "back to the end of epoch 0, with sharper codes (epsilon 5 -> 0.03)" in said
-    assert checkpoint.describe(folder / "backbone.safetensors").metrics["epoch"] in (1, 2)
-    # From the first epoch on it is the run that had those codes to begin with.
-    sharp = pretrain(tiny(data, tmp_path, epsilon=0.03, run="sharp")).parent
-    weights, same = (load_file(run / "backbone.safetensors") for run in (folder, sharp))
-    assert all(torch.equal(weights[name], same[name]) for name in weights)
-    for steps in (1, STEPS + 1, 2 * STEPS + 1):  # before the collapse, in the repeated epoch, and in the one after
-        with monkeypatch.context() as patch:
-            stops_after(steps, patch)
-            with pytest.raises(SystemExit, match="143"):
-                pretrain(replace(config, run=f"stopped-{steps}"))
-        assert same_result(pretrain(replace(config, run=f"stopped-{steps}")).parent, folder)
 
 
 def test_a_recovered_run_may_have_a_shorter_queue_and_fewer_prototypes(data, tmp_path, monkeypatch):
@@ -361,16 +382,22 @@ def test_accumulation_and_checkpointing_go_on_exactly_too(data, tmp_path, monkey
         torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_a_start_is_loaded_and_recorded(resnet, data, tmp_path):
+def test_a_start_is_loaded_and_recorded(resnet, finished, data, tmp_path):
     start = resnet / "backbone.safetensors"
     for file in (start, resnet / "backbone_torchvision.safetensors"):
         loaded = new_backbone("resnet18", 32, (0.5, 0.2), (Pretrained(file),), smallest_crop=24).network.state_dict()
-        for name, tensor in load_file(start).items():
+        for name, tensor in checkpoint.load(start)[0].network.state_dict().items():
             torch.testing.assert_close(loaded[name], tensor, msg=name)
-    folder = pretrain(tiny(data, tmp_path, architecture="resnet18", start=str(start), epochs=1)).parent
+    start = finished / "backbone.safetensors"
+    folder = pretrain(tiny(data, tmp_path, start=str(start), epochs=1)).parent
     header = checkpoint.describe(folder / "backbone.safetensors")
     assert [(p["role"], p["sha256"]) for p in header.parents] == [("start", sha256(start))]
     assert log(folder)[0]["probe_auroc"] == checkpoint.describe(start).metrics["probe_auroc"]
+    cohort = open_cohort(data)
+    (keys,) = checkpoint.training_images(start).values()
+    assert np.array_equal(keys, np.unique(image_keys(cohort.pixels[cohort.rows("train")])))
+    (inherited,) = checkpoint.training_images(folder / "backbone.safetensors").values()
+    assert np.array_equal(inherited, keys)
 
 
 def test_a_published_swav_checkpoint_is_a_start(data, tmp_path):

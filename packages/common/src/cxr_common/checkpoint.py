@@ -1,13 +1,14 @@
 """Weights files: safetensors that carry a header and can be rebuilt into the exact network from themselves alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_data.cohort import image_keys
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256, whole_file
 from cxr_data.header import (
@@ -20,14 +21,17 @@ from cxr_data.header import (
     is_ours,
     metadata,
     parent,
+    places_of,
     provenance,
 )
+from cxr_data.pixel_rows import PixelRows
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from cxr_common.models.zoo import GrayNetwork
+    from cxr_data.cohort import Cohort
 
 __all__ = [
     "Header",
@@ -40,6 +44,7 @@ __all__ = [
     "provenance",
     "save",
     "to_bytes",
+    "trained_on",
     "training_images",
 ]
 
@@ -49,7 +54,7 @@ def save(
     weights: "nn.Module | dict[str, torch.Tensor]",
     header: Header,
     *,
-    training_images: NDArray[np.int64] | None = None,
+    training_images: Mapping[int, NDArray[np.int64]] | None = None,
 ) -> str:
     """Write weights and header as one safetensors file, whole or not at all.
 
@@ -57,8 +62,7 @@ def save(
         path: Target file.
         weights: A network, or its state dict (a :class:`GrayNetwork`'s inner network is what is saved).
         header: What the file says of itself; JSON types only.
-        training_images: :func:`cxr_data.cohort.image_keys` of the images trained on, so that an evaluation can tell
-            whether it meets them again.
+        training_images: :func:`trained_on`, so that an evaluation can tell whether it meets these images again.
 
     Returns:
         SHA-256 of the file.
@@ -69,19 +73,38 @@ def save(
     state = getattr(weights, "network", weights)
     tensors = state.state_dict() if isinstance(state, nn.Module) else state
     tensors = dict(tensors)
-    if training_images is not None:
-        tensors[TRAINING_IMAGES] = torch.from_numpy(np.unique(training_images))
+    for size, keys in (training_images or {}).items():
+        tensors[f"{TRAINING_IMAGES}.{size}"] = torch.from_numpy(np.unique(keys))
     with whole_file(path) as file:
         file.write(to_bytes(tensors, {KEY: header_text(header)}))
     return sha256(path)
 
 
-def training_images(path: str | Path) -> NDArray[np.int64] | None:
-    """Keys of the images that a file's weights were trained on, ascending; None where the file does not hold them."""
+def trained_on(cohort: "Cohort", parents: Iterable[Mapping[str, str]]) -> dict[int, NDArray[np.int64]]:
+    """Keys of the images that weights were trained on, by the edge at which they are stored.
+
+    Args:
+        cohort: Whose training images are seen now.
+        parents: Provenance of the files the weights are made from (start, teachers): what these were trained on counts.
+
+    Returns:
+        Stored edge -> :func:`cxr_data.cohort.image_keys`; keys of one edge say nothing about images of another.
+    """
+    own = image_keys(cast(NDArray[np.uint8], PixelRows([cohort.pixels], cohort.rows("train"))))
+    found = {cohort.pixel_size: own}
+    for file in places_of(parents):
+        for size, keys in (training_images(file) if is_ours(file) else {}).items():
+            found[size] = np.union1d(found[size], keys) if size in found else keys
+    return dict(sorted(found.items()))
+
+
+def training_images(path: str | Path) -> dict[int, NDArray[np.int64]]:
+    """What :func:`trained_on` said of a file's weights; empty where the file does not hold it."""
     from safetensors import safe_open
 
     with safe_open(str(path), framework="np") as file:
-        return file.get_tensor(TRAINING_IMAGES) if TRAINING_IMAGES in file.keys() else None  # noqa: SIM118 - no mapping
+        names = [name for name in file.keys() if name.startswith(TRAINING_IMAGES)]  # noqa: SIM118 - no mapping
+        return {int(name.rpartition(".")[2]): file.get_tensor(name) for name in names}
 
 
 def to_bytes(tensors: "Mapping[str, torch.Tensor]", notes: Mapping[str, str]) -> bytes:
@@ -128,8 +151,7 @@ def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Heade
         raise BadInput(f"a file of kind {kind}", f"kind {header.kind} ({header.architecture})", where=path, do=do)
     network = build(header.architecture, len(header.labels), channels=header.input.channels, size=header.input.size)
     try:
-        weights = load_file(path)
-        weights.pop(TRAINING_IMAGES, None)
+        weights = {name: one for name, one in load_file(path).items() if not name.startswith(TRAINING_IMAGES)}
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise BadInput(

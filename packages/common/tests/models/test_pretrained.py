@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
 
-from cxr_common.checkpoint import Header, Input, load, save
+from cxr_common.checkpoint import Header, Input, load, metadata, save
 from cxr_common.models.pretrained import (
     Pretrained,
     build_pretrained,
@@ -23,6 +23,8 @@ from cxr_common.models.pretrained import (
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
+from cxr_data.header import identities
+from cxr_data.images.read import read_image
 from cxr_data.synthetic.phantom import phantom
 
 
@@ -211,6 +213,45 @@ def test_a_configuration_beside_the_file_says_the_normalisation(theirs, tmp_path
     assert build_pretrained("resnet18", 0, 64, start, 0.4, 0.3).describe_input(64, {}).std == STD
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
     assert build_pretrained("resnet18", 0, 64, start, 0.4, 0.3).describe_input(64, {}) == Input(64, 0.5, 0.25)
+
+
+def test_a_configuration_beside_the_file_belongs_to_what_it_is_made_from(theirs, tmp_path) -> None:
+    file = tmp_path / "resnet18.safetensors"
+    seen = []
+    for mean in (None, [0.5] * 3, [0.4] * 3):
+        if mean:
+            (tmp_path / "preprocessor_config.json").write_text(
+                json.dumps({"image_mean": mean, "image_std": [0.25] * 3})
+            )
+        seen.append(identities(parents_of(resolve(str(file), "resnet18")))["start"])
+        # A normalisation that is given is in the config already.
+        assert identities(parents_of(resolve(str(file), "resnet18", MEAN, STD))) == {"start": sha256(file)}
+    assert seen[0] == sha256(file)
+    assert len(set(seen)) == 3
+    save(tmp_path / "ours.safetensors", build("resnet18", 0), Header("backbone", "resnet18", Input(64, 0.5, 0.2)))
+    (own,) = parents_of(resolve(str(tmp_path / "ours.safetensors"), "resnet18"))
+    assert "normalisation" not in own
+
+
+@pytest.mark.parametrize(("mean", "channels"), [(None, 3), ((0.45,) * 3, 1)])
+def test_real_radiographs_get_the_answers_of_the_three_channel_network(shared_data, mean, channels) -> None:
+    """Weights of natural images; zero padding stands for one gray value where the means are equal."""
+    file = shared_data.parent / "weights" / "resnet18_imagenet.safetensors"
+    if not file.exists():
+        pytest.skip(f"no weights at {file}")
+    about = metadata(file)
+    means, std = tuple(mean or json.loads(about["mean"])), tuple(json.loads(about["std"]))
+    start = resolve(str(file), "resnet18", mean or (), std if mean else ())
+    ours = build_pretrained("resnet18", 0, 128, start, 0.4, 0.3)
+    assert ours.describe_input(128, {}).channels == channels
+    theirs: Any = timm.create_model("resnet18", num_classes=0)
+    assert not theirs.load_state_dict(load_file(file), strict=False).unexpected_keys
+    images = sorted((shared_data / "kermany_pneumonia").rglob("*.jp*g"))
+    pixels = torch.from_numpy(np.stack([read_image(image, 128) for image in images[:: len(images) // 8][:8]])[:, None])
+    with torch.inference_mode():
+        expected = answers(theirs.eval(), pixels, means, std)
+        torch.testing.assert_close(ours.eval()(pixels), expected, atol=1e-4 * float(expected.max()), rtol=0)
+    assert expected.std() > 0.1
 
 
 def test_a_file_of_ours_says_all_itself(tmp_path) -> None:

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import nn
 
 from cxr_common.models.zoo import OFFERED, build
 from cxr_common.training.processes import (
+    align_gradients,
     all_reduce_sum,
     any_process,
     average_buffers,
@@ -82,6 +84,31 @@ def test_each_process_gets_back_what_was_its_own() -> None:
     restore_per_process(own, everyones, TWO)
     assert own["mean"].tolist() == [1.0, 2.0]
     assert own["count"].item() == 3
+
+
+def test_gradients_get_the_strides_of_their_weights_and_keep_their_values() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 1), nn.Conv2d(4, 4, 3)).to(
+        memory_format=torch.channels_last  # type: ignore[call-overload]
+    )
+    images = torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+    expected = torch.autograd.grad(module(images).square().sum(), list(module.parameters()))
+    align_gradients(module, ALONE)
+    assert not any(parameter._backward_hooks for parameter in module.parameters())
+    module[0].bias.requires_grad_(False)
+    align_gradients(module, TWO)
+    module(images).square().sum().backward()
+    for parameter, gradient in zip(module.parameters(), expected, strict=True):
+        if parameter.requires_grad:
+            assert parameter.grad is not None
+            assert parameter.grad.stride() == parameter.stride()
+            assert torch.equal(parameter.grad, gradient)
+
+
+def test_two_processes_exchange_gradients_without_a_warning(in_two_processes) -> None:
+    """Torch says once a process that strides do not match: an error here."""
+    for code, said in in_two_processes(str(Path(__file__).with_name("two_processes.py"))):
+        assert code == 0, said
+        assert "steps without a warning" in said
 
 
 def test_batch_statistics_become_their_mean() -> None:

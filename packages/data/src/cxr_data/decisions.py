@@ -35,27 +35,78 @@ def probabilities(logits: ArrayLike, task: str, calibration: dict[str, Any] | No
     return 0.5 * (1 + np.tanh(0.5 * scaled))
 
 
-def not_fitted(targets: ArrayLike, labels: Sequence[str], task: str) -> list[str]:
-    """What validation images cannot calibrate, in sentences: labels of which they hold one outcome only.
+def not_fitted(
+    logits: ArrayLike, targets: ArrayLike, labels: Sequence[str], task: str, method: str = "temperature"
+) -> list[str]:
+    """What the validation images cannot calibrate, in sentences.
 
     Args:
-        targets: (N, L) of the validation images, in {0, 1, NaN}.
+        logits: (N, L) of the validation images.
+        targets: (N, L) in {0, 1, NaN}.
         labels: L names.
         task: "multiclass" or "multilabel".
+        method: As in `fit_calibration`.
     """
     target = np.asarray(targets, np.float64)
+    notes = []
     if task == "multiclass":
         held = [label for label, column in zip(labels, target.T, strict=True) if (column == 1).any()]
-        if len(held) > 1:
-            return []
-        only = f"images of one class only ({held[0]})" if held else "no labelled image"
-        return [f"the validation part has {only}: temperature 1 and threshold 0.5 are kept, not fitted"]
-    notes = []
-    for label, column in zip(labels, target.T, strict=True):
-        if not ((column == 1).any() and (column == 0).any()):
-            missing = "without" if (column == 1).any() else "with"
-            notes.append(f"no validation image {missing} {label}: its threshold of 0.5 and its scale are not fitted")
+        if len(held) < 2:
+            only = f"images of one class only ({held[0]})" if held else "no labelled image"
+            return [f"the validation part has {only}: temperature 1 and threshold 0.5 are kept, not fitted"]
+    else:
+        for label, column in zip(labels, target.T, strict=True):
+            if not ((column == 1).any() and (column == 0).any()):
+                missing = "without" if (column == 1).any() else "with"
+                notes.append(
+                    f"no validation image {missing} {label}: its threshold of 0.5 and its scale are not fitted"
+                )
+    if method == "temperature" and (reason := _likeliest_temperature(logits, targets, task)[1]):
+        notes.append(reason)
+    if method == "platt" and task == "multiclass" and _separated(np.asarray(logits, np.float64), target, task):
+        notes.append(f"{_SEPARATED}: slope 1 and shifts 0 are kept, not fitted")
     return notes
+
+
+_SEPARATED = "the classifier makes no error on the validation images, so that the more certain the likelier"
+_COLDEST, _WARMEST = 0.05, 20.0  # temperatures
+
+
+def _separated(logit: Array, target: Array, task: str) -> bool:
+    """Whether no decision on a known target is wrong; labels with one outcome only do not count."""
+    positive = target == 1
+    if task == "multiclass":
+        labelled = positive.any(axis=1)
+        own = np.where(positive, logit, -np.inf).max(axis=1)
+        other = np.where(positive, -np.inf, logit).max(axis=1)
+        return bool((own > other)[labelled].all())
+    known = ~np.isnan(target) & positive.any(axis=0) & (target == 0).any(axis=0)
+    return bool((np.where(positive, logit, -logit) > 0)[known].all())
+
+
+def _likeliest_temperature(logits: ArrayLike, targets: ArrayLike, task: str) -> tuple[float, str]:
+    """The temperature, and what is to be said where none was fitted or it ended at its bound."""
+    logit, target = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
+    known = ~np.isnan(target) & (target == 1).any(axis=0) & (target == 0).any(axis=0)
+    if not known.any():
+        return 1.0, ""
+    if _separated(logit, target, task):
+        return 1.0, f"{_SEPARATED}: temperature 1 is kept, not fitted"
+
+    def loss(log_t: float) -> float:
+        scaled = logit / np.exp(log_t)
+        if task == "multiclass":
+            top = scaled.max(axis=1, keepdims=True)
+            log_p = scaled - top - np.log(np.exp(scaled - top).sum(axis=1, keepdims=True))
+            return -float(np.where(known, target * log_p, 0).sum())
+        return float(np.where(known, np.logaddexp(0, scaled) - target * scaled, 0).sum())
+
+    fitted = float(np.exp(_golden_section(loss, np.log(_COLDEST), np.log(_WARMEST))))
+    if fitted < 1.001 * _COLDEST:
+        return fitted, f"temperature at its bound of {_COLDEST:g}: the logits of the validation images hardly differ"
+    if fitted > _WARMEST / 1.001:
+        return fitted, f"temperature at its bound of {_WARMEST:g}: the logits do not rank the validation images"
+    return fitted, ""
 
 
 def fit_temperature(logits: ArrayLike, targets: ArrayLike, task: str) -> float:
@@ -67,25 +118,10 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, task: str) -> float:
         task: "multiclass" or "multilabel".
 
     Returns:
-        T in [0.05, 20]; 1 where there is nothing to tell apart: labels with one outcome only do not count, nor do
-        images of one class only.
+        T in [0.05, 20]; 1 where there is nothing to tell apart (labels with one outcome only do not count, nor do
+        images of one class only), and where no decision is wrong: then the likelihood only grows as T falls to 0.
     """
-    logit, target = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
-    known = ~np.isnan(target)
-    both = (target == 1).any(axis=0) & (target == 0).any(axis=0)
-    known &= both
-    if not known.any():
-        return 1.0
-
-    def loss(log_t: float) -> float:
-        scaled = logit / np.exp(log_t)
-        if task == "multiclass":
-            top = scaled.max(axis=1, keepdims=True)
-            log_p = scaled - top - np.log(np.exp(scaled - top).sum(axis=1, keepdims=True))
-            return -float(np.where(known, target * log_p, 0).sum())
-        return float(np.where(known, np.logaddexp(0, scaled) - target * scaled, 0).sum())
-
-    return float(np.exp(_golden_section(loss, np.log(0.05), np.log(20.0))))
+    return _likeliest_temperature(logits, targets, task)[0]
 
 
 def fit_calibration(logits: ArrayLike, targets: ArrayLike, task: str, method: str = "temperature") -> dict[str, Any]:
@@ -120,14 +156,14 @@ def fit_platt(logits: ArrayLike, targets: ArrayLike, task: str) -> dict[str, lis
 
     Returns:
         ``{"scale": a, "shift": b}`` of L numbers each, a in [0.05, 20]; 1 and 0 for a label without positives or
-        negatives.
+        negatives, and for classes that are told apart without an error (the slope would grow for ever).
     """
     logit, target = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
     labels = logit.shape[1]
     scale, shift = np.ones(labels), np.zeros(labels)
     if task == "multiclass":
         known = ~np.isnan(target).any(axis=1)
-        if len(np.unique(target[known].argmax(axis=1))) > 1:
+        if len(np.unique(target[known].argmax(axis=1))) > 1 and not _separated(logit, target, task):
             slope, shift = _fit_softmax(logit[known], target[known])
             scale[:] = slope
         return {"scale": scale.tolist(), "shift": shift.tolist()}

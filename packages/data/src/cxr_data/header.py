@@ -21,7 +21,8 @@ KEY = "cxr"
 EXPORT_KEY = "cxr_export"
 """Key of the JSON that an ONNX file says of its own making."""
 TRAINING_IMAGES = "cxr.training_images"
-"""Name of the tensor, beside the weights, with the keys of the images that were trained on."""
+"""Beginning of the names of the tensors, beside the weights, with the keys of the images that were trained on; then
+comes the edge at which these were stored."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Header:
         calibration: What `cxr_data.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
             "shift": [...]}`` of each label, or nothing; fitted on validation data.
         config: The config of the run that wrote the file, as :func:`portable` leaves it.
-        parents: Files it came from: ``{"role", "path", "sha256"}``.
+        parents: Files it came from: ``{"role", "path", "sha256"}``, and ``normalisation`` where a file beside says it.
         cohort: ``Cohort.describe()`` of the training data.
         seed: Seed of the run.
         metrics: Validation figures of the saved weights.
@@ -112,6 +113,11 @@ _PLACES: dict[str, Path] = {}
 def places_of(parents: Iterable[Mapping[str, str]]) -> list[Path]:
     """Where those of a header's parents lie that :func:`parent` has described in this process."""
     return [_PLACES[entry["sha256"]] for entry in parents if entry["sha256"] in _PLACES]
+
+
+def identities(parents: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Role of each parent -> what makes it this one: its SHA-256, and the normalisation that a file beside it says."""
+    return {entry["role"]: " ".join(filter(None, (entry["sha256"], entry.get("normalisation")))) for entry in parents}
 
 
 def parent(role: str, path: str | Path) -> dict[str, str]:

@@ -48,8 +48,6 @@ REASONS = {
 }
 # Files that neither of the two can read, of those with pixels.
 UNREADABLE = {
-    "JPEG-lossy.dcm": "JPEG of 12 bits",
-    "JPGExtended.dcm": "JPEG of 12 bits",
     "JPEG2000-embedded-sequence-delimiter.dcm": "a compressed image of",
     "MR_truncated.dcm": "8130 bytes where the header needs 8192",
     "badVR.dcm": "too small",
@@ -59,6 +57,10 @@ UNREADABLE = {
     "ExplVR_LitEndNoMeta.dcm": "without an image",
     "ExplVR_BigEndNoMeta.dcm": "without an image",
 }
+
+
+# Files that pydicom reads with no plugin that is installed here; test_codestreams.py knows values of theirs.
+OURS_ALONE = {"JPEG-lossy.dcm", "JPGExtended.dcm"}
 
 
 def with_pixels() -> list[Path]:
@@ -114,6 +116,9 @@ def test_every_file_with_pixels_is_shown_alike_or_refused_for_a_reason(path):
     if reason is not None:
         with pytest.raises(BrokenImage, match=reason):
             decode_dicom(data, "voi")
+        return
+    if path.name in OURS_ALONE:
+        assert decode_dicom(data, "voi").shape == (1024, 256)
         return
     dataset = dcmread(path)
     ours, expected = decode_dicom(data, "voi"), theirs(data)

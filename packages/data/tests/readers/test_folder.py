@@ -121,6 +121,6 @@ def test_spellings_of_a_class_folder_are_merged_and_named(tmp_path, write_images
     listing = folder.read(tmp_path)
     assert listing.labels == ("NORMAL", "SICK_ONE")
     assert [note for note in listing.notes if "merged" in note] == [
-        "classes that differ only in upper and lower case were merged: NORMAL, Normal",
-        "classes that differ only in upper and lower case were merged: SICK_ONE, Sick one",
+        "classes that differ only in spelling were merged: NORMAL, Normal",
+        "classes that differ only in spelling were merged: SICK_ONE, Sick one",
     ]

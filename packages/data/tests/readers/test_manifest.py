@@ -1,3 +1,5 @@
+import unicodedata
+
 import numpy as np
 import polars as pl
 import pytest
@@ -151,6 +153,7 @@ def labels_of(folder, text: str | bytes, name: str = "labels.csv"):
         b"file;a\na/1.png;1,0\na/2.png;0,0\n",
         b"sep=;\r\nfile;a\r\na/1.png;1\r\na/2.png;0\r\n",
         b"file\ta\na/1.png\t1\na/2.png\t0\n",
+        b"file,a\ra/1.png,1\ra/2.png,0\r",
         b"\xef\xbb\xbffile,a\na/1.png,1\na/2.png,0\n",
         "file,a\na/1.png,1\na/2.png,0\n".encode("utf-16"),
         "file,a,Größe\na/1.png,1,ä\na/2.png,0,ö\n".encode("cp1252"),
@@ -183,9 +186,40 @@ def test_spellings_of_a_class_are_merged_and_named(images):
     assert listing.labels == ("NORMAL", "Pneumonia")
     assert labels == [[1, 0], [1, 0], [0, 1], [0, 1]]
     assert [note for note in listing.notes if "merged" in note] == [
-        "classes that differ only in upper and lower case were merged: NORMAL, Normal",
-        "classes that differ only in upper and lower case were merged: Pneumonia, pneumonia",
+        "classes that differ only in spelling were merged: NORMAL, Normal",
+        "classes that differ only in spelling were merged: Pneumonia, pneumonia",
     ]
+
+
+def test_classes_that_are_numbers_with_and_without_decimals_are_one(images):
+    listing, labels = labels_of(images, "file,class\na/1.png,1\na/2.png,1.0\nb/3.png,2\nb/4.png,2.00\n")
+    assert listing.labels == ("1", "2")
+    assert labels == [[1, 0], [1, 0], [0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize("spellings", [("7", "7.0"), ("0007", "7"), ("p7", "P7"), ("0", "0.00")])
+def test_a_patient_spelled_in_several_ways_is_one(images, spellings):
+    text = "file,patient,class\na/1.png,{},A\na/2.png,{},B\nb/3.png,17,A\nb/4.png,70,B\n".format(*spellings)
+    listing, _ = labels_of(images, text)
+    assert listing.table["patient"].to_list() == [spellings[0], spellings[0], "17", "70"]
+    said = f"1 patients are spelled in several ways, such as {spellings[0]} and {spellings[1]}: each counts as one"
+    assert said in listing.notes
+
+
+def test_images_without_a_patient_among_others_are_counted(images):
+    listing, _ = labels_of(images, "file,patient,class\na/1.png,1,A\na/2.png,,B\nb/3.png,NA,A\nb/4.png,1,B\n")
+    assert listing.table["patient"].to_list() == ["1", "a/2.png", "b/3.png", "1"]
+    assert "2 images have no patient in labels.csv: each counts as one patient of its own" in listing.notes
+
+
+@pytest.mark.parametrize(("on_disk", "in_table"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_are_composed_or_not(tmp_path, write_images, on_disk, in_table):
+    names = ["Thorax_müller.png", "Thorax_é.png"]
+    write_images(tmp_path, [unicodedata.normalize(on_disk, name) for name in names])
+    first, second = (unicodedata.normalize(in_table, name) for name in names)
+    listing, labels = labels_of(tmp_path, f"file,a\n{first},1\n{second},0\n")
+    assert listing.table["path"].to_list() == sorted(unicodedata.normalize(on_disk, name) for name in names)
+    assert sorted(labels) == [[0], [1]]
 
 
 @pytest.mark.parametrize(

@@ -171,9 +171,9 @@ class TrainConfig(TrainingSettings, RunOptions):
             self.label_fraction,
             "--label_fraction",
         )
-        _require(self.seed >= 0, "a seed of 0 or more", self.seed, "--seed")
+        _require(0 <= self.seed < 2**63, "a seed from 0 up, below 2^63", self.seed, "--seed")
         _require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
-        _require(min(self.seeds, default=0) >= 0, "seeds of 0 or more", self.seeds, "--seeds")
+        _require(all(0 <= one < 2**63 for one in self.seeds), "seeds from 0 up, below 2^63", self.seeds, "--seeds")
         _require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
         from cxr_data.augment import training_views  # here: --help shall not wait for OpenCV
 

@@ -1,6 +1,6 @@
 """Training data: rows, targets, order, and batches of augmented images."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,30 +40,53 @@ def labelled_task(cohort: Cohort) -> str:
     return cohort.task
 
 
-def with_trained_labels(cohort: Cohort) -> Cohort:
+def with_trained_labels(cohort: Cohort, fraction: float = 1.0, seed: int = 0, taught: Collection[str] = ()) -> Cohort:
     """The cohort without labels that no training image knows: nothing could be learned, fitted or claimed of them.
 
+    Args:
+        cohort: The cohort.
+        fraction: Share of the labelled training patients whose labels are used.
+        seed: Chooses the patients.
+        taught: Labels that a teacher answers for: they stay in a multi-label cohort.
+
     Raises:
-        BadInput: A class without training images, or no label that any training image knows.
+        BadInput: A class without training images.
     """
-    targets = cohort.targets[cohort.rows("train")]
-    if cohort.task == "multiclass":
-        known = targets[~np.isnan(targets).any(axis=1)]
-        empty = [label for label, column in zip(cohort.labels, known.T, strict=True) if len(known) and not column.any()]
-        if empty:
+    dropped: list[str] = []
+    kept = cohort
+    # Which patients are used depends on the labels there are.
+    while blank := _blank_labels(kept, fraction, seed):
+        if cohort.task == "multiclass":
             raise BadInput(
                 "training images of every class",
-                f"none of {', '.join(empty)}",
+                f"none of {', '.join(blank)}",
                 where=cohort.source,
                 do="leave the class out (cxr-data prepare --labels), or change the split",
             )
+        unlearnt = [label for label in blank if label not in taught]
+        if not unlearnt:
+            break
+        dropped += unlearnt
+        kept = replace(kept, labels=tuple(label for label in kept.labels if label not in unlearnt))
+    if not dropped:
         return cohort
-    blank = [label for label, column in zip(cohort.labels, targets.T, strict=True) if np.isnan(column).all()]
-    if not blank or len(blank) == len(cohort.labels):
-        return cohort
-    note = f"no training image has a value for {', '.join(blank)}: left out of training, thresholds and averages"
-    labels = tuple(label for label in cohort.labels if label not in blank)
-    return replace(cohort, labels=labels, notes=(note, *cohort.notes))
+    used = f" among the {fraction:.3g} of the labels that are used" if fraction < 1 else ""
+    note = (
+        f"no training image{used} has a value for {', '.join(dropped)}: left out of training, thresholds and averages"
+    )
+    return replace(kept, notes=(note, *cohort.notes))
+
+
+def _blank_labels(cohort: Cohort, fraction: float, seed: int) -> list[str]:
+    """Labels without a value, classes without an image, among the labelled training images; none where no one is."""
+    rows = cohort.rows("train")
+    labelled = rows[~np.isnan(cohort.targets[rows]).all(axis=1)] if cohort.labels else rows[:0]
+    if not len(labelled):
+        return []
+    used = label_fraction(cohort, fraction, seed=seed) if fraction < 1 else labelled
+    targets = cohort.targets[used]
+    held = (targets == 1).any(axis=0) if cohort.task == "multiclass" else ~np.isnan(targets).all(axis=0)
+    return [label for label, one in zip(cohort.labels, held, strict=True) if not one]
 
 
 def training_rows(

@@ -1,7 +1,7 @@
 """Results of a training: the best weights with their header, and the summary of the run."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,10 @@ from cxr_common.training.curves import curves, page
 from cxr_common.training.run_folder import EXTENDED, RunFolder, experiment
 from cxr_common.training.state import Best
 from cxr_data import decisions
-from cxr_data.cohort import Cohort, image_keys
+from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.files import write_text
-from cxr_data.header import places_of, portable
-from cxr_data.pixel_rows import PixelRows
+from cxr_data.header import identities, portable
 from cxr_distill.config import TeachingSettings, TrainConfig, TrainingSettings
 from cxr_distill.data import labelled_task
 
@@ -45,7 +44,7 @@ def identity(
         "architecture": architecture,
         "epochs": epochs,
         "config": experiment(config, TrainingSettings, *([TeachingSettings] if guided else [])),
-        "parents": {p["role"]: p["sha256"] for p in parents},
+        "parents": identities(parents),
         "cohort": cohort.fingerprint,
     }
 
@@ -79,9 +78,12 @@ def conclude(
         return
     extended = {EXTENDED: list(run.extended)} if run.extended else {}
     header = _header(config, architecture, cohort, network, logits, best, parents, extended)
-    for note in decisions.not_fitted(cohort.targets[cohort.rows("val")], cohort.labels, labelled_task(cohort)):
+    targets, task = cohort.targets[cohort.rows("val")], labelled_task(cohort)
+    for note in decisions.not_fitted(logits, targets, cohort.labels, task, config.decision.calibration):
         print(f"{run.path.name}: warning: {note}", flush=True)
-    digest = checkpoint.save(Path(run.path) / MODEL, network, header, training_images=_trained_on(cohort, parents))
+    digest = checkpoint.save(
+        Path(run.path) / MODEL, network, header, training_images=checkpoint.trained_on(cohort, parents)
+    )
     done = {"sha256": digest, "best_epoch": best.epoch, **best.figures, **summary}
     write_curves(run)
     run.finish(done, keep_state=config.keep_state)
@@ -104,13 +106,6 @@ def write_curves(run: RunFolder) -> None:
     text = "<p class='quiet'>Over epochs; in mode linear over penalties. Numbers: metrics.jsonl.</p>"
     body = f"{text}<div class='row'>{''.join(shown)}</div>"
     write_text(run.path / "curves.html", page(f"Learning curves: {run.path.name}", body))
-
-
-def _trained_on(cohort: Cohort, parents: tuple[dict[str, str], ...]) -> NDArray[np.int64]:
-    """Keys of the training images of this run and of the files it is made from, where these hold theirs."""
-    own = image_keys(cast(NDArray[np.uint8], PixelRows([cohort.pixels], cohort.rows("train"))))
-    theirs = [checkpoint.training_images(file) for file in places_of(parents) if checkpoint.is_ours(file)]
-    return np.concatenate([own, *(keys for keys in theirs if keys is not None)])
 
 
 def _header(

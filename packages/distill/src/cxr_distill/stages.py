@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,8 @@ def distill(config: DistillConfig) -> Path:
         BadInput: Data, teacher, losses or run folder that cannot work.
     """
     run = Path(config.runs_dir, config.run)
-    cohort = _open(config)
-    for given in config.teacher:  # a missing file must not cost the fitting of anything
-        checkpoint.describe(given)
+    # A missing file must not cost the fitting of anything.
+    cohort = _open(config, taught=_taught_labels(config, run))
     task = labelled_task(cohort)
     losses = build_losses(config.loss) or recommended(task, len(cohort.labels))
     check_losses(losses, task, labels=len(cohort.labels))
@@ -109,11 +109,19 @@ def distill(config: DistillConfig) -> Path:
         name, seed, number = folder.name.rpartition("-seed")  # evaluate and recipes look for a seed at the end
         beside = folder.with_name(f"{name}-control{seed}{number}" if name else f"{folder.name}-control")
         accelerator.free_memory()  # or the first network and its optimiser stay on the device
+<<<<<<< HEAD
         accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
         written.append(train(config, config.student, beside, cohort, accelerator, start=start, parents=parents))
+=======
+        accelerator = start_accelerator(config.precision, config.seed)
+        alone = with_trained_labels(cohort, config.label_fraction, config.seed)  # a teacher's labels are not its own
+        if alone.labels != cohort.labels and accelerator.is_main_process:
+            print(f"{beside.name}: note: {alone.notes[0]}")
+        written.append(train(config, config.student, beside, alone, accelerator, start=start, parents=parents))
+        if accelerator.is_main_process:
+            print(_gain(folder / GAIN, alone, *written))
+>>>>>>> main
     if accelerator.is_main_process:
-        if config.control:
-            print(_gain(folder / GAIN, cohort, *written))
         print("\n".join(f"wrote {path}" for path in written))
         print(f"next:  uv run evaluate --run {config.run}{_data(config)}")
     accelerator.wait_for_everyone()  # the gain is written when this returns
@@ -126,13 +134,14 @@ def stage_name(config: FinetuneConfig | DistillConfig) -> str:
 
 
 def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
-    """Write what the teacher brought on validation images to ``path``, and say it in a line."""
+    """Write what the teacher brought on validation images, in the control's labels, to ``path``; say it in a line."""
     rows = cohort.rows("val")
     scores = []
     for file in (model, control):
         network, header = checkpoint.load(file, kind="model")
         logits = outputs(network, cohort.pixels, rows, header.input.size)
-        scores.append(probabilities(logits, str(header.task)))  # as the epochs were judged, before calibration
+        answers = probabilities(logits, str(header.task))  # as the epochs were judged, before calibration
+        scores.append(answers[:, [header.labels.index(label) for label in cohort.labels]])
     with_teacher, without = scores
     gain = auroc_gain(cohort.targets[rows], with_teacher, without, cohort.groups[rows])
     taught, alone = (macro(auroc(cohort.targets[rows], one)) for one in scores)
@@ -146,8 +155,9 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
     return f"{said} ({interval}, paired, by patient; on the images that chose the epochs)"
 
 
-def _open(config: TrainConfig, size: int = 0) -> Cohort:
-    cohort = with_trained_labels(open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0))
+def _open(config: TrainConfig, size: int = 0, taught: Collection[str] = ()) -> Cohort:
+    cohort = open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0)
+    cohort = with_trained_labels(cohort, config.label_fraction, config.seed, taught)
     if not size:
         print_notes(cohort, config.data)
     return cohort
@@ -162,7 +172,7 @@ def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Co
     for size in sorted(sizes):
         if pixel_size_for(size) <= cohort.pixel_size:
             continue
-        stored = _open(config, size)
+        stored = _open(config, size, cohort.labels)
         same = stored.table.select("image", "split").equals(cohort.table.select("image", "split"))
         if same and np.array_equal(stored.targets, cohort.targets, equal_nan=True):
             finer[size] = stored
@@ -186,6 +196,17 @@ def _teacher_start(config: FinetuneConfig, run: Path) -> Start:
 
 def _start(config: TrainConfig, architecture: str) -> Start:
     return resolve(config.start or "random", architecture, config.start_mean, config.start_std)
+
+
+def _taught_labels(config: DistillConfig, run: Path) -> set[str]:
+    """Labels that every teacher answers for, none where one is yet to be fitted."""
+    own = run / TEACHER / MODEL
+    headers = [checkpoint.describe(path) for path in config.teacher or ([own] if own.exists() else [])]
+    losses = build_losses(config.loss)
+    answers = not losses or any(not loss.features or loss.name == "simkd" for loss in losses)  # else features alone
+    if not headers or not answers or not config.use_unlabelled or any(header.kind != "model" for header in headers):
+        return set()
+    return set.intersection(*(set(header.labels) for header in headers))
 
 
 def _teacher_file(config: DistillConfig, run: Path, given: str) -> Path:

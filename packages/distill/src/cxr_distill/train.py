@@ -20,7 +20,12 @@ from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic, peak_memories
 from cxr_common.training.loader import epoch_order, global_batch
 from cxr_common.training.parameters import groups, set_lr
-from cxr_common.training.processes import average_buffers, broadcast_from_main, share_batch_statistics
+from cxr_common.training.processes import (
+    align_gradients,
+    average_buffers,
+    broadcast_from_main,
+    share_batch_statistics,
+)
 from cxr_common.training.run_folder import RunFolder
 from cxr_common.training.schedules import warmup_cosine
 from cxr_common.training.session import TrainingSession, open_training_run
@@ -134,6 +139,7 @@ def train(
     data = training_set(cohort, config, labelled_only=distillation is None or not distillation.use_unlabelled)
     student = _new_student(config, architecture, data, start, distillation, show=accelerator.is_main_process)
     share_batch_statistics(student, accelerator)
+    align_gradients(student, accelerator)
     plan = planned(config, len(data.rows), start, accelerator.num_processes)
     wanted = identity(config, architecture, cohort, parents, epochs=plan.epochs, guided=distillation is not None)
     options: Any = {"restart": config.restart, "extend": config.extend, "track": config.track}

@@ -34,7 +34,7 @@ from cxr_eval.document import SCHEMA, checked
 from cxr_eval.explain.explanations import explain
 from cxr_eval.metrics.records import METRICS
 from cxr_eval.models import Match, aligned_targets, controls, match_labels, relation, teachers
-from cxr_eval.notes import notes, seen_in_training
+from cxr_eval.notes import met_in_training, notes, seen_in_training
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
 from cxr_eval.terminal import summary
@@ -70,7 +70,8 @@ def run(config: EvaluateConfig) -> Path:
     match = match_labels(headers, cohort.task, cohort.labels)
     targets = aligned_targets(cohort.targets[rows], cohort.labels, match)
     groupings = subgroups.groupings(cohort.table[rows], config.subgroups)
-    seen = seen_in_training(files, headers, cohorts, rows) if config.split == "test" else []
+    met = met_in_training(files, headers, cohorts, rows)
+    seen = seen_in_training(met) if config.split in ("val", "test") else []
     for sentence in seen:
         say(f"evaluate: warning: {sentence}")
 
@@ -86,6 +87,7 @@ def run(config: EvaluateConfig) -> Path:
     timed = _speeds(config, files, headers, networks) if config.speed else {}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": timed.get(name)}
+        document["models"][name]["training_images"] = met[name]
         document["models"][name]["cohort"] = relation(headers[name], cohorts[pixel_size_for(networks[name][1])])
     warnings = filter(None, [timing.disturbed(timed)])
     document |= {

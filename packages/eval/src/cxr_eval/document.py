@@ -186,6 +186,17 @@ class Speed:
 
 
 @dataclass
+class TrainingImages:
+    """Evaluated images that the model, its teachers or its start were trained on."""
+
+    evaluated: int
+    identical: int | None
+    """Null where none could be compared."""
+    not_compared: str | None
+    """What could not be compared, and why."""
+
+
+@dataclass
 class ModelResult:
     """One model: its file, size and speed, and its figures."""
 
@@ -196,6 +207,7 @@ class ModelResult:
     """Label -> decision threshold; null where the most probable class decides."""
     cohort: Literal["internal", "other state", "overlapping", "external", "unknown"]
     """How the evaluated cohort relates to the one trained on."""
+    training_images: TrainingImages
     overall: dict[str, Entry]
     macro: dict[str, Entry]
     micro: dict[str, Entry]

@@ -71,6 +71,7 @@ def _interval(name: str, value: float, replicates: NDArray, concerned: Mapping[s
     about = bootstrap.spread_of(METRICS[name], value, replicates)
     if math.isnan(about.error):
         return {"interval_reason": RARELY_DEFINED}
+    about = about._replace(degrees=max(1.0, METRICS[name].degrees * about.degrees))
     low, high = interval(value, about, METRICS[name].scale, LEVEL)
     if not math.isnan(low):
         return {"low": low, "high": high}

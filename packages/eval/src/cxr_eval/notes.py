@@ -61,33 +61,72 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
     return found
 
 
-def seen_in_training(
+def met_in_training(
     files: Mapping[str, Path], headers: Mapping[str, Header], cohorts: Mapping[int, Cohort], rows: NDArray[np.int64]
-) -> list[str]:
-    """Sentences on evaluated images that a model, its teacher or its start were trained on, pixel for pixel.
+) -> dict[str, dict[str, Any]]:
+    """Count the evaluated images that a model, its teacher or its start were trained on, pixel for pixel.
 
     Args:
         files: Weights files by model name.
         headers: Their headers.
         cohorts: The cohort by stored pixel size.
         rows: Evaluated rows.
+
+    Returns:
+        For each model ``evaluated`` and ``identical`` images, the latter None where nothing could be compared, and why
+        something could not: ``not_compared``, else None.
     """
-    of_size: dict[int, NDArray[np.int64]] = {}
-    models: dict[int, list[str]] = {}
+    stored = {cohort.pixel_size: cohort for cohort in cohorts.values()}
+    evaluated: dict[int, NDArray[np.int64]] = {}
+    found = {}
     for name, header in headers.items():
-        cohort = _cohort(header, cohorts)
         trained = training_images(files[name])
-        if trained is None:
-            continue
-        if cohort.pixel_size not in of_size:
-            pixels = cast(NDArray[np.uint8], PixelRows([cohort.pixels], rows))
-            of_size[cohort.pixel_size] = image_keys(pixels)
-        if seen := int(np.isin(of_size[cohort.pixel_size], trained).sum()):
-            models.setdefault(seen, []).append(name)
+        comparable = trained.keys() & stored.keys()
+        for size in comparable - evaluated.keys():
+            evaluated[size] = image_keys(cast(NDArray[np.uint8], PixelRows([stored[size].pixels], rows)))
+        seen = np.zeros(len(rows), bool)
+        for size in comparable:
+            seen |= np.isin(evaluated[size], trained[size])
+        reasons = []
+        if not trained:
+            reasons.append(_NO_KEYS)
+        if other := sorted(trained.keys() - comparable):
+            sizes = ", ".join(map(str, other))
+            count = sum(len(trained[size]) for size in other)
+            reasons.append(
+                f"{count:,} training images were stored at {sizes} pixels, these at {', '.join(map(str, stored))}"
+            )
+        elif trained and header.input.pixels and header.input.pixels != _cohort(header, cohorts).pixel_mapping:
+            reasons.append("its training images were mapped to pixels otherwise")
+        found[name] = {
+            "evaluated": len(rows),
+            "identical": int(seen.sum()) if comparable else None,
+            "not_compared": "; ".join(reasons) or None,
+        }
+    return found
+
+
+_NO_KEYS = "its file does not say which images it was trained on"
+
+
+def seen_in_training(met: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Sentences on what `met_in_training` found: images met again, and images that could not be compared."""
+    seen: dict[int, list[str]] = {}
+    untold: dict[str, list[str]] = {}
+    for name, one in met.items():
+        if one["identical"]:
+            seen.setdefault(one["identical"], []).append(name)
+        if one["not_compared"] not in (None, _NO_KEYS):  # that is said where the origin is unknown
+            untold.setdefault(one["not_compared"], []).append(name)
+    total = next((one["evaluated"] for one in met.values()), 0)
     return [
-        f"{seen} of {len(rows)} evaluated images are identical to training images of {', '.join(names)}, or of its "
+        f"{count} of {total} evaluated images are identical to training images of {', '.join(names)}, or of its "
         "teacher or start: the figures flatter it."
-        for seen, names in models.items()
+        for count, names in seen.items()
+    ] + [
+        f"{', '.join(names)}: not all images that it, its teacher or its start were trained on can be compared with "
+        f"these: {reason}."
+        for reason, names in untold.items()
     ]
 
 

@@ -219,6 +219,7 @@ class PretrainConfig(MethodOptions, PretrainSettings, RunOptions):
         for name in ("warmup", "weight_decay", "weight_decay_end", "seed"):
             value = getattr(self, name)
             require(value is None or value >= 0, "0 or more", value, f"--{name}")
+        require(self.seed < 2**63, "a seed below 2^63", self.seed, "--seed")
         require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
         if self.method not in METHODS:
             raise unknown_name("method", self.method, METHODS)

@@ -1,10 +1,13 @@
 """Results of a run: the backbone, under our names and torchvision's, pictures, and a summary."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_common import checkpoint
@@ -52,19 +55,22 @@ def header(
     )
 
 
-def write_backbone(folder: Path, weights: dict[str, Tensor], about: checkpoint.Header) -> list[Path]:
+def write_backbone(
+    folder: Path, weights: dict[str, Tensor], about: checkpoint.Header, trained_on: Mapping[int, NDArray[np.int64]]
+) -> list[Path]:
     """Write ``backbone.safetensors`` and, for a ResNet, ``backbone_torchvision.safetensors``.
 
     Args:
         folder: The run's folder.
         weights: State dict of the network.
         about: The header.
+        trained_on: Keys of the images trained on: :func:`cxr_common.checkpoint.trained_on`.
 
     Returns:
         The files written.
     """
     written = [folder / "backbone.safetensors"]
-    checkpoint.save(written[0], weights, about)
+    checkpoint.save(written[0], weights, about, training_images=trained_on)
     try:
         renamed = to_torchvision(weights)
     except BadInput:  # a network that torchvision does not have

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cxr_common import checkpoint
 from cxr_common.models.pretrained import parents_of, resolve
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_accelerator
 from cxr_common.training.parameters import set_lr
-from cxr_common.training.processes import all_reduce_sum, average_buffers, share_batch_statistics
+from cxr_common.training.processes import align_gradients, all_reduce_sum, average_buffers, share_batch_statistics
 from cxr_common.training.run_folder import RunFolder, experiment
 from cxr_common.training.session import TrainingSession, open_training_run
 from cxr_common.training.state import keep_if_best
@@ -18,6 +19,7 @@ from cxr_data import open_cohort, pixel_size_for
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
+from cxr_data.header import identities
 from cxr_data.sources import print_notes
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig, PretrainSettings
@@ -160,6 +162,7 @@ def _new_method(
     if config.on_collapse != "warn":
         method.refuse_certain_collapse()
     share_batch_statistics(method.module, accelerator)
+    align_gradients(method.module, accelerator)
     if config.checkpointing:
         recompute_activations(backbone.network)
     return method, parents_of(start)
@@ -175,7 +178,7 @@ def _identity(
         "config": experiment(config, PretrainSettings),
         "options": config_dict(config.method_options),
         "global_batch": plan.global_batch,
-        "parents": {p["role"]: p["sha256"] for p in parents},
+        "parents": identities(parents),
         "cohort": cohort.fingerprint,
         "probe_cohort": probed.fingerprint,
     }
@@ -266,7 +269,7 @@ def _write_results(
     assert best is not None
     metrics = {"epoch": best.epoch, **best.figures}
     about = header(config, cohort, state.method.backbone, parents, metrics)
-    written = write_backbone(run.path, best.weights, about)
+    written = write_backbone(run.path, best.weights, about, checkpoint.trained_on(cohort, parents))
     written.append(write_pictures(run.path, config, cohort, state, run, arithmetic(state.accelerator)))
     run.finish({**summary(run, state), **speed}, keep_state=config.keep_state)
     print(farewell(config, before(run), best, written))

@@ -262,7 +262,7 @@ def _read(path: Path) -> Any:
         raise BadInput("a weights file", "a folder" if path.is_dir() else "nothing there", where=path, do=do)
     try:
         if path.suffix == ".safetensors":
-            return {name: tensor for name, tensor in load_file(path).items() if name != TRAINING_IMAGES}
+            return {name: tensor for name, tensor in load_file(path).items() if not name.startswith(TRAINING_IMAGES)}
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         needs = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -70,13 +70,20 @@ def resolve(start: str, architecture: str, mean: Sequence[float] = (), std: Sequ
 
 
 def parents_of(start: Start) -> tuple[dict[str, str], ...]:
-    """Provenance of the files a network begins with: roles "start", "start-2", ..., "start#PART"."""
+    """Provenance of the files a network begins with: roles "start", "start-2", ..., "start#PART".
+
+    Where a configuration beside a file says how its images are normalised, ``normalisation`` holds that: it is no part
+    of the file's hash, and another one makes another network.
+    """
     roles = [f"start-{number}" if number > 1 else "start" for number in range(1, len(start) + 1)]
-    return tuple(
-        checkpoint.parent(f"{role}#{source.part}" if source.part else role, source.path)
-        for role, source in zip(roles, start, strict=True)
-        if source
-    )
+    return tuple(_parent(role, source) for role, source in zip(roles, start, strict=True) if source)
+
+
+def _parent(role: str, source: Pretrained) -> dict[str, str]:
+    entry = checkpoint.parent(f"{role}#{source.part}" if source.part else role, source.path)
+    silent = not source.mean and not checkpoint.is_ours(source.path) and not _in_metadata(source.path)
+    beside = _beside(source.path) if silent else None
+    return {**entry, "normalisation": json.dumps(beside)} if beside else entry
 
 
 def build_pretrained(
@@ -310,18 +317,27 @@ def _one_channel(
 
 def _said(path: Path, names: frozenset[str]) -> tuple[Numbers, Numbers] | None:
     """The normalisation that a foreign file, or the configuration beside it, says."""
-    if path.suffix == ".safetensors":
-        about = checkpoint.metadata(path)
-        if "mean" in about and "std" in about:
-            try:
-                numbers = [json.loads(about[name]) for name in ("mean", "std")]
-                mean, std = (tuple(map(float, one)) if isinstance(one, list) else (float(one),) for one in numbers)
-            except (ValueError, TypeError) as error:
-                found = f"{about['mean']} and {about['std']}"
-                raise BadInput("numbers as mean and std in the header", found, where=path) from error
-            return normalisation(mean, std, path)
+    if said := _in_metadata(path):
+        return said
     if any(name.rpartition(".")[2] == "op_threshs" for name in names):  # torchxrayvision: pixels in -1024..1024
         return (0.5,), (1 / 2048,)
+    return _beside(path)
+
+
+def _in_metadata(path: Path) -> tuple[Numbers, Numbers] | None:
+    about = checkpoint.metadata(path) if path.suffix == ".safetensors" else {}
+    if "mean" not in about or "std" not in about:
+        return None
+    try:
+        numbers = [json.loads(about[name]) for name in ("mean", "std")]
+        mean, std = (tuple(map(float, one)) if isinstance(one, list) else (float(one),) for one in numbers)
+    except (ValueError, TypeError) as error:
+        found = f"{about['mean']} and {about['std']}"
+        raise BadInput("numbers as mean and std in the header", found, where=path) from error
+    return normalisation(mean, std, path)
+
+
+def _beside(path: Path) -> tuple[Numbers, Numbers] | None:
     for name, keys in (("preprocessor_config.json", ("image_mean", "image_std")), ("config.json", ("mean", "std"))):
         try:
             values = json.loads((path.parent / name).read_text("utf-8"))

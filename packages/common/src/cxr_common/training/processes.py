@@ -1,5 +1,6 @@
 """Training in several processes: reductions, batch statistics, and decisions that all processes take together."""
 
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -28,6 +29,30 @@ def share_batch_statistics(module: nn.Module, accelerator: "Accelerator") -> Non
         from timm.layers.norm_act import convert_sync_batchnorm
 
         convert_sync_batchnorm(module)  # torch's own loses the activation that timm keeps within a BatchNormAct2d
+
+
+def align_gradients(module: nn.Module, accelerator: "Accelerator") -> None:
+    """Have gradients come with the strides of their weights, where several processes share a training.
+
+    DistributedDataParallel warns of a gradient whose strides are not those of its bucket, which are the weight's. Along
+    a dimension of size 1 (1x1 convolutions, one input channel) strides mean nothing, and channels-last convolutions
+    return now these, now others: they are rewritten, nothing is copied.
+
+    Args:
+        module: Whose trainable parameters are meant, in the memory format it is trained in.
+        accelerator: Tells the number of processes; with one, nothing is done.
+    """
+    if accelerator.num_processes == 1:
+        return
+    for parameter in module.parameters():
+        if parameter.requires_grad and 1 in parameter.shape:
+            parameter.register_hook(functools.partial(_with_strides, parameter.stride()))
+
+
+def _with_strides(strides: tuple[int, ...], gradient: Tensor) -> Tensor:
+    own = gradient.stride()
+    alike = all(n == 1 or a == b for n, a, b in zip(gradient.shape, own, strides, strict=True))
+    return gradient.as_strided(gradient.shape, strides) if alike and own != strides else gradient
 
 
 @torch.no_grad()

@@ -17,7 +17,10 @@ _J2K = b"\xff\x4f\xff\x51"
 
 
 class Stream(NamedTuple):
-    """What a compressed stream says of itself; ``kind`` is "JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K"."""
+    """What a compressed stream says of itself.
+
+    Its kind is "JPEG", "JPEG of 12 bits", "JPEG lossless", "JPEG-LS", "JPEG 2000" or "HTJ2K".
+    """
 
     kind: str
     rows: int
@@ -71,7 +74,7 @@ def check_stream(data: bytes, stream: Stream) -> None:
     """
     if stream.kind == "JPEG":
         decode_jpeg(data, least=1, part=True)  # the pixels are decoded with the colours of the header
-    elif stream.kind == "JPEG lossless":
+    elif stream.kind in ("JPEG lossless", "JPEG of 12 bits"):
         check_huffman(data)
     elif stream.kind == "JPEG-LS":
         scan = data.index(b"\xff\xda")
@@ -148,10 +151,16 @@ def _jpeg_header(data: bytes) -> Stream:
     if marker not in kinds:
         raise BrokenImage("a DICOM file in a kind of JPEG that no decoder reads")
     bits, samples = data[at + 2], data[at + 7]
-    if kinds[marker] == "JPEG" and bits != 8:
-        raise BrokenImage(f"a DICOM file in JPEG of {bits} bits, which is not read: store it losslessly")
+    kind = kinds[marker]
+    if kind == "JPEG" and bits != 8:
+        if (bits, samples, marker) != (12, 1, 0xC1):
+            what = f"{'progressive ' if marker == 0xC2 else ''}JPEG of {bits} bits{' in colour' if samples > 1 else ''}"
+            raise BrokenImage(
+                f"a DICOM file in {what}, for which there is no decoder: store it losslessly (dcmdjpeg of DCMTK)"
+            )
+        kind = "JPEG of 12 bits"
     rows, columns = int.from_bytes(data[at + 3 : at + 5]), int.from_bytes(data[at + 5 : at + 7])
-    return Stream(kinds[marker], rows, columns, samples, bits, False)
+    return Stream(kind, rows, columns, samples, bits, False)
 
 
 def _jls_end(data: bytes) -> int:

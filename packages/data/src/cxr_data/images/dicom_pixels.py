@@ -4,12 +4,14 @@ Every length, depth and position of bits that a header states can be wrong. Wher
 used; where they leave a doubt the file is refused, with the reason.
 """
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxr_data.images.codestreams import Stream, check_stream, codestream, describe, unpack_rle
+from cxr_data.images.gdcm_decoder import decode_twelve_bits, hush_gdcm
 from cxr_data.images.header import BrokenImage, check_size
 
 if TYPE_CHECKING:
@@ -247,6 +249,12 @@ def _compressed(data: bytes, header: _Header) -> tuple[NDArray[Any], int, str]:
 
 def _decoded(data: bytes, stream: Stream, header: _Header) -> tuple[NDArray[Any], str]:
     """Decode by the first installed decoder that reads such streams."""
+    if stream.kind == "JPEG of 12 bits":
+        if header.photometric not in ("MONOCHROME1", "MONOCHROME2"):
+            raise BrokenImage(f"a DICOM file in JPEG of 12 bits that calls itself {header.photometric}")
+        if "gdcm" not in _PLUGINS or not find_spec("gdcm"):
+            raise _no_decoder(stream)
+        return decode_twelve_bits(data, stream), header.photometric
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
@@ -257,16 +265,13 @@ def _decoded(data: bytes, stream: Stream, header: _Header) -> tuple[NDArray[Any]
     if "pillow" in plugins and stream.bits > (16 if stream.samples == 1 else 8):
         plugins.remove("pillow")  # it would make 8 bits of them
     if not plugins:
-        raise BrokenImage(
-            f"compressed as {stream.kind} ({stream.bits} bits), for which no decoder is installed: "
-            "pip install 'cxr-data[codecs]'"
-        )
+        raise _no_decoder(stream)
     # pylibjpeg prints the lines of its library. In colour, Pillow refuses sound streams that GDCM reads.
     plugins = [plugin for plugin in plugins if plugin != "pylibjpeg"] or plugins
     failure: Exception | None = None
     for plugin in plugins if stream.samples > 1 else plugins[:1]:
         if plugin == "gdcm":
-            _hush_gdcm()
+            hush_gdcm()
         try:
             values, told = decoder.as_array(encapsulate([data]), decoding_plugin=plugin, **options)
         except Exception as error:  # decoders raise whatever their libraries do
@@ -276,11 +281,11 @@ def _decoded(data: bytes, stream: Stream, header: _Header) -> tuple[NDArray[Any]
     raise BrokenImage(f"damaged DICOM: its {stream.kind} pixels cannot be decoded") from failure
 
 
-def _hush_gdcm() -> None:
-    import gdcm
-
-    for quiet in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
-        quiet()
+def _no_decoder(stream: Stream) -> BrokenImage:
+    return BrokenImage(
+        f"compressed as {stream.kind} ({stream.bits} bits), for which no decoder is installed: "
+        "pip install 'cxr-data[codecs]'"
+    )
 
 
 def _placed(dataset: "Dataset", raw: NDArray[Any], header: _Header, precision: int) -> Stored:

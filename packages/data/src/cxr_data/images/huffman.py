@@ -1,6 +1,6 @@
-"""Following the Huffman codes of lossless JPEG (ITU T.81, process 14) to the end of each scan.
+"""Following the Huffman codes of lossless JPEG (ITU T.81, process 14) and of JPEG of 12 bits (process 4) to the end.
 
-Only DICOM uses this kind of JPEG, and its decoders say nothing of damage.
+Only DICOM uses these kinds of JPEG, and their decoders say nothing of damage.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ def check_huffman(data: bytes) -> None:
     """Refuse a stream whose codes do not end with its scan.
 
     Args:
-        data: A lossless JPEG stream, up to its end marker.
+        data: A lossless JPEG stream, or a sequential one of one component, up to its end marker.
 
     Raises:
         BrokenImage: A code that does not exist, a scan that ends early, or bytes left over at its end.
@@ -38,8 +38,9 @@ def check_huffman(data: bytes) -> None:
 
 
 def _check(data: bytes) -> None:
-    at, interval, frame = 2, 0, b""
+    at, interval, frame, lossless = 2, 0, b"", True
     tables: dict[int, NDArray[np.uint8]] = {}
+    runs: dict[int, NDArray[np.uint8]] = {}
     while (marker := data[at + 1]) != 0xD9:
         if marker == 0xFF:
             at += 1
@@ -49,18 +50,27 @@ def _check(data: bytes) -> None:
         at += 2 + length
         if marker == 0xC4:
             tables |= _tables(segment)
+            runs |= _tables(segment, runs=True)
         elif marker == 0xDD:
             interval = int.from_bytes(segment[:2])
-        elif marker == 0xC3:
-            frame = segment
+        elif marker in (0xC1, 0xC3):
+            frame, lossless = segment, marker == 0xC3
         elif marker == 0xDA:
             end = _coded_end(data, at)
-            _follow(_scan(data[at:end], segment, frame, interval), tables)
+            if lossless:
+                _follow(_scan(data[at:end], segment, frame, interval), tables)
+            else:
+                direct, alternating = segment[2] >> 4, 0x10 | (segment[2] & 15)
+                by_code = tables[direct], tables[alternating], runs[alternating]
+                _follow_blocks(data[at:end], frame, interval, by_code)
             at = end
 
 
-def _tables(segment: bytes) -> dict[int, NDArray[np.uint8]]:
-    """Number of a table → (65536,) bits that a code takes with its value, by the next 16 bits; 0 where none begins."""
+def _tables(segment: bytes, *, runs: bool = False) -> dict[int, NDArray[np.uint8]]:
+    """Number of a table → (65536,) bits that a code takes with its value, by the next 16 bits; 0 where none begins.
+
+    With ``runs``: coefficients that a code of a table of these (T.81, F.1.2.2) accounts for; 64 ends the block.
+    """
     found, at = {}, 0
     while at < len(segment):
         counts = list(segment[at + 1 : at + 17])
@@ -69,9 +79,12 @@ def _tables(segment: bytes) -> dict[int, NDArray[np.uint8]]:
         code = taken = 0
         for length, count in enumerate(counts, 1):
             for symbol in symbols[taken : taken + count]:
-                # A difference of 16 bits has one value only (H.1.2.2).
-                bits = length + (symbol if symbol < 16 else 0)
-                table[code << (16 - length) : (code + 1) << (16 - length)] = bits
+                if segment[at] >= 0x10:  # a run and the bits of the coefficient after it
+                    bits = length + (symbol & 15)
+                    meaning = 1 + (symbol >> 4) if symbol & 15 or symbol == 0xF0 else 64
+                else:  # a difference of 16 bits has one value only (H.1.2.2)
+                    bits, meaning = length + (symbol if symbol < 16 else 0), 1
+                table[code << (16 - length) : (code + 1) << (16 - length)] = meaning if runs else bits
                 code += 1
             code <<= 1
             taken += count
@@ -118,6 +131,31 @@ def _follow(scan: _Scan, tables: dict[int, NDArray[np.uint8]]) -> None:
                 if not taken:
                     raise BrokenImage(_DAMAGED)
                 at += taken
+        if not end - 8 < at <= end:
+            raise BrokenImage(_DAMAGED)
+
+
+def _follow_blocks(
+    coded: bytes, frame: bytes, interval: int, tables: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+) -> None:
+    """Follow the blocks of 64 coefficients of a scan of one component."""
+    blocks = -(-int.from_bytes(frame[1:3]) // 8) * -(-int.from_bytes(frame[3:5]) // 8)
+    interval = interval or blocks
+    pieces = _pieces(coded)
+    if len(pieces) != -(-blocks // interval):
+        raise BrokenImage(_DAMAGED)
+    for number, piece in enumerate(pieces):
+        direct, alternating, runs = (_by_bit(piece, table) for table in tables)
+        at, end = 0, 8 * len(piece)
+        for _ in range(min(interval, blocks - number * interval)):
+            taken, coefficients = direct[at] if at < end else 0, 1
+            at += taken
+            while taken and coefficients < 64:
+                taken, run = (alternating[at], runs[at]) if at < end else (0, 0)
+                at += taken
+                coefficients = 64 if run == 64 else coefficients + run
+            if not taken or coefficients > 64:
+                raise BrokenImage(_DAMAGED)
         if not end - 8 < at <= end:
             raise BrokenImage(_DAMAGED)
 

@@ -163,7 +163,9 @@ def _frame(data: bytes, parts: Sequence[Segment]) -> Frame:
 def _check_process(data: bytes, parts: Sequence[Segment], frame: Frame) -> None:
     if frame.marker not in _READ or frame.precision != 8:
         kind = "lossless" if frame.marker in (0xC3, 0xCB) else f"{frame.precision}-bit"
-        raise BrokenImage(f"a {kind} JPEG, which is not read outside DICOM: convert it to PNG")
+        raise BrokenImage(
+            f"a {kind} JPEG, for which no decoder outside DICOM is installed: convert it to PNG (of 16 bits)"
+        )
     if len(frame.components) == 4 and not any(
         part.marker == 0xEE and data[part.start : part.start + 5] == b"Adobe" for part in parts
     ):

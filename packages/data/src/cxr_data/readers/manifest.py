@@ -9,6 +9,7 @@ spelling. A ``labels`` table that cannot be understood is refused where images w
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def read(path: Path) -> Listing:
     if twice := entries.filter(pl.col("path").is_duplicated())["path"].to_list():
         raise BadInput("each file once", f"{twice[0]} twice", where=table_path)
     images = image_files(path)
+    entries = _as_on_disk(entries, images)
     matched = entries.filter(pl.col("path").is_in(images)).sort("path")
     if matched.is_empty():
         found = f"none of them ({entries['file'][0]}, …)"
@@ -96,6 +98,11 @@ def read(path: Path) -> Listing:
         )
     patient = pl.col("path").alias("patient")
     if "patient" in matched.columns:
+        column, said = values.merged_patients(matched["patient"])
+        notes += said
+        if nobody := column.null_count():
+            notes.append(f"{nobody} images have no patient in {table_path.name}: each counts as one patient of its own")
+        matched = matched.with_columns(column)
         patient = pl.coalesce("patient", "path").alias("patient")
     else:
         notes.append(f"{table_path.name} has no column patient: each image counts as one patient of its own")
@@ -108,6 +115,15 @@ def read(path: Path) -> Listing:
     if unused := [name for name in matched.columns if name not in used]:
         notes.append(f"columns that are no labels were not used: {', '.join(unused)}")
     return Listing(path.name, table, labels, task, tuple(notes), refused=refused)
+
+
+def _as_on_disk(entries: pl.DataFrame, images: list[str]) -> pl.DataFrame:
+    """Entries with accents and umlauts composed as in the names on disk, which macOS decomposes."""
+    composed = {unicodedata.normalize("NFC", image): image for image in images}
+    if len(composed) < len(images) or all(name.isascii() for name in images):
+        return entries
+    paths = [composed.get(unicodedata.normalize("NFC", name), name) for name in entries["path"]]
+    return entries.with_columns(pl.Series("path", paths, pl.String))
 
 
 def _inside(path: Path, entries: pl.DataFrame, table_path: Path) -> tuple[pl.DataFrame, tuple[tuple[str, str], ...]]:

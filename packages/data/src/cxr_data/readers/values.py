@@ -79,7 +79,12 @@ def _without_preamble(text: str) -> str:
 
 
 def decoded(data: bytes) -> str | None:
-    """Bytes as text: UTF-8, UTF-16 with its mark, else Windows-1252; None where they are no text."""
+    """Bytes as text, lines ending in line feeds: UTF-8, marked UTF-16 or else Windows-1252; None where they are not."""
+    text = _decoded(data)
+    return None if text is None else text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decoded(data: bytes) -> str | None:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data[: len(data) // 2 * 2].decode("utf-16", "replace")
     if b"\0" in data:
@@ -158,8 +163,37 @@ def refuse_hidden_patients(names: Iterable[str], where: Path) -> None:
 
 
 def spelling_key(name: str) -> str:
-    """A class name without case, and with single spaces for spaces and underscores."""
+    """A class name without case, and with single spaces for spaces and underscores; a whole number without decimals."""
+    if re.fullmatch(r"-?\d+\.0+", name):
+        return name.partition(".")[0]
     return re.sub(r"[\s_]+", " ", name).strip().casefold()
+
+
+def merged_patients(column: pl.Series) -> tuple[pl.Series, list[str]]:
+    """Patients that programs spell in several ways (7, 7.0, 0007; p7, P7) as one, so that none is in two splits.
+
+    Args:
+        column: Text; null where unknown.
+
+    Returns:
+        The column, and a note where patients were merged.
+    """
+
+    def key(name: str) -> str:
+        number = re.fullmatch(r"0*(\d+)(\.0+)?", name)
+        return number[1] if number else name.casefold()
+
+    alike: dict[str, list[str]] = {}
+    for name in column.drop_nulls().unique(maintain_order=True):
+        alike.setdefault(key(name), []).append(name)
+    several = [names for names in alike.values() if len(names) > 1]
+    if not several:
+        return column, []
+    first = {name: names[0] for names in several for name in names}
+    note = (
+        f"{len(several)} patients are spelled in several ways, such as {' and '.join(several[0])}: each counts as one"
+    )
+    return column.replace(first), [note]
 
 
 def merged_spellings(names: Iterable[str | None]) -> tuple[dict[str, str], list[str]]:
@@ -180,9 +214,7 @@ def merged_spellings(names: Iterable[str | None]) -> tuple[dict[str, str], list[
         best = min(spellings, key=lambda name: (-counts[name], name))
         taken |= dict.fromkeys(spellings, best)
         if len(spellings) > 1:
-            notes.append(
-                f"classes that differ only in upper and lower case were merged: {', '.join(sorted(spellings))}"
-            )
+            notes.append(f"classes that differ only in spelling were merged: {', '.join(sorted(spellings))}")
     return taken, notes
 
 

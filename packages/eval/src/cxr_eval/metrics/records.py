@@ -54,6 +54,8 @@ class Metric:
             out; or "none".
         no_interval: Why it has none.
         scale: Scale of the interval, see ``cxr_common.jackknife.interval``.
+        degrees: Factor on the interval's degrees of freedom, chosen by simulated coverage (docs/metrics.md): few
+            patients with the finding carry the figure (below 1), or a handful of errors (above 1).
         images: For a proportion of images, (N, L) those in its denominator, from targets and decisions.
         family: "ranking" (the order of the scores decides), "decision" or "calibration".
         compared: Whether differences between models are reported.
@@ -77,6 +79,7 @@ class Metric:
     interval: Literal["jackknife", "bootstrap", "none"] = "jackknife"
     no_interval: str = ""
     scale: str = "logit"
+    degrees: float = 1.0
     images: Callable[[NDArray, NDArray], NDArray] | None = None
     compared: bool = True
     places: frozenset[str] = frozenset()
@@ -155,6 +158,7 @@ RECORDS = (
         of_arrays=lambda t, s, d: classification.average_precision(t, s),
         resampled=ranking,
         needs=("positive",),
+        degrees=0.6,
         places=_places("summary", "terminal", "label", "subgroup"),
     ),
     *_operating_levels(),
@@ -214,6 +218,7 @@ RECORDS = (
         of_counts=classification.recall,
         needs=("positive",),
         scale="proportion",
+        degrees=3,
         images=lambda t, d: t == 1,
         places=_places("summary", "terminal", "label", "gap", "subgroup"),
         hub="recall",
@@ -238,6 +243,7 @@ RECORDS = (
         of_counts=classification.npv,
         needs=("called negative",),
         scale="proportion",
+        degrees=3,
         images=lambda t, d: ~np.isnan(t) & ~d,
         places=_places("card", "subgroup"),
     ),

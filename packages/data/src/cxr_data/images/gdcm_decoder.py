@@ -1,0 +1,74 @@
+"""GDCM called directly: JPEG of 12 bits, which pydicom's plugin of it leaves out."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_data.images.codestreams import Stream
+from cxr_data.images.header import BrokenImage
+
+
+def hush_gdcm() -> None:
+    """Have GDCM print nothing of its own."""
+    import gdcm
+
+    for quiet in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
+        quiet()
+
+
+def decode_twelve_bits(data: bytes, stream: Stream) -> NDArray[np.uint16]:
+    """Decode a sequential gray JPEG of 12 bits.
+
+    Args:
+        data: The stream.
+        stream: What it says of itself.
+
+    Returns:
+        (H, W) in [0, 4095].
+
+    Raises:
+        BrokenImage: Damaged.
+    """
+    import gdcm
+
+    hush_gdcm()
+    fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
+    fragment.SetByteStringValue(data + b"\0" * (len(data) % 2))
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((stream.columns, stream.rows, 1))
+    image.SetDataElement(element)
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
+    with _silence():
+        try:
+            found = image.GetBuffer().encode("utf-8", "surrogateescape")
+        except Exception as error:  # GDCM raises whatever SWIG makes of its failures
+            raise BrokenImage(f"damaged DICOM: its {stream.kind} cannot be decoded") from error
+    if len(found) != 2 * stream.rows * stream.columns:
+        raise BrokenImage(f"damaged DICOM: its {stream.kind} decode to another size")
+    return np.frombuffer(found, "<u2").astype(np.uint16).reshape(stream.rows, stream.columns)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Standard error of the whole process to nowhere, for a moment: a C library writes to it."""
+    with _SILENCED, open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+_SILENCED = threading.Lock()
