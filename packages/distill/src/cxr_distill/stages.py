@@ -109,18 +109,13 @@ def distill(config: DistillConfig) -> Path:
         name, seed, number = folder.name.rpartition("-seed")  # evaluate and recipes look for a seed at the end
         beside = folder.with_name(f"{name}-control{seed}{number}" if name else f"{folder.name}-control")
         accelerator.free_memory()  # or the first network and its optimiser stay on the device
-<<<<<<< HEAD
         accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
-        written.append(train(config, config.student, beside, cohort, accelerator, start=start, parents=parents))
-=======
-        accelerator = start_accelerator(config.precision, config.seed)
         alone = with_trained_labels(cohort, config.label_fraction, config.seed)  # a teacher's labels are not its own
         if alone.labels != cohort.labels and accelerator.is_main_process:
             print(f"{beside.name}: note: {alone.notes[0]}")
         written.append(train(config, config.student, beside, alone, accelerator, start=start, parents=parents))
         if accelerator.is_main_process:
             print(_gain(folder / GAIN, alone, *written))
->>>>>>> main
     if accelerator.is_main_process:
         print("\n".join(f"wrote {path}" for path in written))
         print(f"next:  uv run evaluate --run {config.run}{_data(config)}")
