@@ -81,7 +81,7 @@ def test_the_three_commands_bare_one_after_the_other(tmp_path, typed) -> None:
     small = ["--data", "phantom:120", "--size", "32"]
     first = typed("ssl-pretrain", *small, "--epochs", "1", "--architecture", "resnet18", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert "next:  uv run distill" in first.stdout
+    assert "next:  uv run finetune" in first.stdout
     second = typed("distill", *small, "--epochs", "1", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     assert "fitting a resnet18" in second.stdout

@@ -96,10 +96,17 @@ def test_the_manual_builds_without_a_warning(tmp_path) -> None:
     assert (tmp_path / "own-images" / "index.html").exists()
 
 
-@pytest.mark.parametrize("page", [ROOT / "docs" / "python.md"], ids=lambda page: page.stem)
-def test_every_example_runs(page, tmp_path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        pytest.param("docs/python.md", "(2, 3, 32, 32)", id="python"),
+        pytest.param("README.md", "", id="readme", marks=pytest.mark.slow),
+    ],
+)
+def test_every_example_runs(page, says, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     shown_elsewhere = {program.read_text("utf-8") for program in (ROOT / "examples").glob("*.py")}
-    (tmp_path / "page.py").write_text("\n".join(b for b in blocks(page, "python") if b not in shown_elsewhere))
+    shown = [block for block in blocks(ROOT / page, "python") if block not in shown_elsewhere]
+    (tmp_path / "page.py").write_text("\n".join(shown))
     runpy.run_path("page.py", run_name="__main__")
-    assert "(2, 3, 32, 32)" in capsys.readouterr().out
+    assert says in capsys.readouterr().out

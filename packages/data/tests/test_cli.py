@@ -15,7 +15,7 @@ def test_prepare_preview_and_show(two_classes, tmp_path, capsys):
     assert main(["prepare", str(two_classes), "--size", "28", "--out", str(out), "--aspect", "crop"]) == 0
     said = capsys.readouterr().out
     assert f"wrote {out}: 60 images of 32 x 32 pixels" in said
-    assert f"uv run finetune --data {out} --size 28" in said
+    assert f"uv run finetune --data {out} --run cohort" in said
     cohort = load(out)
     assert cohort.pixel_mapping["aspect"] == "crop"
 
@@ -116,10 +116,10 @@ def test_what_prepare_suggests_can_be_pasted(two_classes, tmp_path, run):
     assert "my cohort-sheet.png" in run(look, tmp_path)
     assert "my cohort-audit" in run(check, tmp_path)
     assert (tmp_path / "my cohort-audit" / "audit.html").exists()
-    assert following == ["uv", "run", "finetune", "--data", "my cohort", "--size", "32"]
-    assert "size: 32" in run([*following, "--print_config"], tmp_path)
+    assert following == ["uv", "run", "finetune", "--data", "my cohort", "--run", "my-cohort"]
+    assert "run: my-cohort" in run([*following, "--print_config"], tmp_path)
     (fold,) = suggested(run(["uv", "run", "cxr-data", "folds", "my cohort", "--folds", "3"], tmp_path))
-    assert fold[3:] == ["--data", "my cohort@1/3", "--size", "32"]
+    assert fold[3:] == ["--data", "my cohort@1/3", "--run", "my-cohort-1of3"]
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_images_without_labels_lead_to_pretraining(tmp_path, write_images, capsy
     folder = write_images(tmp_path / "flat", [f"{i}.png" for i in range(30)])
     assert main(["prepare", str(folder), "--size", "32", "--out", str(tmp_path / "c")]) == 0
     following = suggested(capsys.readouterr().out)[-1]
-    assert following == ["uv", "run", "ssl-pretrain", "--data", str(tmp_path / "c"), "--size", "32"]
+    assert following == ["uv", "run", "ssl-pretrain", "--data", str(tmp_path / "c"), "--run", "c"]
 
 
 def test_audits_lie_beside_their_cohort_and_never_over_another(two_classes, tmp_path, monkeypatch, capsys):

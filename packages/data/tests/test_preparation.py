@@ -129,7 +129,7 @@ def test_a_few_broken_images_are_set_aside_and_named(two_classes, tmp_path):
     cohort = prepare(two_classes, tmp_path / "cohort")
     assert len(cohort) == 59
     assert cohort.broken == (("NORMAL/patient3_1.png", "zero bytes"),)
-    assert "1 broken images were set aside" in cohort.notes[0]
+    assert "1 broken image was set aside" in cohort.notes[0]
     about = json.loads((tmp_path / "cohort" / "cohort.json").read_text())
     assert about["broken"] == [{"file": "NORMAL/patient3_1.png", "reason": "zero bytes"}]
     assert "NORMAL/patient3_1.png" not in cohort.table["image"]

@@ -16,7 +16,7 @@ def test_every_command_of_every_package_is_one_of_cxr():
     scripts = set()
     for file in ROOT.glob("packages/*/pyproject.toml"):
         scripts |= set(tomllib.loads(file.read_text())["project"].get("scripts", {}).values())
-    assert scripts - {"cxr_data.umbrella:main"} == {command.main for command in umbrella.COMMANDS.values()}
+    assert scripts - {"cxr_data.umbrella:main"} <= {command.main for command in umbrella.COMMANDS.values()}
 
 
 def test_what_the_table_names_is_there():
@@ -85,7 +85,7 @@ def test_bash_completes(tmp_path):
     script.write_text(completion.completion(["bash"]))
     (tmp_path / "picture.png").touch()
     assert complete(script, "cxr", "pre") == {"pretrain", "predict"}
-    assert complete(script, "cxr", "predict", "--heat") == {"--heatmaps"}
+    assert complete(script, "cxr", "predict", "--heat") == {"--heatmaps", "--heatmaps_of"}
     assert complete(script, "cxr", "data", "pr") == {"prepare", "preview"}
     assert complete(script, "cxr", "data", "prepare", "--reade") == {"--reader"}
     assert complete(script, "cxr", "predict", "pict") == {"picture.png"}

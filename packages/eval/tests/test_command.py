@@ -88,7 +88,7 @@ def test_whole_stage_on_the_phantom(tmp_path, make_model, labels, capsys):
 
 def test_explanations_are_a_section_of_the_report_and_scores_in_the_document(tmp_path, make_model, labels):
     for seed, name in enumerate(("teacher", "student")):
-        make_model(name, labels, "multilabel", seed=seed, architecture="resnet18", size=64)
+        make_model(name, labels, "multilabel", seed=seed, architecture="test_resnet", size=64)
     assert run(tmp_path, "--speed", "false", "--explain", "gradcam") == 0
     folder = tmp_path / "runs" / "quickstart" / "report"
     document = json.loads((folder / "metrics.json").read_text())["explanations"]

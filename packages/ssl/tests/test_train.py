@@ -172,7 +172,7 @@ def test_the_same_again_is_the_same_and_a_finished_run_is_left_alone(finished, d
     config = tiny(data, tmp_path)
     folder = pretrain(config).parent
     assert same_result(folder, finished)
-    assert "next:  uv run distill --run quickstart --data" in capsys.readouterr().out
+    assert "next:  uv run finetune --data" in capsys.readouterr().out
     written = (folder / "backbone.safetensors").stat().st_mtime_ns
     pretrain(config)
     assert "nothing to do" in capsys.readouterr().out

@@ -223,6 +223,16 @@ def test_gray_network_saves_its_network_alone_and_follows_its_dtype(pixels):
     assert network.to(torch.bfloat16)(pixels(16)).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gray_network_refuses_floats_of_the_wrong_range(dtype):
+    gray = GrayNetwork(build("test_resnet", 2, size=32), 0.5, 0.25).to(dtype).eval()
+    pixels = torch.full((2, 1, 32, 32), 0.7, dtype=dtype)
+    with pytest.raises(BadInput, match="multiply by 255"):
+        gray(pixels)
+    assert gray(pixels * 255).isfinite().all()
+    assert gray(torch.zeros_like(pixels)).isfinite().all()  # a black image
+
+
 def test_gray_network_refuses_blank_images():
     with pytest.raises(BadInput, match="standard deviation above 0"):
         GrayNetwork(Same(), 0.5, 0.0)

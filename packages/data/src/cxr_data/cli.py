@@ -287,19 +287,18 @@ def _merge(config: MergeConfig) -> None:
 
 def _say_prepared(cohort: "Cohort", out: Path, size: int | None = None) -> None:
     """Say what was written and what can be done next; every line can be pasted as it is."""
-    import numpy as np
-
-    from cxr_data.sizes import size_for
+    from cxr_data.suggestions import suggest
 
     _print_counts(cohort)
     place = shlex.quote(str(out))
     print(f"wrote {out}: {len(cohort)} images of {cohort.pixel_size} x {cohort.pixel_size} pixels")
     print(f"look at it:  uv run cxr-data preview {place}")
-    print(f"check it:    uv run cxr-data audit {place}")
-    labelled = all(bool((~np.isnan(cohort.targets[cohort.rows(part)])).any()) for part in ("train", "val"))
+    print(f"check it:  uv run cxr-data audit {place}")
+    labelled = cohort.has_labels("train", "val")
     command = "finetune" if labelled else "ssl-pretrain"
     if labelled or len(cohort.rows("train")) > 1:
-        print(f"next:        uv run {command} --data {place} --size {size or size_for(cohort.pixel_size)}")
+        # finetune takes no less than 32 pixels
+        print(suggest(command, data=str(out), run=_run_name(out), size=size and max(size, 32)))
 
 
 def _prepare_phantom(source: str, config: PrepareConfig, pixel_size: int) -> "Cohort":
@@ -358,10 +357,15 @@ def _folds(config: FoldsConfig) -> None:
         patients = one.table["patient"].gather(rows).n_unique()
         print(f"fold {fold}: {len(rows):,} images of {patients:,} patients; {positive}")
     print(f"wrote {path}")
-    from cxr_data.sizes import size_for
+    from cxr_data.suggestions import suggest
 
-    named = shlex.quote(f"{folder}@1/{config.folds}")
-    print(f"next:  uv run finetune --data {named} --size {size_for(cohort.pixel_size)}")
+    fold = f"1of{config.folds}"
+    print(suggest("finetune", data=f"{folder}@1/{config.folds}", run=f"{_run_name(Path(folder))}-{fold}"))
+
+
+def _run_name(folder: Path) -> str:
+    """A run called as its cohort, so that it does not meet that of another."""
+    return re.sub(r"[^\w.-]+", "-", folder.resolve().name).strip("-.") or "mine"
 
 
 def _audit(config: AuditConfig) -> None:

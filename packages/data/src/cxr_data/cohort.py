@@ -92,6 +92,10 @@ class Cohort:
             raise unknown_name("split", split, (*SPLITS, "all"))
         return np.flatnonzero(self.table["split"].to_numpy() == split)
 
+    def has_labels(self, *splits: str) -> bool:
+        """Whether in each of these splits some image has a known label."""
+        return all(bool((~np.isnan(self.targets[self.rows(split)])).any()) for split in splits)
+
     @cached_property
     def targets(self) -> NDArray[np.float32]:
         """(N, L) labels in {0, 1, NaN}; one-hot for exclusive classes, a whole row of NaN where unknown."""

@@ -308,15 +308,6 @@ def _fields(config_class: type) -> dict[str, Any]:
     return {f.name: f.type for f in dataclasses.fields(config_class)}
 
 
-def option(name: str, value: Any, default: Any) -> str:
-    """`` --name value`` as a person would type it after a command; empty where it is the default."""
-    if value == default:
-        return ""
-    import shlex
-
-    return f" --{name} {shlex.join([value] if isinstance(value, str) else map(str, value))}"
-
-
 def config_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON types: paths and tuples become strings and lists."""
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}

@@ -60,8 +60,13 @@ def find_images(root: Path) -> Images:
     if links:
         notes.append(links_note(links))
     if others:
-        notes.append(f"{others.total()} other files were left out: {kinds}")
+        notes.append(f"{counted(others.total(), 'other file')} left out: {kinds}")
     return Images(images, tuple(notes))
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 file was``, ``2 files were``."""
+    return f"{count} {noun} was" if count == 1 else f"{count} {noun}s were"
 
 
 def links_note(links: list[str]) -> str:

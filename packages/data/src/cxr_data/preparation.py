@@ -27,6 +27,7 @@ from cxr_data.cohort import (
 from cxr_data.decoding import decode_once, forget_journal, keep_rows, too_many
 from cxr_data.errors import BadInput
 from cxr_data.folders import existing_folder, locked, refuse_full, take_name
+from cxr_data.image_files import counted
 from cxr_data.images.read import array_digest, check_bits, check_mapping, check_pixel_size, full_digest
 from cxr_data.machine import usable_cores
 from cxr_data.readers import Listing, read, recognise
@@ -295,7 +296,7 @@ def finish(settings: Plan, listing: Listing, selected: dict[str, Any], beside: P
         *_missing_classes(listing, split, targets),
     ]
     if set_aside:
-        notes.insert(0, f"{len(set_aside)} broken images were set aside; cohort.json names them")
+        notes.insert(0, f"{counted(len(set_aside), 'broken image')} set aside; cohort.json names them")
 
     label_columns = [f"label:{name}" for name in listing.labels]
     extras = [name for name in rows.columns if name not in {"path", "patient", "split", *label_columns}]

@@ -26,8 +26,11 @@ from cxr_data.machine import memory
 from cxr_data.pixel_rows import PixelRows
 from cxr_data.preparation import prepare
 from cxr_data.selection import Selection
+from cxr_data.sizes import size_for
 
 PHANTOM_IMAGES = 2000
+PHANTOM_SIZE, FOLDER_SIZE = 64, 224
+"""Edge of the network input for data without one of its own: what two cores can train, what networks are made for."""
 DEFAULT_PIXEL_SIZE = 256
 """Edge of the stored images where none is asked for: that of a network input of 224 pixels, with space for crops."""
 _PHANTOM_CODE = tuple(f"synthetic/{name}.py" for name in ("phantom", "body", "drawing", "findings"))
@@ -38,6 +41,30 @@ _PHANTOM = re.compile(r"phantom(-multiclass)?(?::(\d+))?")
 def is_phantom(data: str) -> bool:
     """Whether a data name means the synthetic cohort."""
     return bool(_PHANTOM.fullmatch(data))
+
+
+def default_size(data: str | Path | Sequence[str | Path]) -> int:
+    """Edge of the network input that training takes where none is asked for.
+
+    Args:
+        data: As for :func:`open_cohort`.
+
+    Returns:
+        Of a prepared cohort the size it was prepared for, at least 32; 64 of the phantom; 224 of a folder as it was
+        downloaded; of several the smallest.
+
+    Raises:
+        BadInput: Nothing of that name.
+    """
+    if not isinstance(data, str | Path):
+        return min((default_size(one) for one in data), default=FOLDER_SIZE)
+    name = str(data)
+    if (fold := _FOLD.fullmatch(name)) and not Path(name).expanduser().exists():
+        name = fold[1]
+    if is_phantom(name):
+        return PHANTOM_SIZE
+    folder = Path(name).expanduser()
+    return max(size_for(load(folder).pixel_size), 32) if is_prepared(folder) else FOLDER_SIZE
 
 
 def open_cohort(

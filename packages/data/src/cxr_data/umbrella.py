@@ -53,6 +53,7 @@ COMMANDS = {
         "time classifiers in every runtime and precision",
         "cxr-deploy",
     ),
+    "runs": Command("cxr_data.runs:main", "cxr_data.runs:RunsConfig", "list trainings and compare them", "cxr-data"),
     "demo": Command(
         "cxr_deploy.cli:demo", "cxr_deploy.config:DemoConfig", "open a page that classifies radiographs", "cxr-deploy"
     ),

@@ -2,6 +2,7 @@ import json
 import re
 from pathlib import Path
 
+import chromium
 import cv2
 import numpy as np
 import polars as pl
@@ -53,6 +54,12 @@ def test_every_fault_is_found_at_its_level(faulty):
     assert by_name(found, "broken")["level"] == "ok"
     assert found["errors"] == 3
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_browser_shows_the_page_without_fault(faulty, browser, tmp_path):
+    page = tmp_path / "audit.html"
+    page.write_text(html(audit(faulty), faulty), "utf-8")
+    assert chromium.faults(browser, page) == []
 
 
 def test_files_that_are_not_at_hand_are_said_to_be_unknown(faulty):

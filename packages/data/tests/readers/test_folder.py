@@ -79,6 +79,12 @@ def test_a_prefix_common_to_all_images_is_not_a_patient(tmp_path, write_images):
     assert folder.read(write_images(tmp_path, names)).table["patient"].n_unique() == 40
 
 
+def test_a_folder_one_too_high_names_the_one_below(tmp_path, write_images):
+    write_images(tmp_path, ["data/train/NORMAL/1.png", "data/train/ILL/2.png"])
+    with pytest.raises(BadInput, match=f"name that folder: {tmp_path / 'data'}"):
+        folder.read(tmp_path)
+
+
 def test_one_class_is_refused(tmp_path, write_images):
     write_images(tmp_path, ["NORMAL/1.png", "NORMAL/2.png"])
     with pytest.raises(BadInput, match="at least two class folders, found one: NORMAL"):

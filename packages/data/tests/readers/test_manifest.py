@@ -292,6 +292,17 @@ def test_a_table_of_any_name_beside_flat_images_is_read(tmp_path, write_images):
     assert manifest.read(tmp_path).labels == ("normal", "ill")
 
 
+@pytest.mark.parametrize("name", ["train.csv", "labels.csv"])
+def test_a_table_beside_one_folder_of_images_is_read(tmp_path, write_images, name):
+    """As spreadsheets of Windows write it; one folder cannot hold classes."""
+    write_images(tmp_path, [f"images/{i}.png" for i in range(4)])
+    rows = [f"images\\{i}.png;{i % 2};P{i // 2}" for i in range(4)]
+    (tmp_path / name).write_text("\n".join(["Image;Pneumonia;Patient ID", *rows]))
+    assert recognise(tmp_path) == "manifest"
+    listing = manifest.read(tmp_path)
+    assert (listing.labels, listing.table["patient"].to_list()) == (("Pneumonia",), ["P0", "P0", "P1", "P1"])
+
+
 def test_one_table_for_each_split(tmp_path, write_images):
     write_images(tmp_path, ["1.png", "2.png", "3.png"])
     (tmp_path / "train.csv").write_text("image,a,b\n1.png,1,\n2.png,0,1\n")

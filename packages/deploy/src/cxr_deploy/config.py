@@ -63,6 +63,7 @@ class PredictConfig:
         demo: Whether to answer with the small model that ships with the package, instead of one in PATHS.
         out: Table of the answers: .csv, .jsonl (JSON lines) or .parquet. Default: the terminal only.
         heatmaps: Folder for pictures of where the evidence lies, one per image and called label.
+        heatmaps_of: "called", or "all" for labels that are not called too.
         runtime: torch, onnxruntime, openvino, or auto (what the file is for).
         device: "cpu" or "cuda"; null is cuda where there is a GPU that the runtime can use, but for 8-bit files, which
             are made for CPUs.
@@ -74,6 +75,7 @@ class PredictConfig:
     demo: bool = False
     out: str = ""
     heatmaps: str = ""
+    heatmaps_of: str = "called"
     runtime: str = "auto"
     device: str | None = None
     threads: int = 0
@@ -84,6 +86,8 @@ class PredictConfig:
             raise unknown_name("runtime", self.runtime, RUNTIMES)
         if self.device is not None and self.device not in DEVICES:
             raise unknown_name("device", self.device, DEVICES)
+        if self.heatmaps_of not in ("called", "all"):
+            raise unknown_name("choice of heat maps", self.heatmaps_of, ("called", "all"))
         if self.out and not self.out.endswith(FORMATS):
             raise BadInput(f"a file ending in {', '.join(FORMATS)}", self.out, where="--out")
         for option, least in (("batch_size", 1), ("threads", 0)):

@@ -44,7 +44,7 @@ def test_a_model_becomes_a_checked_file(model_file, capsys):
     assert about["files"]["model.onnx"]["sha256"] == sha256(out / "model.onnx")
     assert about["quantisation"] is None
     said = capsys.readouterr().out
-    assert "next:  uv run predict" in said
+    assert f"new images:  uv run predict {out / 'model.onnx'} IMAGES" in said
     _, header, _ = onnx_file.load(out / "model.onnx")
     assert header.labels == ("effusion", "cardiomegaly", "nodule")
 

@@ -8,9 +8,12 @@ def finetune() -> int:
     """Train a classifier on labels alone."""
 
     def main(config: FinetuneConfig) -> None:
+        from cxr_common.training.processes import is_main
         from cxr_distill import seeds, stages
 
-        seeds.each_seed(config, stages.finetune)
+        models = seeds.each_seed(config, stages.finetune)
+        if is_main():
+            print(stages.next_step(config, models[0]))
 
     description = "Train a chest X-ray classifier on labels, from an SSL backbone, other weights or from scratch."
     return run_command(main, FinetuneConfig, prog="finetune", description=description)
@@ -20,9 +23,12 @@ def distill() -> int:
     """Distil a teacher into a small student."""
 
     def main(config: DistillConfig) -> None:
+        from cxr_common.training.processes import is_main
         from cxr_distill import seeds, stages
 
-        seeds.each_seed(config, stages.distill)
+        models = seeds.each_seed(config, stages.distill)
+        if is_main():
+            print(stages.next_step(config, models[0]))
 
     description = (
         "Train a small chest X-ray classifier to answer like its teacher. Given a headless backbone, the "

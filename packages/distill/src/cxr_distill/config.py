@@ -107,7 +107,8 @@ class TrainingSettings:
     """What defines a training on labels.
 
     Attributes:
-        size: Edge of the square network input, pixels.
+        size: Edge of the square network input, pixels; null is the size a prepared cohort was prepared for, 64 for the
+            phantom, 224 for other folders.
         start_mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
             is what the file says, else the cohort's.
         start_std: Standard deviation likewise.
@@ -130,7 +131,7 @@ class TrainingSettings:
         decision: How logits become probabilities and decisions.
     """
 
-    size: int = 64
+    size: int | None = None
     start_mean: list[float] = field(default_factory=list)
     start_std: list[float] = field(default_factory=list)
     batch_size: int = 64
@@ -147,6 +148,12 @@ class TrainingSettings:
     optim: Optim = field(default_factory=Optim)
     decision: Decision = field(default_factory=Decision)
 
+    @property
+    def input_size(self) -> int:
+        """``size``, which a stage chooses before anything else where it is null."""
+        assert self.size is not None
+        return self.size
+
 
 @dataclass(frozen=True)
 class TrainConfig(TrainingSettings, RunOptions):
@@ -154,7 +161,7 @@ class TrainConfig(TrainingSettings, RunOptions):
 
     def __post_init__(self) -> None:
         # Below, the last maps of a ResNet are one pixel, where bf16 convolutions on a CPU lose gradients.
-        _require(self.size >= 32, "a size of at least 32 pixels", self.size, "--size")
+        _require(self.size is None or self.size >= 32, "a size of at least 32 pixels", self.size, "--size")
         _require(
             self.batch_size >= 2,
             "a batch size of at least 2 (BatchNorm needs two)",
@@ -177,7 +184,7 @@ class TrainConfig(TrainingSettings, RunOptions):
         _require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
         from cxr_data.augment import training_views  # here: --help shall not wait for OpenCV
 
-        training_views(self.augment, self.size)
+        training_views(self.augment, self.size or 224)
         _known("mode", self.mode, MODES)
         _known("treatment of imbalance", self.imbalance, IMBALANCE)
         if self.mode == "linear":

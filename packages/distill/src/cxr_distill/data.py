@@ -166,7 +166,7 @@ def training_set(cohort: Cohort, config: TrainingSettings, *, labelled_only: boo
         label_smoothing=config.optim.label_smoothing,
     )
     weights = sampling_weights(targets[rows], task) if config.imbalance == "balanced" else None
-    return TrainingSet(cohort, task, rows, targets, weights, loss, training_views(config.augment, config.size))
+    return TrainingSet(cohort, task, rows, targets, weights, loss, training_views(config.augment, config.input_size))
 
 
 class Batch(NamedTuple):

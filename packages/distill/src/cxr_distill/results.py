@@ -126,7 +126,7 @@ def _header(
     return checkpoint.Header(
         kind="model",
         architecture=architecture,
-        input=network.describe_input(config.size, cohort.pixel_mapping),
+        input=network.describe_input(config.input_size, cohort.pixel_mapping),
         task=task,
         labels=cohort.labels,
         thresholds=decisions.fit_thresholds(probabilities, targets, task, wanted.thresholds, wanted.sensitivity),

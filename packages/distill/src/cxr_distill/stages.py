@@ -16,12 +16,12 @@ from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_accelerator
 from cxr_data import open_cohort, pixel_size_for
 from cxr_data.cohort import Cohort
-from cxr_data.command import option
 from cxr_data.decisions import probabilities
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json
 from cxr_data.metrics import auroc, macro
-from cxr_data.sources import print_notes
+from cxr_data.sources import default_size, print_notes
+from cxr_data.suggestions import suggest
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
 from cxr_distill.data import labelled_task, with_trained_labels
 from cxr_distill.losses import build_losses, check_losses, loss_settings, recommended
@@ -46,6 +46,7 @@ def finetune(config: FinetuneConfig) -> Path:
     Raises:
         BadInput: Data, start or run folder that cannot work.
     """
+    config = dataclasses.replace(config, size=config.size or default_size(config.data))
     run = Path(config.runs_dir, config.run)
     cohort = _open(config)
     labelled_task(cohort)
@@ -55,7 +56,7 @@ def finetune(config: FinetuneConfig) -> Path:
     parents = parents_of(start)
     model = train(config, config.architecture, folder, cohort, accelerator, start=start, parents=parents)
     if accelerator.is_main_process:
-        print(f"wrote {model}\nnext:  uv run distill --run {config.run}{_data(config)}")
+        print(f"wrote {model}")
     return model
 
 
@@ -68,6 +69,7 @@ def distill(config: DistillConfig) -> Path:
     Raises:
         BadInput: Data, teacher, losses or run folder that cannot work.
     """
+    config = dataclasses.replace(config, size=config.size or default_size(config.data))
     run = Path(config.runs_dir, config.run)
     # A missing file must not cost the fitting of anything.
     cohort = _open(config, taught=_taught_labels(config, run))
@@ -83,7 +85,7 @@ def distill(config: DistillConfig) -> Path:
     config = dataclasses.replace(config, loss=loss_settings(losses), task_weight=task_weight)
     needed = {name for loss in losses for name in loss.features}
     with torch.device("meta"):  # a misspelt student must not cost the fitting of a teacher
-        build(config.student, len(cohort.labels), size=config.size)
+        build(config.student, len(cohort.labels), size=config.input_size)
     accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
     paths = [_teacher_file(config, run, given) for given in config.teacher or [""]]
     teachers = tuple(load_teacher(path, cohort.labels, task, sorted(needed)) for path in paths)
@@ -118,9 +120,18 @@ def distill(config: DistillConfig) -> Path:
             print(_gain(folder / GAIN, alone, *written))
     if accelerator.is_main_process:
         print("\n".join(f"wrote {path}" for path in written))
-        print(f"next:  uv run evaluate --run {config.run}{_data(config)}")
     accelerator.wait_for_everyone()  # the gain is written when this returns
     return model
+
+
+def next_step(config: FinetuneConfig | DistillConfig, model: Path) -> str:
+    """The command that follows a finished stage: distillation of the classifier, or a report on the run's models."""
+    place = {"run": config.run, "runs_dir": config.runs_dir}
+    if isinstance(config, DistillConfig):
+        return suggest("evaluate", **place)
+    teacher = None if model == Path(config.runs_dir, config.run, TEACHER, MODEL) else str(model)
+    size = config.size or default_size(config.data)
+    return suggest("distill", data=config.data, **place, size=size, teacher=teacher, control=True)
 
 
 def stage_name(config: FinetuneConfig | DistillConfig) -> str:
@@ -151,7 +162,7 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
 
 
 def _open(config: TrainConfig, size: int = 0, taught: Collection[str] = ()) -> Cohort:
-    cohort = open_cohort(config.data, pixel_size=pixel_size_for(size or config.size), seed=0)
+    cohort = open_cohort(config.data, pixel_size=pixel_size_for(size or config.input_size), seed=0)
     cohort = with_trained_labels(cohort, config.label_fraction, config.seed, taught)
     if not size:
         print_notes(cohort, config.data)
@@ -174,10 +185,6 @@ def _finer(config: TrainConfig, cohort: Cohort, sizes: set[int]) -> dict[int, Co
         else:
             print(f"note: stored for {size} pixels the images are split otherwise; the teacher sees them enlarged")
     return finer
-
-
-def _data(config: TrainConfig) -> str:
-    return option("data", config.data, "phantom")
 
 
 def _teacher_start(config: FinetuneConfig, run: Path) -> Start:

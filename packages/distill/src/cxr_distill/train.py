@@ -304,14 +304,14 @@ def _new_student(
     network = new_network(
         architecture,
         len(data.cohort.labels),
-        config.size,
+        config.input_size,
         *data.cohort.mean_std(),
         start,
         config.optim.drop_path,
         first_logits(data.targets[data.rows], data.task, config.imbalance),
         show=show,
     )
-    return Student(network, *_adapters(network, config.size, distillation))
+    return Student(network, *_adapters(network, config.input_size, distillation))
 
 
 def _new_state(
@@ -408,7 +408,7 @@ def _validation_logits(
         network,
         data.cohort.pixels,
         data.val_rows,
-        config.size,
+        config.input_size,
         accelerator,
         precision=precision or arithmetic(accelerator),
         workers=config.workers,
@@ -442,7 +442,7 @@ def _fit_linear(
     if data.weights is not None:
         rows = rows[order_of(n, config.seed, 0, n, data.weights).images[0]]
     look = functools.partial(
-        linear.pooled_features, network, data.cohort, size=config.size, precision=arithmetic(accelerator)
+        linear.pooled_features, network, data.cohort, size=config.input_size, precision=arithmetic(accelerator)
     )
     judge = functools.partial(validation, targets=data.cohort.targets[data.val_rows], task=data.task)
     best, seconds = linear.fit(network, look, rows, data.val_rows, data.targets, data.loss, judge, run)

@@ -27,6 +27,7 @@ from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, whole_folder, write_json, write_text
 from cxr_data.machine import cpu_name
+from cxr_data.suggestions import suggest
 from cxr_data.terminal import counting, say
 from cxr_eval import entries, memory, results, speed, subgroups
 from cxr_eval.config import EvaluateConfig
@@ -113,6 +114,8 @@ def run(config: EvaluateConfig) -> Path:
         write_report(beside, document, targets, given, predictions, explained)
     summary(document)
     say(f"wrote {folder / 'index.html'}")
+    students = [*document["gains"], *document["noninferiority"]]
+    say(suggest("export-model", files[students[0] if students else next(iter(files))].parent))
     return folder / "index.html"
 
 

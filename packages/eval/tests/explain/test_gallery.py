@@ -62,9 +62,8 @@ def test_a_strip_shows_radiograph_maps_and_lesion():
 
 
 def test_a_caption_names_the_models_and_no_file():
-    given = {"teacher": answers([0.1, 0.87]), "student": answers([0.1, 0.42])}
-    text = gallery.caption(1, "present, called", 0, given, outlined=True, row=1)
+    text = gallery.caption("present, called", ["teacher", "student"], ["student"], outlined=True, row=1)
     assert text == (
-        "Present, called. From left: radiograph, teacher 0.87, student 0.42. The lesion is outlined. "
-        "Row 1 of predictions.parquet."
+        "Present, called. From left: radiograph, teacher, student. The lesion is outlined. "
+        "No colour: nothing in the image speaks for the label in student. Row 1 of predictions.parquet."
     )

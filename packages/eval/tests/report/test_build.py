@@ -3,6 +3,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
+import chromium
 import pytest
 
 from cxr_eval import entries
@@ -13,9 +14,10 @@ PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c63680000008200"
     "81cd17a37a0000000049454e44ae426082"
 )
+TILES = ["radiograph", "teacher 0.93", "resnet18 0.50", "resnet18-control 0.12"]
 EXPLANATIONS = {
     "method": "Grad-CAM",
-    "labels": [{"label": "Mass", "cases": [{"png": PNG, "caption": "p <b>0.9</b>", "kind": "wrong"}]}],
+    "labels": [{"label": "Mass", "cases": [{"png": PNG, "caption": "p <b>0.9</b>", "kind": "wrong", "tiles": TILES}]}],
     "scores": [{"model": "teacher", "name": "pointing game", "label": None, "value": 0.7, "low": 0.6, "high": None}],
 }
 
@@ -96,7 +98,7 @@ def test_figures_of_the_document_are_on_the_page(make_document):
 def test_an_average_says_how_many_labels_it_is_over(make_document):
     document, targets, answers = make_document("multilabel", ["Mass", "Edema", "Hernia"], MODELS)
     html, _ = render(document, targets, answers)
-    note = "<small>mean of 2 of 3 labels</small>"
+    note = "<small>2 of 3 labels</small>"
     entry = document["models"]["teacher"]["overall"]["auroc"]
     assert f"<small>{figure(entry['low'])}–{figure(entry['high'])}</small>{note}" in html
     assert note in html.split('id="differences"')[1].split("<h3")[0]
@@ -271,6 +273,21 @@ def test_in_a_browser_a_phone_needs_no_sideways_scrolling_and_keys_reach_everyth
         !x.ariaLabel && !x.textContent.trim()).length"""
     assert browser.run(unlabelled) == 0
     assert browser.complaints() == []
+
+
+FINDINGS = (
+    *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax"),
+    *("Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia"),
+)
+
+
+@pytest.mark.parametrize(
+    "models", [MODELS, {"teacher": 2.0, "same": 2.0, "a-student-with-a-very-long-name-of-its-own": 2.0}]
+)
+def test_in_a_browser_nothing_is_clipped_overprinted_or_empty(browser, make_document, tmp_path, models):
+    html, _ = render(*make_document("multilabel", list(FINDINGS), models), explanations=EXPLANATIONS)
+    (tmp_path / "index.html").write_text(html, "utf-8")
+    assert chromium.faults(browser, tmp_path / "index.html") == []
 
 
 def test_in_a_browser_it_prints_every_label(browser, page):

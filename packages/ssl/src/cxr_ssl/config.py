@@ -146,7 +146,8 @@ class PretrainSettings:
     Attributes:
         method: "swav", "dino" or "byol".
         architecture: Name of the backbone: any of timm's, eeea_net_c2, or A+B.
-        size: Edge of the network input and of a global crop, pixels.
+        size: Edge of the network input and of a global crop, pixels; null is the size a prepared cohort was prepared
+            for, 64 for the phantom, 224 for other folders.
         crops: The augmented crops of an image.
         batch_size: Images of a step over all processes.
         accumulate: Parts in which a step takes its batch, one after the other, to need less memory. Batch
@@ -167,7 +168,7 @@ class PretrainSettings:
 
     method: str = "swav"
     architecture: str = "resnet50"
-    size: int = 64
+    size: int | None = None
     crops: Crops = Crops()
     batch_size: int = 32
     accumulate: int = 1
@@ -179,6 +180,12 @@ class PretrainSettings:
     weight_decay_end: float | None = None
     seed: int = 0
     precision: str = "auto"
+
+    @property
+    def input_size(self) -> int:
+        """``size``, which pretraining chooses before anything else where it is null."""
+        assert self.size is not None
+        return self.size
 
 
 @dataclass(frozen=True)
@@ -205,7 +212,7 @@ class PretrainConfig(MethodOptions, PretrainSettings, RunOptions):
     """Pretrain a backbone on radiographs without labels."""
 
     def __post_init__(self) -> None:
-        require(self.size >= 16, "a size of at least 16 pixels", self.size, "--size")
+        require(self.size is None or self.size >= 16, "a size of at least 16 pixels", self.size, "--size")
         require(self.batch_size >= 2, "a batch of at least 2 images", self.batch_size, "--batch_size")
         require(self.accumulate >= 1, "1 or more parts", self.accumulate, "--accumulate")
         require(
@@ -237,7 +244,7 @@ class PretrainConfig(MethodOptions, PretrainSettings, RunOptions):
     @property
     def local_size(self) -> int:
         """Edge of a local crop, pixels."""
-        return max(self.size // 2, 24) if self.crops.local_size is None else self.crops.local_size
+        return max(self.input_size // 2, 24) if self.crops.local_size is None else self.crops.local_size
 
     @property
     def method_options(self) -> MethodConfig:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cxr_common.training.state import Best
 from cxr_data.cohort import Cohort
-from cxr_data.command import option
+from cxr_data.suggestions import suggest
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.method import Method
 from cxr_ssl.plan import Plan
@@ -22,7 +22,7 @@ def introduction(config: PretrainConfig, cohort: Cohort, method: Method, plan: P
     crops = config.crops
     return (
         f"{config.method} with {config.architecture} on {len(cohort.rows('train'))} training images of {cohort.name}, "
-        f"{crops.global_count} x {config.size} + {crops.local_count} x {config.local_size} px, "
+        f"{crops.global_count} x {config.input_size} + {crops.local_count} x {config.local_size} px, "
         f"{method.description()}, {plan.all_steps} steps of {plan.global_batch}, {config.optimizer} {plan.lr:.2g}, "
         f"{accelerator.device} {accelerator.mixed_precision.replace('no', 'fp32')}"
     )
@@ -35,12 +35,18 @@ def probe_sentence(figures: dict[str, float | None]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
 
 
-def farewell(config: PretrainConfig, before: float | None, best: Best, written: list[Path]) -> str:
+def farewell(config: PretrainConfig, cohort: Cohort, before: float | None, best: Best, written: list[Path]) -> str:
     """What was written, and the next command to type."""
     lines = [f"wrote {path}" for path in written]
     after = best.figures["probe_auroc"]
     if before is not None and after is not None:
         figures = f"AUROC {before:.4f} before, {after:.4f} after epoch {best.epoch}"
         lines.insert(0, f"linear probe on validation images: {figures}")
-    data = option("data", config.data, "phantom")
-    return "\n".join([*lines, f"next:  uv run distill --run {config.run}{data}"])
+    place = {"run": config.run, "runs_dir": config.runs_dir, "size": config.size}
+    options = {"architecture": config.architecture, "start": str(written[0])}
+    if cohort.has_labels("train", "val"):
+        lines.append(suggest("finetune", data=config.data, **place, **options))
+    else:
+        typed = suggest("finetune", data="LABELLED", **options).removeprefix("next:  ")
+        lines.append(f"a classifier begins with these weights and a cohort with labels:  {typed}")
+    return "\n".join(lines)

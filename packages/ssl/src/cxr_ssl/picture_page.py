@@ -28,7 +28,7 @@ CHARTS: dict[str, dict[str, str]] = {
 """Title of a chart -> the numbers of the log that it shows -> legend; of every method."""
 
 _STYLE = """
-.strip{display:flex;gap:3px}.strip img{width:72px;height:72px;image-rendering:auto}
+.strip{display:flex;gap:3px}.strip img{flex:0 1 72px;min-width:0;width:72px;aspect-ratio:1}
 """
 
 

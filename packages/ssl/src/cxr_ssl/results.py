@@ -45,7 +45,7 @@ def header(
     return checkpoint.Header(
         kind="backbone",
         architecture=config.architecture,
-        input=backbone.describe_input(config.size, cohort.pixel_mapping),
+        input=backbone.describe_input(config.input_size, cohort.pixel_mapping),
         config=portable(config_dict(config)),
         parents=parents,
         cohort=cohort.describe(),
@@ -100,13 +100,13 @@ def write_pictures(
     """
     assert state.best is not None
     # The method's part is of the last weights, which heads and prototypes belong to.
-    part = state.method.page_part(cohort, config.size, seed=config.seed, precision=precision)
+    part = state.method.page_part(cohort, config.input_size, seed=config.seed, precision=precision)
     backbone, best = state.method.backbone, state.best
     backbone.network.load_state_dict(best.weights)
     facts = {
         "cohort": f"{cohort.name}, {len(cohort.rows('train'))} training images",
         "method": f"{config.method}: {state.method.description()}",
-        "network": f"{config.architecture}, {config.size} px",
+        "network": f"{config.architecture}, {config.input_size} px",
         "weights kept": f"epoch {best.epoch}",
     }
     score = best.figures["probe_auroc"]
@@ -114,7 +114,7 @@ def write_pictures(
         facts["linear probe on validation images"] = f"AUROC {score:.4f}"
     path = folder / "pictures.html"
     title = f"Pretraining: {config.run}/{config.name}"
-    drawn = maps(backbone, cohort, config.size, seed=config.seed, precision=precision)
+    drawn = maps(backbone, cohort, config.input_size, seed=config.seed, precision=precision)
     write_text(path, page(title, facts, part, drawn, run.lines()))
     return path
 

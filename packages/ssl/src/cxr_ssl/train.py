@@ -1,6 +1,7 @@
 """The training loop of ``ssl-pretrain``: a backbone trained on radiographs without labels."""
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.header import identities
-from cxr_data.sources import print_notes
+from cxr_data.sources import default_size, print_notes
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig, PretrainSettings
 from cxr_ssl.crops import crop_batches, crop_specs
@@ -59,6 +60,7 @@ def pretrain(config: PretrainConfig) -> Path:
     Raises:
         BadInput: Data, architecture, start or folder that cannot work, or a run that has collapsed.
     """
+    config = replace(config, size=config.size or default_size(config.data))
     cohort, probed = _open_cohorts(config)
     rows, folder = cohort.rows("train"), Path(config.runs_dir, config.run, config.name)
     accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
@@ -71,7 +73,9 @@ def pretrain(config: PretrainConfig) -> Path:
             return folder / "backbone.safetensors"
         state = _new_state(config, method, plan, len(rows), run, accelerator)
         computed = {"seed": config.seed, "precision": arithmetic(accelerator), "workers": config.workers}
-        probe: Probe = functools.partial(probe_backbone, method.backbone, probed, config.size, accelerator, **computed)
+        probe: Probe = functools.partial(
+            probe_backbone, method.backbone, probed, config.input_size, accelerator, **computed
+        )
         with TrainingSession(run, state, epochs=plan.epochs, steps=plan.steps) as session:
             if not session.resumed:
                 _begin(config, cohort, state, session, probe)
@@ -122,7 +126,7 @@ def planned(config: PretrainConfig, images: int, processes: int) -> Plan:
 
 def _open_cohorts(config: PretrainConfig) -> tuple[Cohort, Cohort]:
     """The cohort to train on and the one to probe on."""
-    pixel_size = pixel_size_for(config.size)
+    pixel_size = pixel_size_for(config.input_size)
     cohort = open_cohort(config.data, pixel_size=pixel_size, seed=0)
     print_notes(cohort, config.data)
     if len(cohort.rows("train")) < 2:
@@ -138,7 +142,7 @@ def _open_cohorts(config: PretrainConfig) -> tuple[Cohort, Cohort]:
 def _crop_specs(config: PretrainConfig) -> "list[ViewSpec]":
     crops = config.crops
     return crop_specs(
-        config.size,
+        config.input_size,
         crops.global_count,
         crops.global_scale,
         local_size=config.local_size,
@@ -155,7 +159,7 @@ def _new_method(
     start = resolve(config.start, config.architecture, config.start_mean, config.start_std)
     main, options = accelerator.is_main_process, config.method_options
     backbone = new_backbone(
-        config.architecture, config.size, cohort.mean_std(), start, smallest_crop=smallest_crop, show=main
+        config.architecture, config.input_size, cohort.mean_std(), start, smallest_crop=smallest_crop, show=main
     )
     settings = options.settings(len(cohort.rows("train")), plan)
     method = options.build(backbone, settings, plan, coded_crops=config.crops.global_count)
@@ -272,4 +276,4 @@ def _write_results(
     written = write_backbone(run.path, best.weights, about, checkpoint.trained_on(cohort, parents))
     written.append(write_pictures(run.path, config, cohort, state, run, arithmetic(state.accelerator)))
     run.finish({**summary(run, state), **speed}, keep_state=config.keep_state)
-    print(farewell(config, before(run), best, written))
+    print(farewell(config, cohort, before(run), best, written))

@@ -211,5 +211,14 @@ class GrayNetwork(nn.Module):
         return torch.addcmul(self._shift, pixels, self._scale)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 1, H, W) uint8 or float in 0..255 to logits (B, num_outputs)."""
+        """(B, 1, H, W) uint8 or float in 0..255 to logits (B, num_outputs).
+
+        Raises:
+            BadInput: Floats in 0..1, which would be read as black images and answered without a word.
+        """
+        if pixels.is_floating_point() and not (pixels.is_meta or torch.compiler.is_compiling()):
+            highest = float(pixels.detach().amax()) if pixels.numel() else 0.0
+            if 0 < highest <= 1:
+                do = "give uint8, or multiply by 255; mean and std are applied here"
+                raise BadInput("gray pixels in 0..255, uint8 or float", f"floats up to {highest:.3g}", do=do)
         return self.network(self.normalise(pixels))

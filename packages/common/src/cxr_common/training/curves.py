@@ -6,13 +6,16 @@ from html import escape
 from typing import Any
 
 WIDTH, HEIGHT, MARGIN = 380, 260, 36
+LABEL = 62
+"""Width left of a chart for its numbers, such as 3.57e-08."""
 FEW_EPOCHS = 12
 """Lines of the log up to which every value is marked with a point."""
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#b83280", "#6b46c1", "#975a16", "#0987a0", "#9b2c2c")
 
 STYLE = """
 :root{color-scheme:light dark}
-body{font:15px/1.45 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.45 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;
+overflow-wrap:break-word}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.quiet{opacity:.75}
 .row{display:flex;flex-wrap:wrap;gap:1.2rem}figure{margin:0;max-width:100%}figcaption{font-weight:600;font-size:.9rem}
 svg{width:380px;max-width:100%;height:auto}svg text{font-size:11px;fill:currentColor}
@@ -48,23 +51,26 @@ def curves(title: str, names: Mapping[str, str], log: Sequence[Mapping[str, Any]
     if not values:
         return f"<figure><figcaption>{escape(title)}</figcaption><p>undefined in this run</p></figure>"
     low, high = min(values), max(values)
-    if high - low < 1e-9:
+    ends = {f"{high:.3g}": MARGIN / 2 + 8, f"{low:.3g}": HEIGHT - MARGIN}
+    if len(ends) == 1:  # always the same: written once, beside the middle
+        ends = {next(iter(ends)): HEIGHT / 2 - MARGIN / 4 + 4}
         low, high = low - 0.5, high + 0.5
-    across, up = WIDTH - 1.5 * MARGIN, HEIGHT - 1.5 * MARGIN
+    left, across, up = LABEL, WIDTH - LABEL - MARGIN / 2, HEIGHT - 1.5 * MARGIN
     parts = [
-        f"<rect class='frame' x='{MARGIN}' y='{MARGIN / 2}' width='{across}' height='{up}'/>",
-        f"<text x='{MARGIN - 4}' y='{MARGIN / 2 + 8}' text-anchor='end'>{high:.3g}</text>",
-        f"<text x='{MARGIN - 4}' y='{MARGIN / 2 + up}' text-anchor='end'>{low:.3g}</text>",
-        f"<text x='{MARGIN}' y='{HEIGHT - 4}'>epoch {log[0]['epoch']}</text>",
-        f"<text x='{MARGIN + across}' y='{HEIGHT - 4}' text-anchor='end'>{log[-1]['epoch']}</text>",
+        f"<rect class='frame' x='{left}' y='{MARGIN / 2}' width='{across}' height='{up}'/>",
+        *(f"<text x='{left - 4}' y='{y}' text-anchor='end'>{number}</text>" for number, y in ends.items()),
+        f"<text x='{left}' y='{HEIGHT - 22}'>{log[0]['epoch']}</text>",
+        f"<text x='{left + across / 2}' y='{HEIGHT - 6}' text-anchor='middle'>epoch</text>",
     ]
+    if len(log) > 1:
+        parts.append(f"<text x='{left + across}' y='{HEIGHT - 22}' text-anchor='end'>{log[-1]['epoch']}</text>")
     for style, line in enumerate(known.values()):
         pen, path, points = "M", [], []
         for place, value in enumerate(line):
             if value is None or not math.isfinite(value):
                 pen = "M"
                 continue
-            x = MARGIN + across * place / max(len(log) - 1, 1)
+            x = left + across * (place / (len(log) - 1) if len(log) > 1 else 0.5)
             y = MARGIN / 2 + up * (high - value) / (high - low)
             path.append(f"{pen}{x:.1f} {y:.1f}")
             points.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.6' fill='{COLOURS[style]}'/>")

@@ -220,7 +220,8 @@ def _folders(cohort: Cohort, images: list[str]) -> list[dict[str, Any]]:
     wrong = [images[row] for row in found.pop("rows")]
     text = "folders and labels agree"
     if wrong:
-        text = f"{len(wrong)} images lie in the folder of another class than their labels say, as {wrong[0]}"
+        lie = "1 image lies" if len(wrong) == 1 else f"{len(wrong)} images lie"
+        text = f"{lie} in the folder of another class than their labels say, as {wrong[0]}"
     return [_check("folder and label", "warning" if wrong else "ok", len(wrong), text, found, wrong)]
 
 

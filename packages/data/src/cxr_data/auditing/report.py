@@ -22,7 +22,14 @@ tr { border-bottom: 1px solid #ddd } td.count { text-align: right }
 .error { background: #b3261e } .warning { background: #9a6700 } .note { background: #0b57a4 }
 .ok { background: #1a7f37 } .unknown { background: #6e6e6e }
 .sheet { display: flex; flex-wrap: wrap; gap: 8px } figure { margin: 0; width: 112px }
-figure img { width: 112px; height: 112px } figcaption { font-size: 10px; overflow-wrap: anywhere; line-height: 1.25 }
+figure img { width: 100%; aspect-ratio: 1 } figcaption { font-size: 11px; overflow-wrap: anywhere; line-height: 1.25 }
+.wide { overflow-x: auto } td { overflow-wrap: break-word } summary { cursor: pointer; margin: 1rem 0 }
+summary h2 { display: inline; font-size: 1.2rem }
+@media (max-width: 640px) {
+  body { margin: 1rem auto } figure { width: 88px }
+  .checks tr { display: grid; grid-template-columns: auto 1fr auto; padding: .4rem 0 }
+  .checks th { display: none } .checks td { padding: .1rem .4rem } .checks td:last-child { grid-column: 1 / -1 }
+}
 """
 
 
@@ -75,9 +82,10 @@ def html(found: dict[str, Any], cohort: Cohort) -> str:
         f"{escape(cohort.fingerprint[:12])}: {totals(found)}"
     )
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Audit of {name}</title>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>Audit of {name}</title>\n'
         f"<style>{_STYLE}</style></head><body>\n<h1>Audit of {name}</h1>\n<p>{summary}</p>\n"
-        f"<table><tr><th>level</th><th>check</th><th>count</th><th>found</th></tr>\n{lines}\n</table>\n"
+        f'<table class="checks"><tr><th>level</th><th>check</th><th>count</th><th>found</th></tr>\n{lines}\n</table>\n'
         f"{sheets}\n<p>For research; not for clinical use.</p>\n</body></html>\n"
     )
 
@@ -96,13 +104,16 @@ def _section(check: dict[str, Any], cohort: Cohort, rows: dict[str, int]) -> str
         body += '<div class="sheet">' + "".join(_figure(cohort, row) for row in shown) + "</div>"
     if told:
         cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(row))}</tr>" for row in told)
-        body += f"<table><tr><th>label</th><th>told by</th><th>how well</th><th>that is</th></tr>{cells}</table>"
+        heads = "<tr><th>label</th><th>told by</th><th>how well</th><th>that is</th></tr>"
+        body += f'<div class="wide"><table>{heads}{cells}</table></div>'
     if files:
         cells = "".join(f"<tr><td>{escape(f['file'])}</td><td>{escape(f['reason'])}</td></tr>" for f in files)
-        body += f"<table>{cells}</table>"
+        body += f'<div class="wide"><table>{cells}</table></div>'
     if not body:
         return ""
-    return f"<h2>{_badge(check['level'])} {escape(check['name'])}</h2>\n<p>{escape(check['text'])}</p>\n{body}"
+    shown_at_once = " open" if check["level"] in ("error", "warning") else ""
+    heading = f"<summary><h2>{_badge(check['level'])} {escape(check['name'])}</h2></summary>"
+    return f"<details{shown_at_once}>{heading}\n<p>{escape(check['text'])}</p>\n{body}</details>"
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -83,12 +83,10 @@ def _check_classes(path: Path, labels: tuple[str, ...], above: list[Path]) -> No
             do="put the images there, or move the folder out of the way",
         )
     if len(labels) < 2:
-        raise BadInput(
-            "at least two class folders",
-            f"one: {labels[0]}" if labels else "none",
-            where=path,
-            do="add the other classes, or use --reader unlabelled for pretraining without labels",
-        )
+        do = "add the other classes, or use --reader unlabelled for pretraining without labels"
+        if len(labels) == 1 and above == [path] and _folders(path / labels[0]):
+            do = f"if the classes are in there, name that folder: {path / labels[0]}"
+        raise BadInput("at least two class folders", f"one: {labels[0]}" if labels else "none", where=path, do=do)
     if len(labels) > MAX_CLASSES:
         raise BadInput(
             f"up to {MAX_CLASSES} class folders",

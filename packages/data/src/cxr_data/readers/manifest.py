@@ -43,7 +43,7 @@ def looks_like(path: Path) -> bool:
     """Whether one of the usual tables names files and their labels, or ought to."""
     if any(_labelled(path / name) for name in NAMES):
         return True
-    if not unlabelled.looks_like(path):
+    if not _without_classes(path):
         return False
     if any(_promises_labels(path / name) for name in NAMES):
         return True
@@ -51,6 +51,15 @@ def looks_like(path: Path) -> bool:
         return all(_labelled(table) for table in _tables(path))
     except BadInput:  # no table, or several: not for us to choose
         return False
+
+
+def _without_classes(path: Path) -> bool:
+    """Whether no folders stand for classes: images lie in the folder itself, or all in one folder below it."""
+    if unlabelled.looks_like(path):
+        return True
+    with os.scandir(path) as entries:
+        folders = [entry.path for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))]
+    return len(folders) == 1 and unlabelled.looks_like(Path(folders[0]))
 
 
 def read(path: Path) -> Listing:
@@ -206,7 +215,7 @@ def _labelled(table_path: Path) -> bool:
         return False
     if any(name.lower() == _CLASS or name.startswith("label:") for name in columns):
         return True
-    if not _promises_labels(table_path) and not unlabelled.looks_like(table_path.parent):
+    if not _promises_labels(table_path) and not _without_classes(table_path.parent):
         return False  # class folders, and a manifest of their patients with some other column of zeros and ones
     try:
         entries = _text(table_path)

@@ -39,7 +39,10 @@ def read(path: Path) -> Listing:
         split = [None] * len(images)
     who, notes = patients.facts(path, images)
     table = pl.DataFrame({"path": images, "split": pl.Series(split, dtype=pl.String)})
-    return Listing(path.name, pl.concat([table, who], how="horizontal"), (), None, (*notes, *other), refused=refused)
+    notes = [*notes, *other]
+    if sheets := sorted(one.name for one in path.iterdir() if one.suffix.lower() in (".xlsx", ".xls", ".ods")):
+        notes.append(f"{sheets[0]} is not read: for its labels save the sheet as labels.csv")
+    return Listing(path.name, pl.concat([table, who], how="horizontal"), (), None, tuple(notes), refused=refused)
 
 
 def _flat(folder: Path) -> bool:

@@ -11,6 +11,7 @@ both.
 """
 
 import datetime
+import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, write_json
 from cxr_data.model_files import find, names, read_headers
+from cxr_data.suggestions import suggest
 from cxr_data.terminal import say
 from cxr_deploy import cohort as images_of
 from cxr_deploy import runtimes
@@ -67,7 +69,11 @@ def export(config: ExportConfig) -> list[Path]:
                 do=f"name it: export-model {files[-1].parent} {option} {folder}",
             )
     read_headers({str(file): file for file in files})
-    return [_export_one(config, file) for file in files]
+    folders = [_export_one(config, file) for file in files]
+    say(f"new images:  uv run predict {shlex.quote(str(folders[-1] / FLOAT))} IMAGES")
+    run = files[-1].parent.parent  # the timings lie with the models
+    say(suggest("benchmark-model", *(file.parent for file in files), run=run.name or ".", runs_dir=str(run.parent)))
+    return folders
 
 
 def _export_one(config: ExportConfig, file: Path) -> Path:
@@ -89,7 +95,6 @@ def _export_one(config: ExportConfig, file: Path) -> Path:
         exported = folder / (INT8 if (folder / INT8).exists() else FLOAT)
         build(Path(config.web), exported, names([file])[0], config.ort_web)
         say(f"wrote {config.web} with {exported.name}; look at it with: python -m http.server -d {config.web}")
-    say(f"next:  uv run predict {folder / FLOAT} IMAGES")
     return folder
 
 

@@ -55,7 +55,7 @@ def predict(config: PredictConfig) -> None:
     classifier = load(given[0], runtime=config.runtime, threads=config.threads, device=config.device)
     files = list_files(given[1:])
     refused: list[Row] = []
-    warned = answered = 0
+    warned = answered = drawn = 0
     stems = file_names((name for name, _ in files), longest=150) if config.heatmaps else {}
     endings = list(file_names(classifier.labels).values())
     with ExitStack() as stack:
@@ -74,12 +74,17 @@ def predict(config: PredictConfig) -> None:
                 if len(files) <= SPOKEN:
                     say(_line(row, classifier.labels))
                 if config.heatmaps:
-                    for label, picture in _pictures(row, maps, pixels, classifier):
+                    for label, picture in _pictures(row, maps, pixels, classifier, config.heatmaps_of == "all"):
                         overlay.write(Path(config.heatmaps, f"{stems[row.file]}.{endings[label]}.png"), picture)
+                        drawn += 1
             advance(1)
         if not answered:
             raise _none_usable(refused)
     _report(config, refused, warned, answered)
+    for place, written in ((config.out, True), (config.heatmaps, drawn)):
+        if place:
+            say(f"wrote {place}" if written else "no heat map: no label was called (--heatmaps_of all draws them too)")
+    say(demo.NOTICE if config.demo else "for research only: not a medical device")
 
 
 def list_files(paths: Sequence[str]) -> list[tuple[str, Path]]:
@@ -140,7 +145,9 @@ def _read(classifier: Classifier, name: str, path: Path) -> Picture:
         return Picture(name, None, error=str(error))
 
 
-def _pictures(row: Row, maps: Any, pixels: Any, classifier: Classifier) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _pictures(
+    row: Row, maps: Any, pixels: Any, classifier: Classifier, uncalled: bool
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Each shown label and its picture."""
     if maps is None:
         raise BadInput(
@@ -149,10 +156,14 @@ def _pictures(row: Row, maps: Any, pixels: Any, classifier: Classifier) -> Itera
             where=classifier.path,
             do="leave --heatmaps out",
         )
-    called, p = np.array(row.decisions), np.array(row.probabilities)
+    assert row.decisions is not None
+    assert row.probabilities is not None
     heats = heat(maps, max(overlay.EDGE, pixels.shape[0]))
-    for label in overlay.shown_labels(called, p, classifier.header.task or "multilabel"):
-        yield label, overlay.draw(pixels, heats[label])
+    called, task = np.array(row.decisions), classifier.header.task or "multilabel"
+    for label in overlay.shown_labels(called, task, uncalled=uncalled):
+        words = "called" if called[label] else "not called"
+        answer = f"{classifier.labels[label]}: probability {row.probabilities[label]:.2f}, {words}"
+        yield label, overlay.with_legend(overlay.draw(pixels, heats[label]), answer, maps.shape[1:])
 
 
 def _line(row: Row, labels: Sequence[str]) -> str:
@@ -172,9 +183,6 @@ def _report(config: PredictConfig, refused: Sequence[Row], warned: int, answered
             say(f"  {row.file}: {row.error}")
         if len(refused) > SPOKEN:
             say(f"  and {len(refused) - SPOKEN} more" + (f", all listed in {config.out}" if config.out else ""))
-    for place in filter(None, (config.out, config.heatmaps)):
-        say(f"wrote {place}")
-    say(demo.NOTICE if config.demo else "for research only: not a medical device")
 
 
 def _none_usable(refused: Sequence[Row]) -> BadInput:

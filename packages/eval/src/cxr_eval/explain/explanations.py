@@ -118,7 +118,8 @@ def explain(
 
     Returns:
         - ``method``: its title; ``stages``: the stage by model name;
-        - ``labels``: a list of ``{"label", "cases": [{"png": bytes, "caption", "kind": "right" | "wrong"}]}``;
+        - ``labels``: a list of ``{"label", "cases": [{"png": bytes, "caption", "tiles" (names above it), "kind":
+          "right" | "wrong"}]}``;
         - ``scores``: a list of ``{"model", "name", "label" (None: all), "value", "low", "high", "images"}``;
           value is None, with a ``reason``, where it does not exist;
         - ``curves``: model -> "deletion" and "insertion" -> mean probabilities, evenly spaced from no pixel
@@ -202,9 +203,12 @@ def gallery(
         entries = []
         for i, (image, kind, words) in enumerate(chosen):
             lesion = lesions[i] if targets[image, column] == 1 else np.zeros_like(lesions[i])
-            text = pictures.caption(image, words, column, answers, outlined=bool(lesion.any()), row=image)
-            picture = pictures.strip(first.cohort.pixels[at[i]], [of_model[i] for of_model in maps], lesion)
-            entries.append({"png": picture, "caption": text, "kind": kind})
+            shown = [of_model[i] for of_model in maps]
+            blank = [name for name, of_model in zip(answers, shown, strict=True) if not of_model.any()]
+            text = pictures.caption(words, list(answers), blank, outlined=bool(lesion.any()), row=image)
+            picture = pictures.strip(first.cohort.pixels[at[i]], shown, lesion)
+            tiles = ["radiograph", *(f"{name} {of.probabilities[image, column]:.2f}" for name, of in answers.items())]
+            entries.append({"png": picture, "caption": text, "kind": kind, "tiles": tiles})
         pages.append({"label": label, "cases": entries})
     return pages
 

@@ -71,7 +71,8 @@ def curve(
     points = []
     with torch.no_grad(), evaluating(network):
         for changed in np.linspace(0, size * size, steps + 1).round().astype(int).tolist():
-            logits = network(torch.where(rank < changed, last, first)).double().cpu().numpy()
+            seen = torch.where(rank < changed, last, first)  # may be darker than any whole image
+            logits = network.network(network.normalise(seen)).double().cpu().numpy()
             answers = probabilities(logits, task, calibration)
             points.append(answers[np.arange(len(index)), index])
     return np.stack(points, axis=1)

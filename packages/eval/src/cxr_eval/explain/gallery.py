@@ -1,6 +1,6 @@
 """Pictures: the surest right and wrong answers for a label, with the maps of every model over the radiograph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -39,20 +39,20 @@ def surest(targets: NDArray[np.float32], answers: Answers, label: int, cases: in
     return found
 
 
-def caption(image: int, words: str, label: int, given: Mapping[str, Answers], *, outlined: bool, row: int) -> str:
+def caption(words: str, names: Sequence[str], blank: Sequence[str], *, outlined: bool, row: int) -> str:
     """What stands below a picture; images are named by their number, for file names may name patients.
 
     Args:
-        image: Number of the image within the split.
         words: From :func:`surest`.
-        label: Column.
-        given: Answers by model name, in the order of the maps.
+        names: Names of the models, in the order of the maps.
+        blank: Those whose map is nowhere positive.
         outlined: Whether the lesion is outlined.
         row: Row of ``predictions.parquet``.
     """
-    answers = ", ".join(f"{name} {answer.probabilities[image, label]:.2f}" for name, answer in given.items())
     lesion = " The lesion is outlined." if outlined else ""
-    return f"{words[0].upper()}{words[1:]}. From left: radiograph, {answers}.{lesion} Row {row} of predictions.parquet."
+    without = f" No colour: nothing in the image speaks for the label in {', '.join(blank)}." if blank else ""
+    order = f"From left: radiograph, {', '.join(names)}."
+    return f"{words[0].upper()}{words[1:]}. {order}{lesion}{without} Row {row} of predictions.parquet."
 
 
 def strip(radiograph: NDArray[np.uint8], maps: Sequence[NDArray[np.floating]], lesion: NDArray[np.uint8]) -> bytes:

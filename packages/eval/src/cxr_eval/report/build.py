@@ -41,8 +41,8 @@ def render(
         targets: (N, L) in {0, 1, NaN}.
         answers: Answers by model name, in the document's order.
         explanations: Where the models looked, or None to leave the section out: ``{"method", "labels": [{"label",
-            "cases": [{"png" (bytes), "caption", "kind" ("right" or "wrong")}]}], "scores": [{"model", "name", "label"
-            (None: all, which are shown), "value", "low", "high"}]}``.
+            "cases": [{"png" (bytes), "caption", "tiles" (names above it), "kind" ("right" or "wrong")}]}], "scores":
+            [{"model", "name", "label" (None: all, which are shown), "value", "low", "high"}]}``.
 
     Returns:
         HTML that asks for nothing from outside, and name -> SVG file of every plot.
@@ -80,7 +80,7 @@ def render(
             compared_too=[key for key in records.compared() if key not in summary],
             calibration=records.of_family("calibration"),
             lower=[METRICS[key].title for key in summary if METRICS[key].better == "lower"],
-            no_interval={m.title: m.no_interval for m in METRICS.values() if m.interval == "none"},
+            no_interval=_no_interval(),
             best={key: best_of(document, key) for key in summary},
             shown=shown,
             lead=_lead(document),
@@ -190,7 +190,19 @@ def averaged(entry: Entry, labels: int) -> Markup:
     """Says in small print how many of the labels an average is over; empty where it is all of them."""
     if "labels" not in entry:
         return Markup("")
-    return Markup("<small>mean of {} of {} labels</small>").format(entry["labels"], labels)
+    return Markup("<small>{} of {} labels</small>").format(entry["labels"], labels)
+
+
+def _no_interval() -> dict[str, str]:
+    """Why metrics have no interval: those of one reason, joined -> the reason."""
+    reasons: dict[str, list[str]] = {}
+    for metric in METRICS.values():
+        if metric.interval == "none":
+            reasons.setdefault(metric.no_interval, []).append(metric.title)
+    return {
+        f"{' and '.join(titles)} {'have' if len(titles) > 1 else 'has'} no interval": reason
+        for reason, titles in reasons.items()
+    }
 
 
 def _lead(document: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 400, 340
+_LINE = 14
+"""Height of a line of text."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 42
 
 
@@ -164,6 +166,7 @@ def _body(chart: Chart) -> Markup:
         (x0, y0), (x1, y1) = (_at(chart.x, chart.y, *end) for end in chart.reference)
         parts.append(Markup('<path class="chance" d="M{} {}L{} {}"/>').format(x0, y0, x1, y1))
     parts += [_drawn(one, chart.x, chart.y) for one in chart.series]
+    parts.append(_names(chart))
     return Markup("").join(parts)
 
 
@@ -248,20 +251,36 @@ def _drawn(one: Series, x: Axis, y: Axis) -> Markup:
         parts += [
             Markup('<circle class="dot s{}" cx="{}" cy="{}" r="{}"/>').format(one.style, *s, radius) for s in spots
         ]
-    if one.text and spots:
-        across, down = spots[-1]
-        flip = across > WIDTH * 0.6
-        parts.append(
-            Markup('<text class="name {}" x="{}" y="{}">{}</text>').format(
-                "end" if flip else "", across + (-9 if flip else 9), down - 7, one.name
-            )
-        )
     if one.mark is not None:
         across, down = _at(x, y, *one.mark)
         parts.append(
             Markup('<circle class="mark s{}" cx="{}" cy="{}" r="5" data-mark="{}"/>').format(
                 one.style, across, down, one.key
             )
+        )
+    return Markup("").join(parts)
+
+
+def _names(chart: Chart) -> Markup:
+    """Names beside the last points; one that would overprint another moves up, at the top down."""
+    parts, taken = [], []
+    for one in chart.series:
+        if not (one.text and len(one.x)):
+            continue
+        across, down = _at(chart.x, chart.y, one.x[-1], one.y[-1])
+        flip = across > WIDTH * 0.6
+        x, width = across + (-9 if flip else 9), 7.0 * len(one.name)
+        start = x - width if flip else x
+
+        def free(y: float, start: float = start, end: float = start + width) -> bool:
+            return all(abs(y - other) >= _LINE or end <= a or start >= b for a, b, other in taken)
+
+        heights = [down - 7 - _LINE * step for step in range(20) if down - 7 - _LINE * step > TOP + 8]
+        heights += [down + 14 + _LINE * step for step in range(20)]
+        y = round(next(filter(free, heights), down - 7), 1)
+        taken.append((start, start + width, y))
+        parts.append(
+            Markup('<text class="name {}" x="{}" y="{}">{}</text>').format("end" if flip else "", x, y, one.name)
         )
     return Markup("").join(parts)
 

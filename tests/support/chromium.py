@@ -104,6 +104,36 @@ class Browser:
         os.close(self._write)
 
 
+LOAD_ALL = """Promise.allSettled([...document.images].map((one) => { one.loading = "eager"; return one.decode(); }))"""
+"""Waits for pictures that a browser would load when they come into sight."""
+FAULTS = Path(__file__).with_name("faults.js").read_text("utf-8")
+"""What is wrong with the page that is open: too wide, clipped, overprinted, empty; a list of sentences."""
+
+
+def faults(browser: Browser, page: Path, folder: Path | None = None) -> list[str]:
+    """What is wrong with a page on a desk and on a phone.
+
+    Args:
+        browser: The browser.
+        page: An HTML file.
+        folder: Where to put pictures of both; None takes none.
+    """
+    found = []
+    for width, height, mobile in ((1280, 900, False), (390, 844, True)):
+        browser.open(page, width, height, mobile=mobile)
+        browser.call("Runtime.evaluate", expression=LOAD_ALL, awaitPromise=True)
+        found += [f"{page.name} at {width} px: {fault}" for fault in browser.run(f"{FAULTS}({width})")]
+        if folder is not None:
+            shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True, **_whole(browser))
+            (folder / f"{page.stem}-{width}.png").write_bytes(base64.b64decode(shot["data"]))
+    return found
+
+
+def _whole(browser: Browser) -> dict[str, Any]:
+    size = browser.call("Page.getLayoutMetrics")["cssContentSize"]
+    return {"clip": {**size, "x": 0, "y": 0, "scale": 1}}
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory):
     if CHROMIUM is None:

@@ -1,0 +1,18 @@
+import chromium
+import pytest
+
+from cxr_common.training.curves import curves, page
+
+
+@pytest.mark.parametrize("log", [[{"epoch": 1, "lr": 3.57e-08, "loss": -0.25}], [{"epoch": 0, "loss": None}] * 3,
+    [{"epoch": epoch, "lr": 0.000702 / epoch**4, "loss": 1234.5 / epoch} for epoch in range(1, 101)]])  # fmt: skip
+def test_a_browser_shows_curves_without_fault(browser, tmp_path, log):
+    shown = [curves("Learning rate", {"lr": "learning rate"}, log), curves("Loss", {"loss": "training"}, log)]
+    (tmp_path / "curves.html").write_text(page("Curves", "".join(shown)), "utf-8")
+    assert chromium.faults(browser, tmp_path / "curves.html") == []
+
+
+def test_a_number_that_never_changes_is_written_once():
+    chart = curves("Loss", {"loss": "training"}, [{"epoch": 1, "loss": 0.25}])
+    assert chart.count(">0.25<") == 1
+    assert "-0.25" not in chart

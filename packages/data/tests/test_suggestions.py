@@ -1,0 +1,35 @@
+import shlex
+
+import pytest
+
+from cxr_data import open_cohort, pixel_size_for, save
+from cxr_data.sources import default_size
+from cxr_data.suggestions import suggest
+
+
+def test_what_the_next_command_takes_by_itself_is_left_out():
+    said = suggest("distill", run="quickstart", runs_dir="runs", data="phantom", size=64, teacher=None, control=True)
+    assert said == "next:  uv run distill --run quickstart --control"
+
+
+def test_all_else_is_said_and_survives_a_shell():
+    said = suggest("finetune", "a b", run="x", runs_dir="my runs", data=["one's", "phantom:60"], size=65)
+    words = shlex.split(said)
+    assert words[:5] == ["next:", "uv", "run", "finetune", "a b"]
+    assert words[5:] == ["--run", "x", "--runs_dir", "my runs", "--data", "one's", "phantom:60", "--size", "65"]
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [("phantom", 64), ("phantom-multiclass:40", 64), ("a/folder", 224), ("a/folder#A,B", 224), (["phantom", "x"], 64)],
+)
+def test_the_size_of_data_that_is_not_prepared(data, size):
+    assert default_size(data) == size
+
+
+@pytest.mark.parametrize(("prepared", "size"), [(16, 32), (32, 32), (96, 96), (224, 224)])
+def test_the_size_of_a_prepared_cohort_is_the_one_it_was_prepared_for(prepared, size, tmp_path):
+    save(open_cohort("phantom:20", pixel_size=pixel_size_for(prepared), show=False), tmp_path / "c")
+    assert default_size(tmp_path / "c") == size
+    assert default_size([tmp_path / "c", "phantom"]) == min(size, 64)
+    assert suggest("finetune", data=str(tmp_path / "c"), size=size).endswith("c")
