@@ -4,14 +4,13 @@ from typing import Any
 import pytest
 import torch
 
-from cxr_common.training import session as module
 from cxr_common.training.session import WARM_UP, TrainingSession
 
 
 @pytest.fixture
 def clock(monkeypatch) -> Any:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
     return clock
 
 
@@ -68,7 +67,7 @@ def test_a_loss_on_a_gpu_is_shown_once_it_has_arrived(tmp_path, monkeypatch) -> 
             assert (device, non_blocking) == ("cpu", True)
             return torch.tensor(self.value)
 
-    monkeypatch.setattr(module.torch.cuda, "Event", Event)
+    monkeypatch.setattr("torch.cuda.Event", Event)
     session: Any = new_session(tmp_path)
     assert session._arrived(torch.tensor(2.0)) == {"loss": 2.0}  # on a CPU there is nothing to wait for
     assert session._arrived(OnGPU(1.0)) == {}

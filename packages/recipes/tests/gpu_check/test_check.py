@@ -73,14 +73,23 @@ def test_differences_beyond_their_tolerance_or_undefined_ones_fail() -> None:
 
 
 def test_the_difference_of_two_updates_is_relative_to_the_update(tmp_path) -> None:
-    start = {"a": np.float32([1, 1, 1]), "a.running_mean": np.float32([0]), "count": np.int64([3])}
-    cpu = {
-        "a": np.float32([4, 5, 1]),
-        "a.running_mean": np.float32([9]),
-        "count": np.int64([4]),
-        "new": np.float32([7]),
+    start = {
+        "a": np.array([1, 1, 1], np.float32),
+        "a.running_mean": np.array([0], np.float32),
+        "count": np.array([3], np.int64),
     }
-    gpu = {**cpu, "a": np.float32([4, 5, 1.5]), "a.running_mean": np.float32([5]), "new": np.float32([0])}
+    cpu = {
+        "a": np.array([4, 5, 1], np.float32),
+        "a.running_mean": np.array([9], np.float32),
+        "count": np.array([4], np.int64),
+        "new": np.array([7], np.float32),
+    }
+    gpu = {
+        **cpu,
+        "a": np.array([4, 5, 1.5], np.float32),
+        "a.running_mean": np.array([5], np.float32),
+        "new": np.array([0], np.float32),
+    }
     files = [tmp_path / f"{name}.safetensors" for name in ("cpu", "gpu", "start")]
     for file, tensors in zip(files, (cpu, gpu, start), strict=True):
         save_file(tensors, file)

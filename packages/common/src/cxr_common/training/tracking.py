@@ -3,6 +3,7 @@
 Nothing leaves the machine unless the tracker's own environment variables say so. Imports nothing heavy.
 """
 
+import importlib
 import importlib.util
 import json
 import os
@@ -98,8 +99,7 @@ def _kept_here(name: str, place: Path) -> dict[str, Any]:
     if name == "wandb":
         return {"dir": os.environ.get("WANDB_DIR", str(place)), "mode": os.environ.get("WANDB_MODE", "offline")}
     if name == "mlflow" and "MLFLOW_TRACKING_URI" not in os.environ:
-        import mlflow
-
+        mlflow: Any = importlib.import_module(name)
         mlflow.set_tracking_uri(f"sqlite:///{place.resolve()}/mlflow.db")
     if name == "trackio":
         os.environ.setdefault("TRACKIO_DIR", str(place))
