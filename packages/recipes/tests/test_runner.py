@@ -1,7 +1,11 @@
+import contextlib
+import functools
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,9 +20,29 @@ def reproduce(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(script), *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.timeout(600)  # minutes where other work runs beside it
-def test_quickstart_runs_the_whole_road_and_does_nothing_twice(tmp_path) -> None:
-    done = reproduce("quickstart", "--scale", "tiny", "--runs_dir", tmp_path)
+@pytest.fixture
+def in_this_process(typed, monkeypatch):
+    """Runs ``reproduce`` and the commands it starts here: none of them has to import torch again."""
+
+    def start(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        name = Path(command[0]).name
+        untimed = ["--speed", "false"] if name == "evaluate" else []
+        done = typed(name, *command[1:], *untimed)
+        print(done.stdout)
+        sys.stderr.write(done.stderr)
+        return done
+
+    @contextlib.contextmanager
+    def one_after_another(_: int) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(map=map)
+
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(run=start))
+    monkeypatch.setattr(runner, "ThreadPoolExecutor", one_after_another)  # signals are heard in the first thread alone
+    return functools.partial(typed, "reproduce")
+
+
+def test_quickstart_runs_the_whole_road_and_does_nothing_twice(tmp_path, in_this_process) -> None:
+    done = in_this_process("quickstart", "--scale", "tiny", "--runs_dir", tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "quickstart"
     assert done.stdout.rstrip().endswith(f"open  {run / 'report' / 'index.html'}")
@@ -34,27 +58,35 @@ def test_quickstart_runs_the_whole_road_and_does_nothing_twice(tmp_path) -> None
 
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
     assert len(before) == 5
-    again = reproduce("quickstart", "--scale", "tiny", "--runs_dir", tmp_path)
+    again = in_this_process("quickstart", "--scale", "tiny", "--runs_dir", tmp_path)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("already finished") == 4
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_command_of_the_quickstart_is_a_process(tmp_path) -> None:
+    done = reproduce("quickstart", "--scale", "tiny", "--runs_dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(f"open  {tmp_path / 'quickstart' / 'report' / 'index.html'}")
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", sorted(set(names()) - {"quickstart", "kermany"}))
-def test_every_recipe_runs_in_small(name, tmp_path, shared_data) -> None:
+def test_every_recipe_runs_in_small(name, tmp_path, shared_data, in_this_process) -> None:
     data = ["--data", shared_data / "covid_cxr"] if read(name).scales["tiny"]["data"].startswith("..") else []
-    done = reproduce(name, "--scale", "tiny", "--runs_dir", tmp_path, *data)
+    done = in_this_process(name, "--scale", "tiny", "--runs_dir", tmp_path, *data)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / name / "results.md").read_text()
     assert all(f"## Results on {title}" in page for title in read(name).reports.values())
 
 
-def test_a_stage_that_refuses_its_input_ends_the_recipe_with_its_code(tmp_path) -> None:
+def test_a_stage_that_refuses_its_input_ends_the_recipe_with_its_code(tmp_path, in_this_process) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("title: t\nscales: {a: {}}\nstages: [finetune --architecture resnet81 --size 32, evaluate]")
-    done = reproduce(recipe, "--data", "phantom:40", "--runs_dir", tmp_path / "runs")
+    done = in_this_process(recipe, "--data", "phantom:40", "--runs_dir", tmp_path / "runs")
     assert done.returncode == 2
     assert "did you mean" in done.stderr
     assert "ended with code 2" in done.stderr
