@@ -13,6 +13,7 @@ CONFIGS = {
     "cxr_eval.config": ("EvaluateConfig",),
     "cxr_deploy.config": ("ExportConfig", "PredictConfig", "BenchmarkConfig"),
     "cxr_recipes.config": ("ReproduceConfig",),
+    "cxr_recipes.gpu_check.config": ("GpuCheckConfig",),
 }
 
 

@@ -39,6 +39,48 @@ def test_teacher_and_student_on_a_device(tmp_path, how) -> None:
         assert json.loads((tmp_path / "quickstart" / stage / "done.json").read_text())["device"] == "cuda:0"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "finetune --architecture test_resnet --start random",
+        "ssl-pretrain --architecture test_resnet --crops.local_count 2",
+        "ssl-pretrain --architecture test_resnet --crops.local_count 2 --method dino",
+        "ssl-pretrain --architecture test_resnet --crops.local_count 2 --method byol",
+    ],
+)
+@pytest.mark.slow
+def test_no_step_waits_for_the_device(tmp_path, command) -> None:
+    said = pretended(tmp_path, *command.split())
+    assert "step waits" not in said, said
+
+
+@pytest.mark.slow
+def test_answers_on_a_device_are_those_of_the_cpu() -> None:
+    """What `predict`, `benchmark-model` and `evaluate` compute there."""
+    code = f"""
+import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})
+import numpy as np, torch, pretended_cuda
+from cxr_common.inference import outputs
+from cxr_common.models.zoo import GrayNetwork, build
+from cxr_data.header import Header, Input
+from cxr_deploy.export.torch_runtime import in_torch
+torch.manual_seed(0)
+network = GrayNetwork(build("test_resnet", 2, size=32), 0.5, 0.25).eval()
+header = Header("model", "test_resnet", Input(32, 0.5, 0.25), task="multilabel", labels=("A", "B"))
+pixels = np.random.default_rng(0).integers(0, 256, (5, 1, 32, 32), np.uint8)
+expected = in_torch(network, header)(pixels)["logits"]
+pretended_cuda.install()
+found = in_torch(network, header, device="cuda")(pixels)["logits"]
+assert next(network.parameters()).device.type == "cuda"
+logits = outputs(network, pixels[:, 0], np.arange(5), 32, batch_size=2)
+assert not pretended_cuda.FAULTS, pretended_cuda.FAULTS
+for one in (found, logits):
+    np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_it_finds_what_would_fail_on_a_device() -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})

@@ -31,7 +31,7 @@ MEMBERS = {
     "distill": {"cxr_distill.train", "cxr_distill.losses"},
     "eval": {"cxr_eval.command"},
     "deploy": {"cxr_deploy.predict.predict", "cxr_deploy.benchmark.benchmark", "cxr_deploy.runtimes"},
-    "recipes": {"cxr_recipes.runner"},
+    "recipes": {"cxr_recipes.runner", "cxr_recipes.gpu_check.check"},
 }
 WITHOUT = {
     "data": {"torch", "onnx", "onnxruntime", "scipy", "matplotlib", "lightly"},

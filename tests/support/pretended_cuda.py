@@ -17,13 +17,19 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 FAULTS: list[str] = []
+SYNCS: list[str] = []
+"""Places within a training step that wait for the device."""
 INDEXING = ("aten.index.", "aten.index_put", "aten._index_put")
 MAY_MIX = ("aten.copy_.", "aten._to_copy.", "aten._has_compatible_shallow_copy_type.", *INDEXING)
+WAITING = ("aten._local_scalar_dense.", "aten.nonzero.", "aten.masked_select.")
 COMMANDS = {
     "ssl-pretrain": "cxr_ssl.cli:main",
     "finetune": "cxr_distill.cli:finetune",
     "distill": "cxr_distill.cli:distill",
     "evaluate": "cxr_eval.cli:main",
+    "predict": "cxr_deploy.cli:predict",
+    "benchmark-model": "cxr_deploy.cli:benchmark_model",
+    "export-model": "cxr_deploy.cli:export_model",
 }
 _plain_to = torch.Tensor.to
 _moving: list[bool] = []
@@ -146,6 +152,13 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         raise RuntimeError(fault(f"Expected all tensors to be on the same device, {name}: cuda:0 and cpu {others}"))
     if name.startswith(INDEXING) and ours and not isinstance(args[0], Pretended):
         raise RuntimeError(fault("indices should be either on cpu or on the same device as the indexed tensor (cpu)"))
+    by_mask = name.startswith(INDEXING) and any(
+        t.dtype == torch.bool for t in tree_flatten(args[1])[0] if t is not None
+    )
+    if ours and (by_mask or name.startswith(WAITING)):
+        places = [f for f in traceback.extract_stack() if "/packages/" in f.filename and "/src/" in f.filename]
+        if any(place.name == "train_step" for place in places):
+            SYNCS.append(f"{places[-1].filename.split('/src/')[1]}:{places[-1].lineno} {name}")
     on_device, options = bool(ours), dict(kwargs)
     if options.get("device") is not None:
         on_device = wants_cuda(options) or (bool(ours) and not _moving)
@@ -190,6 +203,8 @@ def install() -> None:
         setattr(torch.cuda, name, lambda *_, _value=value, **__: _value)
     torch.cuda.get_rng_state = lambda *_: torch.get_rng_state()  # type: ignore[assignment]
     torch.cuda.set_rng_state = lambda state, *_: torch.set_rng_state(state)  # type: ignore[assignment]
+    torch.cuda.Event = Event  # type: ignore[misc, assignment]
+    torch.Tensor.pin_memory = _pinned  # type: ignore[assignment]
     torch.optim.Optimizer._accelerator_graph_capture_health_check = lambda _: None  # type: ignore[attr-defined]
     torch.__future__.set_swap_module_params_on_conversion(True)
     _replace_autocast()
@@ -205,6 +220,22 @@ def install() -> None:
 
     accelerate.state.PartialState.default_device = property(lambda _: CUDA)  # type: ignore[assignment]
     Mode().__enter__()
+
+
+class Event:
+    """An event that has always come to pass."""
+
+    def record(self, *_: Any) -> None:
+        pass
+
+    def query(self) -> bool:
+        return True
+
+
+def _pinned(self: torch.Tensor, *_: Any) -> torch.Tensor:
+    if isinstance(self, Pretended):
+        raise RuntimeError(fault("cannot pin 'torch.cuda' tensors, only dense CPU tensors can be pinned"))
+    return self.clone()
 
 
 def _indexed(device: Any) -> Any:
@@ -238,4 +269,5 @@ if __name__ == "__main__":
     place, _, function = COMMANDS[command].partition(":")
     code = getattr(importlib.import_module(place), function)()
     print(*(f"device fault: {found}" for found in FAULTS), sep="\n")
+    print(*(f"step waits: {found}" for found in dict.fromkeys(SYNCS)), sep="\n")
     raise SystemExit(code or len(FAULTS))

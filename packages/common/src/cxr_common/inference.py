@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from cxr_common.training.accelerator import pinned
 from cxr_data.augment import whole
 from cxr_data.prefetch import prefetch
 
@@ -50,14 +51,16 @@ def outputs(
     network.eval()
     answers = []
     try:
-        images_of = functools.partial(_whole_images, pixels, rows, size, batch_size)
+        images_of = functools.partial(_whole_images, pixels, rows, size, batch_size, device)
         for batch in prefetch(images_of, starts, workers=workers):
-            images = torch.from_numpy(batch).unsqueeze(1).to(device, non_blocking=True)
+            images = batch.to(device, non_blocking=True)
             with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
                 answer = network(images)
-            answers.append(answer.float().cpu())
+            answers.append(answer.float().to("cpu", non_blocking=True))
             if on_batch is not None:
                 on_batch(len(batch))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # until then the answers are on their way
     finally:
         network.train(was_training)
     return torch.cat(answers).numpy() if answers else np.empty((0, 0), np.float32)
@@ -102,6 +105,7 @@ def distributed_outputs(
 
 
 def _whole_images(
-    pixels: NDArray[np.uint8], rows: NDArray[np.int64], size: int, count: int, start: int
-) -> NDArray[np.uint8]:
-    return whole(pixels[rows[start : start + count]], size)
+    pixels: NDArray[np.uint8], rows: NDArray[np.int64], size: int, count: int, device: torch.device, start: int
+) -> Tensor:
+    """(B, 1, size, size) uint8, on the CPU."""
+    return pinned(torch.from_numpy(whole(pixels[rows[start : start + count]], size)).unsqueeze(1), device)

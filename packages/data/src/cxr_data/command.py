@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
+from cxr_data import slurm
 from cxr_data.errors import BadInput, unknown_name
 from cxr_data.help import help_text
 
@@ -30,7 +31,7 @@ def run_command(
 
     Every field is a flag (``--batch_size 32``), a field of a dataclass within it a dotted one (``--optim.ema
     0.99``); ``--config FILE.yaml`` sets many at once, later flags win, ``--print_config`` prints what would
-    run. Help texts come from the class's "Attributes:" docstring.
+    run, ``--slurm`` a batch script that runs it. Help texts come from the class's "Attributes:" docstring.
 
     Args:
         main: Called with the finished config.
@@ -52,12 +53,18 @@ def run_command(
         text = help_text(config_class, prog=prog, description=description, positional=positional, defaults=defaults)
         print(text, end="")
         return 0
+    batch = "--slurm" in arguments
+    if batch:
+        argv = [argument for argument in arguments if argument != "--slurm"]
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         config = parse(
             config_class, prog=prog, description=description, argv=argv, positional=positional, presets=presets
         )
-        main(config)
+        if batch:
+            print(slurm.script([*prog.split(), *(argv or ())]), end="")
+        else:
+            main(config)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

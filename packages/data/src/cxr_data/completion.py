@@ -6,7 +6,7 @@ from cxr_data.errors import BadInput, unknown_name
 from cxr_data.help import options
 from cxr_data.umbrella import COMMANDS, COMPLETION, SHELLS, load
 
-COMMON = ("--help", "--config", "--print_config")
+COMMON = ("--help", "--config", "--print_config", "--slurm")
 HOW = {
     "bash": "cxr completion bash > ~/.local/share/bash-completion/completions/cxr",
     "zsh": "cxr completion zsh > a folder of $fpath, as _cxr",

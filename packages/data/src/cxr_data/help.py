@@ -46,6 +46,7 @@ def help_text(
         *_paragraph("--help", "Show this and exit.", width),
         *_paragraph("--config FILE", "A YAML file with any of the fields below; options after it win.", width),
         *_paragraph("--print_config", "Print the configuration that would run, as YAML, and exit.", width),
+        *_paragraph("--slurm", "Print a script for sbatch that runs this command, and exit.", width),
     ]
     for option in documented:
         if option.name != positional:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> "Classifier":
+def load(path: str | Path, *, runtime: str = "auto", threads: int = 0, device: str | None = None) -> "Classifier":
     """A classifier that answers for one gray image at a time.
 
     Args:
@@ -26,6 +26,7 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> "Class
         runtime: "torch", "onnxruntime", "openvino", or for .onnx files "fastest", which is measured on this machine
             once for each file and then remembered, or "auto": the fastest once it is known, else ONNX Runtime.
         threads: CPU threads; 0 takes every core.
+        device: "cpu" or "cuda"; None is cuda where there is a GPU that the runtime can use, but for 8-bit files.
 
     Returns:
         See :class:`cxr_deploy.predict.classifier.Classifier`.
@@ -41,4 +42,4 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0) -> "Class
     """
     from cxr_deploy.predict.classifier import load as load_classifier
 
-    return load_classifier(path, runtime=runtime, threads=threads)
+    return load_classifier(path, runtime=runtime, threads=threads, device=device)

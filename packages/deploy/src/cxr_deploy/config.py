@@ -6,6 +6,7 @@ from cxr_data.errors import BadInput, unknown_name
 from cxr_data.licences import refuse_empty
 from cxr_deploy.runtimes import check_name
 
+DEVICES = ("cpu", "cuda")
 FORMATS = (".csv", ".jsonl", ".parquet")
 SPLITS = ("train", "val", "test", "all")
 
@@ -74,6 +75,8 @@ class PredictConfig:
         runtime: torch, onnxruntime, openvino, or for .onnx files fastest (measured here once for each file, then
             remembered) or auto (the fastest once it is known, which many images make worth measuring; else
             onnxruntime).
+        device: "cpu" or "cuda"; null is cuda where there is a GPU that the runtime can use, but for 8-bit files, which
+            are made for CPUs.
         threads: CPU threads of the network; 0 takes every core.
         batch_size: Images per forward pass.
     """
@@ -84,11 +87,14 @@ class PredictConfig:
     heatmaps: str = ""
     heatmaps_of: str = "called"
     runtime: str = "auto"
+    device: str | None = None
     threads: int = 0
     batch_size: int = 16
 
     def __post_init__(self) -> None:
         check_name(self.runtime)
+        if self.device is not None and self.device not in DEVICES:
+            raise unknown_name("device", self.device, DEVICES)
         if self.heatmaps_of not in ("called", "all"):
             raise unknown_name("choice of heat maps", self.heatmaps_of, ("called", "all"))
         if self.out and not self.out.endswith(FORMATS):

@@ -18,32 +18,45 @@ INPUT = "pixels"
 OUTPUTS = ("probabilities", "logits", "maps")
 """Names of what a graph takes, and of what it gives, in order; "maps" only where the network has any."""
 
+CUDA = "CUDAExecutionProvider"
+"""ONNX Runtime's name for GPUs of NVIDIA."""
+
 Run = Callable[["NDArray[np.uint8]"], "dict[str, NDArray[np.float32]]"]
 """(B, 1, S, S) uint8 to "probabilities" (B, L), "logits" (B, L) and, where there are any, "maps" (B, L, h, w)."""
 
 
-def in_onnxruntime(model: str | Path | bytes, *, threads: int = 0) -> Run:
-    """An exported file in ONNX Runtime on the CPU.
+def in_onnxruntime(model: str | Path | bytes, *, threads: int = 0, device: str = "cpu") -> Run:
+    """An exported file in ONNX Runtime.
 
     Args:
         model: The file, or its bytes.
         threads: CPU threads; 0 takes every core.
+        device: "cpu" or "cuda"; there too float32 is not rounded to TF32.
 
     Raises:
-        BadInput: ONNX Runtime cannot run it.
+        BadInput: ONNX Runtime cannot run it, or not on that device.
     """
     import onnxruntime
 
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device == "cuda":
+        if not onnxruntime_has_cuda():
+            do = "pip install onnxruntime-gpu in place of onnxruntime; or --device cpu"
+            raise BadInput("ONNX Runtime with its CUDA provider", "the one for CPUs", where="--device cuda", do=do)
+        providers.insert(0, (CUDA, {"use_tf32": 0}))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
         source = model if isinstance(model, bytes) else str(model)
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # its exceptions share no base class of their own
         where = None if isinstance(model, bytes) else model
         reason = str(error).splitlines()[0][:200]
         raise BadInput("a graph that ONNX Runtime can run", reason, where=where, do="export it again") from error
+    if device == "cuda" and CUDA not in session.get_providers():
+        do = "install the CUDA and cuDNN that this onnxruntime-gpu names; or --device cpu"
+        raise BadInput("a GPU that ONNX Runtime can use", "none: it fell back to the CPU", where="--device cuda", do=do)
     names = [output.name for output in session.get_outputs()]
 
     def run(pixels: "NDArray[np.uint8]") -> "dict[str, NDArray[np.float32]]":
@@ -51,6 +64,13 @@ def in_onnxruntime(model: str | Path | bytes, *, threads: int = 0) -> Run:
         return dict(zip(names, answers, strict=True))
 
     return run
+
+
+def onnxruntime_has_cuda() -> bool:
+    """Whether the ONNX Runtime installed was built for GPUs of NVIDIA."""
+    import onnxruntime
+
+    return CUDA in onnxruntime.get_available_providers()
 
 
 def in_openvino(model: str | Path | bytes, *, threads: int = 0, bf16: bool = False) -> Run:

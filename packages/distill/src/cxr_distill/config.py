@@ -80,7 +80,10 @@ class RunOptions:
         seeds: Several seeds, "--seeds 0,1,2", each trained in a folder of its own; mean and interval come at the end.
         licence: Licence that the written file shall say, such as CC-BY-4.0: yours, within what the data and the
             licences of start and teachers allow. Null says none.
+        deterministic: On a GPU, train to the same bits every time, and fp32 without TF32; slower. A CPU does so anyway.
         workers: Threads that prepare batches; null chooses by the cores.
+        track: Experiment tracker: "tensorboard", "wandb", "mlflow" or "trackio", told curves, config, sample images and
+            summary; it writes to "tracking" in the stage's folder, and nothing leaves the machine.
         restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
         extend: When the folder holds the same run with fewer epochs, continue it from its last epoch.
         keep_state: Keep the training state of the finished run (about three times the weights), so that it can be
@@ -95,7 +98,9 @@ class RunOptions:
     epochs: int | None = None
     seeds: list[int] = field(default_factory=list)
     licence: str | None = None
+    deterministic: bool = False
     workers: int | None = None
+    track: str | None = None
     restart: bool = False
     extend: bool = False
     keep_state: bool = False

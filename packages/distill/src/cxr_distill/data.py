@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cxr_common.training.accelerator import pinned
 from cxr_common.training.loader import epoch_order, share
 from cxr_data.augment import Views, ViewSpec, render, training_views
 from cxr_data.cohort import Cohort
@@ -266,6 +267,7 @@ def batches(
     Yields:
         Batches, on the device.
     """
+    device = accelerator.device
 
     def make(step: int) -> Batch:
         mine = [share(part[step], accelerator.process_index, accelerator.num_processes) for part in order]
@@ -274,15 +276,15 @@ def batches(
         pixels = cohort.pixels[rows[chosen]]
 
         def rendered(size: int, pixels: NDArray[np.uint8] = pixels) -> Tensor:
-            return torch.from_numpy(render(pixels, drawn, replace(spec, size=size))[0]).unsqueeze(1)
+            return pinned(torch.from_numpy(render(pixels, drawn, replace(spec, size=size))[0]).unsqueeze(1), device)
 
         images = rendered(spec.size)
         shown = {size: images if size == spec.size else rendered(size) for size in sizes if size not in finer}
         shown |= {size: rendered(size, finer[size].pixels[rows[chosen]]) for size in sizes if size in finer}
-        wanted = torch.from_numpy(targets[rows[chosen]])
-        return Batch(images, wanted, shown, cached(chosen) if cached else {})
+        wanted = pinned(torch.from_numpy(targets[rows[chosen]]), device)
+        told = {name: pinned(x, device) for name, x in cached(chosen).items()} if cached else {}
+        return Batch(images, wanted, shown, told)
 
-    device = accelerator.device
     for batch in prefetch(make, range(first_step, len(order.images)), workers=workers):
         images = batch.images.to(device, non_blocking=True)
         yield Batch(

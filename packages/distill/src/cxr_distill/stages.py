@@ -54,7 +54,7 @@ def finetune(config: FinetuneConfig) -> Path:
     run = Path(config.runs_dir, config.run)
     cohort = _open(config)
     labelled_task(cohort)
-    accelerator = start_accelerator(config.precision, config.seed)
+    accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
     folder = run / stage_name(config)
     start = _teacher_start(config, run)
     parents = parents_of(start)
@@ -95,7 +95,7 @@ def distill(config: DistillConfig) -> Path:
     config = dataclasses.replace(config, loss=loss_settings(losses), task_weight=task_weight)
     with torch.device("meta"):  # a misspelt student must not cost the fitting of a teacher
         build(config.student, len(cohort.labels), size=config.input_size)
-    accelerator = start_accelerator(config.precision, config.seed)
+    accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
     teachers, parents_of_teachers = _load_teachers(config, run, cohort, losses, words or [""], headless or [False])
     distillation = Distillation(
         teachers,
@@ -119,7 +119,7 @@ def distill(config: DistillConfig) -> Path:
     written = [model]
     if config.control:
         accelerator.free_memory()  # or the first network and its optimiser stay on the device
-        accelerator = start_accelerator(config.precision, config.seed)
+        accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
         control = beside(folder, "control")
         alone = with_trained_labels(cohort, config.label_fraction, config.seed)  # a teacher's labels are not its own
         if alone.labels != cohort.labels and accelerator.is_main_process:
@@ -145,7 +145,7 @@ def _in_eight_bits(
     """Train a finished model on in 8 bits, in a folder beside its own; on the grid it computes in float32 anyway."""
     parents = (checkpoint.parent(FLOAT, float_model), *teachers)
     folder = eight_bits.stage_folder(float_model, config)
-    accelerator = start_accelerator(config.precision, config.seed)
+    accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
     model = train(
         config,
         architecture,

@@ -149,7 +149,7 @@ def train(
     if float_model:
         plan = eight_bits.planned(config, plan)
     wanted = identity(config, architecture, cohort, parents, epochs=plan.epochs, guided=distillation is not None)
-    options = {"restart": config.restart, "extend": config.extend}
+    options: Any = {"restart": config.restart, "extend": config.extend, "track": config.track}
     with open_training_run(folder, wanted, config_dict(config), accelerator, **options) as run:
         written = weights_file(folder, cohort)
         if run.finished:
@@ -173,7 +173,7 @@ def train(
             state.stopped = state.stopped and not run.extended
             while state.epoch < plan.epochs and not state.stopped:
                 state.model.train()
-                for batch in _epoch(config, data, plan, state):
+                for batch in session.timed(_epoch(config, data, plan, state), lambda batch: batch.images):
                     set_lr(state.optimizer, plan.lr_at(state.epoch * plan.steps + state.step))
                     metrics = train_step(state, batch)
                     state.means.add(metrics, optional=[name for name in metrics if name.endswith("_share")])
@@ -193,6 +193,7 @@ def train(
             "epochs": plan.epochs,
             "seconds": round(state.seconds, 1),
             "images_per_second": round(state.images / state.seconds, 1),
+            **session.speed(),
             **peak_memories(),
             "precision": accelerator.mixed_precision.replace("no", "fp32"),
         }

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -98,7 +99,7 @@ def shell(command: list[str]) -> str:
 def _arguments(command: list[str]) -> list[str]:
     # Reports are rewritten and preparation resumes by itself; trainings with other inputs are set aside first.
     restart = [] if command[0] in ("evaluate", "cxr-data", "export-model") else ["--restart"]
-    return [str(_script(command[0])), *command[1:], *restart]
+    return [str(script(command[0])), *command[1:], *restart]
 
 
 def _environment(side_by_side: int) -> dict[str, str]:
@@ -108,9 +109,14 @@ def _environment(side_by_side: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // side_by_side))}
 
 
-def _script(name: str) -> Path:
-    """The command's own script, beside the Python that runs us."""
-    script = Path(sys.executable).with_name(name + (".exe" if os.name == "nt" else ""))
-    if not script.exists():
-        raise BadInput(f"the command {name} installed beside {sys.executable}", "none", do="uv sync")
-    return script
+def script(name: str) -> Path:
+    """The command's own script, beside the Python that runs us; else (pip install --target) the one on the PATH.
+
+    Raises:
+        BadInput: It is installed nowhere.
+    """
+    beside = Path(sys.executable).with_name(name + (".exe" if os.name == "nt" else ""))
+    found = beside if beside.exists() else shutil.which(name)
+    if found is None:
+        raise BadInput(f"the command {name} installed beside {sys.executable}, or on the PATH", "none", do="uv sync")
+    return Path(found)

@@ -108,9 +108,12 @@ class RunOptions:
             is what the file says, else the cohort's.
         start_std: Standard deviation likewise.
         epochs: Passes over the training images; null chooses (see cxr_ssl.plan for this and other choices).
+        deterministic: On a GPU, train to the same bits every time, and fp32 without TF32; slower. A CPU does so anyway.
         workers: Threads that prepare crops; null chooses by the cores.
         on_collapse: What to do when all images come to look the same to the network: "stop", "warn", or "recover",
             which returns to the last healthy epoch and continues with one published change after the other.
+        track: Experiment tracker: "tensorboard", "wandb", "mlflow" or "trackio", told curves, config, sample images and
+            summary; it writes to "tracking" in the stage's folder, and nothing leaves the machine.
         restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
         extend: When the folder holds the same run with fewer epochs, continue it from its last epoch.
         keep_state: Keep the training state of the finished run (about three times the weights), so that it can be
@@ -127,7 +130,9 @@ class RunOptions:
     start_mean: list[float] = field(default_factory=list)
     start_std: list[float] = field(default_factory=list)
     epochs: int | None = None
+    deterministic: bool = False
     workers: int | None = None
+    track: str | None = None
     on_collapse: str = "stop"
     restart: bool = False
     extend: bool = False

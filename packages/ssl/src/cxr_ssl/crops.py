@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cxr_common.training.accelerator import pinned
 from cxr_common.training.loader import epoch_order, share
 from cxr_data.augment import ViewSpec, draw, render
 from cxr_data.cohort import Cohort
@@ -77,7 +78,7 @@ def crop_batches(
             render(pixels, {name: values[chosen] for name, values in parameters.items()}, spec)
             for spec, parameters in zip(specs, drawn, strict=True)
         ]
-        return [torch.from_numpy(stack).unsqueeze(2) for stack in stacks]
+        return [pinned(torch.from_numpy(stack).unsqueeze(2), accelerator.device) for stack in stacks]
 
     for views in prefetch(make, range(first_step, len(order)), workers=workers):
         yield [stack.to(accelerator.device, non_blocking=True) for stack in views]

@@ -70,11 +70,11 @@ def pretrain(config: PretrainConfig) -> Path:
     config = replace(config, size=config.size or default_size(config.data))
     cohort, probed = _open_cohorts(config)
     rows, folder = cohort.rows("train"), Path(config.runs_dir, config.run, config.name)
-    accelerator = start_accelerator(config.precision, config.seed)
+    accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
     plan, specs = planned(config, len(rows), accelerator.num_processes), _crop_specs(config)
     method, parents = _new_method(config, cohort, plan, min(spec.size for spec in specs), accelerator)
     identity = _identity(config, plan, cohort, probed, parents)
-    options = {"restart": config.restart, "extend": config.extend}
+    options: Any = {"restart": config.restart, "extend": config.extend, "track": config.track}
     with open_training_run(folder, identity, config_dict(config), accelerator, **options) as run:
         if run.finished:
             return folder / "backbone.safetensors"
@@ -88,7 +88,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 _begin(config, cohort, state, session, probe)
             while state.epoch < plan.epochs:
                 state.model.train()
-                for crops in crop_batches(
+                batches = crop_batches(
                     cohort,
                     rows,
                     specs,
@@ -98,7 +98,8 @@ def pretrain(config: PretrainConfig) -> Path:
                     global_batch=plan.global_batch,
                     accelerator=accelerator,
                     workers=config.workers,
-                ):
+                )
+                for crops in session.timed(batches, lambda crops: crops[0][0]):
                     step = state.epoch * plan.steps + state.step
                     set_lr(state.optimizer, state.plan.lr_at(step))
                     set_weight_decay(state.optimizer, state.plan.weight_decay_at(step))
@@ -109,7 +110,7 @@ def pretrain(config: PretrainConfig) -> Path:
             if config.keep_state:
                 session.save()
         if run.main:
-            _write_results(config, cohort, parents, state, run)
+            _write_results(config, cohort, parents, state, run, session.speed())
         accelerator.wait_for_everyone()
     return folder / "backbone.safetensors"
 
@@ -267,7 +268,12 @@ def _end_epoch(config: PretrainConfig, state: TrainState, session: TrainingSessi
 
 
 def _write_results(
-    config: PretrainConfig, cohort: Cohort, parents: tuple[dict[str, str], ...], state: TrainState, run: RunFolder
+    config: PretrainConfig,
+    cohort: Cohort,
+    parents: tuple[dict[str, str], ...],
+    state: TrainState,
+    run: RunFolder,
+    speed: dict[str, float | None],
 ) -> None:
     """Write the backbone, the pictures and the summary, in the main process."""
     best = state.best
@@ -276,5 +282,5 @@ def _write_results(
     about = header(config, cohort, state.method.backbone, parents, metrics)
     written = write_backbone(run.path, best.weights, about, checkpoint.trained_on(cohort, parents))
     written.append(write_pictures(run.path, config, cohort, state, run, arithmetic(state.accelerator)))
-    run.finish(summary(run, state), keep_state=config.keep_state)
+    run.finish({**summary(run, state), **speed}, keep_state=config.keep_state)
     print(farewell(config, cohort, before(run), best, written))

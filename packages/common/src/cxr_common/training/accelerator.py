@@ -5,6 +5,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from cxr_data.errors import BadInput, unknown_name
 from cxr_data.machine import cpu_has_bf16, peak_memory
@@ -16,24 +17,27 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
-def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
+def start(precision: str = "auto", seed: int = 0, *, deterministic: bool = False) -> "Accelerator":
     """An accelerator on what is there: CPU, one GPU, or the processes of ``accelerate launch``.
 
     Args:
         precision: "fp32", "bf16", "fp16", or "auto": bf16 where the device computes in it, else fp32. On GPUs of
             NVIDIA, convolutions and products of fp32 are rounded to TF32, ten bits of mantissa.
         seed: Seeds torch in every process alike.
+        deterministic: On a GPU, compute to the same bits every time, and fp32 without TF32; slower. torch warns of an
+            operation that it has no such kernel for. On a CPU runs are deterministic anyway.
 
     Returns:
         The accelerator; wrap forwards in its ``autocast()``.
 
     Raises:
-        BadInput: Unknown precision, or one this device cannot do sensibly.
+        BadInput: Unknown precision, one this device cannot do sensibly, or sharded weights.
     """
     from accelerate import Accelerator
 
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
+    _refuse_sharding()
     cuda = uses_cuda()
     if precision == "fp16" and not cuda:
         raise BadInput(
@@ -47,9 +51,12 @@ def start(precision: str = "auto", seed: int = 0) -> "Accelerator":
     accelerator.ddp_handler = _ddp_settings()  # type: ignore[assignment] - declared as None
     torch.manual_seed(seed)
     if cuda:
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = not deterministic
+        torch.backends.cudnn.allow_tf32 = not deterministic
+        torch.backends.cudnn.benchmark = not deterministic
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
     return accelerator
 
 
@@ -57,6 +64,23 @@ def uses_cuda() -> bool:
     """Whether to compute on a GPU: there is one, and ``ACCELERATE_USE_CPU`` does not forbid it."""
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return torch.cuda.is_available() and not on_cpu
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor in page-locked memory where it will go to a GPU, so that copying it need not wait; else itself."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def _refuse_sharding() -> None:
+    """Refuse launchers that divide the weights: every loop here reads and saves whole ones."""
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
+            raise BadInput(
+                "the whole network in each process (accelerate launch --multi_gpu)",
+                f"{name}, which divides it",
+                where="accelerate's config",
+                do="turn it off with `accelerate config`; --accumulate and --checkpointing of ssl-pretrain save memory",
+            )
 
 
 def _ddp_settings() -> "DistributedDataParallelKwargs":

@@ -6,11 +6,14 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import not_writable, write_json, write_text
+
+if TYPE_CHECKING:
+    from cxr_common.training.tracking import Tracker
 
 EXTENDED = "extended_after_epochs"
 """Key under which run.json and done.json list the epochs that a run had before it was extended."""
@@ -26,6 +29,7 @@ class RunFolder:
         extended: Epochs the run was to have before it was extended, oldest first.
         main: Whether this process writes (rank 0).
         lock: Descriptor of the held lock file.
+        tracker: Told what is logged; None for none.
     """
 
     path: Path
@@ -33,6 +37,7 @@ class RunFolder:
     extended: tuple[int, ...] = ()
     main: bool = True
     lock: int | None = field(default=None, repr=False)
+    tracker: "Tracker | None" = field(default=None, repr=False)
 
     @property
     def state(self) -> Path:
@@ -47,6 +52,8 @@ class RunFolder:
                     file.write(json.dumps(line, allow_nan=False) + "\n")
             except OSError as error:
                 raise not_writable(self.path, error) from error
+        if self.tracker is not None:
+            self.tracker.log(line)
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines logged so far."""
@@ -72,10 +79,15 @@ class RunFolder:
             write_json(self.path / "done.json", {**summary, **extended})
             if not keep_state:
                 self.state.unlink(missing_ok=True)
+        if self.tracker is not None:
+            self.tracker.finish(summary)
         self.close()
 
     def close(self) -> None:
         """Let other processes have the folder; the end of the process does so too."""
+        if self.tracker is not None:
+            self.tracker.close()
+            self.tracker = None
         if self.lock is not None:
             os.close(self.lock)
             self.lock = None

@@ -2,16 +2,18 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from cxr_common.training.processes import any_process, highest_signal
 from cxr_common.training.resume import StopSignal, load_state, save_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_common.training.state import TrainState
+from cxr_common.training.tracking import Tracker, check_tracker
 from cxr_data.progress import Progress
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 ASK_EVERY = 10
 """Steps of a run after which several processes ask one another whether any received a signal to stop."""
+WARM_UP = 10
+"""Steps of a start that are left out of its speed: kernels are chosen and threads started in them."""
+
+B = TypeVar("B")
 
 
 @contextlib.contextmanager
@@ -30,6 +36,7 @@ def open_training_run(
     *,
     restart: bool = False,
     extend: bool = False,
+    track: str | None = None,
 ) -> Iterator[RunFolder]:
     """The run's folder, held until the block ends; says so where the run is already finished.
 
@@ -40,16 +47,20 @@ def open_training_run(
         accelerator: Its main process writes.
         restart: Set a run of another identity aside.
         extend: Continue a run that differs in its number of epochs alone.
+        track: Experiment tracker that is told what is logged, see `cxr_common.training.tracking`; None for none.
 
     Raises:
-        BadInput: As `open_run`.
+        BadInput: As `open_run`; or a tracker that is not there.
     """
+    check_tracker(track)
     main = accelerator.is_main_process
     with accelerator.main_process_first():
         run = open_run(folder, identity, config, restart=restart, extend=extend, main=main)
     with contextlib.closing(run):
         if run.finished and main:
             print(f"{folder}: already finished, nothing to do")
+        if track is not None and main and not run.finished:
+            run.tracker = Tracker(track, folder, config)
         yield run
 
 
@@ -76,6 +87,8 @@ class TrainingSession:
         self._stop = StopSignal()
         self._began = self._saved = time.perf_counter() - state.seconds
         self._cost_of_saving = 0.0
+        self._sent: tuple[Tensor, Any] | None = None
+        self._steps, self._timed_images, self._waited, self._passed = 0, 0, 0.0, 0.0
 
     def __enter__(self) -> Self:
         """Catch signals and show progress."""
@@ -99,19 +112,59 @@ class TrainingSession:
 
         Args:
             images: Images of the step, over all processes.
-            loss: Shown every tenth step; reading it waits for the device.
+            loss: Shown every tenth step; on a GPU once it has arrived, so that no step waits for it.
 
         Raises:
             SystemExit: 143, after SIGTERM.
             KeyboardInterrupt: After SIGINT.
         """
         state = self.state
-        self.progress.step(images, **({"loss": float(loss)} if state.step % 10 == 0 else {}))
+        self.progress.step(images, **(self._arrived(loss) if state.step % 10 == 0 else {}))
         state.step += 1
         state.images += images
         alone = state.accelerator.num_processes == 1
         if alone or (state.epoch * self.steps + state.step) % ASK_EVERY == 0:
             self._leave_after_signal()
+
+    def timed(self, batches: Iterable[B], sample: Callable[[B], Tensor]) -> Iterator[B]:
+        """The batches of an epoch, with the clock of `speed` running.
+
+        Args:
+            batches: Of one epoch; the step on each must have ended, with `end_step`, before the next is asked for.
+            sample: Function of a batch: images (B, 1, H, W) for a tracker, which is shown some of the first batch.
+        """
+        waiting = iter(batches)
+        while True:
+            asked, images = time.perf_counter(), self.state.images
+            try:
+                batch = next(waiting)
+            except StopIteration:
+                self._synchronise()
+                self._passed += time.perf_counter() - asked if self._timed_images else 0.0
+                return
+            waited = time.perf_counter() - asked
+            if self.run.tracker is not None and not self._steps:
+                self.run.tracker.images("training views", sample(batch))
+            yield batch
+            self._steps += 1
+            if self._steps == WARM_UP:
+                self._synchronise()
+            if self._steps > WARM_UP:
+                self._timed_images += self.state.images - images
+                self._waited += waited
+                self._passed += time.perf_counter() - asked
+
+    def speed(self) -> dict[str, float | None]:
+        """Speed of the steps of this start without its first `WARM_UP` and without validation; None for too few steps.
+
+        Returns:
+            "training_images_per_second" over all processes, and "waiting_share", the share of this process's time in
+            [0, 1] in which no batch was ready.
+        """
+        if not self._timed_images:
+            return {"training_images_per_second": None, "waiting_share": None}
+        rate, share = self._timed_images / self._passed, self._waited / self._passed
+        return {"training_images_per_second": round(rate, 1), "waiting_share": round(share, 4)}
 
     def end_epoch(self, line: dict[str, Any], shown: Mapping[str, Any] | None = None) -> None:
         """Log the epoch and say its numbers.
@@ -143,6 +196,22 @@ class TrainingSession:
         state = {**self.state.state_dict(), "lines": len(self.run.lines())}
         if self.run.main:
             save_state(self.run.state, state, self.state.accelerator.num_processes)
+
+    def _arrived(self, loss: Tensor) -> dict[str, float]:
+        """The loss; on a GPU the one sent before this, if it has arrived, while this one is sent."""
+        if loss.device.type != "cuda":
+            return {"loss": float(loss)}
+        arrived = {"loss": float(self._sent[0])} if self._sent and self._sent[1].query() else {}
+        if arrived or self._sent is None:
+            event = torch.cuda.Event()
+            self._sent = loss.detach().to("cpu", non_blocking=True), event
+            event.record()
+        return arrived
+
+    def _synchronise(self) -> None:
+        """Wait for the steps that the device has yet to do."""
+        if self.state.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def _leave_after_signal(self) -> None:
         if number := highest_signal(self._stop.received, self.state.accelerator):

@@ -25,7 +25,7 @@ ALL = "validation images, from the file"
 SAMPLED = "validation images that export-model compared 8 bits on, from the file"
 
 
-def _in_torch(path: Path, threads: int, **options: bool) -> Run:
+def _in_torch(path: Path, threads: int, **options: Any) -> Run:
     """A weights file in PyTorch; the number of threads is the process's."""
     from cxr_common.checkpoint import load
     from cxr_deploy.export.torch_runtime import in_torch
@@ -47,6 +47,8 @@ def makers() -> dict[tuple[str, str], Make]:
         EAGER: _in_torch,
         (folded, "fp32"): functools.partial(_in_torch, fold=True),
         (folded, "bf16"): functools.partial(_in_torch, fold=True, bf16=True),
+        ("PyTorch on the GPU", "fp32"): functools.partial(_in_torch, fold=True, device="cuda"),
+        ("PyTorch on the GPU", "bf16"): functools.partial(_in_torch, fold=True, bf16=True, device="cuda"),
         **{
             (runtime.title, precision): functools.partial(_in_runtime, runtime, precision)
             for runtime in runtimes.RUNTIMES.values()
@@ -153,7 +155,7 @@ def _of_weights(name: str, file: Path, scratch: Path, notes: list[str]) -> Itera
             notes.append(f"{name}: trained in 8 bits, which PyTorch only imitates; export it first: export-model")
         return
     for runtime, precision in makers():
-        if runtime.startswith("PyTorch") and (precision != "bf16" or cpu_has_bf16()):
+        if runtime.startswith("PyTorch") and _possible(runtime, precision):
             yield Entry(name, runtime, precision, file, header, *validation["fp32"])
     ready = {path.name: path for path in exported.glob("*.onnx") if _made_from(path, digest)}
     plain = ready.get("model.onnx")
@@ -167,6 +169,14 @@ def _of_weights(name: str, file: Path, scratch: Path, notes: list[str]) -> Itera
         yield from _onnx_rows(name, ready[INT8], header, "int8", validation)
     else:
         notes.append(f"{name}: no 8-bit file of these weights beside it; `export-model` makes one where AUROC holds")
+
+
+def _possible(runtime: str, precision: str) -> bool:
+    """Whether this machine can compute in PyTorch in that way."""
+    from cxr_common.training.accelerator import has_bf16, uses_cuda
+
+    on_gpu = runtime.endswith("GPU")
+    return (not on_gpu or uses_cuda()) and (precision != "bf16" or has_bf16(on_gpu))
 
 
 def _validation(header: Header, eight: Path, digest: str | None) -> dict[str, tuple[float | None, str]]:

@@ -1,5 +1,6 @@
 """A model file as a function from a radiograph to an answer."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 from cxr_data import hub
 from cxr_data.augment import whole
 from cxr_data.decisions import decide, probabilities
-from cxr_data.errors import BadInput
+from cxr_data.errors import BadInput, unknown_name
 from cxr_data.header import Header, describe_onnx
 from cxr_data.images.header import BrokenImage
 from cxr_data.images.read import fit_image, read_image
 from cxr_data.sizes import pixel_size_for
 from cxr_deploy import runtimes
+from cxr_deploy.config import DEVICES
 from cxr_deploy.extras import require
 from cxr_deploy.runtimes import Run
 
@@ -192,12 +194,16 @@ def find_model(path: str | Path) -> Path:
     return path
 
 
-def load(path: str | Path, *, runtime: str = "auto", threads: int = 0, measure: bool = False) -> Classifier:
+def load(
+    path: str | Path, *, runtime: str = "auto", threads: int = 0, device: str | None = None, measure: bool = False
+) -> Classifier:
     """Load a model file; see :func:`cxr_deploy.load`. With ``measure``, "auto" is "fastest"."""
     runtimes.check_name(runtime)
+    if device is not None and device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
     file = find_model(path)
     if file.suffix == ".onnx":
-        return _load_onnx(file, runtime, threads, measure=measure)
+        return _load_onnx(file, runtime, threads, device, measure=measure)
     require("export", "answering from a .safetensors file, which takes PyTorch,")
     from cxr_common.checkpoint import load as load_weights
     from cxr_deploy.export import torch_runtime
@@ -205,23 +211,46 @@ def load(path: str | Path, *, runtime: str = "auto", threads: int = 0, measure: 
     if runtime not in ("auto", "fastest", "torch"):
         raise BadInput(f"an .onnx file for {runtime}", file.name, where=file, do="make one: export-model")
     network, header = load_weights(file, kind="model")
+    import torch
+
+    from cxr_common.training.accelerator import uses_cuda
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("a GPU that PyTorch can use", "none", where="--device cuda", do="--device cpu")
     if threads:
-        import torch
-
         torch.set_num_threads(threads)
-    return Classifier(header, torch_runtime.in_torch(network, header), file, "fp32")
+    return Classifier(
+        header,
+        torch_runtime.in_torch(network, header, device=device or ("cuda" if uses_cuda() else "cpu")),
+        file,
+        "fp32",
+    )
 
 
-def _load_onnx(file: Path, runtime: str, threads: int, *, measure: bool) -> Classifier:
+def _load_onnx(file: Path, runtime: str, threads: int, device: str | None, *, measure: bool) -> Classifier:
     from cxr_deploy.predict import fastest
 
     if runtime == "torch":
         raise BadInput("a .safetensors file for torch", file.name, where=file, do="--runtime onnxruntime")
     header, about = describe_onnx(file)
     precision = about["precision"]
-    if runtime == "fastest" or (runtime == "auto" and measure):
-        runtime = fastest.measured(file, header, precision, threads)
-    elif runtime == "auto":
-        runtime = fastest.remembered(file, precision, threads)
-    load_graph = runtimes.RUNTIMES[runtime].load
-    return Classifier(header, load_graph(file, threads=threads), file, precision)
+    if device != "cuda":  # what is measured and remembered is of this machine's CPU
+        if runtime == "fastest" or (runtime == "auto" and measure):
+            runtime = fastest.measured(file, header, precision, threads)
+        elif runtime == "auto":
+            runtime = fastest.remembered(file, precision, threads)
+    if runtime == "openvino":
+        if device == "cuda":
+            raise BadInput("the runtime onnxruntime or torch for a GPU", runtime, where="--runtime", do="--device cpu")
+        return Classifier(header, runtimes.in_openvino(file, threads=threads), file, precision)
+    return Classifier(header, _graph(file, threads, device, precision), file, precision)
+
+
+def _graph(file: Path, threads: int, device: str | None, precision: str) -> Run:
+    """A graph in ONNX Runtime; on a GPU, unless one is asked for, only where it works there."""
+    from cxr_deploy.runtimes import in_onnxruntime, onnxruntime_has_cuda
+
+    if device is None and precision == "fp32" and onnxruntime_has_cuda():
+        with contextlib.suppress(BadInput):  # built for GPUs, but here there is none
+            return in_onnxruntime(file, threads=threads, device="cuda")
+    return in_onnxruntime(file, threads=threads, device=device or "cpu")

@@ -57,7 +57,7 @@ def predict(config: PredictConfig) -> None:
         )
     files = list_files(given[1:])
     many = len(files) >= MEASURED_FROM
-    classifier = load(given[0], runtime=config.runtime, threads=config.threads, measure=many)
+    classifier = load(given[0], runtime=config.runtime, threads=config.threads, device=config.device, measure=many)
     refused: list[Row] = []
     warned = answered = drawn = 0
     stems = file_names((name for name, _ in files), longest=150) if config.heatmaps else {}

@@ -1,0 +1,77 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from cxr_common.training.session import WARM_UP, TrainingSession
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Any:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+    return clock
+
+
+def new_session(tmp_path, device: str = "cpu") -> TrainingSession:
+    run: Any = SimpleNamespace(
+        path=tmp_path, state=tmp_path / "state.pt", main=False, truncate_log=lambda lines: None, tracker=None
+    )
+    accelerator = SimpleNamespace(num_processes=1, device=torch.device(device))
+    state: Any = SimpleNamespace(epoch=0, step=0, images=0, seconds=0.0, accelerator=accelerator)
+    return TrainingSession(run, state, epochs=9, steps=100)
+
+
+def test_speed_is_of_the_steps_after_the_first_and_tells_how_long_they_waited(tmp_path, clock) -> None:
+    session = new_session(tmp_path)
+
+    def batches(count: int) -> Any:
+        for number in range(count):
+            clock.now += 3.0 if session._steps >= WARM_UP else 1000.0  # waiting for it
+            yield number
+
+    for epoch in range(2):
+        seen = []
+        for batch in session.timed(batches(WARM_UP), lambda batch: torch.zeros(1)):
+            seen.append(batch)
+            clock.now += 1.0
+            session.end_step(8, torch.tensor(0.5))
+        assert seen == list(range(WARM_UP))
+        clock.now += 500.0  # validation does not count
+        if epoch == 0:
+            assert session.speed() == {"training_images_per_second": None, "waiting_share": None}
+    assert session.speed() == {"training_images_per_second": 2.0, "waiting_share": 0.75}
+
+
+def test_a_loss_on_a_gpu_is_shown_once_it_has_arrived(tmp_path, monkeypatch) -> None:
+    arrived = []
+
+    class Event:
+        def record(self) -> None:
+            pass
+
+        def query(self) -> bool:
+            return bool(arrived)
+
+    class OnGPU:
+        device = torch.device("cuda")
+
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def detach(self) -> "OnGPU":
+            return self
+
+        def to(self, device: str, non_blocking: bool) -> torch.Tensor:
+            assert (device, non_blocking) == ("cpu", True)
+            return torch.tensor(self.value)
+
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    session: Any = new_session(tmp_path)
+    assert session._arrived(torch.tensor(2.0)) == {"loss": 2.0}  # on a CPU there is nothing to wait for
+    assert session._arrived(OnGPU(1.0)) == {}
+    assert session._arrived(OnGPU(2.0)) == {}  # the first is still on its way
+    arrived.append(True)
+    assert session._arrived(OnGPU(3.0)) == {"loss": 1.0}
+    assert session._arrived(OnGPU(4.0)) == {"loss": 3.0}

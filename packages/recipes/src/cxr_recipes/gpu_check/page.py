@@ -1,0 +1,116 @@
+"""The page ``gpu.md`` of what gpu-check found; every number on it comes from ``gpu.json``."""
+
+from typing import Any
+
+
+def page(record: dict[str, Any]) -> str:
+    """The page, in Markdown.
+
+    Args:
+        record: What gpu.json holds.
+    """
+    lines = [
+        "# A GPU for some minutes",
+        "",
+        f"Written by `reproduce gpu-check`, scale {record['scale']}, on {record['device']}; {record['machine']}.",
+        f"Pixels: {record['pixels'] or 'synthetic radiographs'}.",
+        "",
+        "## Correctness",
+        "",
+        "Each stage for two steps on the CPU and on the device, from the same weights, in float32 without TF32.",
+        "*Update*: ‖w_device − w_CPU‖ / ‖w_CPU − w_start‖.",
+        "",
+        "| check | differences | tolerance | |",
+        "|---|---|---|---|",
+    ]
+    for name, found in record["correctness"].items():
+        differences, tolerances = (_numbers(found.get(key, {})) for key in ("differences", "tolerances"))
+        lines.append(f"| {name} | {differences} | {tolerances} | {verdict(found)} |")
+    lines += ["", *_speed(record["speed"]), "", *_recipe(record["recipe"])]
+    return "\n".join(lines) + "\n"
+
+
+def failures(record: dict[str, Any]) -> list[str]:
+    """Names of what did not pass; what was left out for lack of time is no failure."""
+    parts = {**record["correctness"], **record["speed"]}
+    failed = [name for name, found in parts.items() if "error" in found or found.get("passed") is False]
+    return [*failed, "recipe"] if record["recipe"].get("error") else failed
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """One word or sentence on a result."""
+    if "left_out" in found:
+        return f"left out: {found['left_out']}"
+    if "error" in found:
+        return f"FAILED: {found['error'][:300]}".replace("|", "/").replace("\n", " ")
+    return "passed" if found["passed"] else "FAILED"
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """A result on one line of the terminal."""
+    if "passed" in found or "error" in found or "left_out" in found:
+        return f"{verdict(found)}  {_numbers(found.get('differences', {}))}".strip()
+    return _numbers({key: value for key, value in found.items() if isinstance(value, int | float)})
+
+
+def _speed(speed: dict[str, Any]) -> list[str]:
+    peak = speed.get("product of matrices", {}).get("tflops")
+    measured = f"{peak:.3g} TFLOP/s" if peak else "not measured"
+    lines = [
+        "## Speed",
+        "",
+        "Of the training steps after the first ten, without validation. *Of peak*: operations of the convolutions and",
+        f"products over those of a product of two large matrices on this device, {measured}.",
+        "*Waiting*: share of the time in which no batch was ready.",
+        "",
+        "| training | images/s | of peak | waiting | memory | precision |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in speed.items():
+        if name == "product of matrices":
+            continue
+        if "error" in found or "left_out" in found:
+            lines.append(f"| {name} | {verdict(found)} | | | | |")
+            continue
+        rate = found["training_images_per_second"]
+        share = rate * found["gflops"] / 1e3 / peak if rate and peak else None
+        memory = found.get("peak_gpu_memory_gib") or found.get("peak_memory_gib")
+        cells = [
+            f"{rate:.0f}" if rate else "too few steps",
+            f"{100 * share:.1f} %" if share else "",
+            f"{100 * found['waiting_share']:.1f} %" if found["waiting_share"] is not None else "",
+            f"{memory:.2f} GiB" if memory else "",
+            found.get("precision") or "",
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _recipe(recipe: dict[str, Any]) -> list[str]:
+    if not recipe:
+        return []
+    lines = [
+        "## Recipe",
+        "",
+        f"`{recipe['recipe']}`: {recipe['ended']}; {len(recipe['done'])} commands done.",
+        "",
+        "| training | validation AUROC (linear probe for SSL) | seconds | images/s | waiting | precision | device |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in recipe["trained"].items():
+        auroc = found.get("val_auroc", found.get("probe_auroc"))
+        rate, waiting = found.get("training_images_per_second"), found.get("waiting_share")
+        cells = [
+            f"{auroc:.4f}" if auroc is not None else "",
+            f"{found.get('seconds', 0):.0f}",
+            f"{rate:.0f}" if rate else "",
+            f"{100 * waiting:.1f} %" if waiting is not None else "",
+            found.get("precision", ""),
+            found.get("device", ""),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _numbers(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
