@@ -3,8 +3,10 @@
 import importlib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,12 +37,14 @@ KINDS = {"my_loss", "my_metric", "my_method", "my_network", "my_reader", "my_run
 
 
 @pytest.fixture(scope="module")
-def added(tmp_path_factory) -> dict[str, ModuleType]:
+def added(tmp_path_factory) -> Iterator[dict[str, ModuleType]]:
     """The example of every kind, imported into this process; what they add is taken out again."""
     folder = tmp_path_factory.mktemp("elsewhere")
     for name, program in PROGRAMS.items():
         (folder / f"{name}.py").write_text(program, "utf-8")
-    tables = [(table, dict(table)) for table in (METRICS, READERS, RUNTIMES, METHODS)]
+    tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (table, dict(table)) for table in (METRICS, READERS, RUNTIMES, METHODS)
+    ]
     sys.path.insert(0, str(folder))
     yield {name: importlib.import_module(name) for name in sorted(KINDS)}
     sys.path.remove(str(folder))

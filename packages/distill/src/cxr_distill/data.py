@@ -86,7 +86,7 @@ def _blank_labels(cohort: Cohort, fraction: float, seed: int) -> list[str]:
     used = label_fraction(cohort, fraction, seed=seed) if fraction < 1 else labelled
     targets = cohort.targets[used]
     held = (targets == 1).any(axis=0) if cohort.task == "multiclass" else ~np.isnan(targets).all(axis=0)
-    return [label for label, one in zip(cohort.labels, held, strict=True) if not one]
+    return [label for label, one in zip(cohort.labels, np.atleast_1d(held).tolist(), strict=True) if not one]
 
 
 def without_labels(cohort: Cohort) -> Cohort:

@@ -36,7 +36,7 @@ from cxr_data.command import config_dict
 from cxr_distill import eight_bits, linear
 from cxr_distill.average import Average
 from cxr_distill.config import TrainConfig
-from cxr_distill.data import Batch, TrainingSet, batches, mixed, order_of, training_set
+from cxr_distill.data import Batch, TrainingSet, batches, labelled_task, mixed, order_of, training_set
 from cxr_distill.feature_validation import feature_losses
 from cxr_distill.imbalance import first_logits
 from cxr_distill.layerwise import slower_below
@@ -158,7 +158,9 @@ def train(
         if not plan.epochs:
             student.to(accelerator.device)
             logits = _validation_logits(config, data, student.network, accelerator, torch.float32)
-            figures = validation(logits, targets=cohort.targets[data.val_rows], task=data.task, teacher=None)
+            figures = validation(
+                logits, targets=cohort.targets[data.val_rows], task=labelled_task(cohort), teacher=None
+            )
             finish(student.network, Best(0, None, figures, {}), {"epochs": 0})
             return written
         if config.mode == "linear":

@@ -109,7 +109,7 @@ def make_server(classifier: Classifier, port: int, notice: str) -> ThreadingHTTP
 
         def _from_here(self) -> bool:
             """Whether the request is of our own page; refuses it otherwise."""
-            hosts = {f"{name}:{self.server.server_address[1]}" for name in ("127.0.0.1", "localhost")}
+            hosts = {f"{name}:{self.connection.getsockname()[1]}" for name in ("127.0.0.1", "localhost")}
             origin = self.headers.get("Origin")
             if self.headers.get("Host") in hosts and origin in {None, *(f"http://{host}" for host in hosts)}:
                 return True

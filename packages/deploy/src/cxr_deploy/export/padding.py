@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,10 +29,10 @@ def fixed_padding(network: nn.Module, images: Tensor) -> Iterator[None]:
         network: In evaluation mode.
         images: Example input.
     """
-    padded = [module for module in network.modules() if isinstance(module, Conv2dSame)]
-    sizes: dict[nn.Module, tuple[int, int]] = {}
+    padded: list[nn.Conv2d] = [module for module in network.modules() if isinstance(module, Conv2dSame)]
+    sizes: dict[nn.Conv2d, tuple[int, int]] = {}
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def note(module: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
         height, width = inputs[0].shape[-2:]
         sizes[module] = int(height), int(width)
 
@@ -42,7 +43,6 @@ def fixed_padding(network: nn.Module, images: Tensor) -> Iterator[None]:
         hook.remove()
     try:
         for module in sizes:
-            assert isinstance(module, Conv2dSame)
             module.forward = functools.partial(_convolve, module, _padding(module, *sizes[module]))
         yield
     finally:
@@ -50,7 +50,7 @@ def fixed_padding(network: nn.Module, images: Tensor) -> Iterator[None]:
             del module.forward
 
 
-def _padding(module: Conv2dSame, height: int, width: int) -> list[int]:
+def _padding(module: nn.Conv2d, height: int, width: int) -> list[int]:
     """Left, right, top, bottom."""
     sides = []
     for size, kernel, stride, dilation in zip(
@@ -61,7 +61,7 @@ def _padding(module: Conv2dSame, height: int, width: int) -> list[int]:
     return sides
 
 
-def _convolve(module: Conv2dSame, padding: list[int], x: Tensor) -> Tensor:
+def _convolve(module: nn.Conv2d, padding: list[int], x: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, padding), module.weight, module.bias, module.stride, 0, module.dilation, module.groups)
 
 
@@ -90,9 +90,10 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     known = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type in FOLDED and all(not name or name in known for name in node.input):
-            (known[node.output[0]],) = ReferenceEvaluator(node, opsets={"": model.opset_import[0].version}).run(
+            answers: Any = ReferenceEvaluator(node, opsets={"": model.opset_import[0].version}).run(
                 None, {name: known[name] for name in node.input if name}
             )
+            known[node.output[0]] = answers[0]
     return known
 
 
@@ -115,4 +116,4 @@ def _is_zero(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bool:
     if len(node.input) == 3 and node.input[2] and np.any(constants.get(node.input[2], np.ones(1))):
         return False
     sides = constants[node.input[1]].reshape(2, -1)
-    return sides.shape[1] == 4 and not sides[:, :2].any() and (sides >= 0).all()
+    return sides.shape[1] == 4 and not sides[:, :2].any() and bool((sides >= 0).all())
