@@ -21,6 +21,7 @@ def test_no_output_is_kept() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own packages
 def test_every_cell_runs(tmp_path) -> None:
     import nbformat
@@ -30,7 +31,7 @@ def test_every_cell_runs(tmp_path) -> None:
     given = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     assert len(given) == 1
     given[0].source = TINY
-    NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
     said = "".join(output.get("text", "") for output in outputs)
