@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -29,7 +29,7 @@ def fixed_padding(network: nn.Module, images: Tensor) -> Iterator[None]:
         network: In evaluation mode.
         images: Example input.
     """
-    padded: list[nn.Conv2d] = [module for module in network.modules() if isinstance(module, Conv2dSame)]
+    padded = [cast(nn.Conv2d, module) for module in network.modules() if isinstance(module, Conv2dSame)]
     sizes: dict[nn.Conv2d, tuple[int, int]] = {}
 
     def note(module: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
@@ -43,11 +43,11 @@ def fixed_padding(network: nn.Module, images: Tensor) -> Iterator[None]:
         hook.remove()
     try:
         for module in sizes:
-            module.forward = functools.partial(_convolve, module, _padding(module, *sizes[module]))
+            vars(module)["forward"] = functools.partial(_convolve, module, _padding(module, *sizes[module]))
         yield
     finally:
         for module in sizes:
-            del module.forward
+            del vars(module)["forward"]
 
 
 def _padding(module: nn.Conv2d, height: int, width: int) -> list[int]:
