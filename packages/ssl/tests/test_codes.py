@@ -9,6 +9,22 @@ from cxr_ssl import codes as codes_module
 from cxr_ssl.codes import sinkhorn
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _exponentials():
+    """Small matrices too are scaled by exponentials here, as large ones are."""
+    before, codes_module.SMALL = codes_module.SMALL, 0
+    yield
+    codes_module.SMALL = before
+
+
+def test_small_matrices_take_logarithms_to_the_same_codes(monkeypatch):
+    scores = unit_scores(16, 300, 64, 0)
+    expected = sinkhorn(scores)
+    monkeypatch.setattr(codes_module, "SMALL", 2**15)
+    monkeypatch.setattr(codes_module, "_by_exponentials", None)
+    torch.testing.assert_close(sinkhorn(scores), expected, atol=1e-6, rtol=1e-4)
+
+
 def unit_scores(batch: int, prototypes: int, dim: int, seed: int, dtype=torch.float32) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     a = torch.nn.functional.normalize(torch.randn(batch, dim, generator=random, dtype=dtype), dim=1)

@@ -4,6 +4,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+SMALL = 2**15
+"""Scores below which the few operations of the logarithms take less time than the many of the exponentials."""
+
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
@@ -47,6 +50,8 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     if epsilon <= 0 or iterations < 1:
         raise ValueError(f"sinkhorn needs epsilon > 0 and iterations >= 1, got {epsilon} and {iterations}.")
     log_q = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
+    if log_q.numel() < SMALL and not _distributed():  # not among several processes, which may hold unequal numbers
+        return _by_logarithms(log_q, iterations)
     codes = _by_exponentials(log_q, iterations)
     return _by_logarithms(log_q, iterations) if codes is None else codes
 
