@@ -41,7 +41,8 @@ def test_a_missing_extra_is_named(monkeypatch):
 def test_commands_name_the_extra_they_lack(command, arguments, tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "model.safetensors").touch()
-    arguments = [str(tmp_path / "torch") if argument == "torch" else argument for argument in arguments]
+    (tmp_path / "image.png").touch()
+    arguments = [str(tmp_path / argument) for argument in arguments]
     code = f"from cxr_deploy.cli import {command}\nsys.exit({command}(sys.argv[1:]))"
     done = without({"torch", "onnx", "cxr_common"}, code, *arguments)
     assert done.returncode == 2, done.stderr
