@@ -157,7 +157,7 @@ class ModelFile:
     versions: dict[str, str]
     git: str | None
     licence: str | None = None
-    ancestors: list[dict[str, Any]] = field(default_factory=list)
+    ancestors: list[dict[str, Any]] | None = None
     """Every file it comes from, with licence and source."""
 
 

@@ -118,7 +118,7 @@ def _environment() -> jinja2.Environment:
         "signed": signed,
         "big": big,
         "short": short,
-        "licence_lines": lambda file: trail(file.get("licence"), file.get("ancestors", ())),
+        "licence_lines": lambda file: trail(file.get("licence"), file.get("ancestors") or ()),
         "pvalue": pvalue,
         "image": image,
     }

@@ -256,7 +256,7 @@ def _how_to_use() -> str:
 
 
 def _licences(model: Mapping[str, Any]) -> str:
-    lines = licences.trail(model["file"].get("licence"), model["file"].get("ancestors", ()))
+    lines = licences.trail(model["file"].get("licence"), model["file"].get("ancestors") or ())
     return "## Licences\n\n" + "\n".join(f"- {_text(line)}" for line in lines)
 
 
