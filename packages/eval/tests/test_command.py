@@ -41,7 +41,7 @@ def test_whole_stage_on_the_phantom(tmp_path, make_model, labels, capsys):
     assert {path.name for path in folder.iterdir()} == stage.OURS
     assert sorted(path.name for path in (folder / "model_cards").iterdir()) == ["baseline", "teacher"]
     card = (folder / "model_cards" / "teacher" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name")
+    assert card.startswith("---\nlicense: unknown\nlibrary_name")
     plots = {path.name for path in (folder / "plots").iterdir()}
     assert {f"{kind}-{labels[0]}.svg" for kind in ("roc", "precision-recall", "calibration-before")} <= plots
     assert {"subgroups-sex.svg", "subgroups-age.svg"} <= plots
