@@ -3,8 +3,11 @@ r"""Whole experiments in one command.
 >>> from pathlib import Path
 >>> from cxr_recipes import recipe
 >>> print(*recipe.names(), sep="\n")
+any-teacher
 babaahmadi2023
+bits
 daniel2024
+demo
 desbele2025
 evidence
 kermany

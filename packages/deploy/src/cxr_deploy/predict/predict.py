@@ -18,7 +18,7 @@ from cxr_data.terminal import counting, say
 from cxr_deploy import demo
 from cxr_deploy.config import PredictConfig
 from cxr_deploy.predict import overlay, tables, unusual
-from cxr_deploy.predict.classifier import Classifier, heat, load
+from cxr_deploy.predict.classifier import Classifier, find_model, heat, load
 from cxr_deploy.predict.tables import Row
 
 SPOKEN = 20
@@ -55,9 +55,10 @@ def predict(config: PredictConfig) -> None:
             f"{len(config.paths)} arguments",
             do=f"for example: predict {'--demo' if config.demo else 'model.onnx'} radiographs/ --out answers.csv",
         )
+    model = find_model(given[0])
     files = list_files(given[1:])
     many = len(files) >= MEASURED_FROM
-    classifier = load(given[0], runtime=config.runtime, threads=config.threads, device=config.device, measure=many)
+    classifier = load(model, runtime=config.runtime, threads=config.threads, device=config.device, measure=many)
     refused: list[Row] = []
     warned = answered = drawn = 0
     stems = file_names((name for name, _ in files), longest=150) if config.heatmaps else {}
