@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -151,13 +152,16 @@ def test_wheels_hold_types_and_recipes_and_no_tests(wheels) -> None:
     names = {member: zipfile.ZipFile(path).namelist() for member, path in wheels.items()}
     for member, files in names.items():
         assert f"cxr_{member}/py.typed" in files
-        assert not [name for name in files if "test" in name]
+        assert not [name for name in files if re.search(r"(^|[/_])tests?([/_.]|$)", name)]
     assert "cxr_recipes/recipes/quickstart.yaml" in names["recipes"]
     assert {f"cxr_eval/report/template/{name}" for name in ("page.html", "script.js", "style.css")} <= set(
         names["eval"]
     )
     page = ("index.html", "style.css", "icon.svg", "app.js", "pixels.js", "dicom.js")
     assert {f"cxr_deploy/web/{name}" for name in page} <= set(names["deploy"])
+    shipped = ("model.int8.onnx", "card.md", "record.json", "page.html", "page.js")
+    assert {f"cxr_deploy/demo/{name}" for name in shipped} <= set(names["deploy"])
+    assert "cxr_eval/metrics.schema.json" in names["eval"]
 
 
 FIRST_ANSWER = """
