@@ -33,11 +33,11 @@ def measurements(
             ["ssl-pretrain", f"--architecture={scale.teacher}", *swav, "--on_collapse=warn", "--keep_state=false"],
             "ssl",
         ),
-        f"{scale.teacher} alone, {scale.size} px, batch {scale.batch}": (
+        f"teacher, {scale.teacher} alone, {scale.size} px, batch {scale.batch}": (
             ["finetune", f"--architecture={scale.teacher}", "--start=random", "--epochs=2", batch],
             "teacher",
         ),
-        f"{scale.student} alone, {scale.size} px, batch {scale.batch}": (
+        f"student, {scale.student} alone, {scale.size} px, batch {scale.batch}": (
             ["finetune", f"--architecture={scale.student}", "--start=random", epochs, batch],
             "alone",
         ),
