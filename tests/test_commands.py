@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cxr_data.header import describe
+from cxr_data.sizes import pixel_size_for, size_for
+
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     *("cxr", "cxr-data", "ssl-pretrain", "finetune", "distill"),
@@ -92,3 +95,18 @@ def test_the_three_commands_bare_one_after_the_other(tmp_path, typed) -> None:
     report = tmp_path / "runs" / "quickstart" / "report" / "index.html"
     assert str(report.relative_to(tmp_path)) in third.stdout
     assert "teacher" in report.read_text()
+
+
+def test_training_without_a_size_takes_that_of_the_cohort(tmp_path, typed) -> None:
+    def run(*words: str) -> None:
+        done = typed(*words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    run("cxr-data", "prepare", "phantom:60", "--size", "40", "--out", "mine")
+    trained = ["--data", "mine", "--epochs", "1", "--batch_size", "16"]
+    run("ssl-pretrain", *trained, "--architecture", "test_resnet", "--on_collapse", "warn")
+    run("finetune", *trained, "--architecture", "test_resnet")
+    run("distill", *trained, "--student", "test_resnet")
+    runs = tmp_path / "runs" / "quickstart"
+    for file in ("ssl/backbone", "teacher/model", "test_resnet/model"):
+        assert describe(runs / f"{file}.safetensors").input.size == size_for(pixel_size_for(40)), file

@@ -50,7 +50,7 @@ def finetune(config: FinetuneConfig) -> Path:
     Raises:
         BadInput: Data, start or run folder that cannot work.
     """
-    config = dataclasses.replace(config, size=config.input_size or default_size(config.data))
+    config = dataclasses.replace(config, size=config.size or default_size(config.data))
     run = Path(config.runs_dir, config.run)
     cohort = _open(config)
     labelled_task(cohort)
@@ -76,7 +76,7 @@ def distill(config: DistillConfig) -> Path:
     Raises:
         BadInput: Data, teacher, losses or run folder that cannot work.
     """
-    config = dataclasses.replace(config, size=config.input_size or default_size(config.data))
+    config = dataclasses.replace(config, size=config.size or default_size(config.data))
     run = Path(config.runs_dir, config.run)
     words = [_teacher_place(given) for given in config.teacher]
     headless = [_is_encoder(given) for given in words]  # a missing file must not cost the fitting of anything
