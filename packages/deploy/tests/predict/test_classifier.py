@@ -11,6 +11,7 @@ from cxr_data.augment import whole
 from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput
 from cxr_data.images.read import fit_image, read_image
+from cxr_deploy import runtimes
 from cxr_deploy.predict.classifier import heat
 from cxr_eval.predictions import predict as evaluated
 
@@ -99,3 +100,15 @@ def test_models_that_are_not_there_or_do_not_fit_are_refused(models, tmp_path):
         cxr_deploy.load(models["onnx"], runtime="torch")
     with pytest.raises(BadInput, match="for onnxruntime"):
         cxr_deploy.load(models["torch"].parent, runtime="onnxruntime")
+
+
+def test_a_runtime_added_elsewhere_is_the_one_that_answers(models, monkeypatch):
+    asked = []
+
+    def mine(file, *, threads=0):
+        asked.append((file, threads))
+        return runtimes.in_onnxruntime(file, threads=threads)
+
+    monkeypatch.setitem(runtimes.RUNTIMES, "mine", runtimes.Runtime("Mine", mine, {"fp32": {}}))
+    cxr_deploy.load(models["onnx"], runtime="mine", threads=1)
+    assert asked == [(models["onnx"], 1)]

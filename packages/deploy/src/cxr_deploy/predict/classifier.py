@@ -234,23 +234,23 @@ def _load_onnx(file: Path, runtime: str, threads: int, device: str | None, *, me
         raise BadInput("a .safetensors file for torch", file.name, where=file, do="--runtime onnxruntime")
     header, about = describe_onnx(file)
     precision = about["precision"]
-    if device != "cuda":  # what is measured and remembered is of this machine's CPU
-        if runtime == "fastest" or (runtime == "auto" and measure):
+    if runtime in ("auto", "fastest"):
+        if device == "cuda":  # what is measured and remembered is of this machine's CPU
+            runtime = fastest.DEFAULT
+        elif runtime == "fastest" or measure:
             runtime = fastest.measured(file, header, precision, threads)
-        elif runtime == "auto":
+        else:
             runtime = fastest.remembered(file, precision, threads)
-    if runtime == "openvino":
-        if device == "cuda":
-            raise BadInput("the runtime onnxruntime or torch for a GPU", runtime, where="--runtime", do="--device cpu")
-        return Classifier(header, runtimes.in_openvino(file, threads=threads), file, precision)
-    return Classifier(header, _graph(file, threads, device, precision), file, precision)
+    if runtime == fastest.DEFAULT:
+        return Classifier(header, _graph(file, threads, device, precision), file, precision)
+    if device == "cuda":
+        raise BadInput("the runtime onnxruntime or torch for a GPU", runtime, where="--runtime", do="--device cpu")
+    return Classifier(header, runtimes.RUNTIMES[runtime].load(file, threads=threads), file, precision)
 
 
 def _graph(file: Path, threads: int, device: str | None, precision: str) -> Run:
     """A graph in ONNX Runtime; on a GPU, unless one is asked for, only where it works there."""
-    from cxr_deploy.runtimes import in_onnxruntime, onnxruntime_has_cuda
-
-    if device is None and precision == "fp32" and onnxruntime_has_cuda():
+    if device is None and precision == "fp32" and runtimes.onnxruntime_has_cuda():
         with contextlib.suppress(BadInput):  # built for GPUs, but here there is none
-            return in_onnxruntime(file, threads=threads, device="cuda")
-    return in_onnxruntime(file, threads=threads, device=device or "cpu")
+            return runtimes.in_onnxruntime(file, threads=threads, device="cuda")
+    return runtimes.in_onnxruntime(file, threads=threads, device=device or "cpu")
