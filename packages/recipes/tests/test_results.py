@@ -1,7 +1,8 @@
 import pytest
 
+from cxr_recipes.differences import difference
 from cxr_recipes.recipe import Recipe
-from cxr_recipes.results import _confusion, _difference, _figures, _finished, _gains, _published, _report, by_seed, page
+from cxr_recipes.results import _confusion, _figures, _finished, _gains, _published, _report, by_seed, page
 
 
 def model(auroc: float | None) -> dict:
@@ -57,7 +58,7 @@ def test_gains_pair_the_seeds_that_both_have() -> None:
 
 def test_the_undefined_stays_undefined() -> None:
     models = {"a": model(None), "b": model(0.9)}
-    assert _difference(models["a"], models["b"], "auroc") is None
+    assert difference(models["a"], models["b"], "auroc") is None
     assert "| a | 1 | undefined |" in _figures(by_seed(models), models)
     assert "| a | AUROC | 0.9 | undefined | |" in _published({"a": {"auroc": 0.9}}, by_seed(models), models)
 
@@ -117,7 +118,7 @@ def test_averages_over_some_labels_say_so_and_gains_are_over_those_that_both_hav
     for name, values in {"a": (0.9, None), "b": (0.8, 0.2)}.items():
         models[name]["labels"] = {label: {"f1": {"value": value}} for label, value in zip("xy", values, strict=True)}
     models["a"]["overall"]["f1"] = {"value": 0.9, "low": 0.8, "high": 1.0, "labels": 1}
-    assert _difference(models["a"], models["b"], "f1") == pytest.approx(10)
+    assert difference(models["a"], models["b"], "f1") == pytest.approx(10)
     rows = _figures(by_seed(models), models).splitlines()
     assert rows[2].endswith("| 0.9000 [0.8000, 1.0000] (1) |")
     assert "(" not in rows[3]

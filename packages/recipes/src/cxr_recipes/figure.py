@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cxr_common.gain import over_seeds
+from cxr_recipes.differences import difference
 
 ALONE, DISTILLED, TEACHER = "#8a8f98", "#1f5fbf", "#c77700"
 
@@ -66,10 +67,10 @@ def figure(
 
 def _gain(models: Models, metric: str, with_it: Sequence[str], without: Sequence[str]) -> str:
     """Difference in percentage points, paired by seed."""
-    values = [
-        100 * (models[a]["overall"][metric]["value"] - models[b]["overall"][metric]["value"])
-        for a, b in zip(with_it, without, strict=True)
-    ]
+    each = [difference(models[a], models[b], metric) for a, b in zip(with_it, without, strict=True)]
+    values = [value for value in each if value is not None]
+    if not values:
+        return "gain undefined"
     if len(values) < 2:
         return f"{values[0]:+.1f} points (one seed)"
     mean, half = over_seeds(values)

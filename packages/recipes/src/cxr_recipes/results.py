@@ -13,6 +13,7 @@ from cxr_common.gain import over_seeds
 from cxr_data.header import provenance
 from cxr_data.machine import cpu_name, memory
 from cxr_data.model_files import set_aside
+from cxr_recipes.differences import difference, points
 from cxr_recipes.figure import figure
 from cxr_recipes.recipe import Recipe
 from cxr_recipes.schema import METRICS
@@ -167,9 +168,9 @@ def _gains(
         "|---" * (4 + len(METRICS)) + "|",
     ]
     for title, pairs in paired(recipe, groups, models):
-        cells = [_gain([_points(validation.get(a), validation.get(b)) for a, b in pairs])]
-        cells += [_gain([_difference(models[a], models[b], metric) for a, b in pairs]) for metric in METRICS]
-        better = sum((_difference(models[a], models[b], "auroc") or 0) > 0 for a, b in pairs)
+        cells = [_gain([points(validation.get(a), validation.get(b)) for a, b in pairs])]
+        cells += [_gain([difference(models[a], models[b], metric) for a, b in pairs]) for metric in METRICS]
+        better = sum((difference(models[a], models[b], "auroc") or 0) > 0 for a, b in pairs)
         lines.append(f"| {title} | {len(pairs)} | " + " | ".join(cells) + f" | {better} of {len(pairs)} |")
         paper = recipe.published_gains.get(title)
         if paper:
@@ -196,21 +197,6 @@ def _gain(differences: Sequence[float | None]) -> str:
         return f"{known[0]:+.2f}" if known else "undefined"
     mean, half = over_seeds(known)
     return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
-
-
-def _difference(a: Mapping[str, Any], b: Mapping[str, Any], metric: str) -> float | None:
-    """Of the overall figures; of averages that leave labels out, over the labels that both have."""
-    overall = a["overall"][metric], b["overall"][metric]
-    if not any("labels" in entry for entry in overall):
-        return _points(overall[0]["value"], overall[1]["value"])
-    of_labels = [[model["labels"][label][metric]["value"] for label in a["labels"]] for model in (a, b)]
-    points = [_points(one, other) for one, other in zip(*of_labels, strict=True)]
-    known = [point for point in points if point is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _points(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else 100 * (one - other)
 
 
 def _published(paper: Mapping[str, Mapping[str, float]], groups: Mapping[str, list[str]], models: Models) -> str:
