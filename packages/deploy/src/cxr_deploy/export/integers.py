@@ -1,5 +1,6 @@
 """Weights of a fake-quantised graph as the integers they stand for."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def with_integer_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:  # a topological order
         known = all(name in constants for name in node.input if name)
         if known and node.op_type != "DequantizeLinear":
-            for name, value in zip(node.output, _computed(node, constants, made.opset_import), strict=True):
+            for name, value in zip(node.output, computed(node, constants, made.opset_import), strict=True):
                 constants[name] = value
             continue
         source = integers.get(node.input[0]) if node.input else None
@@ -58,7 +59,14 @@ def _transposed(node: onnx.NodeProto, source: onnx.NodeProto, constants: dict[st
     return helper.make_node("DequantizeLinear", inputs, node.output, node.name, axis=list(order).index(axis))
 
 
-def _computed(node: onnx.NodeProto, constants: dict[str, NDArray[Any]], opsets: Any) -> list[NDArray[Any]]:
+def computed(node: onnx.NodeProto, constants: Mapping[str, NDArray[Any]], opsets: Any) -> list[NDArray[Any]]:
+    """What a node writes whose inputs are all constants.
+
+    Args:
+        node: The node.
+        constants: Tensor by name, its inputs among them.
+        opsets: ``opset_import`` of its graph.
+    """
     inputs = {name: constants[name] for name in node.input if name}
     empty = onnx.TypeProto()
     graph = helper.make_graph(

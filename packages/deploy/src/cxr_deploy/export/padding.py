@@ -3,16 +3,17 @@
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cxr_deploy.export.integers import computed
 
 FOLDED = ("Constant", "ConstantOfShape", "Concat", "Reshape", "Slice", "Transpose", "Cast")
 """Operations of which the exporter builds the sides of a padding."""
@@ -90,10 +91,7 @@ def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     known = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type in FOLDED and all(not name or name in known for name in node.input):
-            answers: Any = ReferenceEvaluator(node, opsets={"": model.opset_import[0].version}).run(
-                None, {name: known[name] for name in node.input if name}
-            )
-            known[node.output[0]] = answers[0]
+            known[node.output[0]] = computed(node, known, model.opset_import)[0]
     return known
 
 
