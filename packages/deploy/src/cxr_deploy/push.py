@@ -40,7 +40,7 @@ def push(config: PushConfig) -> Path:
     header = describe(file)
     digest = sha256(file)
     folder = Path(config.out) if config.out else file.parent / "hub"
-    report, entry = _reported(file, digest)
+    card, entry = _reported(file, digest)
     licence = config.licence or header.licence
     with whole_folder(folder) as new:
         shutil.copyfile(file, new / ("model.safetensors" if header.kind == "model" else "backbone.safetensors"))
@@ -51,7 +51,7 @@ def push(config: PushConfig) -> Path:
         write_json(new / "config.json", configuration(header))
         if entry is not None:
             write_json(new / "metrics.json", entry)
-        card = _card(report, file, digest) or plain_card(header, names([file])[0])
+        card = card or plain_card(header, names([file])[0])
         write_text(new / "README.md", with_licence(card, header, licence))
     say(f"wrote {folder}: {', '.join(sorted(one.name for one in folder.iterdir()))}")
     for line in trail(licence, header.ancestors):
@@ -119,23 +119,16 @@ def _made_of(exported: Path, digest: str) -> bool:
     return made
 
 
-def _reported(file: Path, digest: str) -> tuple[Path | None, dict[str, Any] | None]:
-    """The report of the model's run that holds this file, and what it says of it."""
+def _reported(file: Path, digest: str) -> tuple[str, dict[str, Any] | None]:
+    """The newest report of the model's run on this file: its model card, and what it says; "" and None without one."""
     for metrics in sorted(file.parent.parent.glob("*/metrics.json"), key=lambda path: path.stat().st_mtime)[::-1]:
         document = json.loads(metrics.read_text("utf-8"))
-        for name, model in document.get("models", {}).items():
+        models = document.get("models", {})
+        for name, model in models.items():
             if model["file"]["sha256"] == digest:
                 kept = ("task", "labels", "cohort", "split", "images", "patients", "intervals")
                 entry = {key: document[key] for key in kept if key in document}
-                return metrics.parent, {**entry, "name": name, "model": model}
-    return None, None
-
-
-def _card(report: Path | None, file: Path, digest: str) -> str:
-    """The card that `evaluate` has written of this model; "" where there is none."""
-    if report is None:
-        return ""
-    models = json.loads((report / "metrics.json").read_text("utf-8"))["models"]
-    mine = next(name for name, model in models.items() if model["file"]["sha256"] == digest)
-    path = report / "model_cards" / file_names(models)[mine] / "README.md"
-    return path.read_text("utf-8") if path.is_file() else ""
+                card = metrics.parent / "model_cards" / file_names(models)[name] / "README.md"
+                written = card.read_text("utf-8") if card.is_file() else ""
+                return written, {**entry, "name": name, "model": model}
+    return "", None
