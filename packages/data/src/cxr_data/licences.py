@@ -43,8 +43,9 @@ def of_file(path: str | Path) -> dict[str, str]:
             return {"licence": own.licence or UNKNOWN, "source": f"cxr {own.architecture}"}
     card = front_matter(path.parent / "README.md")
     licence = said.get("licence") or said.get("license") or card.get("license_name") or card.get("license")
-    licence = licence or _configured(path) or _packaged(path.parent).get("licence")
-    source = said.get("source") or hub_source(path) or _packaged(path.parent).get("source") or ""
+    package = _packaged(path.parent)
+    licence = licence or _configured(path) or package.get("licence")
+    source = said.get("source") or hub_source(path) or package.get("source") or ""
     return {"licence": str(licence or UNKNOWN), "source": str(source)}
 
 
