@@ -192,9 +192,8 @@ def answer(classifier: Classifier, content: bytes) -> dict[str, Any]:
                 "heat": None if shown is None or not shown.any() else _png(overlay.draw(pixels, shown)),
             }
         )
-    enlarged = cv2.resize(pixels, (edge, edge), interpolation=cv2.INTER_CUBIC)
     return {
-        "picture": _png(enlarged.astype(np.uint8)),
+        "picture": _png(overlay.draw(pixels, np.zeros_like(pixels, np.float32))),
         "warnings": warnings,
         "labels": labels,
         "heat_edge": 0 if answers.maps is None else answers.maps.shape[-1],
@@ -203,12 +202,10 @@ def answer(classifier: Classifier, content: bytes) -> dict[str, Any]:
 
 def threshold(classifier: Classifier, label: int) -> float | None:
     """The probability from which a label is called; None where the most probable of the classes is."""
-    stored, labels = classifier.header.thresholds, classifier.labels
-    if classifier.header.task == "multilabel":
-        return float(stored[label]) if stored else 0.5
-    if len(labels) != 2 or not stored:
-        return None
-    return float(stored[1]) if label == 1 else 1 - float(stored[1])
+    stored = classifier.header.thresholds
+    if not stored:
+        return 0.5 if classifier.header.task == "multilabel" else None
+    return float(stored[label])
 
 
 def _png(picture: NDArray[np.uint8]) -> str:
