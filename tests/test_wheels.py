@@ -157,7 +157,7 @@ def test_wheels_hold_types_and_recipes_and_no_tests(wheels) -> None:
     assert {f"cxr_eval/report/template/{name}" for name in ("page.html", "script.js", "style.css")} <= set(
         names["eval"]
     )
-    page = ("index.html", "style.css", "icon.svg", "app.js", "pixels.js", "dicom.js")
+    page = ("index.html", "style.css", "icon.svg", "app.js", "bar.js", "pixels.js", "dicom.js")
     assert {f"cxr_deploy/web/{name}" for name in page} <= set(names["deploy"])
     shipped = ("model.int8.onnx", "card.md", "record.json", "page.html", "page.js")
     assert {f"cxr_deploy/demo/{name}" for name in shipped} <= set(names["deploy"])

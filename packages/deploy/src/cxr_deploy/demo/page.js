@@ -1,6 +1,7 @@
 // One file in, the answer of the program on this computer out.
+import { bar } from "./bar.js";
+
 const $ = (id) => document.getElementById(id);
-const NAMESPACE = "http://www.w3.org/2000/svg";
 let shown = null;
 
 async function start() {
@@ -65,22 +66,6 @@ function paint(i) {
   $("view").hidden = $("explained").hidden = false;
   $("plain").hidden = !label;
   if (!label) for (const radio of document.querySelectorAll("input[name=heat]")) radio.checked = false;
-}
-
-function bar(p, threshold) {
-  const svg = document.createElementNS(NAMESPACE, "svg"), holder = element("div", "bar", "");
-  for (const [name, value] of Object.entries({ viewBox: "0 0 100 10", preserveAspectRatio: "none", role: "img", "aria-label": `probability ${p.toFixed(3)}` })) svg.setAttribute(name, value);
-  svg.append(shape("rect", { class: "empty", width: 100, height: 10 }), shape("rect", { class: "fill", width: 100 * p, height: 10 }));
-  if (threshold !== null)
-    for (const name of ["halo", "threshold"]) svg.append(shape("line", { class: name, x1: 100 * threshold, x2: 100 * threshold, y1: -1, y2: 11 }));
-  holder.append(svg);
-  return holder;
-}
-
-function shape(kind, values) {
-  const made = document.createElementNS(NAMESPACE, kind);
-  for (const [name, value] of Object.entries(values)) made.setAttribute(name, value);
-  return made;
 }
 
 function element(kind, name, text) {

@@ -38,6 +38,7 @@ POLICY = (
 PAGES = {
     "/": ("demo", "page.html", "text/html; charset=utf-8"),
     "/page.js": ("demo", "page.js", "text/javascript; charset=utf-8"),
+    "/bar.js": ("web", "bar.js", "text/javascript; charset=utf-8"),
     "/style.css": ("web", "style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("web", "icon.svg", "image/svg+xml"),
 }

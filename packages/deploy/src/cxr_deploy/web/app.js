@@ -1,5 +1,6 @@
 // The page: one file in, the answer of the model out. Nothing is sent anywhere.
 import * as ort from "./ort/ort.wasm.min.mjs";
+import { bar } from "./bar.js";
 import { isDicom, readDicom } from "./dicom.js";
 import { enlarge, fit, isBlank, isColoured, luma, reduceBlocks, resemblance, resize } from "./pixels.js";
 
@@ -135,24 +136,6 @@ function small(text) {
   const made = document.createElement("small");
   made.textContent = text;
   return made;
-}
-
-/** A bar of the probability with a mark at the threshold; drawn, because the page allows no style attributes. */
-function bar(value, threshold) {
-  const make = (kind, attributes) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
-    for (const [key, one] of Object.entries(attributes)) made.setAttribute(key, one);
-    return made;
-  };
-  const drawing = make("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
-  drawing.append(make("rect", { class: "empty", y: 2, width: 100, height: 6 }), make("rect", { class: "fill", y: 2, width: 100 * value, height: 6 }));
-  for (const part of threshold === undefined ? [] : ["halo", "threshold"]) {
-    drawing.append(make("line", { class: part, x1: 100 * threshold, x2: 100 * threshold, y1: 0, y2: 10 }));
-  }
-  const frame = document.createElement("div");
-  frame.className = "bar";
-  frame.append(drawing);
-  return frame;
 }
 
 function radio(label, i, best) {

@@ -15,7 +15,7 @@ from cxr_deploy.predict import unusual
 from cxr_deploy.predict.classifier import Classifier
 from cxr_deploy.web.runtime_files import VERSION, runtime_files
 
-PAGE = ("index.html", "style.css", "icon.svg", "app.js", "pixels.js", "dicom.js")
+PAGE = ("index.html", "style.css", "icon.svg", "app.js", "bar.js", "pixels.js", "dicom.js")
 MODEL, FACTS, RUNTIME = "model.onnx", "model.json", "ort"
 
 
