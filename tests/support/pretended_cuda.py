@@ -203,8 +203,8 @@ def install() -> None:
         setattr(torch.cuda, name, lambda *_, _value=value, **__: _value)
     torch.cuda.get_rng_state = lambda *_: torch.get_rng_state()  # type: ignore[assignment]
     torch.cuda.set_rng_state = lambda state, *_: torch.set_rng_state(state)  # type: ignore[assignment]
-    torch.cuda.Event = Event  # type: ignore[misc, assignment]
-    torch.Tensor.pin_memory = _pinned  # type: ignore[assignment]
+    torch.cuda.Event = Event  # type: ignore[misc, assignment] - pretended
+    torch.Tensor.pin_memory = _pinned  # type: ignore[assignment] - pretended
     torch.optim.Optimizer._accelerator_graph_capture_health_check = lambda _: None  # type: ignore[attr-defined]
     torch.__future__.set_swap_module_params_on_conversion(True)
     _replace_autocast()

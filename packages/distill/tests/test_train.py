@@ -24,9 +24,10 @@ from cxr_data.header import TRAINING_IMAGES
 from cxr_distill import stages
 from cxr_distill.config import DistillConfig, FinetuneConfig
 from cxr_distill.losses import FitNets, Interface, build_adapters, build_losses
+from cxr_distill.plan import automatic_epochs, automatic_lr
 from cxr_distill.teacher import classifier_weight, load_teacher
 from cxr_distill.teachers import Distillation
-from cxr_distill.train import automatic_epochs, automatic_lr, train
+from cxr_distill.train import train
 
 SCRIPT = str(Path(__file__).parent / "whole_run.py")
 STOPPED = (signal.SIGTERM, signal.SIGINT)  # in this process too: test_resume.py

@@ -88,7 +88,7 @@ def test_each_process_gets_back_what_was_its_own() -> None:
 
 def test_gradients_get_the_strides_of_their_weights_and_keep_their_values() -> None:
     module = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 1), nn.Conv2d(4, 4, 3)).to(
-        memory_format=torch.channels_last  # type: ignore[call-overload]
+        memory_format=torch.channels_last  # type: ignore[call-overload] - the stubs lack it
     )
     images = torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(0))
     expected = torch.autograd.grad(module(images).square().sum(), list(module.parameters()))

@@ -40,7 +40,7 @@ warnings.simplefilter("error")
 accelerator = start("fp32", seed=0)
 assert accelerator.num_processes == 2
 module = nn.Sequential(nn.Conv2d(1, 8, 7, bias=False), Pointwise(8, 4, 1), nn.Conv2d(4, 4, 3)).to(
-    memory_format=torch.channels_last  # type: ignore[call-overload]
+    memory_format=torch.channels_last  # type: ignore[call-overload] - the stubs lack it
 )
 if "as-they-come" not in sys.argv:
     align_gradients(module, accelerator)

@@ -144,7 +144,7 @@ def _describe(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if origin is Literal:
         return {"enum": list(arguments)}
     if dataclasses.is_dataclass(kind):
-        name = kind.__name__  # pyright: ignore[reportAttributeAccessIssue]
+        name = kind.__name__  # pyright: ignore[reportAttributeAccessIssue] - a class
         if name not in definitions:
             definitions[name] = {}  # it may hold itself
             definitions[name] = _describe_object(kind, definitions)

@@ -37,5 +37,5 @@ def test_the_constant_padding_is_that_of_timm(kernel, stride, dilation, shape):
     expected = network(images)
     with fixed_padding(network, images):
         assert torch.equal(network(images), expected)
-        assert min(_padding(network[0], *shape)) >= 0  # pyright: ignore[reportArgumentType]
+        assert min(_padding(network[0], *shape)) >= 0  # pyright: ignore[reportArgumentType] - a convolution
     assert "forward" not in vars(network[0])

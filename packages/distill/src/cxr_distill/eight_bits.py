@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +12,8 @@ from cxr_common.models.eight_bits import in_eight_bits, observing
 from cxr_common.models.zoo import GrayNetwork
 from cxr_data.cohort import Cohort
 from cxr_distill.config import TrainConfig
+from cxr_distill.plan import Plan
 from cxr_distill.results import beside
-
-if TYPE_CHECKING:
-    from cxr_distill.train import Plan
 
 SEEN = 256
 """Training images that show the first ranges."""
@@ -46,7 +43,7 @@ def started(float_model: Path, config: TrainConfig, cohort: Cohort, rows: NDArra
     return network
 
 
-def planned(config: TrainConfig, plan: "Plan") -> "Plan":
+def planned(config: TrainConfig, plan: Plan) -> Plan:
     """Epochs and learning rate in 8 bits, from those of the float training."""
     automatic = max(1, round(plan.epochs / 4))
     epochs = automatic if config.bits_epochs is None else config.bits_epochs
