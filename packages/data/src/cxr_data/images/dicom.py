@@ -144,6 +144,10 @@ def _displayed(dataset: "Dataset", image: Stored, window: str) -> NDArray[np.flo
         colours, bits = palette(dataset, image.values)
         return _luma(colours / (2.0**bits - 1), stretch=False)
 
+    if image.photometric == "MONOCHROME2" and dataset.get("PresentationLUTShape") == "INVERSE":
+        raise BrokenImage(
+            "a DICOM file that contradicts itself on whether air is dark (MONOCHROME2, PresentationLUTShape INVERSE)"
+        )
     values, low, high = _modality(dataset, image)
     if not np.isfinite(values).all():
         raise BrokenImage("a DICOM image with values that are not numbers")

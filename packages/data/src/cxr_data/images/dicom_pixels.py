@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cxr_data.images.codestreams import Stream, check_stream, codestream, describe, unpack_rle
 from cxr_data.images.gdcm_decoder import decode_twelve_bits, hush_gdcm
 from cxr_data.images.header import BrokenImage, check_size
+from cxr_data.images.readings import as_rgb, check_order, check_sign
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -177,7 +178,7 @@ def _uncompressed(
     subsampled = header.photometric == "YBR_FULL_422"
     expected = header.rows * header.columns * (2 if subsampled else header.samples) * (header.allocated // 8)
     try:
-        data = _native(dataset.PixelData, expected)
+        _native(dataset.PixelData, expected)
     except BrokenImage as error:
         if syntax is None:
             raise BrokenImage(
@@ -185,11 +186,17 @@ def _uncompressed(
             ) from error
         raise
     decoder = get_decoder(ExplicitVRLittleEndian if little else ExplicitVRBigEndian)
+    planes = header.samples > 1 and int(dataset.get("PlanarConfiguration") or 0) == 1
     options = _options(header, header.allocated, header.stored)
-    options["planar_configuration"] = int(dataset.get("PlanarConfiguration") or 0)
-    options |= {"pixel_vr": dataset["PixelData"].VR, "correct_unused_bits": False}
-    values, told = decoder.as_array(data, **options)
-    return values.astype(values.dtype.newbyteorder("="), copy=False), header.allocated, _colour_of(told)
+    options |= {"planar_configuration": int(planes), "pixel_vr": dataset["PixelData"].VR, "correct_unused_bits": False}
+    # An odd number of bytes may be written in words, the last of them whole.
+    data = bytes(dataset.PixelData)[: expected + expected % 2]
+    values, told = decoder.as_array(data, raw=not subsampled, **options)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    check_order(values, planes=planes)
+    if header.samples == 1:
+        return values, header.allocated, header.photometric
+    return as_rgb(values, _colour_of(told) if subsampled else header.photometric), header.allocated, "RGB"
 
 
 def _options(header: _Header, allocated: int, stored: int) -> dict[str, Any]:
@@ -222,11 +229,7 @@ def _run_lengths(data: bytes, header: _Header) -> tuple[NDArray[Any], int, str]:
     if header.samples == 1:
         return values[0], header.allocated, header.photometric
     colours = np.ascontiguousarray(values.transpose(1, 2, 0))
-    if header.photometric == "RGB":
-        return colours, header.allocated, "RGB"
-    from pydicom.pixels.processing import convert_color_space
-
-    return convert_color_space(colours, header.photometric, "RGB"), header.allocated, "RGB"
+    return as_rgb(colours, header.photometric), header.allocated, "RGB"
 
 
 def _compressed(data: bytes, header: _Header) -> tuple[NDArray[Any], int, str]:
@@ -297,6 +300,8 @@ def _placed(dataset: "Dataset", raw: NDArray[Any], header: _Header, precision: i
         padding = _extreme_padding(dataset, values, bits, header.signed)
     if padding is not None and padding.all():
         padding = None
+    if header.photometric != "PALETTE COLOR":  # neighbours in a palette may be of any two colours
+        check_sign(values, bits)
     return Stored(values, bits, header.signed, padding, header.photometric)
 
 
