@@ -117,18 +117,18 @@ def test_labels_and_shutters_are_no_wrong_sign(bits, fill):
     values[mark > 0] = low if fill in ("black", "below") else 2**bits - 1
     if fill == "both":
         values[:, :20] = 0
-    check_sign(values, bits + 1 if low else bits)
-    check_order(values.astype(np.int32))
+    check_sign(values, bits + 1 if low else bits, "DICOM")
+    check_order(values.astype(np.int32), "DICOM")
 
 
 def test_noise_and_ramps_are_read_as_they_are():
     noise = np.random.default_rng(0).integers(0, 2**16, (96, 80)).astype(np.uint16)
     ramp = np.tile(np.arange(96, dtype=np.uint8), (72, 1))
     for values in (noise, noise >> 8, ramp, ramp.T, np.zeros((64, 96), np.uint16)):
-        check_order(values)
-        check_order(np.repeat(values[..., None], 3, axis=-1))
-        check_order(np.repeat(values[..., None], 3, axis=-1), planes=True)
-        check_sign(values, 16)
+        check_order(values, "TIFF")
+        check_order(np.repeat(values[..., None], 3, axis=-1), "TIFF")
+        check_order(np.repeat(values[..., None], 3, axis=-1), "TIFF", planes=True)
+        check_sign(values, 16, "DICOM")
 
 
 def test_gray_under_a_wrong_name_of_its_colours_is_gray():

@@ -47,6 +47,9 @@ def decode_dicom(data: bytes, window: str) -> NDArray[np.float32]:
             quotes pydicom, whose messages hold text of the header.
     """
     dataset, syntax = open_dicom(data)
+    if not len(dataset):
+        cut = data[128:132] == b"DICM"
+        raise BrokenImage("truncated DICOM: it ends within its header" if cut else "not an image of a known kind")
     with _damaged("its pixels cannot be decoded"):
         image = stored_values(dataset, syntax)
     # What is no number afterwards is refused.
