@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from cxr_common import checkpoint
 from cxr_common.models.pretrained import Pretrained
 from cxr_data import Cohort, open_cohort, save
+from cxr_data.chunks import upload
 from cxr_data.cohort import image_keys
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
@@ -204,6 +205,15 @@ def test_a_killed_run_resumes_to_the_bit_identical_backbone(finished, data, tmp_
     assert not (folder / "backbone.safetensors").exists()
     pretrain(config)
     assert same_result(folder, finished)
+
+
+def test_a_cohort_in_chunks_trains_to_the_same_bytes(finished, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
+    url = f"memory://{tmp_path}/gratings"
+    upload(open_cohort(data), url, chunk_bytes=6 * 48 * 48)
+    again = pretrain(replace(tiny(data, tmp_path), data=url)).parent
+    assert sha256(again / "backbone.safetensors") == sha256(finished / "backbone.safetensors")
+    assert log(again) == log(finished)
 
 
 @pytest.mark.parametrize("steps", [1, STEPS + 1])

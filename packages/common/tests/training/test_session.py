@@ -1,10 +1,12 @@
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from cxr_common.training.session import WARM_UP, TrainingSession
+from cxr_common.training.session import WARM_UP, TrainingSession, open_training_run
+from cxr_data.errors import BadInput
 
 
 @pytest.fixture
@@ -75,3 +77,23 @@ def test_a_loss_on_a_gpu_is_shown_once_it_has_arrived(tmp_path, monkeypatch) -> 
     arrived.append(True)
     assert session._arrived(OnGPU(3.0)) == {"loss": 1.0}
     assert session._arrived(OnGPU(4.0)) == {"loss": 3.0}
+
+
+@pytest.mark.parametrize("other", [0, 1])
+def test_processes_of_different_trainings_are_refused(tmp_path, other) -> None:
+    """As where CXR_CACHE_GB differs: each would shuffle in its own way."""
+    accelerator: Any = SimpleNamespace(
+        num_processes=2,
+        is_main_process=True,
+        device=torch.device("cpu"),
+        gather=lambda own: torch.cat([own, own + other]),
+        main_process_first=contextlib.nullcontext,
+    )
+    opened = open_training_run(tmp_path / "run", {"epochs": 1, "shuffle": 2}, {}, accelerator)
+    if other:
+        with pytest.raises(BadInput, match="the same training in all processes"), opened:
+            pass
+        assert not (tmp_path / "run").exists()
+    else:
+        with opened as run:
+            assert not run.finished

@@ -18,6 +18,7 @@ from cxr_data.config import (
     PrepareConfig,
     PreviewConfig,
     ShowConfig,
+    UploadConfig,
 )
 from cxr_data.errors import BadInput, unknown_name
 
@@ -38,6 +39,7 @@ class _Command(NamedTuple):
 def _commands() -> dict[str, _Command]:
     prepare = "Read a data set once: check it, split it by patient, store its pixels as a memory map."
     merge = "Put together what `cxr-data prepare --shard I/N` prepared in parts."
+    upload = "Write a prepared cohort in chunks to s3://, gs:// or another address, from where training reads it."
     preview = "Draw a contact sheet of a cohort, class by class."
     show = "Count a cohort's images, patients and labels by split."
     folds = "Deal the training and validation patients into folds, and write them down in the cohort."
@@ -46,6 +48,7 @@ def _commands() -> dict[str, _Command]:
     return {
         "prepare": _Command(_prepare, "source", prepare),
         "merge": _Command(_merge, "shards", merge),
+        "upload": _Command(_upload, "cohort", upload),
         "preview": _Command(_preview, "cohort", preview),
         "show": _Command(_show, "cohort", show),
         "folds": _Command(_folds, "cohort", folds),
@@ -147,6 +150,30 @@ def _prepare_phantom(source: str, config: PrepareConfig, pixel_size: int) -> "Co
         return cohort
     save(cohort, config.out)
     return cohort
+
+
+def _upload(config: UploadConfig) -> None:
+    from cxr_data.chunks import chunks_at, upload
+    from cxr_data.cohort import is_prepared, load
+    from cxr_data.remote import is_url
+    from cxr_data.sizes import pixel_size_for
+    from cxr_data.sources import open_cohort
+    from cxr_data.suggestions import suggest
+
+    if not is_url(config.to):
+        raise BadInput("an address such as s3://bucket/cohort", repr(config.to), where="--to")
+    source = _only(config.cohort)
+    folder = Path(source).expanduser()
+    stored = is_prepared(folder) and chunks_at(source) is None  # then with all bits that it has
+    cohort = load(folder) if stored else open_cohort(source, pixel_size=pixel_size_for(config.size))
+    folds = sorted(folder.glob("folds-*.parquet")) if stored else []
+    tables = {path.name: path.read_bytes() for path in folds}
+    chunks = upload(cohort, config.to, chunk_bytes=int(config.chunk_mb * 1e6), tables=tables)
+    print(f"wrote {config.to}: {len(cohort):,} images in {chunks:,} chunks")
+    if cohort.masks is not None:
+        print("note: lesion masks are not uploaded; evaluate measures no localisation there")
+    command = "finetune" if cohort.has_labels("train", "val") else "ssl-pretrain"
+    print(suggest(command, data=config.to, run=_run_name(Path(config.to))))
 
 
 def _preview(config: PreviewConfig) -> None:

@@ -24,7 +24,7 @@ from cxr_data.splits import SPLITS, shared_groups
 
 SCHEMA = 1
 Task = Literal["multilabel", "multiclass"]
-_ABOUT = "cohort.json"
+ABOUT = "cohort.json"
 _CHUNK = 16 * 2**20
 """Bytes of pixels looked at at once; below 2^24, so that float32 counts of gray levels stay exact."""
 
@@ -235,7 +235,7 @@ def is_prepared(folder: str | Path) -> bool:
         >>> is_prepared(".")
         False
     """
-    return (Path(folder) / _ABOUT).is_file()
+    return (Path(folder) / ABOUT).is_file()
 
 
 def save(cohort: Cohort, folder: str | Path) -> None:
@@ -268,7 +268,12 @@ def write_tables(cohort: Cohort, folder: Path, **extra: Any) -> None:
     ``cohort.json`` comes last: a folder that has it is whole.
     """
     cohort.table.write_parquet(folder / "cohort.parquet")
-    about = {
+    write_json(folder / ABOUT, about_json(cohort, **extra))
+
+
+def about_json(cohort: Cohort, **extra: Any) -> dict[str, Any]:
+    """Content of ``cohort.json``."""
+    return {
         "schema": SCHEMA,
         **cohort.describe(),
         "source": cohort.source,
@@ -276,7 +281,6 @@ def write_tables(cohort: Cohort, folder: Path, **extra: Any) -> None:
         "broken": [{"file": file, "reason": reason} for file, reason in cohort.broken],
         **extra,
     }
-    write_json(folder / _ABOUT, about)
 
 
 def about(folder: str | Path) -> Mapping[str, Any]:
@@ -285,10 +289,15 @@ def about(folder: str | Path) -> Mapping[str, Any]:
     Raises:
         BadInput: There is none, it is damaged, or it is of a newer schema.
     """
-    path = Path(folder) / _ABOUT
-    with _readable(folder):
-        found = json.loads(path.read_text("utf-8"))
-        schema = int(found["schema"])
+    path = Path(folder) / ABOUT
+    with readable(folder):
+        return parsed_about(path.read_bytes(), path)
+
+
+def parsed_about(content: bytes, path: str | Path) -> dict[str, Any]:
+    """``cohort.json`` from its bytes; ``path`` is named in the error about a newer schema."""
+    found = json.loads(content)
+    schema = int(found["schema"])
     if schema > SCHEMA:
         raise BadInput(f"a cohort of schema {SCHEMA} or older", f"schema {schema}", where=path, do="update cxr-common")
     return found
@@ -315,36 +324,54 @@ def load(folder: str | Path) -> Cohort:
     """
     folder = Path(folder)
     found = about(folder)
-    with _readable(folder):
+    with readable(folder):
         table = pl.read_parquet(folder / "cohort.parquet")
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
         masks = None
         if (folder / "masks.npy").exists():
             masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)
-        cohort = Cohort(
-            name=found["name"],
-            task=found["task"],
-            labels=tuple(found["labels"]),
-            table=table,
-            pixels=pixels,
-            pixel_mapping=found["pixel_mapping"],
-            source=found["source"],
-            fingerprint=found["fingerprint"],
-            notes=tuple(found["notes"]),
-            masks=masks,
-            broken=tuple((entry["file"], entry["reason"]) for entry in found["broken"]),
-            parts=tuple(found.get("parts", ())),
-        )
-        missing = {"image", "patient", "split", *(f"label:{name}" for name in cohort.labels)} - set(table.columns)
-        if missing:
-            raise ValueError(f"cohort.parquet has no column {', '.join(sorted(missing))}")
-        if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or len(pixels) != table.height:
-            raise ValueError(f"pixels.npy is {pixels.dtype} {pixels.shape}, cohort.parquet has {table.height} rows")
+        return assembled(found, table, pixels, masks)
+
+
+def assembled(
+    found: Mapping[str, Any], table: pl.DataFrame, pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None = None
+) -> Cohort:
+    """A cohort from its parts as they are stored.
+
+    Args:
+        found: ``cohort.json``.
+        table: ``cohort.parquet``.
+        pixels: (N, P, P) images.
+        masks: (N, L, P, P) lesion masks, or None.
+
+    Raises:
+        KeyError, ValueError: Parts are missing, or do not belong together.
+    """
+    cohort = Cohort(
+        name=found["name"],
+        task=found["task"],
+        labels=tuple(found["labels"]),
+        table=table,
+        pixels=pixels,
+        pixel_mapping=found["pixel_mapping"],
+        source=found["source"],
+        fingerprint=found["fingerprint"],
+        notes=tuple(found["notes"]),
+        masks=masks,
+        broken=tuple((entry["file"], entry["reason"]) for entry in found["broken"]),
+        parts=tuple(found.get("parts", ())),
+    )
+    missing = {"image", "patient", "split", *(f"label:{name}" for name in cohort.labels)} - set(table.columns)
+    if missing:
+        raise ValueError(f"cohort.parquet has no column {', '.join(sorted(missing))}")
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or len(pixels) != table.height:
+        raise ValueError(f"pixels.npy is {pixels.dtype} {pixels.shape}, cohort.parquet has {table.height} rows")
     return cohort
 
 
 @contextmanager
-def _readable(folder: str | Path) -> Iterator[None]:
+def readable(folder: str | Path, do: str = "remove the folder and prepare the cohort again") -> Iterator[None]:
+    """Turn what reading a damaged or absent cohort raises into `BadInput`; ``do`` is what it advises if damaged."""
     try:
         yield
     except FileNotFoundError as error:
@@ -359,7 +386,7 @@ def _readable(folder: str | Path) -> Iterator[None]:
             "a whole prepared cohort",
             f"a damaged one: {error}",
             where=folder,
-            do="remove the folder and prepare the cohort again",
+            do=do,
         ) from error
 
 

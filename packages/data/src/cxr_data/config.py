@@ -72,6 +72,27 @@ class MergeConfig:
 
 
 @dataclass(frozen=True)
+class UploadConfig:
+    """What to upload, and where to.
+
+    Attributes:
+        cohort: Prepared cohort, data set folder, or phantom.
+        to: Address to write to: s3://BUCKET/NAME, gs://BUCKET/NAME, file:///FOLDER, or any other that fsspec knows.
+        chunk_mb: Megabytes of pixels of a chunk.
+        size: Edge of the network input that data not yet prepared is prepared for, pixels.
+    """
+
+    cohort: list[str] = field(default_factory=list)
+    to: str = ""
+    chunk_mb: float = 64.0
+    size: int = 224
+
+    def __post_init__(self) -> None:
+        if not 0 < self.chunk_mb <= 4096:
+            raise BadInput("chunks of more than 0 and at most 4096 megabytes", str(self.chunk_mb), where="--chunk_mb")
+
+
+@dataclass(frozen=True)
 class PreviewConfig:
     """What to draw.
 
@@ -170,6 +191,7 @@ def _check_seed(seed: int) -> None:
 CONFIGS = {
     "prepare": PrepareConfig,
     "merge": MergeConfig,
+    "upload": UploadConfig,
     "preview": PreviewConfig,
     "show": ShowConfig,
     "folds": FoldsConfig,

@@ -60,7 +60,9 @@ def save_folds(cohort: Cohort, folder: str | Path, folds: int, *, seed: int = 0)
     return path
 
 
-def with_fold(cohort: Cohort, fold: int, folds: int, *, folder: str | Path | None = None) -> Cohort:
+def with_fold(
+    cohort: Cohort, fold: int, folds: int, *, folder: str | Path | None = None, written: pl.DataFrame | None = None
+) -> Cohort:
     """The cohort with one fold as its validation part and all others as its training part; test stays.
 
     Args:
@@ -69,6 +71,7 @@ def with_fold(cohort: Cohort, fold: int, folds: int, *, folder: str | Path | Non
         folds: Number of folds.
         folder: Where ``folds-K.parquet`` may lie; without one the folds of seed 0 are dealt, which are the same
             each time.
+        written: Such a table (image, fold) where it lies elsewhere.
 
     Returns:
         The cohort, of another fingerprint.
@@ -79,10 +82,12 @@ def with_fold(cohort: Cohort, fold: int, folds: int, *, folder: str | Path | Non
     if not 1 <= fold <= folds:
         raise BadInput(f"a fold from 1 to {folds}", str(fold), do=f"COHORT@1/{folds} is the first")
     path = _file(folder, folds) if folder is not None else None
-    if path is not None and path.exists():
-        table = _read(path)
+    table = written if path is None or not path.exists() else _read(path)
+    if table is not None:
         if table["image"].to_list() != cohort.table["image"].to_list():
-            raise BadInput("the folds of this cohort", "folds of another", where=path, do="remove the file")
+            raise BadInput(
+                "the folds of this cohort", "folds of another", where=path or cohort.source, do="remove the file"
+            )
         numbers = table["fold"].to_numpy()
     else:
         numbers = fold_numbers(cohort, folds)

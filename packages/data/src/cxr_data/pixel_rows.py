@@ -52,12 +52,17 @@ class PixelRows:
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        rows = rows if self.rows is None else self.rows[rows]
-        part_of = np.searchsorted(self.starts, rows, side="right") - 1
+        part_of, local = self.located(rows)
         for number in np.unique(part_of):
             here = part_of == number
-            images[here] = to_bytes(self.parts[number][rows[here] - self.starts[number]])
+            images[here] = to_bytes(self.parts[number][local[here]])
         return images
+
+    def located(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The part that each row is in, and its row there."""
+        rows = rows if self.rows is None else self.rows[rows]
+        part_of = np.searchsorted(self.starts, rows, side="right") - 1
+        return part_of, rows - self.starts[part_of]
 
 
 def to_bytes(images: NDArray[Any]) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cxr_data import splits
 from cxr_data.cache import cache_folder, option_key
+from cxr_data.chunks import about_chunks, chunks_at, load_chunks, written_folds
 from cxr_data.cohort import Cohort, Task, fingerprint, is_prepared, load, pixel_digests, save
 from cxr_data.errors import BadInput
 from cxr_data.folders import existing_folder, locked
@@ -25,6 +26,7 @@ from cxr_data.joined import join
 from cxr_data.machine import memory
 from cxr_data.pixel_rows import PixelRows
 from cxr_data.preparation import prepare
+from cxr_data.remote import is_url
 from cxr_data.selection import Selection
 from cxr_data.sizes import size_for
 
@@ -64,6 +66,8 @@ def default_size(data: str | Path | Sequence[str | Path]) -> int:
     if is_phantom(name):
         return PHANTOM_SIZE
     folder = Path(name).expanduser()
+    if url := chunks_at(name):
+        return max(size_for(about_chunks(url)["pixel_size"]), 32)
     return max(size_for(load(folder).pixel_size), 32) if is_prepared(folder) else FOLDER_SIZE
 
 
@@ -81,8 +85,9 @@ def open_cohort(
         data: "phantom" or "phantom-multiclass" (2,000 synthetic radiographs), "phantom:500" (500 of
             them), a folder written by ``cxr-data prepare``, or a folder as it was downloaded, which is
             prepared into the cache on first use. "FOLDER#A,B,C" takes these labels of such a folder, as
-            ``cxr-data prepare --labels`` does. "NAME@2/5" has fold 2 of 5 as its validation part. Several are
-            read as one, see :func:`cxr_data.joined.join`.
+            ``cxr-data prepare --labels`` does. "NAME@2/5" has fold 2 of 5 as its validation part. A URL is that
+            of a cohort in chunks, see :mod:`cxr_data.chunks`. Several are read as one, see
+            :func:`cxr_data.joined.join`.
         pixel_size: Edge of the stored images; None is that of a prepared folder, and 256 of all other data. A
             prepared folder keeps its own.
         seed: Fixes the phantom, and the split of data without one.
@@ -110,26 +115,35 @@ def open_cohort(
         return join([again(one) for one in data])
     data = str(data)
     if (fold := _FOLD.fullmatch(data)) and not Path(data).expanduser().exists():
-        cohort = again(fold[1])
-        return with_fold(cohort, int(fold[2]), int(fold[3]), folder=Path(fold[1]).expanduser())
+        cohort, folds = again(fold[1]), int(fold[3])
+        if url := chunks_at(fold[1]):
+            return with_fold(cohort, int(fold[2]), folds, written=written_folds(url, folds))
+        return with_fold(cohort, int(fold[2]), folds, folder=Path(fold[1]).expanduser())
     if named := _PHANTOM.fullmatch(data):
         task = "multiclass" if named[1] else "multilabel"
         return _phantom(task, int(named[2] or PHANTOM_IMAGES), pixel_size, seed, show)
-    if not Path(data).expanduser().exists() and (
-        data.startswith("phantom") or difflib.get_close_matches(data, ["phantom", "phantom-multiclass"], cutoff=0.7)
+    url = chunks_at(data)
+    if (
+        url is None
+        and not Path(data).expanduser().exists()
+        and (
+            data.startswith("phantom") or difflib.get_close_matches(data, ["phantom", "phantom-multiclass"], cutoff=0.7)
+        )
     ):
         raise BadInput("phantom, phantom:500, phantom-multiclass or a folder", repr(data), do="check the spelling")
     selection = None
-    if "#" in data and not Path(data).expanduser().exists():
+    if url is None and "#" in data and not Path(data).expanduser().exists():
         data, _, labels = data.rpartition("#")
         selection = Selection(tuple(name.strip() for name in labels.split(",") if name.strip()))
         if is_prepared(existing_folder(data)):
             expected = "a folder as it was downloaded before #"
             raise BadInput(expected, "a prepared cohort", where=data, do="prepare it with cxr-data prepare --labels")
-    folder = existing_folder(data)
-    if not is_prepared(folder):
+    if url is not None:
+        cohort = load_chunks(url)
+    elif is_prepared(folder := existing_folder(data)):
+        cohort = load(folder)
+    else:
         return prepare(folder, pixel_size=pixel_size, seed=seed, show=show, selection=selection)
-    cohort = load(folder)
     if cohort.pixels.dtype != np.uint8:  # everything that reads pixels for a network takes bytes
         cohort = replace(cohort, pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels])))
     if note_smaller and cohort.pixel_size < pixel_size:
@@ -147,7 +161,7 @@ def print_notes(cohort: Cohort, data: str | Path | Sequence[str | Path]) -> None
     A prepared cohort has said so when it was prepared, and ``cxr-data show`` repeats it.
     """
     one = data if isinstance(data, str | Path) else data[0] if len(data) == 1 else None
-    known = one is not None and (is_phantom(str(one)) or is_prepared(Path(one).expanduser()))
+    known = one is not None and (is_phantom(str(one)) or is_url(one) or is_prepared(Path(one).expanduser()))
     if not known and os.environ.get("RANK", "0") == "0":
         for note in cohort.notes:
             print(f"note: {note}", flush=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from cxr_common.training.accelerator import pinned
 from cxr_common.training.loader import epoch_order, share
 from cxr_data.augment import Views, ViewSpec, render, training_views
+from cxr_data.chunk_cache import Window
 from cxr_data.cohort import Cohort
 from cxr_data.errors import BadInput
 from cxr_data.prefetch import prefetch
@@ -207,7 +208,14 @@ class Order(NamedTuple):
 
 
 def order_of(
-    n: int, seed: int, epoch: int, global_batch: int, weights: NDArray[np.float64] | None = None, *, fixed: bool = False
+    n: int,
+    seed: int,
+    epoch: int,
+    global_batch: int,
+    weights: NDArray[np.float64] | None = None,
+    *,
+    fixed: bool = False,
+    window: Window | None = None,
 ) -> Order:
     """Shuffle the images of an epoch into global batches, each image once or as often as its weight says.
 
@@ -218,17 +226,20 @@ def order_of(
         global_batch: Images of a step over all processes.
         weights: (n,) how often each image is to be drawn, relative to the others; None for once each.
         fixed: Views belong to images, however often these are drawn (cached teacher outputs).
+        window: Chunks of the images, where these are not all at hand.
 
     Returns:
         The order; the same number of steps in every epoch, with weights or without.
     """
-    order = epoch_order(n, seed, epoch, global_batch)
     if weights is None:
+        order = epoch_order(n, seed, epoch, global_batch, window)
         return Order(order, order)
     # One draw from each n-th of the total weight: an image of weight w of n comes floor(w) or ceil(w) times.
     rng = np.random.default_rng([seed, epoch, 0xBA1A])
     bounds = np.cumsum(weights) / np.sum(weights)
     chosen = np.minimum(np.searchsorted(bounds, (np.arange(n) + rng.uniform(size=n)) / n, side="right"), n - 1)
+    window = window and window._replace(chunk_of=window.chunk_of[chosen])
+    order = epoch_order(n, seed, epoch, global_batch, window)
     drawn = chosen[order]
     return Order(drawn, drawn if fixed else order)
 

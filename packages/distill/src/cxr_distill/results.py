@@ -12,6 +12,7 @@ from cxr_common.training.curves import curves, page
 from cxr_common.training.run_folder import EXTENDED, RunFolder, experiment
 from cxr_common.training.state import Best
 from cxr_data import decisions
+from cxr_data.chunk_cache import shuffle_identity
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.files import write_text
@@ -60,6 +61,7 @@ def identity(
         "config": experiment(config, TrainingSettings, *([TeachingSettings] if guided else [])),
         "parents": identities(parents),
         "cohort": cohort.fingerprint,
+        **shuffle_identity(cohort),
     }
 
 

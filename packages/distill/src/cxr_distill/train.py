@@ -29,6 +29,7 @@ from cxr_common.training.run_folder import RunFolder
 from cxr_common.training.session import TrainingSession, open_training_run
 from cxr_common.training.state import Best, MetricMeans, keep_if_best
 from cxr_common.training.state import TrainState as CommonState
+from cxr_data.chunk_cache import shuffle_window
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_distill import eight_bits, linear
@@ -296,12 +297,13 @@ def _epoch(config: TrainConfig, data: TrainingSet, plan: Plan, state: TrainState
     teachers, n, epoch = state.teachers, len(data.rows), state.epoch
     distillation = teachers.distillation if teachers else None
     fixed = distillation is not None and distillation.cached_views > 0
+    window = shuffle_window(data.cohort, data.rows)
     steps = batches(
         data.cohort,
         data.rows,
         data.targets,
         data.spec,
-        order_of(n, config.seed, epoch, plan.batch_size, data.weights, fixed=fixed),
+        order_of(n, config.seed, epoch, plan.batch_size, data.weights, fixed=fixed, window=window),
         epoch_views(distillation, data.spec, n, config.seed, epoch),
         accelerator=state.accelerator,
         first_step=state.step,
@@ -391,7 +393,8 @@ def _fit_linear(
     network.to(accelerator.device)
     rows, n = data.rows, len(data.rows)
     if data.weights is not None:
-        rows = rows[order_of(n, config.seed, 0, n, data.weights).images[0]]
+        window = shuffle_window(data.cohort, rows)
+        rows = rows[order_of(n, config.seed, 0, n, data.weights, window=window).images[0]]
     assert data.task is not None
     assert data.loss is not None
     look = functools.partial(

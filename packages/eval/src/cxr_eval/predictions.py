@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cxr_common.inference import outputs
+from cxr_common.models.small_maps import multiply_small_maps
 from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput
 from cxr_data.header import Header
@@ -58,6 +59,7 @@ def predict(
     Returns:
         (M, L) float32.
     """
+    multiply_small_maps(network)
     network.to(device).to(memory_format=torch.channels_last).eval()
     wanted = np.arange(len(pixels)) if rows is None else rows
 

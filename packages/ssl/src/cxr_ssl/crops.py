@@ -11,6 +11,7 @@ from torch import Tensor
 from cxr_common.training.accelerator import pinned
 from cxr_common.training.loader import epoch_order, share
 from cxr_data.augment import ViewSpec, draw, render
+from cxr_data.chunk_cache import shuffle_window
 from cxr_data.cohort import Cohort
 from cxr_data.prefetch import prefetch
 
@@ -67,7 +68,7 @@ def crop_batches(
         One tensor a spec, (count, B, 1, size, size) uint8 on the device; image b is the same in all of them.
     """
     drawn = [draw(spec, len(rows), seed, epoch, stream) for stream, spec in enumerate(specs)]
-    order = epoch_order(len(rows), seed, epoch, global_batch)
+    order = epoch_order(len(rows), seed, epoch, global_batch, shuffle_window(cohort, rows))
 
     def make(step: int) -> list[Tensor]:
         # Ascending rows are read faster from disk; which place an image has in its batch is of no

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from cxr_common.models.one_pixel import shorten
 from cxr_common.models.pretrained import Start, build_pretrained
+from cxr_common.models.small_maps import multiply_small_maps
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.parameters import groups
 from cxr_common.training.state import TrainState as CommonState
@@ -107,7 +107,7 @@ def new_backbone(
             do=f"--crops.local_size {3 * reduction // 4} or more, or a larger --size",
         )
     backbone = build_pretrained(architecture, 0, size, start, *mean_std, show=show)
-    shorten(backbone.network)  # local crops end in few pixels
+    multiply_small_maps(backbone.network)
     return backbone.to(memory_format=torch.channels_last)
 
 

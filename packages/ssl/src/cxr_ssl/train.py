@@ -17,6 +17,7 @@ from cxr_common.training.run_folder import RunFolder, experiment
 from cxr_common.training.session import TrainingSession, open_training_run
 from cxr_common.training.state import keep_if_best
 from cxr_data import open_cohort, pixel_size_for
+from cxr_data.chunk_cache import shuffle_identity
 from cxr_data.cohort import Cohort
 from cxr_data.command import config_dict
 from cxr_data.errors import BadInput
@@ -192,6 +193,7 @@ def _identity(
         "parents": identities(parents),
         "cohort": cohort.fingerprint,
         "probe_cohort": probed.fingerprint,
+        **shuffle_identity(cohort),
     }
 
 

@@ -1,39 +1,87 @@
-"""Convolutions whose output is a single pixel, as the product of matrices that they are."""
+"""Convolutions over maps of a few pixels, as the product of matrices that they are.
 
+The last stages of a ResNet see a radiograph of 64 pixels as 4 x 4 and 2 x 2 pixels with hundreds of channels. There
+oneDNN's convolutions are slow on a CPU, above all backward: as one product of matrices the same sums take a half to a
+tenth of the time (``benchmarks/test_small_maps.py``).
+"""
+
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+TINY, SMALL = 4, 16
+"""Pixels of an output up to which the product is faster: always, and where weights are many or meet one pixel each."""
+MANY_WEIGHTS = 2**19
 
-def shorten(network: nn.Module) -> None:
-    """Let the plain convolutions of a network leave out the weights that meet nothing but padding, in place.
 
-    The last stage of a ResNet sees a view of 32 pixels as one: of a 3 x 3 kernel eight weights lie on the padding and
-    yet cost as much as the ninth. The sums are the same, and the gradient of the eight is 0, as it should be; on a CPU
-    oneDNN is slow there besides. Names and shapes of the weights stay.
+def multiply_small_maps(network: nn.Module) -> None:
+    """Let the plain convolutions of a network be products of matrices where their output is small, in place.
+
+    Names and shapes of the weights stay, and sums and gradients up to rounding. Weights that meet nothing but padding,
+    as eight of nine do where the map is a single pixel, are left out, and their gradient is 0.
 
     Args:
         network: Its modules of the exact type ``nn.Conv2d``, square, undilated, ungrouped and padded with zeros, change
-            to ``OnePixel``.
+            to ``SmallMap``.
     """
     for module in network.modules():
         if type(module) is nn.Conv2d and _plain(module):
-            module.__class__ = OnePixel
+            module.__class__ = SmallMap
 
 
-class OnePixel(nn.Conv2d):
-    """A convolution that is a linear layer where its output is one pixel, and itself elsewhere."""
+class SmallMap(nn.Conv2d):
+    """A convolution that is a linear layer on a CPU where its output has few pixels, and itself elsewhere."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) to (B, O, H', W')."""
         kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
         height, width = input.shape[-2:]
-        if height != width or not 0 <= height + 2 * padding - kernel < stride:
+        edge = (height + 2 * padding - kernel) // stride + 1
+        if input.device.type != "cpu" or height != width or not 0 < edge * edge <= SMALL:
             return super().forward(input)
-        met = min(height, kernel - padding)  # pixels, and weights, that meet in each direction
-        pixels = input[..., :met, :met].permute(0, 2, 3, 1).flatten(1)
-        # Cut from the channels-last view, so that the gradient comes in the layout of the weight and is not copied.
-        weight = self.weight.permute(0, 2, 3, 1)[:, padding : padding + met, padding : padding + met].flatten(1)
-        return F.linear(pixels, weight, self.bias)[..., None, None]
+        # Offsets within the kernel that meet a pixel, for some pixel of the output.
+        first, last = max(0, padding - stride * (edge - 1)), min(kernel, height + padding)
+        if edge * edge > TINY and last - first > 1 and self.weight.numel() < MANY_WEIGHTS:
+            return super().forward(input)
+        pixels = input.permute(0, 2, 3, 1)
+        if last - first > 1:
+            pixels = _Windows.apply(pixels, first, last, stride, padding, edge)
+        else:
+            start = first - padding
+            pixels = pixels[:, start : start + stride * edge : stride, start : start + stride * edge : stride]
+        # The channels-last view, so that the gradient comes in the layout of the weight and is not copied.
+        weight = self.weight.permute(0, 2, 3, 1)
+        if last - first < kernel:
+            weight = weight[:, first:last, first:last]
+        return F.linear(pixels, weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class _Windows(torch.autograd.Function):
+    """What each pixel of the output meets: (B, H, W, C) to (B, E, E, taps x taps x C).
+
+    The gradient adds up in one tensor; that of eager slices would fill one for each.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, first: int, last: int, stride: int, padding: int, edge: int) -> Tensor:
+        ctx.shape, ctx.padding = pixels.shape, padding
+        reach = stride * (edge - 1) + 1
+        offsets = [slice(start, start + reach, stride) for start in range(first, last)]
+        ctx.places = [(slice(None), rows, columns) for rows in offsets for columns in offsets]
+        padded = F.pad(pixels, (0, 0, padding, padding, padding, padding))
+        return torch.cat([padded[place] for place in ctx.places], -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]: as documented
+        images, height, width, channels = ctx.shape
+        padding = ctx.padding
+        padded = gradient.new_zeros(images, height + 2 * padding, width + 2 * padding, channels)
+        for place, part in zip(ctx.places, gradient.split(channels, -1), strict=True):
+            padded[place] += part
+        return padded[:, padding : padding + height, padding : padding + width], None, None, None, None, None
 
 
 def _plain(conv: nn.Conv2d) -> bool:

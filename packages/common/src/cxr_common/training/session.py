@@ -1,6 +1,8 @@
 """What a training loop does beside training: its folder, progress, signals, and saving in time."""
 
 import contextlib
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import torch
 from torch import Tensor
 
-from cxr_common.training.processes import any_process, highest_signal
+from cxr_common.training.processes import any_process, gather_per_process, highest_signal
 from cxr_common.training.resume import StopSignal, load_state, save_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_common.training.state import TrainState
 from cxr_common.training.tracking import Tracker, check_tracker
+from cxr_data.errors import BadInput
 from cxr_data.progress import Progress
 
 if TYPE_CHECKING:
@@ -50,9 +53,11 @@ def open_training_run(
         track: Experiment tracker that is told what is logged, see `cxr_common.training.tracking`; None for none.
 
     Raises:
-        BadInput: As `open_run`; or a tracker that is not there.
+        BadInput: As `open_run`; a tracker that is not there; or processes of different trainings.
     """
     check_tracker(track)
+    if accelerator.num_processes > 1:
+        _refuse_differing(identity, accelerator)
     main = accelerator.is_main_process
     with accelerator.main_process_first():
         run = open_run(folder, identity, config, restart=restart, extend=extend, main=main)
@@ -62,6 +67,15 @@ def open_training_run(
         if track is not None and main and not run.finished:
             run.tracker = Tracker(track, folder, config)
         yield run
+
+
+def _refuse_differing(identity: dict[str, Any], accelerator: "Accelerator") -> None:
+    """Refuse processes that would each train on another order of the images."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    own = torch.tensor(int(digest[:12], 16), device=accelerator.device)
+    if gather_per_process({"identity": own}, accelerator)["identity"].unique().numel() > 1:
+        do = "start all with the same command and environment (CXR_CACHE_GB)"
+        raise BadInput("the same training in all processes", "different data, options or sizes of the cache", do=do)
 
 
 class TrainingSession:
