@@ -292,3 +292,26 @@ def test_common_names_of_an_option_lead_to_ours(typed, meant):
 
     with pytest.raises(BadInput, match=f"did you mean {meant}"):
         parse(Config, prog="x", description="", argv=[f"--{typed}", "1"])
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("cxr_data.umbrella", "--help"),
+        ("cxr_data.umbrella", "data", "--help"),
+        ("cxr_data.cli", "prepare", "--help"),
+        ("cxr_data.cli", "prepare", "--print_config"),
+    ],
+)
+def test_a_command_ends_quietly_when_its_reader_has_left(arguments, buffered):
+    module, *rest = arguments
+    code = f"import sys; from {module} import main; sys.exit(main({rest}))"
+    started = subprocess.Popen(
+        [sys.executable, *([] if buffered else ["-u"]), "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert started.stdout and started.stderr
+    started.stdout.close()
+    assert started.stderr.read() == b""
+    assert started.wait(timeout=60) == 141
+    started.stderr.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cxr_data.command import as_typed, run_command
+from cxr_data.command import as_typed, run_command, until_reader_leaves
 from cxr_data.config import (
     CONFIGS,
     AuditConfig,
@@ -59,6 +59,10 @@ def _commands() -> dict[str, _Command]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cxr-data`` and return its exit code."""
+    return until_reader_leaves(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name, commands, program = arguments.pop(0) if arguments else "--help", _commands(), as_typed("cxr-data")
     if name in commands:

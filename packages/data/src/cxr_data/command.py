@@ -48,21 +48,53 @@ def run_command(
     """
     prog = as_typed(prog) if argv is None else prog
     arguments = list(sys.argv[1:] if argv is None else argv)
+    options: dict[str, Any] = {"prog": prog, "description": description, "positional": positional, "presets": presets}
+    return until_reader_leaves(lambda: _run(main, config_class, arguments, **options))
+
+
+def until_reader_leaves(run: Callable[[], int]) -> int:
+    """Run a command, and end quietly where whatever reads its output (head, less) has left.
+
+    Args:
+        run: Gives the exit code.
+
+    Returns:
+        That, or 141.
+    """
+    try:
+        code = run()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python must not complain about it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(
+    main: Callable[[C], None],
+    config_class: type[C],
+    arguments: list[str],
+    *,
+    prog: str,
+    description: str,
+    positional: str | None,
+    presets: Mapping[str, Mapping[str, Any]] | None,
+) -> int:
     if {"-h", "--help"} & set(arguments):
         defaults = (presets or {}).get(_preset(arguments), {})
         text = help_text(config_class, prog=prog, description=description, positional=positional, defaults=defaults)
         print(text, end="")
         return 0
-    batch = "--slurm" in arguments
-    if batch:
-        argv = [argument for argument in arguments if argument != "--slurm"]
+    argv = [argument for argument in arguments if argument != "--slurm"]
+    batch = len(argv) < len(arguments)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         config = parse(
             config_class, prog=prog, description=description, argv=argv, positional=positional, presets=presets
         )
         if batch:
-            print(slurm.script([*prog.split(), *(argv or ())]), end="")
+            print(slurm.script([*prog.split(), *argv]), end="")
         else:
             main(config)
     except BadInput as error:
@@ -75,10 +107,6 @@ def run_command(
         if stopped.code == 143:
             print("terminated; start the same command again to resume", file=sys.stderr)
         raise
-    except BrokenPipeError:
-        # The reader (head, less) has left; Python must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     finally:
         signal.signal(signal.SIGTERM, previous)
     return 0

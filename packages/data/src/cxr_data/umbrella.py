@@ -74,6 +74,12 @@ SHELLS = ("bash", "zsh", "fish")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cxr``; returns the exit code."""
+    from cxr_data.command import until_reader_leaves
+
+    return until_reader_leaves(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     name, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     try:
         if name in ("-h", "--help", "help"):
