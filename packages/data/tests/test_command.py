@@ -310,7 +310,8 @@ def test_a_command_ends_quietly_when_its_reader_has_left(arguments, buffered):
     started = subprocess.Popen(
         [sys.executable, *([] if buffered else ["-u"]), "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    assert started.stdout and started.stderr
+    assert started.stdout
+    assert started.stderr
     started.stdout.close()
     assert started.stderr.read() == b""
     assert started.wait(timeout=60) == 141

@@ -141,8 +141,10 @@ def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Heade
         BadInput: The file is missing, damaged, of another origin, of another kind, or does not fit its
             own architecture.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from cxr_common.models.reading import refuse_unusable
     from cxr_common.models.zoo import GrayNetwork, build
 
     header = describe(path)
@@ -160,8 +162,13 @@ def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Heade
         network = in_eight_bits(network, header.input.size, header.bits["weights"])
     try:
         weights = {name: one for name, one in load_file(path).items() if not name.startswith(TRAINING_IMAGES)}
+        refuse_unusable(weights, path)
+        own = network.network.state_dict()
+        wrong = [n for n, one in weights.items() if n in own and one.is_floating_point() != own[n].is_floating_point()]
+        if wrong:
+            raise BadInput("weights as numbers with decimals", f"{wrong[0]} as {weights[wrong[0]].dtype}", where=path)
         network.network.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise BadInput(
             f"the weights of {header.architecture}", str(error).splitlines()[-1].strip()[:200], where=path
         ) from error

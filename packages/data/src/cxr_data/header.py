@@ -7,13 +7,15 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
+from cxr_data.header_checks import check_header
+from cxr_data.onnx_metadata import onnx_metadata
 
 SCHEMA = 1
 KEY = "cxr"
@@ -213,32 +215,33 @@ def parse_header(text: str, path: str | Path) -> Header:
         path: File it was found in, for messages.
 
     Raises:
-        BadInput: No header, an incomplete one, or one of a newer schema.
+        BadInput: No header, an incomplete one, one of a newer schema, or numbers that no network can be used with.
     """
     try:
         values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError("no table")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput("a header in JSON", f"something else ({error})", where=path) from error
-    if values.get("schema", 0) > SCHEMA:
-        raise BadInput(
-            f"a header of schema {SCHEMA} or older",
-            f"schema {values['schema']}",
-            where=path,
-            do="update the cxr packages",
-        )
+    schema = values.get("schema", 0)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        found = f"schema {schema}"
+        raise BadInput(f"a header of schema {SCHEMA} or older", found, where=path, do="update the cxr packages")
     try:
         read: dict[str, Any] = {
             name: tuple(one) if isinstance(one, list) else one for name, one in values["input"].items()
         }
         values["input"] = Input(**read)
-        for name in ("labels", "parents", "ancestors"):
-            values[name] = tuple(values.get(name, ()))
-        values["thresholds"] = None if values["thresholds"] is None else tuple(values["thresholds"])
-        return Header(**values)
-    except (KeyError, TypeError) as error:
+        for name in ("labels", "parents", "ancestors", "thresholds"):
+            listed = values["thresholds"] if name == "thresholds" else values.get(name, [])
+            if not isinstance(listed, list) and (name != "thresholds" or listed is not None):
+                raise TypeError(f"{name} is no list")
+            values[name] = None if listed is None else tuple(listed)
+        header = Header(**values)
+    except (KeyError, TypeError, AttributeError) as error:
         raise BadInput("a complete header", f"one that lacks or adds fields ({error})", where=path) from error
+    check_header(header, path)
+    return header
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -268,7 +271,8 @@ def metadata(path: Path) -> dict[str, str]:
         raise BadInput("a file", "nothing there", where=path, do=do) from error
     except OSError as error:
         raise BadInput("a readable file", error.strerror or str(error), where=path, do=do) from error
-    except (ValueError, TypeError, LookupError, AttributeError) as error:  # no JSON, or a table of another shape
+    # No JSON, or a table of another shape.
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise BadInput("a safetensors file", "something else", where=path, do=do) from error
     if size != 8 + length + end:
         raise BadInput(
@@ -298,7 +302,7 @@ def describe_onnx(path: str | Path) -> tuple[Header, dict[str, Any]]:
     except OSError as error:
         raise BadInput("an ONNX file", error.strerror or str(error), where=path, do=do) from error
     try:
-        texts, producer = _onnx_metadata(memoryview(data))
+        texts, producer = onnx_metadata(memoryview(data))
     except (IndexError, ValueError) as error:
         raise BadInput("an ONNX file", "something else, or a damaged one", where=path, do=do) from error
     if KEY not in texts or EXPORT_KEY not in texts:
@@ -310,57 +314,3 @@ def describe_onnx(path: str | Path) -> tuple[Header, dict[str, Any]]:
             do=do,
         )
     return parse_header(texts[KEY], path), json.loads(texts[EXPORT_KEY])
-
-
-def _onnx_metadata(data: memoryview) -> tuple[dict[str, str], str]:
-    """Metadata and producer of a ModelProto, from the wire format of protobuf alone.
-
-    Raises:
-        ValueError, IndexError: No such message, a truncated one, or one without a graph.
-    """
-    texts: dict[str, str] = {}
-    producer, graph = "", False
-    for number, value in _fields(data):
-        if number == 2 and isinstance(value, memoryview):
-            producer = bytes(value).decode()
-        elif number == 7:
-            graph = isinstance(value, memoryview) and len(value) > 0
-        elif number == 14 and isinstance(value, memoryview):
-            entry = {key: bytes(text).decode() for key, text in _fields(value) if isinstance(text, memoryview)}
-            texts[entry.get(1, "")] = entry.get(2, "")
-    if not graph:
-        raise ValueError("no graph")
-    return texts, producer
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """(field number, value) of a protobuf message; values of fixed width are passed over as 0."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            length, at = _varint(data, at)
-        else:
-            length = {1: 8, 5: 4}.get(kind, -1)
-        if length < 0 or at + length > len(data):
-            raise ValueError("no protobuf message, or a truncated one")
-        yield key >> 3, data[at : at + length] if kind == 2 else 0
-        at += length
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number of variable length, and the position after it."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError("no protobuf message")

@@ -1,6 +1,5 @@
 """Weights for torchvision, and weights of other libraries read under timm's names."""
 
-import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,26 +8,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
 from torch import Tensor, nn
 
 from cxr_common.models.foreign_names import RENAMINGS, fused, to_timm
+from cxr_common.models.reading import refuse_unusable, shown, tensors_of
 from cxr_common.models.structure import classifier_name, input_channels
 from cxr_common.models.zoo import OFFERED, build
 from cxr_data.errors import BadInput
-from cxr_data.header import TRAINING_IMAGES
 
 _TORCHVISION_RESNET = re.compile(
     r"(conv1|bn1|layer[1-4]\.\d+\.(conv[123]|bn[123]|downsample\.[01]))\.(weight|bias|running_mean|running_var"
     r"|num_batches_tracked)"
 )
-_FIRST, _LAST = {"teacher", "target", "ema"}, {"student", "online", "key", "k", "momentum"}
+_FIRST = {"teacher", "target", "ema", "averaged", "average", "swa"}
+_LAST = {"student", "online", "key", "k", "momentum"}
 """Words in the name of a network by which, of several in one file, it is taken first or last."""
+_SAME = 0.9
+"""Share of the tensors found in the best of several networks in a file from which another one is a choice too."""
 _DERIVED = ("relative_position_index", "attn_mask")  # computed tables that some libraries save all the same
-_SHOWN = 3  # names shown in a message
 
 
 def to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -141,7 +140,7 @@ def read_foreign(
         BadInput: As in `from_foreign`.
     """
     path = Path(path)
-    found = _tensors(_read(path), path)
+    found = tensors_of(path)
     with torch.device("meta"):
         network = build(architecture, num_outputs, channels=channels or 3, size=size)
     namings = _namings(found, network)
@@ -153,32 +152,19 @@ def read_foreign(
     if not match.complete:
         expected, seen = _difference(match, architecture, found)
         raise BadInput(expected, seen, where=path, do=_advice(found))
-    state = _ready(match)
-    refuse_not_finite(state, path)
+    state = _ready(match, path)
+    refuse_unusable(state, path)
     several = len(match.parts) > 1
     return Foreign(state, input_channels(network), frozenset(found), match.parts[0] if several else "", match.parts[1:])
 
 
-def refuse_not_finite(state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Refuse weights with infinite or undefined numbers in them.
-
-    Raises:
-        BadInput: Such as a ``running_var`` that became infinite in half precision: a network with it answers the same
-            for every image.
-    """
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
-            raise BadInput(
-                "weights that are finite numbers",
-                f"{int((~finite).sum())} of the {finite.numel()} numbers in {name} that are not",
-                where=path,
-                do="save them again in float32, before they are made half precision",
-            )
-
-
-def _ready(match: "_Match") -> dict[str, Tensor]:
+def _ready(match: "_Match", path: Path) -> dict[str, Tensor]:
     """A complete match as a state dict of float32."""
     state = dict(match.state)
+    for name, tensor in state.items():
+        if match.body[name].is_floating_point() and not tensor.is_floating_point():
+            do = "give the weights before they were made integers"
+            raise BadInput("weights as numbers with decimals", f"{name} as {tensor.dtype}", where=path, do=do)
     for name in match.body:  # files from before PyTorch 0.4.1 have no counters of batches
         state.setdefault(name, torch.zeros((), dtype=torch.int64))
     if all(name in match.beside and match.beside[name].shape == like.shape for name, like in match.head.items()):
@@ -228,9 +214,11 @@ def _match(namings: "Sequence[_Naming]", network: nn.Module, part: str = "", pat
         if naming.part not in ranked or score > ranked[naming.part][0]:
             ranked[naming.part] = (score, naming.tensors)
     best = max(score for score, _ in ranked.values())
-    parts = sorted((name for name, (score, _) in ranked.items() if score == best), key=_turn)
+    # One that lacks a little is not passed over: what it lacks will be said.
+    parts = sorted((name for name, (score, _) in ranked.items() if score >= _SAME * best), key=_turn)
     if part and best:
-        chosen = [name for name in parts if part == name or part in re.split(r"[._]", name) or part in name.split(".")]
+        chosen = [name for name in parts if part == name]
+        chosen = chosen or [name for name in parts if part in re.split(r"[._]", name) or part in name.split(".")]
         if not chosen:
             there = ", ".join(name or "(without a name)" for name in parts)
             raise BadInput(f"a network called {part}", there, where=path, do="give one of these behind #, or none")
@@ -254,48 +242,6 @@ def _match(namings: "Sequence[_Naming]", network: nn.Module, part: str = "", pat
         channels=renamed[stem].shape[1] if stem in renamed and renamed[stem].ndim == 4 else None,
         parts=tuple(parts),
     )
-
-
-def _read(path: Path) -> Any:
-    do = "give a .safetensors file, or a .pth of tensors alone: torch.save(model.state_dict(), path)"
-    if not path.is_file():
-        raise BadInput("a weights file", "a folder" if path.is_dir() else "nothing there", where=path, do=do)
-    try:
-        if path.suffix == ".safetensors":
-            return {name: tensor for name, tensor in load_file(path).items() if not name.startswith(TRAINING_IMAGES)}
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        needs = re.search(r"GLOBAL ([\w.]+)", str(error))
-        found = f"a pickle that would run code ({needs[1]})" if needs else "no file of plain tensors"
-        raise BadInput("a file of plain tensors", found, where=path, do=do) from error
-    except (
-        RuntimeError,
-        ValueError,
-        OSError,
-        EOFError,
-        LookupError,
-        AttributeError,
-        SafetensorError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput("a readable weights file", f"a damaged one ({reason})", where=path, do=do) from error
-
-
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """All tensors in a file's content, nested names joined by dots; what an optimiser keeps is left out."""
-    tensors = dict(_flat(content)) if isinstance(content, Mapping) else {}
-    if tensors:
-        return tensors
-    found = f"keys {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else type(content).__name__
-    raise BadInput("a state dict (names to tensors)", found, where=path, do="save the network's state_dict() alone")
-
-
-def _flat(content: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Tensor]]:
-    for key, value in content.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, Mapping) and "optim" not in str(key):
-            yield from _flat(value, f"{prefix}{key}.")
 
 
 class _Naming(NamedTuple):
@@ -405,9 +351,9 @@ def _difference(match: _Match, architecture: str, found: Mapping[str, Tensor]) -
         seen = f"shape {tuple(match.state[name].shape)}" + (f" ({more} more differ)" if more else "")
         return f"{architecture} with {name} of shape {tuple(match.body[name].shape)}", seen
     if match.missing:
-        seen = f"{len(match.state)} of its {len(match.body)} tensors; missing {_shown(match.missing)}"
+        seen = f"{len(match.state)} of its {len(match.body)} tensors; missing {shown(match.missing)}"
         return f"all weights of {architecture}", seen
-    return f"weights of {architecture}", f"a network with more in it: {_shown(match.surplus)}"
+    return f"weights of {architecture}", f"a network with more in it: {shown(match.surplus)}"
 
 
 def fitting(path: Path) -> list[str]:
@@ -416,7 +362,7 @@ def fitting(path: Path) -> list[str]:
     Raises:
         BadInput: It cannot be read.
     """
-    return _fitting(_tensors(_read(path), path))
+    return _fitting(tensors_of(path))
 
 
 def _fitting(found: Mapping[str, Tensor]) -> list[str]:
@@ -435,10 +381,5 @@ def _advice(found: Mapping[str, Tensor]) -> str:
 
 
 def _listing(tensors: Mapping[str, Tensor]) -> str:
-    shown = [f"{name} {tuple(one.shape)}" for name, one in list(tensors.items())[:_SHOWN]]
+    shown = [f"{name} {tuple(one.shape)}" for name, one in list(tensors.items())[:3]]
     return f"{len(tensors)} tensors such as {', '.join(shown)}" if tensors else "none at all"
-
-
-def _shown(names: list[str]) -> str:
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + rest

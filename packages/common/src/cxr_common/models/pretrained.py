@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint
-from cxr_common.models.foreign import at_size, read_foreign, refuse_not_finite
+from cxr_common.models.foreign import at_size, read_foreign
 from cxr_common.models.heads import set_prior
 from cxr_common.models.structure import classifier_name
 from cxr_common.models.zoo import GrayNetwork, build
@@ -247,7 +247,7 @@ def _weights(source: Pretrained | None, architecture: str, size: int, show: bool
         return _ours(source, architecture, size)
     file = read_foreign(source.path, architecture, size=size, part=source.part)
     if file.part and show:
-        others = ", ".join(f"#{name}" for name in file.others)
+        others = ", ".join(f"#{name}" if name else "one without a name" for name in file.others)
         print(f"note: {source.path} holds several networks; {file.part}.* is taken (others: {others})", flush=True)
     numbers = (source.mean, source.std) if source.mean and source.std else _said(source.path, file.names)
     with torch.device("meta"):
@@ -287,7 +287,6 @@ def _ours(source: Pretrained, architecture: str, size: int) -> _Weights:
         )
     network = checkpoint.load(source.path)[0].network
     state = network.state_dict()
-    refuse_not_finite(state, source.path)
     if size != header.input.size:
         state = at_size(state, architecture, channels=header.input.channels, size=size)
     stem = next((f"{name}.weight" for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), "")

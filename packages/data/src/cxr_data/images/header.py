@@ -6,10 +6,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, get_args
 
 from cxr_data.images.elements import SNIFFED, is_dicom
 
+Aspect = Literal["squash", "crop", "pad"]
+Window = Literal["voi", "full", "percentile"]
+ASPECTS, WINDOWS = get_args(Aspect), get_args(Window)
+"""Ways in which a file becomes a square of gray values; :func:`cxr_data.images.read.read_image` says what each does."""
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded; the largest radiographs in use have about 25 million pixels."""
 MIN_EDGE = 16

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,13 +10,10 @@ from numpy.typing import NDArray
 
 from cxr_data.errors import BadInput, unknown_name
 from cxr_data.images.dicom import decode_dicom
-from cxr_data.images.header import BrokenImage, image_kind, read_content
+from cxr_data.images.header import ASPECTS, WINDOWS, BrokenImage, image_kind, read_content
 from cxr_data.images.jpeg import decode_jpeg
 from cxr_data.images.raster import decode_png, decode_raster
 from cxr_data.images.tiff import decode_tiff
-
-Aspect = Literal["squash", "crop", "pad"]
-Window = Literal["voi", "full", "percentile"]
 
 PERCENTILES = (0.5, 99.5)
 
@@ -99,10 +96,10 @@ def check_mapping(aspect: str, window: str) -> None:
     Raises:
         BadInput: Unknown name, with the nearest known one.
     """
-    if aspect not in get_args(Aspect):
-        raise unknown_name("aspect", aspect, get_args(Aspect))
-    if window not in get_args(Window):
-        raise unknown_name("window", window, get_args(Window))
+    if aspect not in ASPECTS:
+        raise unknown_name("aspect", aspect, ASPECTS)
+    if window not in WINDOWS:
+        raise unknown_name("window", window, WINDOWS)
 
 
 def check_bits(bits: int) -> None:
