@@ -188,7 +188,7 @@ def test_positions_are_resampled_to_the_size(architecture, name, tmp_path):
     with torch.device("meta"):
         theirs = timm.create_model(architecture, num_classes=0).state_dict()
         ours = build(architecture, 0, size=64).state_dict()
-    state = {each: torch.zeros(one.shape, dtype=one.dtype) for each, one in theirs.items()}
+    state = {each: torch.ones(one.shape, dtype=one.dtype) for each, one in theirs.items()}
     state[name].fill_(0.25)
     found = from_foreign(save(state, tmp_path / "weights.pth"), architecture, size=64)
     assert {each: one.shape for each, one in found.items()} == {each: one.shape for each, one in ours.items()}
