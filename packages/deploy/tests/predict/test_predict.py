@@ -190,7 +190,7 @@ def test_warnings_are_in_the_table(models, folder, tmp_path):
         (["{torch}", "{image}", "--runtime", "tensorrt"], "runtime"),
         (["{torch}", "{image}", "--out", "{table}"], "expected a file to write, found a folder"),
         (["{torch}", "{pipe}"], "found a pipe or a device"),
-        (["{diverged}", "{image}"], "NaN or infinity"),
+        (["{diverged}", "{image}"], "finite numbers"),
     ],
 )
 def test_bad_input_is_one_message(arguments, says, models, folder, tmp_path, capsys):

@@ -42,7 +42,7 @@ def refuse_unusable(state: Mapping[str, Tensor], path: str | Path) -> None:
             raise refuse("weights", f"{name} without its numbers", "save them from the network that has them")
         if not (finite := tensor.isfinite()).all():
             found = f"{int((~finite).sum())} of the {finite.numel()} numbers in {name} that are not"
-            do = "save them again in float32, before they are made half precision"
+            do = "save them in float32, not half precision; where training diverged, train again with a lower --lr"
             raise refuse("weights that are finite numbers", found, do)
         if name.endswith("running_var") and (tensor.min() < 0 or not tensor.any()):
             raise refuse("variances above 0", f"{float(tensor.min()):.3g} in {name}", "copy the file again")
