@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cxr_data import decoding as pixels
-from cxr_data.decoding import decode_once, keep_rows
+from cxr_data.decoding import decode_once, faint_notes, keep_rows
 from cxr_data.errors import BadInput
 from cxr_data.images.read import read_image
 
@@ -124,3 +124,11 @@ def test_a_disk_too_small_is_told_before_anything_is_written(source, tmp_path, m
     with pytest.raises(BadInput, match=r"expected 1\.0 MiB of free disk, found 0\.0 MiB"):
         decode(source, tmp_path / "work")
     assert not (tmp_path / "work" / "pixels.npy").exists()
+
+
+@pytest.mark.parametrize(("kind", "top", "faint"), [("u1", 15, 50), ("u1", 255, 0), ("u2", 4095, 50), ("u2", 65535, 0)])
+def test_images_within_few_gray_levels_are_told(kind, top, faint):
+    images = np.linspace(0, top, 50 * 64 * 64).reshape(64, 64, 50).transpose(2, 0, 1).astype(kind)
+    said = faint_notes(images)
+    assert (f"{faint} images lie within" in said[0]) if faint else not said
+    assert not faint or "500 images among 500 looked at" in faint_notes(np.repeat(images, 20, axis=0))[0]

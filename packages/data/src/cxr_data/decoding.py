@@ -25,6 +25,9 @@ TASK = 32
 """Images decoded in one go by one thread."""
 CHUNK = 1024
 """Images between two points from which a killed run resumes; a multiple of TASK."""
+FAINT = 1 / 8
+"""Share of all gray levels below which the spread of an image is worth a word."""
+_LOOKED_AT = 500
 _PIXELS, _JOURNAL = "pixels.npy", "journal.jsonl"
 
 
@@ -138,6 +141,24 @@ def keep_rows(folder: Path, rows: NDArray[np.int64]) -> None:
             kept[start : start + CHUNK] = pixels[rows[start : start + CHUNK]]
         kept.flush()
         os.replace(folder / "kept.npy", folder / _PIXELS)
+
+
+def faint_notes(pixels: NDArray[Any]) -> list[str]:
+    """A note for the user where images lie within few gray levels, such as values of 12 bits in files of 16.
+
+    Args:
+        pixels: (N, H, W) uint8 or uint16; some hundred of them are looked at.
+    """
+    rows = np.linspace(0, len(pixels) - 1, min(len(pixels), _LOOKED_AT)).astype(np.int64)
+    levels = np.iinfo(pixels.dtype).max + 1
+    faint = sum(int(pixels[row].max()) - int(pixels[row].min()) < FAINT * levels for row in rows)
+    if faint <= 0.02 * len(rows):
+        return []
+    among = f" among {len(rows)} looked at" if len(rows) < len(pixels) else ""
+    return [
+        f"{faint} images{among} lie within {FAINT * levels:.0f} of {levels} gray levels (12 bits stored as 16?): "
+        "--window percentile spreads each over all"
+    ]
 
 
 def forget_journal(folder: Path) -> None:

@@ -109,6 +109,8 @@ def inside(root: Path, name: str, listed_in: Path) -> str:
         BadInput: The path leaves the folder.
     """
     path = os.path.normpath(name.replace("\\", "/"))
+    if os.path.isabs(path) and Path(path).is_relative_to(root):
+        path = os.path.relpath(path, root)
     if os.path.isabs(path) or path == ".." or path.startswith("../"):
         raise BadInput("paths inside the folder", repr(name), where=listed_in, do="remove the entry")
     return path

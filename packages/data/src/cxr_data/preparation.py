@@ -24,7 +24,7 @@ from cxr_data.cohort import (
     pixel_digests,
     write_tables,
 )
-from cxr_data.decoding import decode_once, forget_journal, keep_rows, too_many
+from cxr_data.decoding import decode_once, faint_notes, forget_journal, keep_rows, too_many
 from cxr_data.errors import BadInput
 from cxr_data.folders import existing_folder, locked, refuse_full, take_name
 from cxr_data.image_files import counted
@@ -294,6 +294,7 @@ def finish(settings: Plan, listing: Listing, selected: dict[str, Any], beside: P
         *split_notes,
         *_duplicate_notes(identical, targets),
         *_missing_classes(listing, split, targets),
+        *faint_notes(pixels),
     ]
     if set_aside:
         notes.insert(0, f"{counted(len(set_aside), 'broken image')} set aside; cohort.json names them")

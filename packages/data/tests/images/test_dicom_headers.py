@@ -142,9 +142,22 @@ def test_the_first_value_of_a_table_may_be_written_with_the_other_sign():
         alike(decode_dicom(dicom(stored, VOILUTSequence=item), "voi"), scaled(picture(), 12))
 
 
-def test_a_table_that_maps_nothing_of_the_image_is_refused():
-    with pytest.raises(BrokenImage, match="maps none of the values"):
-        decode_dicom(dicom(picture(), VOILUTSequence=table(np.arange(100), bits=8, first=20_000)), "voi")
+@pytest.mark.parametrize(("entries", "first"), [(100, 20_000), (256, 0), (256, 2000)])
+def test_a_table_that_maps_next_to_nothing_of_the_image_is_refused(entries, first):
+    made = table(np.arange(entries), bits=8, first=first)
+    for keyword in ("ModalityLUTSequence", "VOILUTSequence"):
+        with pytest.raises(BrokenImage, match="maps none of the values"):
+            decode_dicom(dicom(picture(), **{keyword: made}), "voi")
+
+
+def test_a_table_that_is_no_curve_is_refused():
+    curve = np.rint(np.linspace(0, 1, 4096) ** 2 * 4095).astype(np.uint16)
+    for entries in (curve.byteswap(), np.random.default_rng(0).permutation(curve)):
+        with pytest.raises(BrokenImage, match="like noise"):
+            decode_dicom(dicom(picture(), VOILUTSequence=table(entries, bits=16)), "voi")
+
+
+def test_a_table_of_one_value_is_refused():
     with pytest.raises(BrokenImage, match="entries are all the same"):
         decode_dicom(dicom(picture(), VOILUTSequence=table(np.full(4096, 3000), bits=12)), "voi")
 
@@ -423,6 +436,16 @@ def test_padding_beyond_the_stored_bits_is_recognised():
 def test_a_gray_value_is_not_taken_for_padding_of_another_width():
     expected = decode_dicom(dicom(picture()), "voi")
     np.testing.assert_array_equal(decode_dicom(dicom(picture(), PixelPaddingValue=("SS", -2000)), "voi"), expected)
+
+
+def test_padding_that_is_no_number_is_none():
+    expected = decode_dicom(dicom(picture()), "voi")
+    np.testing.assert_array_equal(decode_dicom(dicom(picture(), PixelPaddingValue=("LO", "none")), "voi"), expected)
+
+
+def test_a_padding_range_over_most_of_the_values_is_refused():
+    with pytest.raises(BrokenImage, match="most of its values padding"):
+        decode_dicom(dicom(picture(), PixelPaddingValue=("US", 0), PixelPaddingRangeLimit=("US", 3000)), "voi")
 
 
 # Windows

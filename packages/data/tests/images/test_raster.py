@@ -140,3 +140,11 @@ def test_pixels_of_a_png_are_followed_to_their_own_checksum(damage):
     }[damage]
     with pytest.raises(BrokenImage, match="damaged PNG: it cannot be decoded"):
         decode_png(png(GRAY, pixels=pixels))
+
+
+def test_a_palette_without_all_colours_of_its_png_is_refused():
+    indices = np.tile(np.arange(64, dtype=np.uint8), (48, 1))
+    colours = np.repeat(np.arange(0, 256, 4, dtype=np.uint8), 3).tobytes()
+    np.testing.assert_array_equal(decode_png(png(indices, chunk(b"PLTE", colours), colour=3)), indices * 4)
+    with pytest.raises(BrokenImage, match="beyond the 20 of its palette"):
+        decode_png(png(indices, chunk(b"PLTE", colours[:60]), colour=3))

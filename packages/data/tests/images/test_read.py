@@ -67,7 +67,16 @@ def test_sixteen_bits_keep_their_full_range_and_are_rounded_only_once(tmp_path):
 
 def test_shrinking_averages_areas(tmp_path):
     checkered = np.indices((64, 64)).sum(axis=0) % 2 * 200
-    assert set(np.unique(read_image(store(tmp_path / "a.png", checkered.astype(np.uint8)), 32))) == {100}
+    checkered[:, :32] = 0
+    assert set(np.unique(read_image(store(tmp_path / "a.png", checkered.astype(np.uint8)), 32))) == {0, 100}
+
+
+def test_a_picture_that_vanishes_in_eight_bits_is_blank(tmp_path):
+    faint = np.full((64, 64), 3000, np.uint16)
+    faint[20:40] += 5
+    with pytest.raises(BrokenImage, match="blank"):
+        read_image(store(tmp_path / "a.png", faint), 32)
+    assert np.ptp(read_image(tmp_path / "a.png", 32, bits=16)) == 5
 
 
 def test_exif_orientation_is_obeyed(tmp_path):
@@ -89,11 +98,12 @@ def test_a_large_jpeg_decoded_at_reduced_scale_stays_close_to_the_full_one(tmp_p
 def test_aspects(tmp_path):
     wide = np.zeros((40, 80), np.uint8)
     wide[:, :20], wide[:, 20:60], wide[:, 60:] = 50, 100, 150
+    wide[20] = 0
     file = store(tmp_path / "a.png", wide)
     squashed, cropped, padded = (read_image(file, 40, aspect=a) for a in ("squash", "crop", "pad"))
     np.testing.assert_array_equal(squashed[0], np.repeat([50, 100, 150], [10, 20, 10]))
-    assert set(np.unique(cropped)) == {100}
-    np.testing.assert_array_equal(padded[:, 0], np.repeat([0, 50, 0], [10, 20, 10]))
+    assert set(np.unique(cropped)) == {0, 100}
+    np.testing.assert_array_equal(padded[:, 0], np.repeat([0, 50, 25, 50, 0], [10, 10, 1, 9, 10]))
 
 
 def test_percentiles_stretch_the_tissue_and_borders_do_not_count(tmp_path):

@@ -1,5 +1,6 @@
 import io
 import struct
+import zlib
 from contextlib import suppress
 from typing import Any
 
@@ -246,6 +247,39 @@ def test_damaged_and_missing_strips_are_refused(compression):
 def test_what_is_not_read_is_named(tags, reason):
     with pytest.raises(BrokenImage, match=reason):
         decode_tiff(tiff(GRAY.tobytes(), tags=tags))
+
+
+ROUGH = np.clip(GRAY.astype(np.int64) * 257 * 2 - 32768, 0, 65535).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "shape", "tags", "reason"),
+    [
+        (DEEP.byteswap().tobytes(), DEEP.shape, {258: 16}, "order of bytes"),
+        (DEEP.tobytes(), DEEP.shape[::-1], {258: 16}, "height and width"),
+        (DEEP.tobytes(), DEEP.shape, {258: 8}, "where its header needs"),
+        (DEEP.tobytes(), DEEP.shape, {258: None}, "where its header needs"),
+        (DEEP.tobytes() * 2, DEEP.shape, {258: 16}, "where its header needs"),
+        (ROUGH.tobytes(), DEEP.shape, {258: 16, 339: 2}, "signed"),
+        ((ROUGH ^ 0x8000).tobytes(), DEEP.shape, {258: 16}, "signed"),
+        (np.repeat(DEEP[None], 3, 0).tobytes(), DEEP.shape, {258: (16,) * 3, 262: 2, 277: 3}, "colours"),
+        (zlib.compress(DEEP.tobytes()), DEEP.shape, {258: 16, 259: 8, 317: 2}, "differences"),
+    ],
+)
+def test_a_directory_that_the_pixels_contradict_is_refused(pixels, shape, tags, reason):
+    with pytest.raises(BrokenImage, match=reason):
+        decode_tiff(tiff(pixels, shape, tags=tags))
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_differences_of_floats_are_those_of_their_bits(kind):
+    values = (DEEP / 7).astype(kind)
+    bits = values.view(f"u{values.itemsize}")
+    differences = np.diff(bits, axis=1, prepend=bits.dtype.type(0))
+    tags = {258: 8 * values.itemsize, 339: 3, 259: 8, 317: 2}
+    np.testing.assert_allclose(
+        decode_tiff(tiff(zlib.compress(differences.tobytes()), tags=tags)), spread(values), atol=1e-6
+    )
 
 
 def test_values_that_are_not_numbers_are_refused():

@@ -47,6 +47,9 @@ def decode_dicom(data: bytes, window: str) -> NDArray[np.float32]:
             quotes pydicom, whose messages hold text of the header.
     """
     dataset, syntax = open_dicom(data)
+    if not len(dataset):
+        cut = data[128:132] == b"DICM"
+        raise BrokenImage("truncated DICOM: it ends within its header" if cut else "not an image of a known kind")
     with _damaged("its pixels cannot be decoded"):
         image = stored_values(dataset, syntax)
     # What is no number afterwards is refused.
@@ -144,6 +147,10 @@ def _displayed(dataset: "Dataset", image: Stored, window: str) -> NDArray[np.flo
         colours, bits = palette(dataset, image.values)
         return _luma(colours / (2.0**bits - 1), stretch=False)
 
+    if image.photometric == "MONOCHROME2" and dataset.get("PresentationLUTShape") == "INVERSE":
+        raise BrokenImage(
+            "a DICOM file that contradicts itself on whether air is dark (MONOCHROME2, PresentationLUTShape INVERSE)"
+        )
     values, low, high = _modality(dataset, image)
     if not np.isfinite(values).all():
         raise BrokenImage("a DICOM image with values that are not numbers")

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_data.images.codestreams import Stream, check_stream, codestream, describe, unpack_rle
+from cxr_data.images.dicom_padding import extreme_padding, float_padding, padding_mask
 from cxr_data.images.gdcm_decoder import decode_twelve_bits, hush_gdcm
 from cxr_data.images.header import BrokenImage, check_size
+from cxr_data.images.readings import as_rgb, check_order, check_sign
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -73,7 +75,7 @@ def stored_values(dataset: "Dataset", syntax: str | None) -> Stored:
     """
     holders = [name for name in ("PixelData", *_FLOATS) if name in dataset]
     if not holders:
-        raise BrokenImage("a DICOM file without an image" if len(dataset) else "not an image of a known kind")
+        raise BrokenImage("a DICOM file without an image")
     if len(holders) > 1:
         raise BrokenImage("a DICOM file with two images; one radiograph was expected")
     header = _header(dataset)
@@ -82,7 +84,7 @@ def stored_values(dataset: "Dataset", syntax: str | None) -> Stored:
         raise BrokenImage(f"a DICOM file of {frames} frames; one radiograph was expected")
     if holders[0] in _FLOATS:
         values = _floats(dataset, holders[0], header)
-        return Stored(values, 0, True, _float_padding(dataset, values), header.photometric)
+        return Stored(values, 0, True, float_padding(dataset, values), header.photometric)
     raw, precision, photometric = _raw(dataset, header, syntax)
     header = header._replace(photometric=photometric)
     if photometric != "RGB":
@@ -155,7 +157,8 @@ def _raw(dataset: "Dataset", header: _Header, syntax: str | None) -> tuple[NDArr
     if not data.startswith((b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")[0 if little else 1]):
         return _uncompressed(dataset, header, little, syntax)
     fragments = list(generate_fragments(bytes(data)))
-    fragments = fragments[1:]  # the first item is the table of offsets
+    if fragments and not fragments[0].startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51")):
+        fragments = fragments[1:]  # the table of offsets, which some leave out
     if not fragments or not any(fragments):
         raise BrokenImage("a DICOM file without an image")
     whole = b"".join(fragments)
@@ -177,7 +180,7 @@ def _uncompressed(
     subsampled = header.photometric == "YBR_FULL_422"
     expected = header.rows * header.columns * (2 if subsampled else header.samples) * (header.allocated // 8)
     try:
-        data = _native(dataset.PixelData, expected)
+        _native(dataset.PixelData, expected)
     except BrokenImage as error:
         if syntax is None:
             raise BrokenImage(
@@ -185,11 +188,17 @@ def _uncompressed(
             ) from error
         raise
     decoder = get_decoder(ExplicitVRLittleEndian if little else ExplicitVRBigEndian)
+    planes = header.samples > 1 and int(dataset.get("PlanarConfiguration") or 0) == 1
     options = _options(header, header.allocated, header.stored)
-    options["planar_configuration"] = int(dataset.get("PlanarConfiguration") or 0)
-    options |= {"pixel_vr": dataset["PixelData"].VR, "correct_unused_bits": False}
-    values, told = decoder.as_array(data, **options)
-    return values.astype(values.dtype.newbyteorder("="), copy=False), header.allocated, _colour_of(told)
+    options |= {"planar_configuration": int(planes), "pixel_vr": dataset["PixelData"].VR, "correct_unused_bits": False}
+    # An odd number of bytes may be written in words, the last of them whole.
+    data = bytes(dataset.PixelData)[: expected + expected % 2]
+    values, told = decoder.as_array(data, raw=not subsampled, **options)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    check_order(values, "DICOM", planes=planes)
+    if header.samples == 1:
+        return values, header.allocated, header.photometric
+    return as_rgb(values, _colour_of(told) if subsampled else header.photometric), header.allocated, "RGB"
 
 
 def _options(header: _Header, allocated: int, stored: int) -> dict[str, Any]:
@@ -222,11 +231,7 @@ def _run_lengths(data: bytes, header: _Header) -> tuple[NDArray[Any], int, str]:
     if header.samples == 1:
         return values[0], header.allocated, header.photometric
     colours = np.ascontiguousarray(values.transpose(1, 2, 0))
-    if header.photometric == "RGB":
-        return colours, header.allocated, "RGB"
-    from pydicom.pixels.processing import convert_color_space
-
-    return convert_color_space(colours, header.photometric, "RGB"), header.allocated, "RGB"
+    return as_rgb(colours, header.photometric), header.allocated, "RGB"
 
 
 def _compressed(data: bytes, header: _Header) -> tuple[NDArray[Any], int, str]:
@@ -289,14 +294,16 @@ def _no_decoder(stream: Stream) -> BrokenImage:
 
 
 def _placed(dataset: "Dataset", raw: NDArray[Any], header: _Header, precision: int) -> Stored:
-    padding = _padding(dataset, raw, header.allocated, header.signed)
+    padding = padding_mask(dataset, raw, header.allocated, header.signed)
     values, bits = _values(dataset, raw, header, precision, padding)
     if padding is None:  # in values that were shifted, or had an overlay above them
-        padding = _padding(dataset, values, header.allocated, header.signed)
+        padding = padding_mask(dataset, values, header.allocated, header.signed)
     if padding is None:
-        padding = _extreme_padding(dataset, values, bits, header.signed)
+        padding = extreme_padding(dataset, values, bits, header.signed)
     if padding is not None and padding.all():
         padding = None
+    if header.photometric != "PALETTE COLOR":  # neighbours in a palette may be of any two colours
+        check_sign(values, bits, "DICOM")
     return Stored(values, bits, header.signed, padding, header.photometric)
 
 
@@ -367,54 +374,3 @@ def _refuse_unless_overlay(above: NDArray[Any], below: NDArray[Any], stored: int
     found = np.concatenate(jumps)
     if len(found) < 8 or np.median(found) > (1 << stored) / 8:
         raise BrokenImage(f"a DICOM file with values of more than its {stored} bits (BitsStored)")
-
-
-def _padding(dataset: "Dataset", raw: NDArray[Any], allocated: int, signed: bool) -> NDArray[np.bool_] | None:
-    """Pixels of the padding value or range, whatever VR and sign it is written with."""
-    value, limit = _number(dataset, "PixelPaddingValue"), _number(dataset, "PixelPaddingRangeLimit")
-    if value is None:
-        return None
-    ends = [_resigned(end, allocated, signed) for end in (value, value if limit is None else limit)]
-    wide = raw.astype(np.int64)
-    mask = (wide >= min(ends)) & (wide <= max(ends))
-    return mask if mask.any() and not mask.all() else None
-
-
-def _extreme_padding(dataset: "Dataset", values: NDArray[Any], bits: int, signed: bool) -> NDArray[np.bool_] | None:
-    """Pixels of a padding value that is the smallest or largest of the stored bits, written in more or fewer bits."""
-    value = _number(dataset, "PixelPaddingValue")
-    if value is None or _number(dataset, "PixelPaddingRangeLimit") is not None:
-        return None
-    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
-    value = _resigned(value & ((1 << bits) - 1), bits, signed) if not low <= value <= high else value
-    mask = values == value
-    return mask if value in (low, high) and mask.any() and not mask.all() else None
-
-
-def _resigned(value: int, bits: int, signed: bool) -> int:
-    """A value written as the other sign: 65535 for -1 where pixels are signed, -1 for 65535 where they are not."""
-    if signed and value >= 1 << (bits - 1):
-        return value - (1 << bits)
-    return value + (1 << bits) if not signed and value < 0 else value
-
-
-def _number(dataset: "Dataset", keyword: str) -> int | None:
-    """An integer element, whatever VR it has; None where it is absent or empty."""
-    value: Any = dataset.get(keyword)
-    if isinstance(value, (bytes, bytearray)):
-        order = "little" if dataset.original_encoding[1] is not False else "big"
-        return int.from_bytes(value[:2], order) if value else None
-    if value is None or value == "" or (hasattr(value, "__len__") and len(value) == 0):
-        return None
-    return int(float(value[0] if hasattr(value, "__getitem__") and not isinstance(value, str) else value))
-
-
-def _float_padding(dataset: "Dataset", values: NDArray[Any]) -> NDArray[np.bool_] | None:
-    for prefix in ("Float", "DoubleFloat"):
-        value = dataset.get(f"{prefix}PixelPaddingValue")
-        if value is not None:
-            limit = dataset.get(f"{prefix}PixelPaddingRangeLimit")
-            ends = sorted((float(value), float(value if limit is None else limit)))
-            mask = (values >= ends[0]) & (values <= ends[1])
-            return mask if mask.any() and not mask.all() else None
-    return None

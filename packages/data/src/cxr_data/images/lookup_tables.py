@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 FULL = 0.95
 """Share of a depth's largest value that entries of this depth reach."""
+LEAST_MAPPED = 0.25
+"""Least share of an image's values that lie within the table made for it."""
+MOST_TURNS = 8
+"""How often entries may go up and down over their whole range; a curve does it once."""
 
 
 class Table(NamedTuple):
@@ -93,23 +97,26 @@ def look_up(table: Table, values: NDArray[Any]) -> NDArray[np.int64]:
     """Map values (any shape) through a table; what lies outside takes its first or last entry.
 
     Raises:
-        BrokenImage: No value lies in the range of the table, or all entries are the same.
+        BrokenImage: Few values lie in the range of the table, or its entries are all the same or no curve.
     """
     entries, first, _ = table
     if entries.min() == entries.max():
         raise BrokenImage("a DICOM lookup table whose entries are all the same")
+    if np.abs(np.diff(entries)).sum() > MOST_TURNS * np.ptp(entries):
+        raise BrokenImage("a DICOM lookup table whose entries go up and down like noise (bytes in the other order?)")
     whole = np.rint(values).astype(np.int64)
-    low, high = int(whole.min()), int(whole.max())
-    if not _overlap(first, len(entries), low, high):
-        # The value is signed or not as the pixels are, and often written as the other.
-        first = first - 2**16 if first >= 2**15 else first + 2**16
-        if not _overlap(first, len(entries), low, high):
-            raise BrokenImage("a DICOM lookup table that maps none of the values of its image")
-    return entries[np.clip(whole - first, 0, len(entries) - 1)]
+    return entries[_places(whole, first, len(entries), "lookup table")]
 
 
-def _overlap(first: int, number: int, low: int, high: int) -> bool:
-    return first <= high and first + number - 1 >= low
+def _places(whole: NDArray[np.int64], first: int, number: int, what: str) -> NDArray[np.int64]:
+    """Index of each value into a table that begins at a value."""
+    # That value is signed or not as the pixels are, and often written as the other.
+    for start in (first, first - 2**16 if first >= 2**15 else first + 2**16):
+        places = whole - start
+        inside = float(((places >= 0) & (places < number)).mean())
+        if inside >= LEAST_MAPPED:
+            return np.clip(places, 0, number - 1)
+    raise BrokenImage(f"a DICOM {what} that maps none of the values of its image, or few")
 
 
 def palette(dataset: "Dataset", stored: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
@@ -125,10 +132,7 @@ def palette(dataset: "Dataset", stored: NDArray[Any]) -> tuple[NDArray[np.int64]
     if len({(len(table.entries), table.first, table.bits) for table in tables}) > 1:
         raise BrokenImage("a DICOM palette whose three tables differ in their descriptors")
     bits = depth(tables[0].bits, max(int(table.entries.max()) for table in tables))
-    whole = stored.astype(np.int64)
-    if not _overlap(tables[0].first, len(tables[0].entries), int(whole.min()), int(whole.max())):
-        raise BrokenImage("a DICOM palette that maps none of the values of its image")
-    index = np.clip(whole - tables[0].first, 0, len(tables[0].entries) - 1)
+    index = _places(stored.astype(np.int64), tables[0].first, len(tables[0].entries), "palette")
     return np.stack([table.entries[index] for table in tables], axis=-1), bits
 
 

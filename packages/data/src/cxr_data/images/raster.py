@@ -125,6 +125,8 @@ def decode_png(data: bytes) -> NDArray[Any]:
         values = None
     if values is None:
         raise BrokenImage("damaged PNG: it cannot be decoded")
+    if data[25] == 3:
+        _check_palette(data)
     if values.dtype == np.uint8 or not 1 < significant < 16 or int(values.max()) >> significant:
         return values
     values = values.astype(np.uint16, copy=False)
@@ -154,6 +156,14 @@ def _check_png(data: bytes) -> int:
             significant = min(data[at + 8 : end])
         at = end + 4
     return significant
+
+
+def _check_palette(data: bytes) -> None:
+    """Refuse pixels of colours that the palette of a PNG lacks: libpng makes them black."""
+    image = open_raster(data, "PNG")
+    colours = len(image.palette.palette) // 3 if image.palette else 0
+    if int(np.asarray(image).max()) >= colours:
+        raise BrokenImage(f"damaged PNG: pixels of colours beyond the {colours} of its palette")
 
 
 def _check_length(data: bytes, claimed: int, kind: str) -> None:

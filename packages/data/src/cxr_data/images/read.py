@@ -76,8 +76,6 @@ def fit_image(
     Raises:
         BrokenImage: Every pixel has the same value.
     """
-    if image.min() == image.max():
-        raise BrokenImage("blank: every pixel has the same value")
     return _square(image, pixel_size, aspect, window, np.dtype(np.uint8 if bits == 8 else np.uint16))
 
 
@@ -159,6 +157,8 @@ def _square(image: NDArray[Any], size: int, aspect: str, window: str, depth: np.
         method = cv2.INTER_AREA if height >= rows and width >= columns else cv2.INTER_LINEAR
         image = cv2.resize(image, (columns, rows), interpolation=method)
     gray = _to_depth(image, window, depth)
+    if gray.min() == gray.max():
+        raise BrokenImage("blank: every pixel has the same value")
     if aspect != "pad":
         return gray
     padded = np.zeros((size, size), depth)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cxr_data.images.codecs import deflate_decode, lzw_decode, packbits_decode
 from cxr_data.images.header import BrokenImage, check_size
 from cxr_data.images.jpeg import decode_jpeg, oriented
+from cxr_data.images.readings import check_differences, check_order, check_sign
 
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
@@ -82,6 +83,7 @@ def decode_tiff(data: bytes) -> NDArray[Any]:
     layout = _layout(data, page)
     check_size(layout.width, layout.height)
     pixels = _pixels(data, page, layout)
+    _check_reading(pixels, layout)
     gray = _gray(pixels, page, layout)
     return oriented(gray, _one(page, 274, 1))
 
@@ -192,7 +194,7 @@ def _pixels(data: bytes, page: Directory, layout: _Layout) -> NDArray[Any]:
     offsets, counts = (_values(page, tag) for tag in ((324, 325) if layout.tiled else (273, 279)))
     columns, rows = -(-layout.width // layout.across), -(-layout.height // layout.down)
     if not counts and len(offsets) == 1 and layout.compression == NONE:  # writers of old left them out
-        counts = (len(data),)
+        counts = (len(data) - offsets[0],)
     if not len(offsets) == len(counts) == columns * rows * layout.planes:
         raise BrokenImage("damaged TIFF: strips or tiles are missing")
     if len(set(offsets)) < len(offsets):
@@ -230,23 +232,26 @@ def _part(segment: bytes, height: int, page: Directory, layout: _Layout) -> NDAr
     needed, full = height * a_row, layout.down * a_row
     if _one(page, 266, 1) == 2:
         segment = segment.translate(_REVERSED)
+    if layout.compression == NONE and len(segment) >= 2 * full:
+        raise BrokenImage(f"a TIFF with strips or tiles of {len(segment)} bytes where its header needs {full}")
     raw = segment[:needed] if layout.compression == NONE else _DECODERS[layout.compression](segment, full)
     if len(raw) != needed:
         if len(raw) != full:  # the last strip may be filled up
             raise BrokenImage(f"damaged TIFF: a strip or tile holds {len(raw)} bytes instead of {needed}")
         raw = raw[:needed]
     shape = (height, layout.across, layout.samples_a_plane)
-    if layout.predictor == 3:
+    if layout.predictor == 3 and layout.kind == "f":
         return _float_differences(raw, shape, layout)
     if layout.bits in (8, 16, 32, 64):
-        values = np.frombuffer(raw, f"{layout.order}{layout.kind}{layout.bits // 8}").reshape(shape)
+        kind = "u" if layout.predictor == 2 else layout.kind  # differences of floats are of their bits
+        values = np.frombuffer(raw, f"{layout.order}{kind}{layout.bits // 8}").reshape(shape)
+        values = values.astype(values.dtype.newbyteorder("="))
     else:
         bits = np.unpackbits(np.frombuffer(raw, np.uint8).reshape(height, a_row), axis=1)
         bits = bits[:, : layout.across * layout.samples_a_plane * layout.bits].reshape(*shape, layout.bits)
-        values = bits @ (1 << np.arange(layout.bits - 1, -1, -1)).astype(np.uint32)
-    values = values.astype(_depth(layout))
+        values = (bits @ (1 << np.arange(layout.bits - 1, -1, -1)).astype(np.uint32)).astype(_depth(layout))
     if layout.predictor == 2:
-        return np.cumsum(values, axis=1, dtype=values.dtype)
+        return np.cumsum(values, axis=1, dtype=values.dtype).view(_depth(layout))
     if layout.predictor != 1:
         raise BrokenImage(f"a TIFF with predictor {layout.predictor}, which is not read: convert it to PNG")
     return values
@@ -274,6 +279,18 @@ def _jpeg_part(segment: bytes, page: Directory, layout: _Layout) -> NDArray[np.u
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([layout.colour == YCBCR])
     adobe = adobe if layout.samples == 3 else b""
     return decode_jpeg(b"\xff\xd8" + adobe + bytes(tables)[2:-2] + segment[2:], part=True)
+
+
+def _check_reading(pixels: NDArray[Any], layout: _Layout) -> None:
+    """Refuse pixels that prove their header wrong."""
+    if layout.compression == JPEG or layout.colour == PALETTE:
+        return
+    if layout.predictor == 1:
+        check_order(pixels, "TIFF", planes=layout.planes > 1)
+    elif layout.kind != "f":
+        check_differences(pixels[..., 0], "TIFF")
+    if layout.kind != "f":
+        check_sign(pixels[..., 0], layout.bits, "TIFF")
 
 
 def _gray(pixels: NDArray[Any], page: Directory, layout: _Layout) -> NDArray[Any]:

@@ -7,6 +7,7 @@ import polars as pl
 from cxr_data.errors import BadInput
 from cxr_data.readers import patients
 from cxr_data.readers.listing import (
+    MAX_CLASSES,
     SPLIT_FOLDERS,
     Listing,
     named_images,
@@ -14,8 +15,6 @@ from cxr_data.readers.listing import (
     order_classes,
 )
 from cxr_data.readers.values import merged_spellings, spelling_key
-
-MAX_CLASSES = 100
 
 
 def looks_like(path: Path) -> bool:

@@ -22,6 +22,8 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
+MAX_CLASSES = 100
+"""Most exclusive classes that are taken for classes."""
 UNCERTAIN, UNMENTIONED = -1.0, -2.0
 """Label values a reader may give beside 0, 1 and NaN: a doubtful finding, and one the report is silent on."""
 _HEALTHY = {"normal", "healthy", "negative", "nofinding", "nofindings", "control", "controls", "clear"}

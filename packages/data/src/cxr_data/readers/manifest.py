@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from cxr_data.cohort import Task
@@ -21,6 +22,7 @@ from cxr_data.folders import inside
 from cxr_data.images.dicom import age_in_years
 from cxr_data.readers import unlabelled, values
 from cxr_data.readers.listing import (
+    MAX_CLASSES,
     SPLIT_FOLDERS,
     UNCERTAIN,
     Listing,
@@ -31,9 +33,7 @@ from cxr_data.readers.listing import (
 )
 from cxr_data.readers.tables import numbers
 
-NAMES = ("manifest.csv", "manifest.parquet", "labels.csv", "labels.parquet")
-FILE_COLUMNS = ("file", "path", "image", "filename", "file_name", "image_path")
-"""Names of the column of files, in any case; the first of them that is there."""
+NAMES = tuple(f"{stem}.{kind}" for stem in ("manifest", "labels") for kind in ("csv", "csv.gz", "tsv", "parquet"))
 _KNOWN = ("file", "patient", "split", "class", "view", "sex", "age")
 _CLASS = "class"
 _UNLABELLED = "or, for pretraining without labels, move the table out of the folder"
@@ -79,8 +79,11 @@ def read(path: Path) -> Listing:
     """
     tables = _tables(path)
     table_path, entries = tables[0], _together(tables)
+    notes = _other_tables(path, table_path)
     if "patient" not in entries.columns:
         values.refuse_hidden_patients(entries.columns, table_path)
+        entries, said = _studies(entries, table_path)
+        notes += said
     entries, refused = _inside(path, entries, table_path)
     if twice := entries.filter(pl.col("path").is_duplicated())["path"].to_list():
         raise BadInput("each file once", f"{twice[0]} twice", where=table_path)
@@ -90,7 +93,6 @@ def read(path: Path) -> Listing:
     if matched.is_empty():
         found = f"none of them ({entries['file'][0]}, …)"
         raise BadInput("images that the table names", found, where=table_path)
-    notes = []
     if missing := entries.height - matched.height:
         notes.append(f"{missing} images of {table_path.name} are not there and were left out")
     if unlisted := len(images) - matched.height:
@@ -126,6 +128,22 @@ def read(path: Path) -> Listing:
     return Listing(path.name, table, labels, task, tuple(notes), refused=refused)
 
 
+def _other_tables(path: Path, taken: Path) -> list[str]:
+    """A note on tables of labels beside the one that is taken."""
+    others = [name for name in NAMES if name != taken.name and _labelled(path / name)] if taken.name in NAMES else []
+    return [f"{taken.name} is used, and not {', '.join(others)} beside it"] if others else []
+
+
+def _studies(entries: pl.DataFrame, table_path: Path) -> tuple[pl.DataFrame, list[str]]:
+    """Entries with the study as the patient, where a table knows no patient but studies."""
+    for name in entries.columns:
+        # A study has some images; a column of few values numbers the studies of each patient.
+        if values.key(name) in values.STUDY_COLUMNS and 8 * entries[name].n_unique() >= entries.height:
+            said = "has no column patient: images of a study stay together, those of a patient may not"
+            return entries.rename({name: "patient"}), [f"{table_path.name} {said} ({name})"]
+    return entries, []
+
+
 def _as_on_disk(entries: pl.DataFrame, images: list[str]) -> pl.DataFrame:
     """Entries with accents and umlauts composed as in the names on disk, which macOS decomposes."""
     composed = {unicodedata.normalize("NFC", image): image for image in images}
@@ -154,19 +172,19 @@ def _inside(path: Path, entries: pl.DataFrame, table_path: Path) -> tuple[pl.Dat
 def _tables(path: Path) -> list[Path]:
     """The table: one of the usual names first, else the only one with a column of files, or one for each split."""
     for name in NAMES:
-        if _file_column(_columns(path / name)):
+        if values.file_column(_columns(path / name)):
             return [path / name]
     for name in NAMES:
         if _promises_labels(path / name):
             raise BadInput(
-                f"a table with a column of files ({', '.join(FILE_COLUMNS)})",
+                f"a table with a column of files ({', '.join(values.FILE_COLUMNS)})",
                 _what_is_there(path / name),
                 where=path / name,
                 do=f"write it as UTF-8 text with commas, one row per image; {_UNLABELLED}",
             )
     with os.scandir(path) as entries:
         names = sorted(e.name for e in entries if os.path.isfile(e.path))
-    named = [path / name for name in names if _file_column(_columns(path / name))]
+    named = [path / name for name in names if values.file_column(_columns(path / name))]
     splits = [_split_of(table) for table in named]
     if len(named) == 1 or (None not in splits and len(set(splits)) == len(named) > 1):
         return named
@@ -202,16 +220,10 @@ def _columns(table_path: Path) -> list[str]:
     return values.header(table_path) if table_path.name.lower().endswith((".csv", ".csv.gz", ".tsv")) else []
 
 
-def _file_column(columns: list[str]) -> str | None:
-    """The column of files, or None."""
-    names = {name.lower(): name for name in reversed(columns)}
-    return next((names[name] for name in FILE_COLUMNS if name in names), None)
-
-
 def _labelled(table_path: Path) -> bool:
     """Whether a table names files and their labels."""
     columns = _columns(table_path)
-    if not _file_column(columns):
+    if not values.file_column(columns):
         return False
     if any(name.lower() == _CLASS or name.startswith("label:") for name in columns):
         return True
@@ -244,7 +256,7 @@ def _text(table_path: Path) -> pl.DataFrame:
     """The whole table as stripped text, null words as null, columns under our names where we know them."""
     table = _parquet_text(table_path) if table_path.suffix.lower() == ".parquet" else values.read_csv(table_path)
     table = table.rename(lambda name: name.strip())
-    files = _file_column(table.columns)
+    files = values.file_column(table.columns)
     table = table.rename({files: "file"}) if files else table
     if table.is_empty() or "file" not in table.columns:
         raise BadInput("a table with rows and a column file", "none", where=table_path)
@@ -305,6 +317,11 @@ def _labels(matched: pl.DataFrame, table_path: Path) -> tuple[tuple[str, ...], T
         .alias(f"label:{name.removeprefix('label:')}")
         for name in chosen
     ]
+    if columns:
+        cells = np.concatenate([column.to_numpy() for column in columns])
+        if set(np.unique(cells)) == {1, UNCERTAIN}:  # neither a 0 nor a blank
+            do = "write 0 where a finding is absent; -1 means uncertain"
+            raise BadInput("0 and 1 in the columns of labels", "1 and -1 alone", where=table_path, do=do)
     labels = tuple(column.name.removeprefix("label:") for column in columns)
     if twice := [name for name, count in Counter(map(str.casefold, labels)).items() if count > 1]:
         raise BadInput("labels that differ in more than case", f"{twice[0]} twice", where=table_path)
@@ -313,6 +330,8 @@ def _labels(matched: pl.DataFrame, table_path: Path) -> tuple[tuple[str, ...], T
 
 def _classes(classes: pl.Series, table_path: Path) -> tuple[tuple[str, ...], Task, list[pl.Series], list[str]]:
     """Exclusive classes of a column, or findings side by side where it names several of one image."""
+    if (listed := values.without_brackets(classes)) is not None:
+        return _findings(listed, "|", table_path)
     if separator := values.several_findings(classes):
         return _findings(classes, separator, table_path)
     taken, notes = values.merged_spellings(classes)
@@ -320,6 +339,9 @@ def _classes(classes: pl.Series, table_path: Path) -> tuple[tuple[str, ...], Tas
     labels = order_classes(set(taken.values()))
     if len(labels) < 2:
         raise BadInput("at least two classes", ", ".join(labels) or "none", where=table_path)
+    if len(labels) > MAX_CLASSES or len(labels) > max(10, len(names) // 2):
+        found = f"{len(labels)} in {len(names)} images (such as {labels[0]!r:.60}), which look more like text or names"
+        raise BadInput(f"up to {MAX_CLASSES} classes, each of several images", found, where=table_path, do=_UNLABELLED)
     known = classes.is_not_null()
     return labels, "multiclass", [_where(known, column) for column in one_hot([n or "" for n in names], labels)], notes
 

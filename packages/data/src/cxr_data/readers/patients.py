@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 
 from cxr_data.cache import cache_folder
-from cxr_data.errors import BadInput
 from cxr_data.folders import inside, refuse_outside
 from cxr_data.images.dicom import age_in_years, dicom_facts, patient_salt
 from cxr_data.images.elements import SNIFFED, is_dicom
 from cxr_data.images.header import BrokenImage, first_bytes
+from cxr_data.readers import values
 
 MANIFESTS = ("manifest.csv", "metadata.csv")
 _EXTRAS = ("view", "sex", "age")
@@ -90,13 +90,16 @@ def _from_manifest(root: Path, paths: Sequence[str], known: list[dict[str, Any]]
         file = root / name
         if not file.is_file():
             continue
-        try:
-            table = pl.read_csv(file, infer_schema=False)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise BadInput("a readable CSV table", str(error).splitlines()[0], where=file) from error
+        table = values.cleaned(values.read_csv(file))
+        table = table.rename(values.known_columns(table.columns))
+        if files := values.file_column(table.columns):
+            table = table.rename({files: "file"})
         if not {"file", "patient"} <= set(table.columns):
             notes.append(f"{name} has no columns file and patient and was not used")
             continue
+        column, said = values.merged_patients(table["patient"])
+        table = table.with_columns(column)
+        notes += said
         absent, seen = 0, set()
         for row in table.iter_rows(named=True):
             path = inside(root, row["file"] or "", file)

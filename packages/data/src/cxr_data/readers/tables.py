@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def header(path: Path) -> list[str]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             line = io.BytesIO(file.read(_HEADER_BYTES)).readline()
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return []
     return [name.strip().strip('"') for name in line.decode("utf-8-sig", "replace").split(",")]
 

@@ -40,8 +40,9 @@ def read(path: Path) -> Listing:
     who, notes = patients.facts(path, images)
     table = pl.DataFrame({"path": images, "split": pl.Series(split, dtype=pl.String)})
     notes = [*notes, *other]
-    if sheets := sorted(one.name for one in path.iterdir() if one.suffix.lower() in (".xlsx", ".xls", ".ods")):
-        notes.append(f"{sheets[0]} is not read: for its labels save the sheet as labels.csv")
+    suffixes = (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".xml")
+    if sheets := sorted(one.name for one in path.iterdir() if one.suffix.lower() in suffixes):
+        notes.append(f"{sheets[0]} is not read: for its labels save it as labels.csv")
     return Listing(path.name, pl.concat([table, who], how="horizontal"), (), None, tuple(notes), refused=refused)
 
 

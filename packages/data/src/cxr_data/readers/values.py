@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import re
+import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,6 +33,13 @@ COLUMNS = {
     "age": ("age", "patientage"),
 }
 """Our name of a column -> its usual spellings, without case, spaces and punctuation; the first one found is taken."""
+FILE_COLUMNS = ("file", "path", "image", "filename", "file_name", "image_path")
+"""Names of the column of files, in any case; the first of them that is there."""
+STUDY_COLUMNS = (
+    *("study", "studyid", "studyuid", "studyinstanceuid", "exam", "examid", "examination", "examinationid"),
+    *("accession", "accessionid", "accessionnumber"),
+)
+"""Columns, spelt likewise, of what is at least of one patient."""
 CLASS_COLUMNS = (
     *("class", "classes", "classname", "category", "diagnosis", "finding", "findings", "findinglabels"),
     *("label", "labels"),
@@ -44,7 +53,7 @@ def header(path: Path) -> list[str]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             start = file.read(2**16)
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         return []
     text = decoded(start)
     return _cells(_without_preamble(text).split("\n", 1)[0]) if text else []
@@ -59,7 +68,7 @@ def read_csv(path: Path) -> pl.DataFrame:
     try:
         data = path.read_bytes()
         text = decoded(gzip.decompress(data) if path.suffix == ".gz" else data)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadInput("a readable table", str(error), where=path) from error
     if text is None:
         raise BadInput("a table of text", "bytes that are no text", where=path, do="save it as CSV, UTF-8")
@@ -132,6 +141,12 @@ def key(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.lower())
 
 
+def file_column(columns: Sequence[str]) -> str | None:
+    """The column of files, or None."""
+    names = {name.strip().lower(): name for name in reversed(columns)}
+    return next((names[name] for name in FILE_COLUMNS if name in names), None)
+
+
 def known_columns(names: Sequence[str]) -> dict[str, str]:
     """Column of the table -> our name of it, for every name in COLUMNS that it has in some spelling."""
     renamed: dict[str, str] = {}
@@ -163,10 +178,14 @@ def refuse_hidden_patients(names: Iterable[str], where: Path) -> None:
 
 
 def spelling_key(name: str) -> str:
-    """A class name without case, and with single spaces for spaces and underscores; a whole number without decimals."""
+    """A class name without case, invisible characters, and spaces, underscores and hyphens beside a letter.
+
+    A whole number is without decimals.
+    """
     if re.fullmatch(r"-?\d+\.0+", name):
         return name.partition(".")[0]
-    return re.sub(r"[\s_]+", " ", name).strip().casefold()
+    seen = "".join(one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) != "Cf")
+    return re.sub(r"(?<=[^\W\d_])[\s_-]+(?=\w)|(?<=[^\W_])[\s_-]+(?=[^\W\d_])", "", seen.strip()).casefold()
 
 
 def merged_patients(column: pl.Series) -> tuple[pl.Series, list[str]]:
@@ -218,17 +237,31 @@ def merged_spellings(names: Iterable[str | None]) -> tuple[dict[str, str], list[
     return taken, notes
 
 
+_LISTED = re.compile(r"[\[({](.*)[\])}]", re.DOTALL)
+
+
+def without_brackets(column: pl.Series) -> pl.Series | None:
+    """Cells that all are lists ("['Effusion', 'Mass']") as findings with bars between; None where they are not."""
+    if column.null_count() == len(column) or not all(_LISTED.fullmatch(cell) for cell in column.drop_nulls()):
+        return None
+    parts = [None if cell is None else re.split("[,;]", cell[1:-1]) for cell in column]
+    cells = [None if cell is None else "|".join(part.strip(" '\"") for part in cell) for cell in parts]
+    return pl.Series(column.name, cells, pl.String)
+
+
 def several_findings(values: Iterable[str | None]) -> str | None:
     """The separator of a class column that names several findings of one image ("Effusion|Mass"), or None.
 
-    A bar or a semicolon always separates; a comma only where every part also stands alone somewhere.
+    A bar or a semicolon always separates; a comma, slash, plus, ampersand or "and" only where every part also stands
+    alone somewhere.
     """
     known = {value for value in values if value is not None}
     for separator in ("|", ";"):
         if any(separator in value for value in known):
             return separator
-    listed = [value for value in known if "," in value]
-    alone = {value.casefold() for value in known if "," not in value}
-    if listed and all(part.strip().casefold() in alone for value in listed for part in value.split(",")):
-        return ","
+    for separator in (",", "/", "+", "&", " and "):
+        listed = [value for value in known if separator in value]
+        alone = {spelling_key(value) for value in known if separator not in value}
+        if listed and all(spelling_key(part) in alone for value in listed for part in value.split(separator)):
+            return separator
     return None
