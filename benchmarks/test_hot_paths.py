@@ -1,4 +1,4 @@
-"""Hot paths that have no file of their own: Sinkhorn codes, and the answer for one image.
+"""Hot paths that have no file of their own: Sinkhorn codes, convolutions over small maps, the answer for one image.
 
     uv run pytest benchmarks/test_hot_paths.py -m benchmark -n 0 -s
 
@@ -6,6 +6,7 @@ Run it on an idle machine. Networks have random weights: speed does not depend o
 must keep up with lightly's.
 """
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from torch import nn
 from cxr_common import checkpoint
 from cxr_common.checkpoint import Header, Input
 from cxr_common.models import cost
+from cxr_common.models.small_maps import multiply_small_maps
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data import timing
 from cxr_data.files import sha256
-from cxr_data.machine import cpu_has_vnni
+from cxr_data.machine import cpu_has_bf16, cpu_has_vnni
 from cxr_data.synthetic.phantom import phantom
 from cxr_deploy.benchmark.entries import EAGER, entries
 from cxr_deploy.export import onnx_file
@@ -30,11 +32,15 @@ from cxr_deploy.export.convert import convert
 from cxr_deploy.export.quantise import Variant, search
 from cxr_ssl.codes import sinkhorn
 
-TITLE = "Sinkhorn codes and the answer for one image"
+TITLE = "Sinkhorn codes, convolutions over small maps and the answer for one image"
 SCORES = [(16, 300), (256, 3000)]
 """Images and prototypes: a small run on a laptop, and the batch and prototypes of ``--preset paper-256``."""
 EPSILON, ITERATIONS = 0.05, 3
 WANTED_SINKHORN = 1.0
+
+CONVOLUTIONS = [(512, 512, 3, 2), (256, 256, 3, 4), (2048, 512, 1, 2), (1024, 256, 1, 4)]
+"""Channels in and out, kernel and edge of the map: the last two stages of a ResNet-18 and a ResNet-50 at 64 px."""
+BATCH = 32
 
 NETWORKS = ("resnet18", "resnet34", "resnet50", "mobilenetv2_100")
 SIZE, LABELS, SECONDS = 224, 14, 6.0
@@ -49,6 +55,32 @@ WANTED_SMALL_INT8 = 13.0
 """Of an 8-bit ResNet-18 to a ResNet-50 in eager float32 PyTorch."""
 WANTED_BYTES = 27.0
 """Most of the size of the float32 file that the 8-bit file may have, per cent."""
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize(("channels", "outputs", "kernel", "edge"), CONVOLUTIONS)
+def test_convolutions_over_small_maps_beside_pytorchs(channels, outputs, kernel, edge, medians, record) -> None:
+    """Forward and backward of one layer, in the arithmetic that training takes on this machine."""
+    plain = nn.Conv2d(channels, outputs, kernel, padding=kernel // 2, bias=False)
+    plain.to(memory_format=torch.channels_last)
+    product = copy.deepcopy(plain)
+    multiply_small_maps(product)
+    images = torch.randn(BATCH, channels, edge, edge).to(memory_format=torch.channels_last).requires_grad_()
+
+    def step(layer: nn.Module) -> None:
+        with torch.autocast("cpu", enabled=cpu_has_bf16()):
+            answer = layer(images)
+        answer.backward(answer.detach())
+
+    seconds = medians({"conv": lambda: step(plain), "product": lambda: step(product)}, rounds=10, warm_up=2)
+    record(
+        f"{kernel} x {kernel} convolution, {channels} to {outputs} channels, {edge} x {edge} pixels, {BATCH} images",
+        seconds["conv"] / seconds["product"],
+        "x",
+        peer="torch.nn.Conv2d, channels-last",
+        least=1.0,
+        detail=f"{1e3 * seconds['conv']:.2f} ms, ours {1e3 * seconds['product']:.2f} ms",
+    )
 
 
 @pytest.mark.benchmark

@@ -73,6 +73,7 @@ def test_it_reads_like_the_cohort_on_disk(cohort, tmp_path, scheme) -> None:
     assert np.array_equal(opened.pixels[rows], cohort.pixels[rows])
     assert np.array_equal(opened.pixels[:], cohort.pixels)
     assert opened.mean_std() == cohort.mean_std()
+    assert opened.source == "two classes"  # no path of the machine that uploaded
     assert default_size(address) == default_size(tmp_path / "prepared")
     if scheme == "file":  # its folder's name alone is enough
         assert np.array_equal(open_cohort(tmp_path / "remote" / "cohort").pixels[:], cohort.pixels)
@@ -175,6 +176,12 @@ def test_an_upload_that_was_interrupted_is_no_cohort(cohort, tmp_path, monkeypat
     monkeypatch.setattr(remote.Remote, "write", write)
     upload(cohort, address, chunk_bytes=CHUNK)
     assert np.array_equal(open_cohort(address).pixels[:], cohort.pixels)
+    count.clear()
+    monkeypatch.setattr(remote.Remote, "write", interrupted)  # and when it is written over
+    with pytest.raises(KeyboardInterrupt):
+        upload(cohort, address, chunk_bytes=2 * CHUNK)
+    with pytest.raises(BadInput, match="no such file"):
+        load_chunks(address)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +257,8 @@ def test_the_cache_never_exceeds_its_size(cohort, url, monkeypatch) -> None:
         thread.join()
     assert len(most) > 12
     assert max(most) <= limit
-    assert len(cache._open) <= 3
+    cache._make_room(0)
+    assert {f"{sha256}.npy" for sha256 in cache._open} <= {path.name for path in kept()}  # no map of what was evicted
 
 
 def test_the_least_recently_used_chunk_is_evicted(url, monkeypatch) -> None:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,3 +96,21 @@ def test_a_sigterm_to_one_of_two_processes_stops_both_and_both_resume_exactly(tm
     assert all(torch.equal(one[name], other[name]) for name in one)
     logs = [(folder / "metrics.jsonl").read_text() for folder in folders]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_two_processes_began_one_finishes(tmp_path, in_two_processes):
+    script, stopped = str(HERE / "whole_run.py"), str(config_of(tmp_path, "stopped", method="swav"))
+    for code, said in in_two_processes(script, stopped, "1"):
+        assert code == 143, said
+    folder = tmp_path / "runs" / "stopped" / "ssl"
+    two = torch.load(folder / "state.pt", weights_only=True)
+    assert two["per_process"]["method queue"].shape[0] == 2
+    done = subprocess.run([sys.executable, script, stopped, "0"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "begun with 2 processes, resumed with 1" in done.stdout
+    assert json.loads((folder / "done.json").read_text())["processes"] == 1
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "loss" in line] == [1, 2]
+    assert all(tensor.isfinite().all() for tensor in load_file(folder / "backbone.safetensors").values())

@@ -86,6 +86,29 @@ def test_each_process_gets_back_what_was_its_own() -> None:
     assert own["count"].item() == 3
 
 
+@pytest.mark.parametrize("now", [1, 2, 3, 6])
+def test_other_numbers_of_processes_share_what_two_had(now) -> None:
+    """Totals and means over processes stay, and every embedding of a queue has its place."""
+    gathered = {
+        "buffer mean": torch.tensor([[1.0, 2.0], [3.0, 6.0]]),
+        "buffer steps": torch.tensor([7, 7]),
+        "means loss": torch.tensor([[4.0, 2.0], [8.0, 2.0]]),
+        "method queue": torch.arange(2 * 2 * 6 * 3.0).reshape(2, 2, 6, 3),
+    }
+    found = []
+    for rank in range(now):
+        accelerator: Any = SimpleNamespace(num_processes=now, process_index=rank)
+        own = {name: torch.zeros_like(values[0]) for name, values in gathered.items()}
+        own["method queue"] = torch.zeros(2, 12 // now, 3)
+        restore_per_process(own, gathered, accelerator)
+        found.append(own)
+    assert all(own["buffer steps"].item() == 7 for own in found)
+    torch.testing.assert_close(torch.stack([own["buffer mean"] for own in found]).mean(0), torch.tensor([2.0, 4.0]))
+    torch.testing.assert_close(torch.stack([own["means loss"] for own in found]).sum(0), torch.tensor([12.0, 4.0]))
+    queue = torch.cat([own["method queue"] for own in found], dim=1)
+    assert torch.equal(queue, torch.cat(list(gathered["method queue"]), dim=1))
+
+
 def test_gradients_get_the_strides_of_their_weights_and_keep_their_values() -> None:
     module = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 1), nn.Conv2d(4, 4, 3)).to(
         memory_format=torch.channels_last  # type: ignore[call-overload] - the stubs lack it

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from cxr_common.training.resume import save_state
 from cxr_common.training.session import WARM_UP, TrainingSession, open_training_run
 from cxr_data.errors import BadInput
 
@@ -22,7 +23,7 @@ def new_session(tmp_path, device: str = "cpu") -> TrainingSession:
     )
     accelerator = SimpleNamespace(num_processes=1, device=torch.device(device))
     state: Any = SimpleNamespace(epoch=0, step=0, images=0, seconds=0.0, accelerator=accelerator)
-    return TrainingSession(run, state, epochs=9, steps=100)
+    return TrainingSession(run, state, epochs=9, steps=100, batch_size=8)
 
 
 def test_speed_is_of_the_steps_after_the_first_and_tells_how_long_they_waited(tmp_path, clock) -> None:
@@ -97,3 +98,19 @@ def test_processes_of_different_trainings_are_refused(tmp_path, other) -> None:
     else:
         with opened as run:
             assert not run.finished
+
+
+@pytest.mark.parametrize("batch_size", [8, 9])
+def test_another_number_of_processes_may_resume_the_same_batches(tmp_path, capsys, batch_size) -> None:
+    save_state(tmp_path / "state.pt", {"lines": 0, "batch_size": batch_size}, 2)
+    loaded = []
+    run: Any = SimpleNamespace(path=tmp_path, state=tmp_path / "state.pt", main=True, truncate_log=lambda lines: None)
+    accelerator = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    state: Any = SimpleNamespace(epoch=0, step=0, seconds=0.0, accelerator=accelerator, load_state_dict=loaded.append)
+    if batch_size == 8:
+        assert TrainingSession(run, state, epochs=9, steps=100, batch_size=8).resumed
+        assert "begun with 2 processes, resumed with 1" in capsys.readouterr().out
+        assert loaded
+    else:
+        with pytest.raises(BadInput, match=r"a batch of 9 images, as before, found 8(?s:.*)resume with 2 processes"):
+            TrainingSession(run, state, epochs=9, steps=100, batch_size=8)

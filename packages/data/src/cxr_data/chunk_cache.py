@@ -33,7 +33,7 @@ class ChunkCache:
     """
 
     def __init__(self, folder: Path, limit: int):
-        self.folder, self.limit = folder, limit
+        self.folder, self.limit, self._prefix = folder, limit, f"{folder}{os.sep}"
         self._open: dict[str, NDArray[Any]] = {}
 
     def images(self, chunk: "Chunk") -> NDArray[Any]:
@@ -42,7 +42,7 @@ class ChunkCache:
         Raises:
             BadInput: It cannot be fetched or is not what was uploaded, or the disk is full.
         """
-        path = self.folder / f"{chunk.sha256}.npy"
+        path = f"{self._prefix}{chunk.sha256}.npy"
         try:
             os.utime(path)  # used now; and it is still here, whatever other processes have evicted
             images = self._open.get(chunk.sha256)
@@ -64,7 +64,7 @@ class ChunkCache:
                     found = "an array of another shape"
                     raise BadInput(f"{chunk.dtype} {chunk.shape}", found, where=chunk.remote.url) from error
 
-    def _opened(self, path: Path, chunk: "Chunk") -> NDArray[Any]:
+    def _opened(self, path: str, chunk: "Chunk") -> NDArray[Any]:
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
@@ -121,6 +121,10 @@ class Chunk:
 
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         return self.cache.images(self)[rows]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The whole chunk as a memory map."""
+        return np.asarray(self.cache.images(self), dtype, copy=copy)
 
 
 def chunk_cache() -> ChunkCache:

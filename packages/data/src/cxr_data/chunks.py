@@ -34,6 +34,7 @@ from cxr_data.chunk_cache import Chunk, chunk_cache
 from cxr_data.cohort import ABOUT, Cohort, about, about_json, assembled, is_prepared, parsed_about, readable
 from cxr_data.errors import BadInput
 from cxr_data.pixel_rows import PixelRows
+from cxr_data.progress import Progress
 from cxr_data.remote import Remote, is_url
 from cxr_data.splits import SPLITS
 
@@ -41,7 +42,12 @@ _AGAIN = "upload the cohort again with `cxr-data upload`"
 
 
 def upload(
-    cohort: Cohort, url: str, *, chunk_bytes: int = 64 * 10**6, tables: Mapping[str, bytes] | None = None
+    cohort: Cohort,
+    url: str,
+    *,
+    chunk_bytes: int = 64 * 10**6,
+    tables: Mapping[str, bytes] | None = None,
+    show: bool = True,
 ) -> int:
     """Write a cohort in chunks; each file appears whole or not at all, ``cohort.json`` last.
 
@@ -50,6 +56,7 @@ def upload(
         url: Folder of any file system that fsspec knows; without another cohort in it.
         chunk_bytes: Bytes of pixels of a chunk, at most; at least one image.
         tables: Further files, as ``folds-5.parquet``.
+        show: Whether to show progress.
 
     Returns:
         Number of chunks.
@@ -58,8 +65,11 @@ def upload(
         BadInput: Another cohort is there, or nothing can be written.
     """
     remote = Remote(url)
-    if _fingerprint_there(remote) not in ("", cohort.fingerprint):
-        raise BadInput("an address without another cohort", "one there", where=url, do="choose another --to")
+    if there := _fingerprint_there(remote):
+        if there != cohort.fingerprint:
+            raise BadInput("an address without another cohort", "one there", where=url, do="choose another --to")
+        remote.remove(ABOUT)  # written over: no cohort until all its files are there
+    about_chunks.cache_clear()
     split = cohort.table["split"].to_numpy()
     if unknown := set(split.tolist()) - set(SPLITS):
         raise BadInput(f"images in {', '.join(SPLITS)}", f"some in {', '.join(map(str, unknown))}", where=cohort.source)
@@ -68,22 +78,26 @@ def upload(
     written = {"cohort.parquet": parquet.getvalue(), **(tables or {})}
     of_tables = {name: _put(remote, name, content) for name, content in written.items()}
     images = max(1, chunk_bytes // int(np.prod(cohort.pixels.shape[1:])) // cohort.pixels.dtype.itemsize)
+    parts = [
+        (f"{name}-{number:05d}.npy", rows[start : start + images])
+        for name in SPLITS
+        for rows in [cohort.rows(name)]
+        for number, start in enumerate(range(0, len(rows), images))
+    ]
     files = []
-    for name in SPLITS:
-        rows = cohort.rows(name)
-        for number, start in enumerate(range(0, len(rows), images)):
+    with Progress("upload", 1, len(parts), show=show) as bar:
+        for name, rows in parts:
             content = io.BytesIO()
-            pixels = np.ascontiguousarray(cohort.pixels[rows[start : start + images]])
-            np.lib.format.write_array(content, pixels, allow_pickle=False)
-            file = f"{name}-{number:05d}.npy"
-            files.append({"name": file, "images": len(pixels), **_put(remote, file, content.getvalue())})
+            np.lib.format.write_array(content, np.ascontiguousarray(cohort.pixels[rows]), allow_pickle=False)
+            files.append({"name": name, "images": len(rows), **_put(remote, name, content.getvalue())})
+            bar.step(len(rows))
     chunks = {"files": files, "tables": of_tables, "dtype": cohort.pixels.dtype.name}
     if len(cohort.rows("train")):
         as_bytes = replace(cohort, pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels])))
         chunks["mean_std"] = as_bytes.mean_std()
-    about_cohort = about_json(cohort, chunks=chunks)
-    remote.write(ABOUT, (json.dumps(about_cohort, indent=2, ensure_ascii=False) + "\n").encode())
-    about_chunks.cache_clear()
+    travelling = replace(cohort, source=Path(cohort.source).name or cohort.source)  # no paths of this machine
+    text = json.dumps(about_json(travelling, chunks=chunks), indent=2, allow_nan=False, ensure_ascii=False)
+    remote.write(ABOUT, f"{text}\n".encode())
     return len(files)
 
 

@@ -1,5 +1,6 @@
 """Images of one or several memory maps read as one array of uint8, row by row, never held in memory whole."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,9 +54,13 @@ class PixelRows:
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
         part_of, local = self.located(rows)
-        for number in np.unique(part_of):
-            here = part_of == number
-            images[here] = to_bytes(self.parts[number][local[here]])
+        runs = np.flatnonzero(np.diff(part_of, prepend=-1, append=-1)) if len(rows) else part_of
+        for start, stop in itertools.pairwise(runs.tolist()):  # of neighbours that lie in one part
+            part = self.parts[part_of[start]]
+            if isinstance(part, PixelRows) or part.dtype != np.uint8:
+                images[start:stop] = to_bytes(part[local[start:stop]])
+            else:  # straight from the map; "clip" since NumPy would copy twice to raise, and all rows are within
+                np.asarray(part).take(local[start:stop], axis=0, out=images[start:stop], mode="clip")
         return images
 
     def located(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

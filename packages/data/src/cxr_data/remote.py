@@ -97,6 +97,14 @@ class Remote:
         else:  # an object appears once all of it has arrived
             self._explained(lambda: self.fs.pipe_file(path, content), f"{self.url}/{name}")
 
+    def remove(self, name: str) -> None:
+        """Remove a file.
+
+        Raises:
+            BadInput: It cannot be removed.
+        """
+        self._explained(lambda: self.fs.rm_file(f"{self.path}/{name}"), f"{self.url}/{name}")
+
     def _explained(self, call: Callable[[], T], where: str) -> T:
         try:
             return call()

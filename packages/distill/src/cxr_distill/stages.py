@@ -97,6 +97,10 @@ def distill(config: DistillConfig) -> Path:
         build(config.student, len(cohort.labels), size=config.input_size)
     accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
     teachers, parents_of_teachers = _load_teachers(config, run, cohort, losses, words or [""], headless or [False])
+    unlicensed = [entry["name"] for entry in ancestors(parents_of_teachers) if entry["licence"] == UNKNOWN]
+    if unlicensed and accelerator.is_main_process:
+        names = ", ".join(unlicensed)
+        print(f"note: nothing says the licence of {names}, which the student's depends on", flush=True)
     distillation = Distillation(
         teachers,
         losses,
@@ -253,9 +257,6 @@ def _load_teachers(
             asked = [] if any(headless) else needed
             teachers.append(load_teacher(path, cohort.labels, labelled_task(cohort), asked))
             parents.append(checkpoint.parent(role, path))
-    for entry in ancestors(parents):
-        if entry["licence"] == UNKNOWN:
-            print(f"note: nothing says the licence of the teacher {entry['name']}, which binds its student", flush=True)
     return tuple(teachers), parents
 
 

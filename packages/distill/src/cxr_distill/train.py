@@ -147,7 +147,8 @@ def train(
             return written
 
         state = _new_state(config, data, student, plan, distillation, accelerator)
-        with TrainingSession(run, state, epochs=plan.epochs, steps=plan.steps) as session:
+        options = {"epochs": plan.epochs, "steps": plan.steps, "batch_size": plan.batch_size}
+        with TrainingSession(run, state, **options) as session:
             state.stopped = state.stopped and not run.extended
             while state.epoch < plan.epochs and not state.stopped:
                 state.model.train()

@@ -15,6 +15,7 @@ label-efficiency
 methods-multiclass
 methods-multilabel
 quickstart
+ssl-methods
 termritthikun2023
 >>> quickstart = recipe.read("quickstart")
 >>> stages = quickstart.commands("tiny", Path("runs/try"), data="phantom:60")

@@ -2,7 +2,7 @@
 
 The last stages of a ResNet see a radiograph of 64 pixels as 4 x 4 and 2 x 2 pixels with hundreds of channels. There
 oneDNN's convolutions are slow on a CPU, above all backward: as one product of matrices the same sums take a half to a
-tenth of the time (``benchmarks/test_small_maps.py``).
+tenth of the time (``benchmarks/test_hot_paths.py``).
 """
 
 from typing import Any

@@ -169,6 +169,7 @@ class GrayNetwork(nn.Module):
     """
 
     network: Any  # timm's interface, which no class declares
+    _in_range = False
     mean: Tensor
     std: Tensor
     _scale: Tensor
@@ -216,8 +217,10 @@ class GrayNetwork(nn.Module):
         Raises:
             BadInput: Floats in 0..1, which would be read as black images and answered without a word.
         """
-        if pixels.is_floating_point() and not (pixels.is_meta or torch.compiler.is_compiling()):
+        asked = pixels.device.type == "cpu" or not self._in_range  # reading a value makes a GPU's step wait: once
+        if asked and pixels.is_floating_point() and not (pixels.is_meta or torch.compiler.is_compiling()):
             highest = float(pixels.detach().amax()) if pixels.numel() else 0.0
+            self._in_range = highest > 1
             if 0 < highest <= 1:
                 do = "give uint8, or multiply by 255; mean and std are applied here"
                 raise BadInput("gray pixels in 0..255, uint8 or float", f"floats up to {highest:.3g}", do=do)

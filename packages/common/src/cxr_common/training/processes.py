@@ -85,9 +85,25 @@ def gather_per_process(values: Mapping[str, Tensor], accelerator: "Accelerator")
 def restore_per_process(
     values: Mapping[str, Tensor], gathered: Mapping[str, Tensor], accelerator: "Accelerator"
 ) -> None:
-    """Copy what `gather_per_process` returned for this process back into its tensors."""
+    """Copy what `gather_per_process` returned for this process back into its tensors.
+
+    Of another number of processes than now: what was divided over them (embeddings of a queue) is divided anew, batch
+    statistics ("buffer NAME", "average NAME") are averaged, and sums are shared out equally, so that their total stays.
+    """
     for name, value in values.items():
-        value.copy_(gathered[name][accelerator.process_index])
+        value.copy_(_own_part(name, gathered[name], value, accelerator))
+
+
+def _own_part(name: str, gathered: Tensor, own: Tensor, accelerator: "Accelerator") -> Tensor:
+    before, now, rank = len(gathered), accelerator.num_processes, accelerator.process_index
+    if before == now:
+        return gathered[rank]
+    pairs = enumerate(zip(gathered.shape[1:], own.shape, strict=True))
+    if divided := [axis for axis, (old, new) in pairs if old != new]:
+        return torch.cat(list(gathered), dim=divided[0]).chunk(now, dim=divided[0])[rank]
+    if not own.is_floating_point():  # counts of steps, alike in all
+        return gathered[0]
+    return gathered.mean(0) if name.startswith(("buffer ", "average ")) else gathered.sum(0) / now
 
 
 def broadcast_from_main(figures: dict[str, float | None], accelerator: "Accelerator") -> dict[str, float | None]:

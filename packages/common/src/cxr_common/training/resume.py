@@ -17,17 +17,17 @@ def save_state(path: str | Path, state: dict[str, Any], processes: int) -> None:
     Args:
         path: Target, usually ``state.pt`` in the run folder.
         state: Tensors and plain Python values only: it is read back with ``weights_only=True``.
-        processes: Number of processes of the training; as many must resume it.
+        processes: Number of processes of the training.
     """
     with whole_file(path) as file:
         torch.save({**state, "processes": processes}, file)
 
 
-def load_state(path: str | Path, processes: int) -> dict[str, Any] | None:
-    """Read resume state; None when there is none.
+def load_state(path: str | Path) -> dict[str, Any] | None:
+    """Read resume state, "processes" among it; None when there is none.
 
     Raises:
-        BadInput: The file is damaged, or of another number of processes.
+        BadInput: The file is damaged.
     """
     if not Path(path).exists():
         return None
@@ -43,9 +43,6 @@ def load_state(path: str | Path, processes: int) -> dict[str, Any] | None:
         ) from error
     if not isinstance(state, dict) or "processes" not in state:
         raise BadInput("resume state written by this command", "another file of tensors", where=path, do=anew)
-    if (before := state.pop("processes")) != processes:
-        do = f"resume with {before} processes, or {anew}"
-        raise BadInput(f"resume state of {processes} processes", f"one of {before}", where=path, do=do)
     return state
 
 

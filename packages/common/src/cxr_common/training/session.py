@@ -89,10 +89,14 @@ class TrainingSession:
         state: The state that the loop changes.
         epochs: Epochs of the whole run.
         steps: Steps of an epoch.
+        batch_size: Images of a step, over all processes.
+
+    Raises:
+        BadInput: What was saved is damaged, or of another batch size, as another number of processes may bring it.
     """
 
-    def __init__(self, run: RunFolder, state: TrainState[Any], *, epochs: int, steps: int):
-        self.run, self.state, self.epochs, self.steps = run, state, epochs, steps
+    def __init__(self, run: RunFolder, state: TrainState[Any], *, epochs: int, steps: int, batch_size: int):
+        self.run, self.state, self.epochs, self.steps, self.batch_size = run, state, epochs, steps, batch_size
         self.resumed = self._resume()
         self.name = run.path.name
         self.progress = Progress(
@@ -207,7 +211,7 @@ class TrainingSession:
     def save(self) -> None:
         """Write the state; all processes must call this together."""
         self.state.seconds = time.perf_counter() - self._began
-        state = {**self.state.state_dict(), "lines": len(self.run.lines())}
+        state = {**self.state.state_dict(), "lines": len(self.run.lines()), "batch_size": self.batch_size}
         if self.run.main:
             save_state(self.run.state, state, self.state.accelerator.num_processes)
 
@@ -234,7 +238,17 @@ class TrainingSession:
 
     def _resume(self) -> bool:
         """Load what an earlier start saved; drop what it logged later."""
-        state = load_state(self.run.state, self.state.accelerator.num_processes)
+        state, now = load_state(self.run.state), self.state.accelerator.num_processes
+        if state is not None and (before := state["processes"]) != now:
+            if state["batch_size"] != self.batch_size:
+                do = f"resume with {before} processes, or another number of which the batch is a multiple"
+                expected, found = f"a batch of {state['batch_size']} images, as before", str(self.batch_size)
+                raise BadInput(expected, found, where=self.run.path, do=do)
+            if self.run.main:
+                print(
+                    f"warning: {self.run.path.name}: begun with {before} processes, resumed with {now}: each computes "
+                    "its own batch statistics, so the result differs from that of an unchanged number"
+                )
         self.run.truncate_log(0 if state is None else state["lines"])
         if state is not None:
             self.state.load_state_dict(state)
