@@ -132,3 +132,22 @@ def test_images_within_few_gray_levels_are_told(kind, top, faint):
     said = faint_notes(images)
     assert (f"{faint} images lie within" in said[0]) if faint else not said
     assert not faint or "500 images among 500 looked at" in faint_notes(np.repeat(images, 20, axis=0))[0]
+
+
+def test_reports_beside_radiographs_are_named_and_count_as_no_damage(source, tmp_path):
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian
+
+    for name in NAMES[:4]:
+        report = Dataset()
+        report.file_meta = FileMetaDataset()
+        report.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID = BasicTextSRStorage
+        report.file_meta.MediaStorageSOPInstanceUID = report.SOPInstanceUID = "1.2.3"
+        report.PatientID = "1"
+        report.save_as(source / name, enforce_file_format=True)
+    broken = decode(source, tmp_path / "work", max_broken=0)
+    assert broken == dict.fromkeys(range(4), "a DICOM file without an image")
+    (source / NAMES[9]).write_bytes(b"")
+    with pytest.raises(BadInput, match="1 among the first"):
+        decode(source, tmp_path / "again", max_broken=0)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cxr_data.errors import BadInput
 from cxr_data.files import not_writable, refuse_small_disk
 from cxr_data.folders import refuse_outside
-from cxr_data.images.header import BrokenImage
+from cxr_data.images.header import NO_IMAGE, BrokenImage
 from cxr_data.images.read import fit_image, read_image
 from cxr_data.machine import usable_cores
 from cxr_data.progress import Progress
@@ -59,7 +59,7 @@ def decode_once(
         pixel_size: Edge of the stored images, pixels.
         aspect: See :func:`cxr_data.images.read.read_image`.
         window: Likewise.
-        max_broken: Broken images that are still tolerated.
+        max_broken: Broken images that are still tolerated; DICOM files that are no images do not count.
         show: Whether to show progress.
         images: Gives the image of a path that is no file; see :class:`cxr_data.readers.Listing`.
         bits: Bits per pixel, 8 or 16.
@@ -116,8 +116,8 @@ def decode_once(
             pixels.flush()
             _log(folder, {"rows": stop, "broken": found})
             broken |= found
-            if len(broken) > max_broken:
-                raise too_many(root, paths, broken, stop, max_broken)
+            if len(damaged := {row: why for row, why in broken.items() if why != NO_IMAGE}) > max_broken:
+                raise too_many(root, paths, damaged, stop, max_broken)
     return broken
 
 

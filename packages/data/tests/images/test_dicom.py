@@ -113,7 +113,7 @@ def test_read_image_rounds_to_bytes(tmp_path):
         (dicom(Rows=40_000, Columns=40_000), "40000 x 40000 pixels, more than the 100 million allowed"),
         (dicom()[:132], "truncated DICOM: it ends within its header"),
         (dicom()[:300], "truncated DICOM: it ends within its header"),
-        (dicom()[:400], "a DICOM file without an image"),
+        (dicom()[:400], "a DICOM file without an image: its pixels are missing"),
         (dicom()[:-500], "damaged DICOM: "),
     ],
 )
@@ -156,6 +156,7 @@ def test_patients_are_salted_hashes(tmp_path):
     one.write_bytes(dicom(PatientID="Mustermann^Max", PatientSex="F", PatientAge="042Y", ViewPosition="PA"))
     other.write_bytes(dicom(PatientID="Mustermann^Max"))
     first = dicom_facts(one, b"salt one")
+    other.write_bytes(dicom(PatientID="MUSTERMANN^max "))
     assert first["patient"] == dicom_facts(other, b"salt one")["patient"]
     assert first["patient"] != dicom_facts(other, b"salt two")["patient"]
     assert "Muster" not in first["patient"]

@@ -83,7 +83,8 @@ def dicom_facts(path: Path, salt: bytes) -> dict[str, Any]:
         return {"patient": None, "view": None, "sex": None, "age": None}
     identity = text_of(dataset, "PatientID")
     if identity:
-        whole = f"{text_of(dataset, 'IssuerOfPatientID')}\0{identity}".encode("utf-8", "backslashreplace")
+        # Tables of patients are read likewise: another spelling is no other patient.
+        whole = f"{text_of(dataset, 'IssuerOfPatientID')}\0{identity}".casefold().encode("utf-8", "backslashreplace")
         identity = "p" + hashlib.blake2b(whole, key=salt, digest_size=10).hexdigest()
     return {
         "patient": identity or None,

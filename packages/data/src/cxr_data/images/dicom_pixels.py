@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cxr_data.images.codestreams import Stream, check_stream, codestream, describe, unpack_rle
 from cxr_data.images.dicom_padding import extreme_padding, float_padding, padding_mask
 from cxr_data.images.gdcm_decoder import decode_twelve_bits, hush_gdcm
-from cxr_data.images.header import BrokenImage, check_size
+from cxr_data.images.header import NO_IMAGE, BrokenImage, check_size
 from cxr_data.images.readings import as_rgb, check_order, check_sign
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ _DECODERS = {  # kind of stream → transfer syntax whose decoders read it
 }
 _PLUGINS = ("pillow", "pyjpegls", "gdcm", "pylibjpeg")
 """In this order: what is always installed comes first, so that the extra ``codecs`` changes no pixel."""
+_STORAGE = "1.2.840.10008.5.1.4.1.1"
+_NOT_IMAGES = ("1.2.840.10008.1.3.10", *(f"{_STORAGE}.{kind}." for kind in (9, 11, 66, 67, 88, 104)))
+"""Beginnings of the SOP classes of directories, waveforms, presentation states, registrations and reports."""
 _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 
 
@@ -75,7 +78,8 @@ def stored_values(dataset: "Dataset", syntax: str | None) -> Stored:
     """
     holders = [name for name in ("PixelData", *_FLOATS) if name in dataset]
     if not holders:
-        raise BrokenImage("a DICOM file without an image")
+        other = str(dataset.get("SOPClassUID") or "").startswith(_NOT_IMAGES)
+        raise BrokenImage(NO_IMAGE if other else f"{NO_IMAGE}: its pixels are missing")
     if len(holders) > 1:
         raise BrokenImage("a DICOM file with two images; one radiograph was expected")
     header = _header(dataset)

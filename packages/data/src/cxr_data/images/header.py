@@ -79,6 +79,10 @@ class BrokenImage(Exception):
     """
 
 
+NO_IMAGE = "a DICOM file without an image"
+"""Reason given for reports, presentation states and directories, which lie beside radiographs and are not damaged."""
+
+
 class UnreadFormat(BrokenImage):
     """A picture of a format that is not read."""
 
