@@ -52,7 +52,7 @@ def mixed(tmp_path: Path) -> Path:
         (root / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     (root / "table.csv").write_text("file,label")
     (root / "notes.txt").write_text("hello")
-    (root / "labels.csv.gz").write_bytes(gzip.compress(b"file,label"))
+    (root / "more.csv.gz").write_bytes(gzip.compress(b"file,label"))
     (root / "Thumbs.db").write_bytes(b"x")
     (root / "data.bin").write_bytes(bytes(range(1, 200)))
     return root
