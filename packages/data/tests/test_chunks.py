@@ -212,6 +212,17 @@ def test_a_damaged_table_is_named(url, name) -> None:
         open_cohort(url)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("name", "../val-00000.npy"), ("name", "/val.npy"), ("sha256", "../" * 20)]
+)
+def test_names_of_chunks_stay_in_their_folder_and_in_the_cache(url, field, value) -> None:
+    about = json.loads(stored(url)["cohort.json"])
+    about["chunks"]["files"][0][field] = value
+    put(url, "cohort.json", json.dumps(about).encode())
+    with pytest.raises(BadInput, match="damaged one: a chunk called"):
+        open_cohort(url)
+
+
 def test_a_connection_that_breaks_once_is_tried_again(url, monkeypatch) -> None:
     opened, cat, calls = open_cohort(url), fsspec.filesystem("memory").cat_file, []
 

@@ -21,6 +21,7 @@ import functools
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ from cxr_data.progress import Progress
 from cxr_data.remote import Remote, is_url
 from cxr_data.splits import SPLITS
 
+_NAME, _SHA256 = re.compile(r"(train|val|test)-\d{5,}\.npy"), re.compile(r"[0-9a-f]{64}")
 _AGAIN = "upload the cohort again with `cxr-data upload`"
 
 
@@ -128,6 +130,9 @@ def load_chunks(url: str) -> Cohort:
         table = pl.read_parquet(io.BytesIO(_table(remote, chunks, "cohort.parquet")))
         size, cache = found["pixel_size"], chunk_cache()
         depth = np.dtype(chunks["dtype"])
+        for file in chunks["files"]:  # both become names of files here
+            if not (_NAME.fullmatch(file["name"]) and _SHA256.fullmatch(file["sha256"])):
+                raise ValueError(f"a chunk called {file['name']!r:.60} with SHA-256 {file['sha256']!r:.80}")
         parts = [
             Chunk(remote, file["name"], file["bytes"], file["sha256"], (file["images"], size, size), depth, cache)
             for file in chunks["files"]
