@@ -131,16 +131,22 @@ def table(cohorts: int, workers: int) -> str:
         print(f"{setting.name}: done", flush=True)
     figures = [*METRIC_NAMES, *(f"difference of {key}" for key in DIFFERENCES), "auroc_gain"]
     lines = ["| figure | " + " | ".join(heading for heading, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    shares: dict[bool, list[float]] = {False: [], True: []}  # of figures, of differences
     for figure in figures:
         cells = []
         for _, counts in columns:
             n, hits = counts.get(figure, (0, 0))
-            # Of too few intervals a share says nothing.
-            cells.append(f"{100 * hits / n:.1f}" if n >= cohorts / 4 else "–")
+            if n < cohorts / 4:  # of too few intervals a share says nothing
+                cells.append("–")
+                continue
+            shares[figure not in METRIC_NAMES].append(100 * hits / n)
+            cells.append(f"{100 * hits / n:.1f}")
         lines.append(f"| `{figure}` | " + " | ".join(cells) + " |")
     error = 100 * (0.95 * 0.05 / cohorts) ** 0.5
     head = (
-        f"Per cent of {cohorts} simulated cohorts (simulation error ± {error:.1f}) whose 95 % interval holds the truth."
+        f"Per cent of {cohorts} simulated cohorts (simulation error ± {error:.1f}) whose 95 % interval holds the truth: "
+        f"{min(shares[False]):.1f} to {max(shares[False]):.1f} of single figures, {min(shares[True]):.1f} to "
+        f"{max(shares[True]):.1f} of differences."
     )
     return "\n".join([head, "", *lines])
 
