@@ -143,10 +143,10 @@ def table(cohorts: int, workers: int) -> str:
             cells.append(f"{100 * hits / n:.1f}")
         lines.append(f"| `{figure}` | " + " | ".join(cells) + " |")
     error = 100 * (0.95 * 0.05 / cohorts) ** 0.5
+    singles, differences = (f"{min(values):.1f} to {max(values):.1f}" for values in shares.values())
     head = (
-        f"Per cent of {cohorts} simulated cohorts (simulation error ± {error:.1f}) whose 95 % interval holds the truth: "
-        f"{min(shares[False]):.1f} to {max(shares[False]):.1f} of single figures, {min(shares[True]):.1f} to "
-        f"{max(shares[True]):.1f} of differences."
+        f"Per cent of {cohorts} simulated cohorts (simulation error ± {error:.1f}) whose 95 % interval holds the "
+        f"truth: {singles} of single figures, {differences} of differences."
     )
     return "\n".join([head, "", *lines])
 
