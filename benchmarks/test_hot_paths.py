@@ -7,6 +7,7 @@ must keep up with lightly's.
 """
 
 import copy
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -60,27 +61,34 @@ WANTED_BYTES = 27.0
 @pytest.mark.benchmark
 @pytest.mark.parametrize(("channels", "outputs", "kernel", "edge"), CONVOLUTIONS)
 def test_convolutions_over_small_maps_beside_pytorchs(channels, outputs, kernel, edge, medians, record) -> None:
-    """Forward and backward of one layer, in the arithmetic that training takes on this machine."""
+    """One layer, in the arithmetic that training takes on this machine."""
     plain = nn.Conv2d(channels, outputs, kernel, padding=kernel // 2, bias=False)
     plain.to(memory_format=torch.channels_last)
-    product = copy.deepcopy(plain)
-    multiply_small_maps(product)
+    layers = {"plain": plain, "product": copy.deepcopy(plain)}
+    multiply_small_maps(layers["product"])
     images = torch.randn(BATCH, channels, edge, edge).to(memory_format=torch.channels_last).requires_grad_()
 
-    def step(layer: nn.Module) -> None:
-        with torch.autocast("cpu", enabled=cpu_has_bf16()):
+    def step(layer: nn.Module, *, train: bool) -> None:
+        with torch.autocast("cpu", enabled=cpu_has_bf16()), torch.set_grad_enabled(train):
             answer = layer(images)
-        answer.backward(answer.detach())
+        if train:
+            answer.backward(answer.detach())
 
-    seconds = medians({"conv": lambda: step(plain), "product": lambda: step(product)}, rounds=10, warm_up=2)
-    record(
-        f"{kernel} x {kernel} convolution, {channels} to {outputs} channels, {edge} x {edge} pixels, {BATCH} images",
-        seconds["conv"] / seconds["product"],
-        "x",
-        peer="torch.nn.Conv2d, channels-last",
-        least=1.0,
-        detail=f"{1e3 * seconds['conv']:.2f} ms, ours {1e3 * seconds['product']:.2f} ms",
-    )
+    ways = {
+        (name, train): functools.partial(step, layer, train=train)
+        for name, layer in layers.items()
+        for train in (True, False)
+    }
+    seconds = medians(ways, rounds=10, warm_up=2)
+    for train, what in ((True, "forward and backward"), (False, "forward alone")):
+        record(
+            f"{kernel} x {kernel} convolution of {channels} to {outputs} channels over {edge} x {edge} pixels, {what}",
+            seconds["plain", train] / seconds["product", train],
+            "x",
+            peer="torch.nn.Conv2d, channels-last",
+            least=1.0,
+            detail=f"{1e3 * seconds['plain', train]:.2f} ms, ours {1e3 * seconds['product', train]:.2f} ms",
+        )
 
 
 @pytest.mark.benchmark

@@ -59,6 +59,18 @@ def test_larger_maps_and_other_convolutions_stay() -> None:
         assert type(other) is nn.Conv2d
 
 
+@pytest.mark.parametrize(("kernel", "edge"), [(1, 4), (1, 2), (3, 4), (3, 1)])
+def test_one_product_takes_all_pixels_also_where_nothing_learns(kernel, edge, monkeypatch) -> None:
+    """Of more than two dimensions PyTorch made a product for each row of pixels, ten times slower."""
+    conv = nn.Conv2d(512, 256, kernel, padding=kernel // 2).to(memory_format=torch.channels_last)
+    multiply_small_maps(conv)
+    linear, shapes = functional.linear, []
+    monkeypatch.setattr(functional, "linear", lambda x, *rest: shapes.append(x.shape) or linear(x, *rest))
+    with torch.inference_mode():
+        conv(torch.zeros(2, 512, edge, edge))
+    assert [len(shape) for shape in shapes] == [2]
+
+
 @pytest.mark.parametrize("size", [32, 64])
 def test_a_network_on_small_images_is_the_same_under_the_same_names(size) -> None:
     torch.manual_seed(0)

@@ -55,7 +55,9 @@ class SmallMap(nn.Conv2d):
         weight = self.weight.permute(0, 2, 3, 1)
         if last - first < kernel:
             weight = weight[:, first:last, first:last]
-        return F.linear(pixels, weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        # Two dimensions: of more, PyTorch multiplies each row of pixels by itself where nothing learns.
+        answer = F.linear(pixels.flatten(0, 2), weight.flatten(1), self.bias)
+        return answer.view(len(input), edge, edge, -1).permute(0, 3, 1, 2)
 
 
 class _Windows(torch.autograd.Function):
