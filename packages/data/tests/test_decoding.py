@@ -136,14 +136,14 @@ def test_images_within_few_gray_levels_are_told(kind, top, faint):
 
 def test_reports_beside_radiographs_are_named_and_count_as_no_damage(source, tmp_path):
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian
+    from pydicom.uid import UID, BasicTextSRStorage, ExplicitVRLittleEndian
 
     for name in NAMES[:4]:
         report = Dataset()
         report.file_meta = FileMetaDataset()
         report.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID = BasicTextSRStorage
-        report.file_meta.MediaStorageSOPInstanceUID = report.SOPInstanceUID = "1.2.3"
+        report.file_meta.MediaStorageSOPInstanceUID = report.SOPInstanceUID = UID("1.2.3")
         report.PatientID = "1"
         report.save_as(source / name, enforce_file_format=True)
     broken = decode(source, tmp_path / "work", max_broken=0)

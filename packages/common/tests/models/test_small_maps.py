@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cxr_common.models import small_maps
+from cxr_common.models.eight_bits import in_eight_bits, observing
 from cxr_common.models.small_maps import SMALL, SmallMap, multiply_small_maps
-from cxr_common.models.zoo import build
+from cxr_common.models.zoo import GrayNetwork, build
 
 
 def gradients(function: Callable[[Tensor], Tensor], x: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
@@ -83,3 +84,15 @@ def test_a_network_on_small_images_is_the_same_under_the_same_names(size) -> Non
         torch.testing.assert_close(found, one)
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in state.items())
     assert network.state_dict().keys() == state.keys()
+
+
+def test_a_network_in_eight_bits_keeps_its_convolutions() -> None:
+    torch.manual_seed(0)
+    eight = in_eight_bits(GrayNetwork(build("resnet10t", 3, size=32), 0.5, 0.2).eval(), 32)
+    pixels = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
+    with observing(eight):
+        eight(pixels)
+    expected = eight(pixels)
+    multiply_small_maps(eight)
+    assert torch.equal(eight(pixels), expected)
+    assert not any(isinstance(module, SmallMap) for module in eight.modules())

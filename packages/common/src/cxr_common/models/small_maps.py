@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cxr_common.models.eight_bits import EightBits
+
 TINY, SMALL = 4, 16
 """Pixels of an output up to which the product is faster: always, and where weights are many or meet one pixel each."""
 MANY_WEIGHTS = 2**19
@@ -24,11 +26,14 @@ def multiply_small_maps(network: nn.Module) -> None:
 
     Args:
         network: Its modules of the exact type ``nn.Conv2d``, square, undilated, ungrouped and padded with zeros, change
-            to ``SmallMap``.
+            to ``SmallMap``; not those within a network in 8 bits, whose grids are counted by its convolutions.
     """
-    for module in network.modules():
-        if type(module) is nn.Conv2d and _plain(module):
-            module.__class__ = SmallMap
+    if isinstance(network, EightBits):
+        return
+    if type(network) is nn.Conv2d and _plain(network):
+        network.__class__ = SmallMap
+    for child in network.children():
+        multiply_small_maps(child)
 
 
 class SmallMap(nn.Conv2d):
