@@ -22,5 +22,5 @@ termritthikun2023
 >>> [stage[0][0] for stage in stages]
 ['ssl-pretrain', 'finetune', 'distill', 'evaluate']
 >>> print(*stages[0][0])
-ssl-pretrain --architecture resnet50 --size 32 --epochs 1 --data phantom:60 --run try
+ssl-pretrain --architecture resnet50 --size 32 --epochs 1 --crops.local_count 2 --data phantom:60 --run try
 """
