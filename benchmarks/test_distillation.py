@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from cxr_common.checkpoint import Header, Input
-from cxr_common.models.small_maps import multiply_small_maps
+from cxr_common.models.small_maps import fast_layout
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start
 from cxr_common.training.parameters import groups
@@ -93,8 +93,7 @@ def our_step(
     size: int, images: torch.Tensor, targets: torch.Tensor, *, cached: bool = False, task: str = "multilabel"
 ) -> Callable[[], None]:
     accelerator = start("auto")
-    frozen = network("resnet50", size).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    multiply_small_maps(frozen)
+    frozen = fast_layout(network("resnet50", size).eval().requires_grad_(False))
     names = tuple(f"label {i}" for i in range(LABELS))
     header = Header("model", "resnet50", Input(size, 0.5, 0.2), task=task, labels=names)
     teacher = Teacher(frozen.to(images.device), header, torch.arange(LABELS))
@@ -102,8 +101,7 @@ def our_step(
         distillation = Distillation((teacher,), {MultilabelKD(): 1.0}, 1.0)
     else:
         distillation = Distillation((teacher,), {KD(temperature=TEMPERATURE): 1 - ALPHA}, ALPHA)
-    student = Student(network("resnet18", size).to(memory_format=torch.channels_last).train())
-    multiply_small_maps(student)
+    student = Student(fast_layout(network("resnet18", size)).train())
     parameters = groups(student, 0.05)
     model, optimizer = accelerator.prepare(student, torch.optim.AdamW(parameters, lr=1e-3, fused=True))
     kept = (CachedOutputs(None, ("logits",)),) if cached else ()  # type: ignore[arg-type] - its answers come with the batch

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cxr_common.models.features import features
 from cxr_common.models.pretrained import Start, build_pretrained
-from cxr_common.models.small_maps import multiply_small_maps
+from cxr_common.models.small_maps import fast_layout
 from cxr_common.models.zoo import GrayNetwork
 from cxr_distill.losses import AnsweringAdapter, Outputs
 from cxr_distill.teacher import classifier_weight, linear_layer
@@ -96,5 +96,4 @@ def new_network(
     network = build_pretrained(
         architecture, labels, size, start, mean, std, drop_path=drop_path, prior=prior, show=show
     )
-    multiply_small_maps(network)
-    return network.to(memory_format=torch.channels_last)
+    return fast_layout(network)

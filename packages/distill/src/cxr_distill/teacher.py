@@ -12,7 +12,7 @@ from cxr_common import checkpoint
 from cxr_common.models.encoders import find_encoder
 from cxr_common.models.features import features, stage_shapes
 from cxr_common.models.pretrained import build_pretrained
-from cxr_common.models.small_maps import multiply_small_maps
+from cxr_common.models.small_maps import fast_layout
 from cxr_common.models.zoo import DEFAULT_SIZE, GrayNetwork
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
@@ -103,8 +103,7 @@ def load_teacher(path: str | Path, labels: Sequence[str], task: str, stages: Seq
     network, header = checkpoint.load(path, kind="model")
     check_labels(header, labels, task, path)
     network.requires_grad_(False)
-    multiply_small_maps(network)
-    network.to(memory_format=torch.channels_last)
+    fast_layout(network)
     order = torch.tensor([header.labels.index(label) for label in labels])
     return Teacher(network, header, order, tuple(stages), sha256(path))
 
@@ -128,8 +127,7 @@ def load_encoder(
     found = find_encoder(word)
     size = size or found.size or DEFAULT_SIZE
     network = build_pretrained(found.architecture, 0, size, (found.weights,), mean, std)
-    multiply_small_maps(network)
-    network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    fast_layout(network).requires_grad_(False).eval()
     shapes = stage_shapes(network, ENCODER_FEATURES if "stage4" in stages else ("pooled",), size)
     if any(len(shape) != (2 if name == "pooled" else 4) for name, shape in shapes.items()):
         raise BadInput("an encoder that gives one vector of features per image", str(shapes), where=word)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cxr_common.inference import outputs
-from cxr_common.models.small_maps import multiply_small_maps
+from cxr_common.models.small_maps import fast_layout
 from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput
 from cxr_data.header import Header
@@ -59,8 +59,7 @@ def predict(
     Returns:
         (M, L) float32.
     """
-    multiply_small_maps(network)
-    network.to(device).to(memory_format=torch.channels_last).eval()
+    fast_layout(network).to(device).eval()
     wanted = np.arange(len(pixels)) if rows is None else rows
 
     def count(_module: nn.Module, _pixels: object, logits: torch.Tensor) -> None:

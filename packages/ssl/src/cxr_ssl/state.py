@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cxr_common.models.pretrained import Start, build_pretrained
-from cxr_common.models.small_maps import multiply_small_maps
+from cxr_common.models.small_maps import fast_layout
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.parameters import groups
 from cxr_common.training.state import TrainState as CommonState
@@ -107,8 +107,7 @@ def new_backbone(
             do=f"--crops.local_size {3 * reduction // 4} or more, or a larger --size",
         )
     backbone = build_pretrained(architecture, 0, size, start, *mean_std, show=show)
-    multiply_small_maps(backbone.network)
-    return backbone.to(memory_format=torch.channels_last)
+    return fast_layout(backbone)
 
 
 def make_optimizer(name: str, module: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -1,11 +1,11 @@
 """Convolutions over maps of a few pixels, as the product of matrices that they are.
 
 The last stages of a ResNet see a radiograph of 64 pixels as 4 x 4 and 2 x 2 pixels with hundreds of channels. There
-oneDNN's convolutions are slow on a CPU, above all backward: as one product of matrices the same sums take a half to a
-tenth of the time (``benchmarks/test_hot_paths.py``).
+oneDNN's convolutions are slow on a CPU, above all backward and in bfloat16, where one product of matrices gives the
+same sums several times faster (``benchmarks/test_hot_paths.py`` measures it).
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,20 @@ from torch import Tensor, nn
 
 from cxr_common.models.eight_bits import EightBits
 
+N = TypeVar("N", bound=nn.Module)
 TINY, SMALL = 4, 16
 """Pixels of an output up to which the product is faster: always, and where weights are many or meet one pixel each."""
 MANY_WEIGHTS = 2**19
+
+
+def fast_layout(network: N) -> N:
+    """Lay a network out for speed, in place: weights channels-last, and small maps as products, which rely on that.
+
+    Args:
+        network: On any device; only a CPU multiplies (:func:`multiply_small_maps`).
+    """
+    multiply_small_maps(network)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] - the stubs lack it
 
 
 def multiply_small_maps(network: nn.Module) -> None:
