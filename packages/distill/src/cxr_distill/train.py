@@ -147,8 +147,7 @@ def train(
             return written
 
         state = _new_state(config, data, student, plan, distillation, accelerator)
-        options = {"epochs": plan.epochs, "steps": plan.steps, "batch_size": plan.batch_size}
-        with TrainingSession(run, state, **options) as session:
+        with TrainingSession(run, state, epochs=plan.epochs, steps=plan.steps, batch_size=plan.batch_size) as session:
             state.stopped = state.stopped and not run.extended
             while state.epoch < plan.epochs and not state.stopped:
                 state.model.train()

@@ -84,8 +84,7 @@ def pretrain(config: PretrainConfig) -> Path:
         probe: Probe = functools.partial(
             probe_backbone, method.backbone, probed, config.input_size, accelerator, **computed
         )
-        options = {"epochs": plan.epochs, "steps": plan.steps, "batch_size": plan.global_batch}
-        with TrainingSession(run, state, **options) as session:
+        with TrainingSession(run, state, epochs=plan.epochs, steps=plan.steps, batch_size=plan.global_batch) as session:
             if not session.resumed:
                 _begin(config, cohort, state, session, probe)
             while state.epoch < plan.epochs:
