@@ -122,28 +122,13 @@ def open_cohort(
     if named := _PHANTOM.fullmatch(data):
         task = "multiclass" if named[1] else "multilabel"
         return _phantom(task, int(named[2] or PHANTOM_IMAGES), pixel_size, seed, show)
-    url = chunks_at(data)
-    if (
-        url is None
-        and not Path(data).expanduser().exists()
-        and (
-            data.startswith("phantom") or difflib.get_close_matches(data, ["phantom", "phantom-multiclass"], cutoff=0.7)
-        )
-    ):
-        raise BadInput("phantom, phantom:500, phantom-multiclass or a folder", repr(data), do="check the spelling")
-    selection = None
-    if url is None and "#" in data and not Path(data).expanduser().exists():
-        data, _, labels = data.rpartition("#")
-        selection = Selection(tuple(name.strip() for name in labels.split(",") if name.strip()))
-        if is_prepared(existing_folder(data)):
-            expected = "a folder as it was downloaded before #"
-            raise BadInput(expected, "a prepared cohort", where=data, do="prepare it with cxr-data prepare --labels")
-    if url is not None:
+    if url := chunks_at(data):
         cohort = load_chunks(url)
-    elif is_prepared(folder := existing_folder(data)):
-        cohort = load(folder)
     else:
-        return prepare(folder, pixel_size=pixel_size, seed=seed, show=show, selection=selection)
+        folder, selection = _folder_named(data)
+        if not is_prepared(folder):
+            return prepare(folder, pixel_size=pixel_size, seed=seed, show=show, selection=selection)
+        cohort = load(folder)
     if cohort.pixels.dtype != np.uint8:  # everything that reads pixels for a network takes bytes
         cohort = replace(cohort, pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels])))
     if note_smaller and cohort.pixel_size < pixel_size:
@@ -153,6 +138,26 @@ def open_cohort(
         )
         cohort = replace(cohort, notes=(*cohort.notes, note))
     return cohort
+
+
+def _folder_named(data: str) -> tuple[Path, Selection | None]:
+    """The folder that "FOLDER" or "FOLDER#A,B,C" names, and the labels to take of it.
+
+    Raises:
+        BadInput: There is none, or labels are asked of a prepared one.
+    """
+    if Path(data).expanduser().exists():
+        return existing_folder(data), None
+    if data.startswith("phantom") or difflib.get_close_matches(data, ["phantom", "phantom-multiclass"], cutoff=0.7):
+        raise BadInput("phantom, phantom:500, phantom-multiclass or a folder", repr(data), do="check the spelling")
+    if "#" not in data:
+        return existing_folder(data), None
+    data, _, labels = data.rpartition("#")
+    folder = existing_folder(data)
+    if is_prepared(folder):
+        expected = "a folder as it was downloaded before #"
+        raise BadInput(expected, "a prepared cohort", where=data, do="prepare it with cxr-data prepare --labels")
+    return folder, Selection(tuple(name.strip() for name in labels.split(",") if name.strip()))
 
 
 def print_notes(cohort: Cohort, data: str | Path | Sequence[str | Path]) -> None:
