@@ -6,13 +6,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from dicom_files import dicom
 from PIL import Image
 from pydicom import dcmread
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
 
 from cxr_data.images.dicom import decode_dicom
 from cxr_data.images.header import BrokenImage
@@ -27,35 +28,6 @@ def picture(bits: int = 12) -> np.ndarray:
     smooth = cv2.GaussianBlur(rng.normal(0, 1, (HEIGHT, WIDTH)), (0, 0), 5)
     smooth = (smooth - smooth.min()) / (smooth.max() - smooth.min())
     return np.rint(smooth * 0.97 * (2**bits - 1)).astype(np.uint8 if bits <= 8 else np.uint16)
-
-
-def dicom(
-    stored: np.ndarray, *, bits: int = 12, pixels: bytes | None = None, syntax=ExplicitVRLittleEndian, **tags: Any
-):
-    made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = syntax
-    made.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1")
-    made.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
-    made.Rows, made.Columns = stored.shape[:2]
-    made.SamplesPerPixel = 1 if stored.ndim == 2 else 3
-    made.PhotometricInterpretation = "MONOCHROME2" if stored.ndim == 2 else "RGB"
-    if stored.ndim == 3:
-        made.PlanarConfiguration = 0
-    made.BitsAllocated = 8 * stored.itemsize
-    made.BitsStored, made.HighBit = bits, bits - 1
-    made.PixelRepresentation = int(stored.dtype.kind == "i")
-    made.PixelData = stored.tobytes() if pixels is None else pixels
-    for name, value in tags.items():
-        if isinstance(value, tuple):
-            made.add_new(name, *value)
-        elif value is None:
-            delattr(made, name)
-        else:
-            setattr(made, name, value)
-    file = io.BytesIO()
-    made.save_as(file, enforce_file_format=True)
-    return file.getvalue()
 
 
 def table(entries: np.ndarray, *, bits: int, first: int = 0, vr: str = "US", announced: int | None = None) -> Sequence:

@@ -1,44 +1,14 @@
 """Headers on the order and sign of pixels, which only the picture itself can prove wrong."""
 
-import io
-from typing import Any
-
 import cv2
 import numpy as np
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
+from dicom_files import dicom
+from pydicom.uid import ExplicitVRBigEndian
 
 from cxr_data.images.dicom import decode_dicom
 from cxr_data.images.header import BrokenImage
 from cxr_data.images.readings import check_order, check_sign
-
-
-def dicom(
-    stored: np.ndarray,
-    *,
-    bits: int = 12,
-    pixels: bytes | None = None,
-    syntax: UID = ExplicitVRLittleEndian,
-    **tags: Any,
-) -> bytes:
-    made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = syntax
-    made.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1")
-    made.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
-    made.Rows, made.Columns = stored.shape[:2]
-    made.SamplesPerPixel = 1 if stored.ndim == 2 else 3
-    made.PhotometricInterpretation = "MONOCHROME2" if stored.ndim == 2 else "RGB"
-    made.BitsAllocated = 8 * stored.itemsize
-    made.BitsStored, made.HighBit = bits, bits - 1
-    made.PixelRepresentation = int(stored.dtype.kind == "i")
-    made.add_new("PixelData", "OW", stored.tobytes() if pixels is None else pixels)
-    for name, value in tags.items():
-        setattr(made, name, value)
-    file = io.BytesIO()
-    made.save_as(file, enforce_file_format=True)
-    return file.getvalue()
 
 
 def alike(found: np.ndarray, expected: np.ndarray) -> None:
@@ -156,5 +126,5 @@ def test_an_odd_number_of_bytes_in_words(little):
         data = dicom(odd, bits=8, pixels=pixels)
     else:
         words = np.frombuffer(pixels, np.uint16).byteswap().tobytes()
-        data = dicom(odd, bits=8, pixels=words, syntax=ExplicitVRBigEndian)
+        data = dicom(odd, bits=8, PixelData=("OW", words), syntax=ExplicitVRBigEndian)
     alike(decode_dicom(data, "voi"), odd / 255)
