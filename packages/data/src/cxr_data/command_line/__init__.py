@@ -1,0 +1,1 @@
+"""Command lines of every package: options from dataclasses, help, errors, progress, completion."""

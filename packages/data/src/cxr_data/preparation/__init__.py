@@ -1,0 +1,1 @@
+"""From a folder as it was downloaded to a prepared cohort: images found, chosen, split by patient, decoded."""
