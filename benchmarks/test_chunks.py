@@ -17,8 +17,8 @@ import torch
 
 from cxr_common.training.loader import epoch_order
 from cxr_data import Cohort, load, save
-from cxr_data.chunk_cache import shuffle_window
-from cxr_data.chunks import load_chunks, upload
+from cxr_data.cohorts.chunk_cache import shuffle_window
+from cxr_data.cohorts.chunks import load_chunks, upload
 from cxr_ssl.crops import crop_batches, crop_specs
 
 TITLE = "Cohorts in chunks"

@@ -23,9 +23,9 @@ INDEX = """
 import json, sys, time
 from pathlib import Path
 from cxr_data.readers import read, recognise
-from cxr_data.selection import Selection, select
-from cxr_data import splits
-from cxr_data.cohort import label_matrix
+from cxr_data.preparation.selection import Selection, select
+from cxr_data.preparation import splits
+from cxr_data.cohorts.cohort import label_matrix
 from cxr_data.machine import peak_memory
 began = time.perf_counter()
 root = Path(sys.argv[1])

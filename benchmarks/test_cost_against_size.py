@@ -32,7 +32,7 @@ print(json.dumps({"seconds": time.process_time() - start, "gib": peak_memory() /
 STEPS = {
     "index": """
 import json, sys, time
-from cxr_data.image_files import find_images
+from cxr_data.preparation.image_files import find_images
 start = time.process_time()
 find_images(sys.argv[1] + "/images")
 """,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cxr_data.header import describe
-from cxr_data.sizes import pixel_size_for, size_for
+from cxr_data.models.header import describe
+from cxr_data.preparation.sizes import pixel_size_for, size_for
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (

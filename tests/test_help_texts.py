@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-from cxr_data.help import options
+from cxr_data.command_line.help import options
 
 CONFIGS = {
     "cxr_ssl.config": ("PretrainConfig",),

@@ -62,7 +62,7 @@ import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})
 import numpy as np, torch, pretended_cuda
 from cxr_common.inference import outputs
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_data.header import Header, Input
+from cxr_data.models.header import Header, Input
 from cxr_deploy.export.torch_runtime import in_torch
 torch.manual_seed(0)
 network = GrayNetwork(build("test_resnet", 2, size=32), 0.5, 0.25).eval()

@@ -26,7 +26,13 @@ from cxr_deploy.export.convert import convert
 
 ROOT = Path(__file__).parent.parent
 MEMBERS = {
-    "data": {"cxr_data.preparation", "cxr_data.sources", "cxr_data.auditing", "cxr_data.header", "cxr_data.timing"},
+    "data": {
+        "cxr_data.preparation.prepare",
+        "cxr_data.sources",
+        "cxr_data.auditing",
+        "cxr_data.models.header",
+        "cxr_data.timing",
+    },
     "common": {"cxr_common.checkpoint", "cxr_common.models.zoo", "cxr_common.training.resume"},
     "ssl": {"cxr_ssl.train"},
     "distill": {"cxr_distill.train", "cxr_distill.losses"},

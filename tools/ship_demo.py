@@ -15,8 +15,8 @@ import numpy as np
 
 import cxr_deploy
 import cxr_recipes
-from cxr_data.decisions import fit_thresholds
 from cxr_data.files import sha256, write_json, write_text
+from cxr_data.models.decisions import fit_thresholds
 from cxr_deploy import cohort as images_of
 from cxr_deploy import demo
 from cxr_deploy.export import onnx_file

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import t
 
 from cxr_common.gain import LEAST_PATIENTS, auroc_gain, leave_one_out, over_seeds
-from cxr_data.metrics import auroc, macro
+from cxr_data.models.metrics import auroc, macro
 
 
 def case(n: int = 120, labels: int = 3, seed: int = 0):

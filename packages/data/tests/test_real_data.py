@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from cxr_data import BrokenImage, Cohort, open_cohort, prepare, read_image
-from cxr_data.cohort import load, save
+from cxr_data.cohorts.cohort import load, save
 from cxr_data.errors import BadInput
+from cxr_data.preparation.splits import label_fraction
 from cxr_data.readers import chestxray14, recognise
-from cxr_data.splits import label_fraction
 
 pytestmark = pytest.mark.e2e
 

@@ -17,7 +17,7 @@ from cxr_common.checkpoint import Header, Input
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
-from cxr_data.header import describe
+from cxr_data.models.header import describe
 from cxr_deploy.config import PushConfig
 from cxr_deploy.export import onnx_file
 from cxr_deploy.export.answer import Answering

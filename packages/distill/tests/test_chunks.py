@@ -10,8 +10,8 @@ import pytest
 
 from cxr_common.training.accelerator import start
 from cxr_data import open_cohort
-from cxr_data.chunk_cache import chunk_cache
-from cxr_data.chunks import upload
+from cxr_data.cohorts.chunk_cache import chunk_cache
+from cxr_data.cohorts.chunks import upload
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_distill import cli

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data.augment import ViewSpec, draw, render
 from cxr_data.errors import BadInput
-from cxr_data.splits import label_fraction
+from cxr_data.preparation.splits import label_fraction
 from cxr_distill.data import Batch, batches, mixed, order_of, training_rows, with_trained_labels
 
 

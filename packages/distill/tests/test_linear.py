@@ -13,9 +13,9 @@ from cxr_common.inference import outputs
 from cxr_common.models.pretrained import Pretrained
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start as start_engine
-from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput
-from cxr_data.header import TRAINING_IMAGES
+from cxr_data.models.decisions import decide, probabilities
+from cxr_data.models.header import TRAINING_IMAGES
 from cxr_distill import linear
 from cxr_distill.config import Decision, DistillConfig, FinetuneConfig, Optim
 from cxr_distill.imbalance import label_loss

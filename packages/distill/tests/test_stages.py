@@ -9,7 +9,7 @@ import pytest
 from cxr_common.checkpoint import Header, Input, describe, save
 from cxr_common.models.zoo import build
 from cxr_data.augment import whole
-from cxr_data.cohort import save as save_cohort
+from cxr_data.cohorts.cohort import save as save_cohort
 from cxr_distill import stages
 from cxr_distill.config import DistillConfig
 

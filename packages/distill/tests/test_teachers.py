@@ -12,7 +12,7 @@ from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
 from cxr_data.augment import ViewSpec
 from cxr_data.errors import BadInput
-from cxr_data.metrics import auroc
+from cxr_data.models.metrics import auroc
 from cxr_distill.config import DistillConfig
 from cxr_distill.data import Batch
 from cxr_distill.losses import FitNets, MultilabelKD, build_losses

@@ -17,10 +17,10 @@ from cxr_common.checkpoint import Header, Input, describe, load, save
 from cxr_common.models.pretrained import Pretrained
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
-from cxr_data.cohort import save as save_cohort
+from cxr_data.cohorts.cohort import save as save_cohort
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
-from cxr_data.header import TRAINING_IMAGES
+from cxr_data.models.header import TRAINING_IMAGES
 from cxr_distill import stages
 from cxr_distill.config import DistillConfig, FinetuneConfig
 from cxr_distill.losses import FitNets, Interface, build_adapters, build_losses

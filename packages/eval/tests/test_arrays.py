@@ -6,7 +6,7 @@ import pytest
 
 import cxr_eval
 from cxr_data.errors import BadInput
-from cxr_data.metrics import auroc
+from cxr_data.models.metrics import auroc
 from cxr_eval import METRICS, compare, delong, evaluate
 from cxr_eval.statistics import delong as tests
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from cxr_data import open_cohort
-from cxr_data.command import parse
+from cxr_data.command_line.command import parse
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_eval import command as stage

@@ -7,7 +7,7 @@ import polars as pl
 import torch
 
 from cxr_common.checkpoint import Header, Input, parent, save, trained_on
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_eval.models import Match
 from cxr_eval.notes import met_in_training, notes, seen_in_training
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 import yaml
 
-from cxr_data.command import config_dict, parse
+from cxr_data.command_line.command import config_dict, parse
 from cxr_data.errors import BadInput
 from cxr_ssl.cli import main
 from cxr_ssl.config import PRESETS, Crops, PretrainConfig, preset

@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 
-from cxr_data.metrics import auroc
+from cxr_data.models.metrics import auroc
 from cxr_ssl.probe import PENALTIES, _ridge_scores, knn_probe, linear_probe, rankme
 
 

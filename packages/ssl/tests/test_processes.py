@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from cxr_data import Cohort, save
-from cxr_data.command import config_dict
+from cxr_data.command_line.command import config_dict
 from cxr_ssl.config import Crops, PretrainConfig
 from cxr_ssl.methods.byol import BYOLConfig
 from cxr_ssl.methods.dino import DINOConfig

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from cxr_common import checkpoint
 from cxr_common.models.pretrained import Pretrained
 from cxr_data import Cohort, open_cohort, save
-from cxr_data.chunks import upload
-from cxr_data.cohort import image_keys
-from cxr_data.command import config_dict
+from cxr_data.cohorts.chunks import upload
+from cxr_data.cohorts.cohort import image_keys
+from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_ssl import train as stage
@@ -184,7 +184,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_backbone(finished, data, tmp_
     code = (
         "import os, signal, sys, torch\n"
         "torch.set_num_threads(1)\n"
-        "from cxr_data.command import parse\n"
+        "from cxr_data.command_line.command import parse\n"
         "from cxr_ssl import train as stage\n"
         "from cxr_ssl.config import PretrainConfig\n"
         "def steps_then_dies(*arguments, step=stage.train_step, done=[], **options):\n"

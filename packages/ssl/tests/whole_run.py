@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cxr_data.command import parse
+from cxr_data.command_line.command import parse
 from cxr_ssl import train as loop
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.step import train_step

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cxr_data.augment import whole
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 
 
 class CohortDataset(Dataset[tuple[Tensor, Tensor]]):

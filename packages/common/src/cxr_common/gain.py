@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from cxr_common.jackknife import NO_ERROR, interval, spread
-from cxr_data.metrics import placements
+from cxr_data.models.metrics import placements
 
 LEAST_PATIENTS = 5
 """Patients with the finding, and without it, that the interval of a single label needs."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cxr_common.training.accelerator import pinned
 from cxr_data.augment import whole
-from cxr_data.prefetch import prefetch
+from cxr_data.cohorts.prefetch import prefetch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

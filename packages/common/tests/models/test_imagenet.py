@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from cxr_common.models import pretrained
 from cxr_common.models.pretrained import build_pretrained, resolve
-from cxr_data.licences import of_file
+from cxr_data.models.licences import of_file
 from cxr_data.synthetic.phantom import phantom
 
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)

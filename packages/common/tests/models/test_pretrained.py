@@ -23,8 +23,8 @@ from cxr_common.models.pretrained import (
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
-from cxr_data.header import identities
 from cxr_data.images.read import read_image
+from cxr_data.models.header import identities
 from cxr_data.synthetic.phantom import phantom
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_common.training.loader import epoch_order, global_batch, share
-from cxr_data.chunk_cache import Window
+from cxr_data.cohorts.chunk_cache import Window
 
 
 def test_every_image_once_in_equal_batches() -> None:

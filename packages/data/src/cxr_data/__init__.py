@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cxr_data.auditing import audit
-    from cxr_data.cohort import Cohort, is_prepared, load, save
+    from cxr_data.cohorts.cohort import Cohort, is_prepared, load, save
+    from cxr_data.cohorts.joined import join
     from cxr_data.images.header import BrokenImage
     from cxr_data.images.read import read_image
-    from cxr_data.joined import join
-    from cxr_data.preparation import prepare
-    from cxr_data.sizes import pixel_size_for
+    from cxr_data.preparation.prepare import prepare
+    from cxr_data.preparation.sizes import pixel_size_for
+    from cxr_data.preparation.splits import kfold, label_fraction
     from cxr_data.sources import open_cohort
-    from cxr_data.splits import kfold, label_fraction
 
 __all__ = [
     "BrokenImage",
@@ -40,18 +40,18 @@ __all__ = [
 
 _MODULES = {
     "BrokenImage": "images.header",
-    "Cohort": "cohort",
+    "Cohort": "cohorts.cohort",
     "audit": "auditing",
-    "is_prepared": "cohort",
-    "join": "joined",
-    "kfold": "splits",
-    "label_fraction": "splits",
-    "load": "cohort",
+    "is_prepared": "cohorts.cohort",
+    "join": "cohorts.joined",
+    "kfold": "preparation.splits",
+    "label_fraction": "preparation.splits",
+    "load": "cohorts.cohort",
     "open_cohort": "sources",
-    "pixel_size_for": "sizes",
-    "prepare": "preparation",
+    "pixel_size_for": "preparation.sizes",
+    "prepare": "preparation.prepare",
     "read_image": "images.read",
-    "save": "cohort",
+    "save": "cohorts.cohort",
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cxr_data.command import as_typed, run_command, until_reader_leaves
+from cxr_data.command_line.command import as_typed, run_command, until_reader_leaves
 from cxr_data.config import (
     CONFIGS,
     AuditConfig,
@@ -25,7 +25,7 @@ from cxr_data.errors import BadInput, unknown_name
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from cxr_data.cohort import Cohort
+    from cxr_data.cohorts.cohort import Cohort
 
 
 class _Command(NamedTuple):
@@ -79,10 +79,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _prepare(config: PrepareConfig) -> None:
-    from cxr_data.preparation import prepare
-    from cxr_data.selection import parse_selection
-    from cxr_data.shards import parse_shard
-    from cxr_data.sizes import pixel_size_for
+    from cxr_data.preparation.prepare import prepare
+    from cxr_data.preparation.selection import parse_selection
+    from cxr_data.preparation.shards import parse_shard
+    from cxr_data.preparation.sizes import pixel_size_for
     from cxr_data.sources import is_phantom
 
     selection = parse_selection(config.labels, config.uncertain, config.unmentioned, config.votes, config.view)
@@ -113,8 +113,8 @@ def _prepare(config: PrepareConfig) -> None:
 
 
 def _prepare_shard(source: str, out: Path, number: int, count: int, options: dict[str, Any]) -> None:
-    from cxr_data.preparation import plan
-    from cxr_data.shards import prepare_shard
+    from cxr_data.preparation.prepare import plan
+    from cxr_data.preparation.shards import prepare_shard
 
     folder = prepare_shard(plan(source, **options), out, number, count)
     print(f"wrote {folder}")
@@ -122,7 +122,7 @@ def _prepare_shard(source: str, out: Path, number: int, count: int, options: dic
 
 
 def _merge(config: MergeConfig) -> None:
-    from cxr_data.shards import merge, shards_beside
+    from cxr_data.preparation.shards import merge, shards_beside
 
     shards = config.shards or shards_beside(config.out)
     _say_prepared(merge(shards, config.out), config.out)
@@ -131,7 +131,7 @@ def _merge(config: MergeConfig) -> None:
 
 def _say_prepared(cohort: "Cohort", out: Path, size: int | None = None) -> None:
     """Say what was written and what can be done next; every line can be pasted as it is."""
-    from cxr_data.suggestions import suggest
+    from cxr_data.command_line.suggestions import suggest
 
     _print_counts(cohort)
     place = shlex.quote(str(out))
@@ -146,7 +146,7 @@ def _say_prepared(cohort: "Cohort", out: Path, size: int | None = None) -> None:
 
 
 def _prepare_phantom(source: str, config: PrepareConfig, pixel_size: int) -> "Cohort":
-    from cxr_data.cohort import is_prepared, load, save
+    from cxr_data.cohorts.cohort import is_prepared, load, save
     from cxr_data.sources import open_cohort
 
     cohort = open_cohort(source, pixel_size=pixel_size, seed=config.seed)
@@ -157,12 +157,12 @@ def _prepare_phantom(source: str, config: PrepareConfig, pixel_size: int) -> "Co
 
 
 def _upload(config: UploadConfig) -> None:
-    from cxr_data.chunks import chunks_at, upload
-    from cxr_data.cohort import is_prepared, load
-    from cxr_data.remote import is_url
-    from cxr_data.sizes import pixel_size_for
+    from cxr_data.cohorts.chunks import chunks_at, upload
+    from cxr_data.cohorts.cohort import is_prepared, load
+    from cxr_data.cohorts.remote import is_url
+    from cxr_data.command_line.suggestions import suggest
+    from cxr_data.preparation.sizes import pixel_size_for
     from cxr_data.sources import open_cohort
-    from cxr_data.suggestions import suggest
 
     if not is_url(config.to):
         raise BadInput("an address such as s3://bucket/cohort", repr(config.to), where="--to")
@@ -183,10 +183,10 @@ def _upload(config: UploadConfig) -> None:
 def _preview(config: PreviewConfig) -> None:
     import cv2
 
+    from cxr_data.cohorts.preview import contact_sheet, view_sheet
     from cxr_data.files import whole_file
-    from cxr_data.outlines import outlines
-    from cxr_data.preview import contact_sheet, view_sheet
-    from cxr_data.sizes import pixel_size_for
+    from cxr_data.preparation.outlines import outlines
+    from cxr_data.preparation.sizes import pixel_size_for
     from cxr_data.sources import open_cohort
 
     source = _only(config.cohort)
@@ -204,7 +204,7 @@ def _preview(config: PreviewConfig) -> None:
 
 
 def _show(config: ShowConfig) -> None:
-    from cxr_data.sizes import pixel_size_for
+    from cxr_data.preparation.sizes import pixel_size_for
     from cxr_data.sources import open_cohort
 
     pixel_size = pixel_size_for(config.size)
@@ -212,8 +212,8 @@ def _show(config: ShowConfig) -> None:
 
 
 def _folds(config: FoldsConfig) -> None:
-    from cxr_data.cohort import load
-    from cxr_data.folds import save_folds, with_fold
+    from cxr_data.cohorts.cohort import load
+    from cxr_data.preparation.folds import save_folds, with_fold
 
     folder = _only(config.cohort)
     cohort = load(folder)
@@ -225,7 +225,7 @@ def _folds(config: FoldsConfig) -> None:
         patients = one.table["patient"].gather(rows).n_unique()
         print(f"fold {fold}: {len(rows):,} images of {patients:,} patients; {positive}")
     print(f"wrote {path}")
-    from cxr_data.suggestions import suggest
+    from cxr_data.command_line.suggestions import suggest
 
     fold = f"1of{config.folds}"
     print(suggest("finetune", data=f"{folder}@1/{config.folds}", run=f"{_run_name(Path(folder))}-{fold}"))
@@ -241,10 +241,10 @@ def _audit(config: AuditConfig) -> None:
     from rich.console import Console
 
     from cxr_data.auditing import audit, count_table, file_facts, html, totals
-    from cxr_data.cohort import is_prepared
+    from cxr_data.cohorts.cohort import is_prepared
+    from cxr_data.cohorts.joined import join
     from cxr_data.files import write_json, write_text
-    from cxr_data.joined import join
-    from cxr_data.sizes import pixel_size_for
+    from cxr_data.preparation.sizes import pixel_size_for
     from cxr_data.sources import open_cohort
 
     sources = config.cohort or ["phantom"]
@@ -271,7 +271,7 @@ def _audit(config: AuditConfig) -> None:
 
 
 def _cache(config: CacheConfig) -> None:
-    from cxr_data.cache import cache_folder, cached, remove
+    from cxr_data.cohorts.cache import cache_folder, cached, remove
 
     entries = cached(config.names, config.unused_days)
     total = sum(entry.size for entry in entries)
@@ -288,7 +288,7 @@ def _cache(config: CacheConfig) -> None:
 
 def _beside(source: str, cohort: "Cohort", suffix: str) -> Path:
     """Where to write what is about a cohort: beside its folder, or in the working folder under its own name."""
-    from cxr_data.cohort import is_prepared
+    from cxr_data.cohorts.cohort import is_prepared
 
     folder = Path(source).expanduser()
     if source and is_prepared(folder):

@@ -14,21 +14,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data import splits
-from cxr_data.cache import cache_folder, option_key
-from cxr_data.chunks import about_chunks, chunks_at, load_chunks, written_folds
-from cxr_data.cohort import Cohort, Task, fingerprint, is_prepared, load, pixel_digests, save
+from cxr_data.cohorts.cache import cache_folder, option_key
+from cxr_data.cohorts.chunks import about_chunks, chunks_at, load_chunks, written_folds
+from cxr_data.cohorts.cohort import Cohort, Task, fingerprint, is_prepared, load, pixel_digests, save
+from cxr_data.cohorts.joined import join
+from cxr_data.cohorts.pixel_rows import PixelRows
+from cxr_data.cohorts.remote import is_url
 from cxr_data.errors import BadInput
 from cxr_data.folders import existing_folder, locked
-from cxr_data.folds import with_fold
 from cxr_data.images.read import check_pixel_size
-from cxr_data.joined import join
 from cxr_data.machine import memory
-from cxr_data.pixel_rows import PixelRows
-from cxr_data.preparation import prepare
-from cxr_data.remote import is_url
-from cxr_data.selection import Selection
-from cxr_data.sizes import size_for
+from cxr_data.preparation import splits
+from cxr_data.preparation.folds import with_fold
+from cxr_data.preparation.prepare import prepare
+from cxr_data.preparation.selection import Selection
+from cxr_data.preparation.sizes import size_for
 
 PHANTOM_IMAGES = 2000
 PHANTOM_SIZE, FOLDER_SIZE = 64, 224
@@ -86,8 +86,8 @@ def open_cohort(
             them), a folder written by ``cxr-data prepare``, or a folder as it was downloaded, which is
             prepared into the cache on first use. "FOLDER#A,B,C" takes these labels of such a folder, as
             ``cxr-data prepare --labels`` does. "NAME@2/5" has fold 2 of 5 as its validation part. A URL is that
-            of a cohort in chunks, see :mod:`cxr_data.chunks`. Several are read as one, see
-            :func:`cxr_data.joined.join`.
+            of a cohort in chunks, see :mod:`cxr_data.cohorts.chunks`. Several are read as one, see
+            :func:`cxr_data.cohorts.joined.join`.
         pixel_size: Edge of the stored images; None is that of a prepared folder, and 256 of all other data. A
             prepared folder keeps its own.
         seed: Fixes the phantom, and the split of data without one.

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_data.synthetic.phantom import phantom
 
 MakeCohort = Callable[..., Cohort]

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxr_data.auditing import shortcuts
 from cxr_data.auditing.measures import measure
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 
 
 @settings(deadline=None, max_examples=40)

@@ -14,15 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_data import load, open_cohort, prepare, remote
-from cxr_data.chunk_cache import Window, chunk_cache, shuffle_identity, shuffle_window
-from cxr_data.chunks import load_chunks, upload
+from cxr_data import load, open_cohort, prepare
 from cxr_data.cli import main
+from cxr_data.cohorts import remote
+from cxr_data.cohorts.chunk_cache import Window, chunk_cache, shuffle_identity, shuffle_window
+from cxr_data.cohorts.chunks import load_chunks, upload
+from cxr_data.cohorts.joined import join
+from cxr_data.cohorts.pixel_rows import PixelRows
+from cxr_data.cohorts.remote import is_url
 from cxr_data.errors import BadInput
-from cxr_data.folds import save_folds, with_fold
-from cxr_data.joined import join
-from cxr_data.pixel_rows import PixelRows
-from cxr_data.remote import is_url
+from cxr_data.preparation.folds import save_folds, with_fold
 from cxr_data.sources import default_size
 
 CHUNK = 32 * 32 * 5

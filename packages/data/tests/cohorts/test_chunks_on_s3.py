@@ -5,8 +5,9 @@ import uuid
 import numpy as np
 import pytest
 
-from cxr_data import open_cohort, remote
-from cxr_data.chunks import upload
+from cxr_data import open_cohort
+from cxr_data.cohorts import remote
+from cxr_data.cohorts.chunks import upload
 from cxr_data.errors import BadInput
 
 s3fs = pytest.importorskip("s3fs")

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from cxr_data import Cohort, load, save
-from cxr_data.cohort import fingerprint, label_matrix, pixel_digests
+from cxr_data.cohorts.cohort import fingerprint, label_matrix, pixel_digests
 from cxr_data.errors import BadInput
 
 NAN = float("nan")

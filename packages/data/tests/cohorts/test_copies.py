@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from cxr_data import join, open_cohort
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_data.errors import BadInput
 
 

@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 
 from cxr_data import join, load, open_cohort, save
-from cxr_data.cohort import Cohort, Task
+from cxr_data.cohorts.cohort import Cohort, Task
+from cxr_data.cohorts.pixel_rows import PixelRows
 from cxr_data.errors import BadInput
-from cxr_data.pixel_rows import PixelRows
-from cxr_data.sizes import pixel_size_for
+from cxr_data.preparation.sizes import pixel_size_for
 
 
 def made(name: str, labels, n: int, task: Task | None = "multilabel", seed=0, **extras) -> Cohort:

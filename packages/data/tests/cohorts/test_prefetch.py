@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from cxr_data.prefetch import prefetch
+from cxr_data.cohorts.prefetch import prefetch
 
 
 def test_prefetch_keeps_order_and_works_ahead_on_threads() -> None:

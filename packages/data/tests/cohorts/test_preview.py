@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import polars as pl
 
-from cxr_data.cohort import Cohort
-from cxr_data.preview import contact_sheet, view_sheet
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.cohorts.preview import contact_sheet, view_sheet
 
 
 def cohort(targets: np.ndarray, task, labels) -> Cohort:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cxr_data.command import config_dict, parse, run_command
+from cxr_data.command_line.command import config_dict, parse, run_command
 from cxr_data.errors import BadInput
 
 
@@ -298,8 +298,8 @@ def test_common_names_of_an_option_lead_to_ours(typed, meant):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("cxr_data.umbrella", "--help"),
-        ("cxr_data.umbrella", "data", "--help"),
+        ("cxr_data.command_line.umbrella", "--help"),
+        ("cxr_data.command_line.umbrella", "data", "--help"),
         ("cxr_data.cli", "prepare", "--help"),
         ("cxr_data.cli", "prepare", "--print_config"),
     ],

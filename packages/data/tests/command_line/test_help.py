@@ -1,7 +1,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cxr_data.help import attributes, help_text, options
+from cxr_data.command_line.help import attributes, help_text, options
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from cxr_data.command_line.runs import main, stages
 from cxr_data.errors import BadInput
-from cxr_data.runs import main, stages
 
 
 def write(folder, identity, done=None, log=()):

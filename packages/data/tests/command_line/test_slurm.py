@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_data.slurm import script
+from cxr_data.command_line.slurm import script
 
 SRUN = r"""#!/bin/bash
 # srun of two tasks, which get the signals that this process gets

@@ -3,8 +3,8 @@ import shlex
 import pytest
 
 from cxr_data import open_cohort, pixel_size_for, save
+from cxr_data.command_line.suggestions import suggest
 from cxr_data.sources import default_size
-from cxr_data.suggestions import suggest
 
 
 def test_what_the_next_command_takes_by_itself_is_left_out():

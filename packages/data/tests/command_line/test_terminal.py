@@ -1,7 +1,7 @@
 import io
 import sys
 
-from cxr_data.terminal import counting
+from cxr_data.command_line.terminal import counting
 
 
 def test_progress_is_one_line_when_piped_and_a_bar_on_a_terminal(capsys, monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr_data import completion, umbrella
+from cxr_data.command_line import completion, umbrella
 from cxr_data.errors import BadInput
 
 ROOT = Path(__file__).parents[3]
@@ -16,7 +16,7 @@ def test_every_command_of_every_package_is_one_of_cxr():
     scripts = set()
     for file in ROOT.glob("packages/*/pyproject.toml"):
         scripts |= set(tomllib.loads(file.read_text())["project"].get("scripts", {}).values())
-    assert scripts - {"cxr_data.umbrella:main"} <= {command.main for command in umbrella.COMMANDS.values()}
+    assert scripts - {"cxr_data.command_line.umbrella:main"} <= {command.main for command in umbrella.COMMANDS.values()}
 
 
 def test_what_the_table_names_is_there():

@@ -6,9 +6,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 from sklearn.metrics import f1_score
 
-from cxr_data import decisions
-from cxr_data.decisions import decide, fit_calibration, fit_platt, fit_temperature, fit_thresholds, probabilities
 from cxr_data.errors import BadInput
+from cxr_data.models import decisions
+from cxr_data.models.decisions import decide, fit_calibration, fit_platt, fit_temperature, fit_thresholds, probabilities
 
 
 def data(seed=0, n=400, labels=3):

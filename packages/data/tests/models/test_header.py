@@ -1,6 +1,6 @@
 import pytest
 
-from cxr_data.header import parent, places_of, portable
+from cxr_data.models.header import parent, places_of, portable
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from cxr_data.errors import BadInput
-from cxr_data.header import Header, Input, header_text, parse_header
+from cxr_data.models.header import Header, Input, header_text, parse_header
 
 GOOD = Header(
     "model",

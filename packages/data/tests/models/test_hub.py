@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from cxr_data import hub
 from cxr_data.errors import BadInput
-from cxr_data.header import portable
-from cxr_data.licences import hub_source, of_file
+from cxr_data.models import hub
+from cxr_data.models.header import portable
+from cxr_data.models.licences import hub_source, of_file
 
 CARD = b"---\nlicense: other\nlicense_name: msrla\n---\n# A model\n"
 FILES = {"model.safetensors": b"weights", "README.md": CARD, "config.json": b"{}", "notes.txt": b"not wanted"}
 CODE = """
 import sys
 from cxr_data.errors import BadInput
-from cxr_data.hub import local, weights
+from cxr_data.models.hub import local, weights
 for word in sys.argv[1:]:
     try:
         print(weights(word))

@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from cxr_data.errors import BadInput
-from cxr_data.header import KEY, Header, Input, describe, header_text, parent
-from cxr_data.licences import UNKNOWN, ancestors, card_fields, front_matter, of_file, refuse_empty, restricted, trail
+from cxr_data.models.header import KEY, Header, Input, describe, header_text, parent
+from cxr_data.models.licences import (
+    UNKNOWN,
+    ancestors,
+    card_fields,
+    front_matter,
+    of_file,
+    refuse_empty,
+    restricted,
+    trail,
+)
 
 NC = ("CC-BY-NC-4.0", "cc by-nc 4.0", "MSRLA", "Non-Commercial", "noncommercial", "research only", "NC")
 FREE = ("MIT", "Apache-2.0", "CC-BY-4.0", "CC0-1.0", "BSD-3-Clause", "unknown", "ncsa", "since 2020")

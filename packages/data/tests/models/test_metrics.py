@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from cxr_data.metrics import auroc, macro
+from cxr_data.models.metrics import auroc, macro
 
 
 @settings(deadline=None, max_examples=40)

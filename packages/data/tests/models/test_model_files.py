@@ -1,8 +1,8 @@
 import pytest
 
 from cxr_data.errors import BadInput
-from cxr_data.header import Header, Input
-from cxr_data.model_files import cohort_of, find, names
+from cxr_data.models.header import Header, Input
+from cxr_data.models.model_files import cohort_of, find, names
 
 
 def touch(folder, *paths):

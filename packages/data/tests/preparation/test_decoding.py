@@ -4,10 +4,10 @@ import shutil
 import numpy as np
 import pytest
 
-from cxr_data import decoding as pixels
-from cxr_data.decoding import decode_once, faint_notes, keep_rows
 from cxr_data.errors import BadInput
 from cxr_data.images.read import read_image
+from cxr_data.preparation import decoding as pixels
+from cxr_data.preparation.decoding import decode_once, faint_notes, keep_rows
 
 NAMES = [f"{i:03d}.png" for i in range(50)]
 

@@ -5,7 +5,7 @@ import pytest
 from cxr_data import load, open_cohort, prepare
 from cxr_data.cli import main
 from cxr_data.errors import BadInput
-from cxr_data.folds import fold_numbers, save_folds, with_fold
+from cxr_data.preparation.folds import fold_numbers, save_folds, with_fold
 
 
 @pytest.fixture

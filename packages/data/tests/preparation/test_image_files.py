@@ -12,7 +12,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from cxr_data import prepare
 from cxr_data.errors import BadInput
 from cxr_data.folders import scan, scan_with_links
-from cxr_data.image_files import find_images
+from cxr_data.preparation.image_files import find_images
 
 FORMS = {".jfif": "JPEG", ".webp": "WEBP", ".jp2": "JPEG2000", ".gif": "GIF", ".btf": "TIFF", ".dib": "BMP", "": "PNG"}
 

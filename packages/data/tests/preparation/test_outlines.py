@@ -4,7 +4,7 @@ import pytest
 
 from cxr_data import open_cohort, prepare
 from cxr_data.errors import BadInput
-from cxr_data.outlines import boxes_of, contours, outlines, placed
+from cxr_data.preparation.outlines import boxes_of, contours, outlines, placed
 from cxr_data.readers import chestxray14
 
 HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"

@@ -66,7 +66,7 @@ def test_two_runs_give_the_same_bytes(two_classes, tmp_path):
 KILLED_AFTER = """
 import os, signal, sys, threading
 from pathlib import Path
-from cxr_data import decoding as pixels
+from cxr_data.preparation import decoding as pixels
 from cxr_data import prepare
 pixels.TASK, pixels.CHUNK = 2, 4
 read, left = pixels.read_image, [int(sys.argv[3])]
@@ -78,7 +78,7 @@ def read_or_die(*args, **kwargs):
 pixels.read_image = read_or_die
 if sys.argv[3] == "0":  # in the middle of what comes after decoding
     import importlib
-    module = importlib.import_module("cxr_data.preparation")
+    module = importlib.import_module("cxr_data.preparation.prepare")
     setattr(module, sys.argv[4], lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL))
 prepare(sys.argv[1], sys.argv[2], pixel_size=32, show=False)
 """

@@ -6,11 +6,11 @@ import pytest
 
 from cxr_data import prepare
 from cxr_data.cli import main
-from cxr_data.cohort import label_matrix
+from cxr_data.cohorts.cohort import label_matrix
 from cxr_data.errors import BadInput
+from cxr_data.preparation.selection import Selection, parse_selection, select
 from cxr_data.readers import Listing
 from cxr_data.readers.listing import UNCERTAIN, UNMENTIONED
-from cxr_data.selection import Selection, parse_selection, select
 
 NAN = float("nan")
 

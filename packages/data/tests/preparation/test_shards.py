@@ -7,9 +7,9 @@ import pytest
 from cxr_data import load, open_cohort, prepare, read_image
 from cxr_data.cli import main
 from cxr_data.errors import BadInput
-from cxr_data.preparation import plan
-from cxr_data.selection import Selection
-from cxr_data.shards import merge, parse_shard, prepare_shard, shards_beside
+from cxr_data.preparation.prepare import plan
+from cxr_data.preparation.selection import Selection
+from cxr_data.preparation.shards import merge, parse_shard, prepare_shard, shards_beside
 
 
 def contents(folder):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_data.cohort import Cohort, Task
+from cxr_data.cohorts.cohort import Cohort, Task
 from cxr_data.errors import BadInput
-from cxr_data.splits import assign, join_groups, kfold, label_fraction, redraw, stratified
+from cxr_data.preparation.splits import assign, join_groups, kfold, label_fraction, redraw, stratified
 
 
 def one_hot(classes: Sequence[int] | np.ndarray, count: int) -> np.ndarray:

@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from cxr_data.cohort import label_matrix
+from cxr_data.cohorts.cohort import label_matrix
 from cxr_data.errors import BadInput
 from cxr_data.readers import chestxray14, recognise
 

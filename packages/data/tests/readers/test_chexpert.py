@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from cxr_data.cohort import label_matrix
+from cxr_data.cohorts.cohort import label_matrix
 from cxr_data.errors import BadInput
+from cxr_data.preparation.selection import Selection, select
 from cxr_data.readers import chexpert, recognise, tables
-from cxr_data.selection import Selection, select
 
 HEADER = "Path,Sex,Age,Frontal/Lateral,AP/PA," + ",".join(chexpert.LABELS)
 

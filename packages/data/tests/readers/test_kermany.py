@@ -1,8 +1,8 @@
 import pytest
 
 from cxr_data.errors import BadInput
+from cxr_data.preparation.selection import Selection, select
 from cxr_data.readers import kermany, recognise
-from cxr_data.selection import Selection, select
 
 KAGGLE = [
     "train/NORMAL/IM-0115-0001.jpeg",

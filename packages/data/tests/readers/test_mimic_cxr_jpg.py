@@ -3,10 +3,10 @@ import gzip
 import numpy as np
 import pytest
 
-from cxr_data.cohort import label_matrix
+from cxr_data.cohorts.cohort import label_matrix
 from cxr_data.errors import BadInput
+from cxr_data.preparation.selection import Selection, select
 from cxr_data.readers import chexpert, mimic_cxr_jpg, recognise
-from cxr_data.selection import Selection, select
 
 # subject, study, dicom, view, split
 IMAGES = [

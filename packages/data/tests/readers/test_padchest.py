@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from cxr_data.cohort import label_matrix
+from cxr_data.cohorts.cohort import label_matrix
 from cxr_data.errors import BadInput
+from cxr_data.preparation.selection import Selection, select
 from cxr_data.readers import padchest, recognise, tables
-from cxr_data.selection import Selection, select
 
 HEADER = ",ImageID,ImageDir,StudyDate_DICOM,PatientID,PatientBirth,PatientSex_DICOM,Projection,MethodLabel,Labels"
 ROWS = [

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cxr_data.cohort import label_matrix
+from cxr_data.cohorts.cohort import label_matrix
 from cxr_data.errors import BadInput
 from cxr_data.readers import manifest, patients, recognise, values
 

@@ -1,8 +1,8 @@
 import pytest
 
 from cxr_data.errors import BadInput
+from cxr_data.preparation.selection import Selection, select
 from cxr_data.readers import recognise, tables, vindr_cxr
-from cxr_data.selection import Selection, select
 
 HEADER = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"
 ROWS = [

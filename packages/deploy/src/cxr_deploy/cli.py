@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cxr_data.command import run_command
+from cxr_data.command_line.command import run_command
 from cxr_deploy.config import BenchmarkConfig, DemoConfig, ExportConfig, PredictConfig, PushConfig
 
 

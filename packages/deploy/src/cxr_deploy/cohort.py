@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from cxr_data import open_cohort, pixel_size_for
 from cxr_data.augment import whole
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_data.errors import BadInput
-from cxr_data.header import Header
-from cxr_data.model_files import cohort_of
+from cxr_data.models.header import Header
+from cxr_data.models.model_files import cohort_of
 
 SEED = 0
 

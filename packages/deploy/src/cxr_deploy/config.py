@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from cxr_data.errors import BadInput, unknown_name
-from cxr_data.licences import refuse_empty
+from cxr_data.models.licences import refuse_empty
 from cxr_deploy.runtimes import check_name
 
 DEVICES = ("cpu", "cuda")

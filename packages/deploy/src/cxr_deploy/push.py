@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from cxr_data import hub
+from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.file_names import file_names
 from cxr_data.files import sha256, whole_folder, write_json, write_text
-from cxr_data.header import Header, describe, describe_onnx
-from cxr_data.licences import card_fields, restricted, trail
-from cxr_data.model_files import names
-from cxr_data.terminal import say
+from cxr_data.models import hub
+from cxr_data.models.header import Header, describe, describe_onnx
+from cxr_data.models.licences import card_fields, restricted, trail
+from cxr_data.models.model_files import names
 from cxr_deploy.config import PushConfig
 
 ONNX = ("model.onnx", "model.int8.onnx")

@@ -80,7 +80,9 @@ def test_answers_on_real_radiographs_are_mostly_right(shared_data):
 
 
 def test_cxr_demo_says_what_it_is_without_loading_anything():
-    code = "import sys\nfrom cxr_data.umbrella import main\nsys.argv[0] = 'cxr'\nmain(['demo', '--help'])\n"
+    code = (
+        "import sys\nfrom cxr_data.command_line.umbrella import main\nsys.argv[0] = 'cxr'\nmain(['demo', '--help'])\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "research only" in " ".join(done.stdout.split())

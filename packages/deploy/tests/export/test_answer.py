@@ -9,7 +9,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from cxr_common.checkpoint import Header, Input
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_data.decisions import probabilities
+from cxr_data.models.decisions import probabilities
 from cxr_deploy.export.answer import Answering, has_maps
 
 

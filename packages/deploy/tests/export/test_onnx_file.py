@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from cxr_data import header as header_of
 from cxr_data.errors import BadInput
+from cxr_data.models import header as header_of
 from cxr_deploy import runtimes
 from cxr_deploy.export import onnx_file, torch_runtime
 from cxr_deploy.export.answer import Answering

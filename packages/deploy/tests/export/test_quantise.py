@@ -2,8 +2,8 @@ import numpy as np
 import onnx
 import pytest
 
-from cxr_data import header as header_of
-from cxr_data.metrics import auroc, macro
+from cxr_data.models import header as header_of
+from cxr_data.models.metrics import auroc, macro
 from cxr_deploy import runtimes
 from cxr_deploy.export import onnx_file, quantise, ranges
 from cxr_deploy.export.answer import Answering

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from cxr_common import checkpoint
 from cxr_common.models.eight_bits import in_eight_bits, observing
 from cxr_data.errors import BadInput
-from cxr_data.header import parent
+from cxr_data.models.header import parent
 from cxr_deploy import runtimes
 from cxr_deploy.config import ExportConfig
 from cxr_deploy.export import agreement as comparing

@@ -8,9 +8,9 @@ import pytest
 import cxr_deploy
 from cxr_common.checkpoint import load as load_weights
 from cxr_data.augment import whole
-from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput
 from cxr_data.images.read import fit_image, read_image
+from cxr_data.models.decisions import decide, probabilities
 from cxr_deploy import runtimes
 from cxr_deploy.predict.classifier import heat
 from cxr_eval.predictions import predict as evaluated

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import cxr_deploy
-from cxr_data.cache import cache_folder
-from cxr_data.header import Header, Input
+from cxr_data.cohorts.cache import cache_folder
+from cxr_data.models.header import Header, Input
 from cxr_deploy import runtimes
 from cxr_deploy.predict import fastest
 

@@ -18,7 +18,7 @@ import cxr_deploy
 from cxr_common.checkpoint import load as load_weights
 from cxr_common.checkpoint import save
 from cxr_data import open_cohort
-from cxr_data.decisions import probabilities
+from cxr_data.models.decisions import probabilities
 from cxr_deploy.cli import predict as main
 from cxr_deploy.predict import overlay, tables
 from cxr_deploy.predict.tables import Row

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 import cxr_data.augment
 from cxr_common import inference
 from cxr_data.augment import Views, ViewSpec, draw, render
-from cxr_data.cache import cache_folder
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cache import cache_folder
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.cohorts.prefetch import prefetch
+from cxr_data.command_line.progress import Progress
 from cxr_data.errors import BadInput
 from cxr_data.files import whole_file, write_json, write_text
 from cxr_data.folders import locked
-from cxr_data.prefetch import prefetch
-from cxr_data.progress import Progress
 from cxr_distill.teacher import Teacher
 
 SEED = 0x7EAC4E5

@@ -1,6 +1,6 @@
 """Commands ``finetune`` and ``distill``."""
 
-from cxr_data.command import run_command
+from cxr_data.command_line.command import run_command
 from cxr_distill.config import DistillConfig, FinetuneConfig
 
 

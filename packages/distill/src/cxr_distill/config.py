@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from cxr_data.errors import BadInput, unknown_name
-from cxr_data.licences import refuse_empty
+from cxr_data.models.licences import refuse_empty
 
 MODES = ("full", "linear", "layerwise")
 IMBALANCE = ("none", "pos_weight", "balanced", "logit_adjust")

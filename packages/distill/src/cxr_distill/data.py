@@ -13,11 +13,11 @@ from torch import Tensor
 from cxr_common.training.accelerator import pinned
 from cxr_common.training.loader import epoch_order, share
 from cxr_data.augment import Views, ViewSpec, render, training_views
-from cxr_data.chunk_cache import Window
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.chunk_cache import Window
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.cohorts.prefetch import prefetch
 from cxr_data.errors import BadInput
-from cxr_data.prefetch import prefetch
-from cxr_data.splits import label_fraction
+from cxr_data.preparation.splits import label_fraction
 from cxr_distill.config import TrainingSettings
 from cxr_distill.imbalance import label_loss, sampling_weights
 

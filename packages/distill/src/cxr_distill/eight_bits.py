@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cxr_common import checkpoint, inference
 from cxr_common.models.eight_bits import in_eight_bits, observing
 from cxr_common.models.zoo import GrayNetwork
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_distill.config import TrainConfig
 from cxr_distill.plan import Plan
 from cxr_distill.results import beside

@@ -15,9 +15,9 @@ from cxr_common import inference
 from cxr_common.models.features import POOLED, features
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.run_folder import RunFolder
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.progress import Progress
 from cxr_data.files import whole_file
-from cxr_data.progress import Progress
 from cxr_distill.monitoring import score
 from cxr_distill.teacher import linear_layer
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxr_data import decisions
 from cxr_data.errors import BadInput
-from cxr_data.metrics import auroc, macro
+from cxr_data.models import decisions
+from cxr_data.models.metrics import auroc, macro
 from cxr_distill.losses import task_loss
 
 EVERY = 50

@@ -11,13 +11,13 @@ from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.curves import curves, page
 from cxr_common.training.run_folder import EXTENDED, RunFolder, experiment
 from cxr_common.training.state import Best
-from cxr_data import decisions
-from cxr_data.chunk_cache import shuffle_identity
-from cxr_data.cohort import Cohort
-from cxr_data.command import config_dict
+from cxr_data.cohorts.chunk_cache import shuffle_identity
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.command import config_dict
 from cxr_data.files import write_text
-from cxr_data.header import identities, portable
-from cxr_data.licences import ancestors, trail
+from cxr_data.models import decisions
+from cxr_data.models.header import identities, portable
+from cxr_data.models.licences import ancestors, trail
 from cxr_distill.config import EightBitSettings, TeachingSettings, TrainConfig, TrainingSettings
 from cxr_distill.data import labelled_task
 

@@ -16,15 +16,16 @@ from cxr_common.models.features import stage_shapes
 from cxr_common.models.pretrained import Pretrained, Start, parents_of, resolve
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start as start_accelerator
-from cxr_data import hub, open_cohort, pixel_size_for
-from cxr_data.cohort import Cohort
-from cxr_data.decisions import probabilities
+from cxr_data import open_cohort, pixel_size_for
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.suggestions import suggest
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json
-from cxr_data.licences import UNKNOWN, ancestors
-from cxr_data.metrics import auroc, macro
+from cxr_data.models import hub
+from cxr_data.models.decisions import probabilities
+from cxr_data.models.licences import UNKNOWN, ancestors
+from cxr_data.models.metrics import auroc, macro
 from cxr_data.sources import default_size, print_notes
-from cxr_data.suggestions import suggest
 from cxr_distill import eight_bits
 from cxr_distill.config import DistillConfig, FinetuneConfig, TrainConfig
 from cxr_distill.data import labelled_task, with_trained_labels, without_labels

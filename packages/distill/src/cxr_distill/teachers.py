@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cxr_common.training.accelerator import arithmetic
-from cxr_data import decisions
 from cxr_data.augment import Views, ViewSpec, draw
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_data.errors import BadInput
-from cxr_data.metrics import auroc, macro
+from cxr_data.models import decisions
+from cxr_data.models.metrics import auroc, macro
 from cxr_distill.cached_outputs import (
     CachedOutputs,
     cache_outputs,

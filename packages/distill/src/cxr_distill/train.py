@@ -29,9 +29,9 @@ from cxr_common.training.run_folder import RunFolder
 from cxr_common.training.session import TrainingSession, open_training_run
 from cxr_common.training.state import Best, MetricMeans, keep_if_best
 from cxr_common.training.state import TrainState as CommonState
-from cxr_data.chunk_cache import shuffle_window
-from cxr_data.cohort import Cohort
-from cxr_data.command import config_dict
+from cxr_data.cohorts.chunk_cache import shuffle_window
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.command import config_dict
 from cxr_distill import eight_bits, linear
 from cxr_distill.average import Average
 from cxr_distill.config import TrainConfig

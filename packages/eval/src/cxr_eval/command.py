@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header, load, provenance
 from cxr_common.training.accelerator import has_bf16, uses_cuda
-from cxr_data import model_files, open_cohort, pixel_size_for, timing
-from cxr_data.cohort import Cohort
-from cxr_data.command import config_dict
+from cxr_data import open_cohort, pixel_size_for, timing
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.command import config_dict
+from cxr_data.command_line.suggestions import suggest
+from cxr_data.command_line.terminal import counting, say
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, whole_folder, write_json, write_text
 from cxr_data.machine import cpu_name
-from cxr_data.suggestions import suggest
-from cxr_data.terminal import counting, say
+from cxr_data.models import model_files
 from cxr_eval import entries, memory, results, speed, subgroups
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.document import SCHEMA, checked

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_data.errors import BadInput
-from cxr_data.header import Header
+from cxr_data.models.header import Header
 
 
 @dataclass(frozen=True)

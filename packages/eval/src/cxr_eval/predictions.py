@@ -11,9 +11,9 @@ from torch import nn
 
 from cxr_common.inference import outputs
 from cxr_common.models.small_maps import fast_layout
-from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput
-from cxr_data.header import Header
+from cxr_data.models.decisions import decide, probabilities
+from cxr_data.models.header import Header
 
 
 @dataclass(frozen=True)

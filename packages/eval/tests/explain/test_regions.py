@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from cxr_data import open_cohort
-from cxr_data.outlines import boxes_of
+from cxr_data.preparation.outlines import boxes_of
 from cxr_eval.explain import regions
 
 NO_BOXES = pl.DataFrame(schema={"row": pl.Int64, "label": pl.String})

@@ -10,7 +10,7 @@ from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import has_bf16
 from cxr_data import open_cohort, pixel_size_for
 from cxr_data.augment import ViewSpec, draw, render
-from cxr_data.metrics import auroc
+from cxr_data.models.metrics import auroc
 from cxr_eval.explain import explanations
 from cxr_eval.models import Match
 from cxr_eval.predictions import answers

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cxr_data.metrics import auroc
+from cxr_data.models.metrics import auroc
 from cxr_eval.metrics import classification, compute, records
 from cxr_eval.metrics.records import METRICS, Metric
 from cxr_eval.statistics import bootstrap

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cxr_data.metrics import auroc
+from cxr_data.models.metrics import auroc
 from cxr_eval.statistics import bootstrap, delong
 from cxr_eval.statistics.ranking import ranking
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from cxr_data.command import run_command
+from cxr_data.command_line.command import run_command
 from cxr_recipes.config import ReproduceConfig
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from cxr_common.gain import over_seeds
-from cxr_data.header import provenance
 from cxr_data.machine import cpu_name, memory
-from cxr_data.model_files import set_aside
+from cxr_data.models.header import provenance
+from cxr_data.models.model_files import set_aside
 from cxr_recipes.differences import difference, points
 from cxr_recipes.figure import figure
 from cxr_recipes.recipe import Recipe

@@ -1,6 +1,6 @@
 """Command ``ssl-pretrain``."""
 
-from cxr_data.command import run_command
+from cxr_data.command_line.command import run_command
 from cxr_ssl.config import PRESETS, PretrainConfig
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from cxr_common.training.accelerator import pinned
 from cxr_common.training.loader import epoch_order, share
 from cxr_data.augment import ViewSpec, draw, render
-from cxr_data.chunk_cache import shuffle_window
-from cxr_data.cohort import Cohort
-from cxr_data.prefetch import prefetch
+from cxr_data.cohorts.chunk_cache import shuffle_window
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.cohorts.prefetch import prefetch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_common.training.state import Best
-from cxr_data.cohort import Cohort
-from cxr_data.suggestions import suggest
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.suggestions import suggest
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.method import Method
 from cxr_ssl.plan import Plan

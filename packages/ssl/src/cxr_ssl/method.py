@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cxr_common.models.zoo import GrayNetwork
-    from cxr_data.cohort import Cohort
+    from cxr_data.cohorts.cohort import Cohort
     from cxr_ssl.plan import Plan
 
 

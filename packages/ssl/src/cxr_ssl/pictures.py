@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cxr_common.inference import outputs
 from cxr_data.augment import whole
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 
 MOST_IMAGES = 1000
 """Most images that are used for the strips, and for the map."""

@@ -14,8 +14,8 @@ from torch import nn
 
 from cxr_common.inference import distributed_outputs
 from cxr_common.training.processes import broadcast_from_main
-from cxr_data.cohort import Cohort
-from cxr_data.metrics import auroc, macro
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.models.metrics import auroc, macro
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -15,11 +15,11 @@ from cxr_common.models.foreign import to_torchvision
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import peak_memories
 from cxr_common.training.run_folder import RunFolder
-from cxr_data.cohort import Cohort
-from cxr_data.command import config_dict
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import whole_file, write_text
-from cxr_data.header import portable
+from cxr_data.models.header import portable
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.picture_page import page
 from cxr_ssl.pictures import maps

@@ -17,11 +17,11 @@ from cxr_common.training.run_folder import RunFolder, experiment
 from cxr_common.training.session import TrainingSession, open_training_run
 from cxr_common.training.state import keep_if_best
 from cxr_data import open_cohort, pixel_size_for
-from cxr_data.chunk_cache import shuffle_identity
-from cxr_data.cohort import Cohort
-from cxr_data.command import config_dict
+from cxr_data.cohorts.chunk_cache import shuffle_identity
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
-from cxr_data.header import identities
+from cxr_data.models.header import identities
 from cxr_data.sources import default_size, print_notes
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig, PretrainSettings

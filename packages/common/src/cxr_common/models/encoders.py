@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from cxr_common import checkpoint
 from cxr_common.models.foreign import fitting
 from cxr_common.models.pretrained import Pretrained, resolve, timm_config
-from cxr_data import hub
 from cxr_data.errors import BadInput
+from cxr_data.models import hub
 
 _WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1152: "so400m", 1536: "giant"}
 

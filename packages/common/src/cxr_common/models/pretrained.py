@@ -15,8 +15,8 @@ from cxr_common.models.foreign import at_size, read_foreign
 from cxr_common.models.heads import set_prior
 from cxr_common.models.structure import classifier_name
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_data import hub
 from cxr_data.errors import BadInput
+from cxr_data.models import hub
 
 Numbers = tuple[float, ...]
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cxr_data.errors import BadInput
-from cxr_data.header import TRAINING_IMAGES
+from cxr_data.models.header import TRAINING_IMAGES
 
 _SHOWN = 3  # names shown in a message
 

@@ -13,7 +13,7 @@ from cxr_common.models.concatenated import Concatenated
 from cxr_common.models.heads import start_small
 from cxr_common.models.structure import dry_run, input_channels
 from cxr_data.errors import BadInput, unknown_name
-from cxr_data.header import Input
+from cxr_data.models.header import Input
 
 DEFAULT_SIZE = 224
 """Input edge of a network whose weights depend on it, where none is given."""

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.chunk_cache import Window
+from cxr_data.cohorts.chunk_cache import Window
 
 
 def global_batch(batch_size: int, images: int, processes: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_data.command import config_dict
+from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import not_writable, write_json, write_text
 

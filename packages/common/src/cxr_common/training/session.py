@@ -16,8 +16,8 @@ from cxr_common.training.resume import StopSignal, load_state, save_state
 from cxr_common.training.run_folder import RunFolder, open_run
 from cxr_common.training.state import TrainState
 from cxr_common.training.tracking import Tracker, check_tracker
+from cxr_data.command_line.progress import Progress
 from cxr_data.errors import BadInput
-from cxr_data.progress import Progress
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

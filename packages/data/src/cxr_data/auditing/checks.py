@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cxr_data.auditing import appearance, duplicates, leakage, shortcuts
 from cxr_data.auditing.measures import Measures, measure
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_data.readers import extras
 
 LEVELS = ("error", "warning", "note", "ok", "unknown")

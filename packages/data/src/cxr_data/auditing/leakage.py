@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_data.auditing.shortcuts import LEAST
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.preparation.splits import SPLITS
 from cxr_data.readers.listing import SPLIT_FOLDERS, sounds_healthy
-from cxr_data.splits import SPLITS
 
 SHIFT, SIGMAS = 0.05, 3.0
 """A label's share in a split differs from that in train from 5 points, when 3 standard errors lie between them."""

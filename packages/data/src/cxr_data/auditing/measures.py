@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_data.images.header import claimed_size
 from cxr_data.machine import usable_cores
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 
 if TYPE_CHECKING:
     from rich.table import Table

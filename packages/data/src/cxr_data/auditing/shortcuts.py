@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_data.auditing.measures import Measures
-from cxr_data.cohort import Cohort
-from cxr_data.metrics import midranks
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.models.metrics import midranks
 
 AUROC, CRAMER = 0.10, 0.10
 """From |AUROC - 0.5| of a number, or bias-corrected Cramér's V of a category, on a label is confounded with it."""

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.cache import cache_folder
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cache import cache_folder
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.cohorts.pixel_rows import PixelRows
+from cxr_data.cohorts.remote import Remote
 from cxr_data.errors import BadInput
 from cxr_data.files import whole_file
 from cxr_data.folders import locked
-from cxr_data.pixel_rows import PixelRows
-from cxr_data.remote import Remote
 
 CACHE_GB = 100.0
 """Bound of the chunks kept on disk, 10^9 bytes, where ``$CXR_CACHE_GB`` does not say another."""

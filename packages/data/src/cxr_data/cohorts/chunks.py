@@ -31,13 +31,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data.chunk_cache import Chunk, chunk_cache
-from cxr_data.cohort import ABOUT, Cohort, about, about_json, assembled, is_prepared, parsed_about, readable
+from cxr_data.cohorts.chunk_cache import Chunk, chunk_cache
+from cxr_data.cohorts.cohort import ABOUT, Cohort, about, about_json, assembled, is_prepared, parsed_about, readable
+from cxr_data.cohorts.pixel_rows import PixelRows
+from cxr_data.cohorts.remote import Remote, is_url
+from cxr_data.command_line.progress import Progress
 from cxr_data.errors import BadInput
-from cxr_data.pixel_rows import PixelRows
-from cxr_data.progress import Progress
-from cxr_data.remote import Remote, is_url
-from cxr_data.splits import SPLITS
+from cxr_data.preparation.splits import SPLITS
 
 _NAME, _SHA256 = re.compile(r"(train|val|test)-\d{5,}\.npy"), re.compile(r"[0-9a-f]{64}")
 _AGAIN = "upload the cohort again with `cxr-data upload`"

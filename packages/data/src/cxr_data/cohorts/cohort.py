@@ -16,11 +16,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cxr_data.cohorts.pixel_rows import PixelRows
 from cxr_data.errors import BadInput, unknown_name
 from cxr_data.files import refuse_small_disk, write_json
 from cxr_data.folders import new_folder
-from cxr_data.pixel_rows import PixelRows
-from cxr_data.splits import SPLITS, shared_groups
+from cxr_data.preparation.splits import SPLITS, shared_groups
 
 SCHEMA = 1
 Task = Literal["multilabel", "multiclass"]

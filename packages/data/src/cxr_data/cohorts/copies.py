@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.cohort import Cohort, image_keys
-from cxr_data.splits import join_groups
+from cxr_data.cohorts.cohort import Cohort, image_keys
+from cxr_data.preparation.splits import join_groups
 
 MOST_COMPARED = 20_000
 """Images up to which copies that are not identical are searched for, too: a few seconds."""

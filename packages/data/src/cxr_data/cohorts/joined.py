@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data.cohort import Cohort, Task
-from cxr_data.copies import overlap
+from cxr_data.cohorts.cohort import Cohort, Task
+from cxr_data.cohorts.copies import overlap
+from cxr_data.cohorts.pixel_rows import PixelRows
 from cxr_data.errors import BadInput
-from cxr_data.pixel_rows import PixelRows
 
 
 def join(cohorts: Sequence[Cohort], *, remove_leaks: bool = True) -> Cohort:
@@ -23,7 +23,7 @@ def join(cohorts: Sequence[Cohort], *, remove_leaks: bool = True) -> Cohort:
     finding that a cohort does not know is unknown (NaN) for its images; a class that it does not know is 0, classes
     being exclusive. Each cohort keeps its split. Images and patients carry their cohort's name in front, so that
     none is mistaken for another's. Images that several cohorts share are found by their pixels; those that would be
-    trained on in one cohort and tested on in another are left out (:func:`cxr_data.copies.overlap`).
+    trained on in one cohort and tested on in another are left out (:func:`cxr_data.cohorts.copies.overlap`).
 
     Args:
         cohorts: At least one. Those without labels are unknown throughout.

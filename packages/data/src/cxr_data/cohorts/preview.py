@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_data.augment import ViewSpec, draw, render, training_views
-from cxr_data.cohort import Cohort
-from cxr_data.outlines import Outlines
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.preparation.outlines import Outlines
 
 _GAP, _BAR, _CAPTION = 4, 26, 16
 _BACK, _TEXT = 24, 235

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-from cxr_data import slurm
+from cxr_data.command_line import slurm
+from cxr_data.command_line.help import help_text
 from cxr_data.errors import BadInput, unknown_name
-from cxr_data.help import help_text
 
 C = TypeVar("C")
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from cxr_data.command_line.help import options
+from cxr_data.command_line.umbrella import COMMANDS, COMPLETION, SHELLS, load
 from cxr_data.errors import BadInput, unknown_name
-from cxr_data.help import options
-from cxr_data.umbrella import COMMANDS, COMPLETION, SHELLS, load
 
 COMMON = ("--help", "--config", "--print_config", "--slurm")
 HOW = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_data.command import run_command
+from cxr_data.command_line.command import run_command
 from cxr_data.errors import BadInput
 
 if TYPE_CHECKING:

@@ -59,7 +59,12 @@ COMMANDS = {
         "write a model as a Hub repository and upload it",
         "cxr-deploy",
     ),
-    "runs": Command("cxr_data.runs:main", "cxr_data.runs:RunsConfig", "list trainings and compare them", "cxr-data"),
+    "runs": Command(
+        "cxr_data.command_line.runs:main",
+        "cxr_data.command_line.runs:RunsConfig",
+        "list trainings and compare them",
+        "cxr-data",
+    ),
     "demo": Command(
         "cxr_deploy.cli:demo", "cxr_deploy.config:DemoConfig", "open a page that classifies radiographs", "cxr-deploy"
     ),
@@ -74,7 +79,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cxr``; returns the exit code."""
-    from cxr_data.command import until_reader_leaves
+    from cxr_data.command_line.command import until_reader_leaves
 
     return until_reader_leaves(lambda: _main(argv))
 
@@ -86,7 +91,7 @@ def _main(argv: Sequence[str] | None) -> int:
             print(_overview(), end="")
             return 0
         if name == COMPLETION:
-            from cxr_data.completion import completion
+            from cxr_data.command_line.completion import completion
 
             print(completion(rest), end="")
             return 0

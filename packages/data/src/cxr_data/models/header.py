@@ -14,8 +14,8 @@ from typing import Any
 
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
-from cxr_data.header_checks import check_header
-from cxr_data.onnx_metadata import onnx_metadata
+from cxr_data.models.header_checks import check_header
+from cxr_data.models.onnx_metadata import onnx_metadata
 
 SCHEMA = 1
 KEY = "cxr"
@@ -57,7 +57,7 @@ class Header:
         task: "multilabel", "multiclass", or None for a backbone.
         labels: Label names in the order of the logits.
         thresholds: Decision threshold of each label, fitted on validation data.
-        calibration: What `cxr_data.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
+        calibration: What `cxr_data.models.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
             "shift": [...]}`` of each label, or nothing; fitted on validation data.
         config: The config of the run that wrote the file, as :func:`portable` leaves it.
         parents: Files it came from: ``{"role", "path", "sha256"}``, and ``normalisation`` where a file beside says it.

@@ -8,7 +8,7 @@ from cxr_data.errors import BadInput
 from cxr_data.images.header import ASPECTS, WINDOWS
 
 if TYPE_CHECKING:
-    from cxr_data.header import Header
+    from cxr_data.models.header import Header
 
 
 def check_header(header: "Header", path: str | Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cxr_data import header as headers
 from cxr_data.errors import BadInput
+from cxr_data.models import header as headers
 
 UNKNOWN = "unknown"
 
@@ -53,7 +53,7 @@ def ancestors(parents: Iterable[Mapping[str, str]]) -> tuple[dict[str, str], ...
     """Every file that the parents of a file come from, themselves included, each once.
 
     Args:
-        parents: As `cxr_data.header.parent` returns them, described in this process.
+        parents: As `cxr_data.models.header.parent` returns them, described in this process.
 
     Returns:
         {"name", "sha256", "licence", "source"} of each.

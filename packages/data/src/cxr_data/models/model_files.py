@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cxr_data import hub
 from cxr_data.errors import BadInput
-from cxr_data.header import Header, describe
-from cxr_data.licences import hub_source
+from cxr_data.models import hub
+from cxr_data.models.header import Header, describe
+from cxr_data.models.licences import hub_source
 
 FILE = "model.safetensors"
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_data.command_line.progress import Progress
 from cxr_data.errors import BadInput
 from cxr_data.files import not_writable, refuse_small_disk
 from cxr_data.folders import refuse_outside
 from cxr_data.images.header import NO_IMAGE, BrokenImage
 from cxr_data.images.read import fit_image, read_image
 from cxr_data.machine import usable_cores
-from cxr_data.progress import Progress
 
 TASK = 32
 """Images decoded in one go by one thread."""

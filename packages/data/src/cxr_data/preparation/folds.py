@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_data.errors import BadInput
 from cxr_data.files import whole_file
-from cxr_data.splits import kfold
+from cxr_data.preparation.splits import kfold
 
 
 def fold_numbers(cohort: Cohort, folds: int, *, seed: int = 0) -> NDArray[np.int64]:

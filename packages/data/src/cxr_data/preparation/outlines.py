@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_data.images.header import BrokenImage, claimed_size
 from cxr_data.images.read import read_image
 from cxr_data.readers import extras

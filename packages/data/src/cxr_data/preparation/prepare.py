@@ -12,9 +12,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data import splits
-from cxr_data.cache import cache_folder, content_key
-from cxr_data.cohort import (
+from cxr_data.cohorts.cache import cache_folder, content_key
+from cxr_data.cohorts.cohort import (
     Cohort,
     about,
     fingerprint,
@@ -24,14 +23,15 @@ from cxr_data.cohort import (
     pixel_digests,
     write_tables,
 )
-from cxr_data.decoding import decode_once, faint_notes, forget_journal, keep_rows, too_many
 from cxr_data.errors import BadInput
 from cxr_data.folders import existing_folder, locked, refuse_full, take_name
-from cxr_data.image_files import counted
 from cxr_data.images.read import array_digest, check_bits, check_mapping, check_pixel_size, full_digest
 from cxr_data.machine import usable_cores
+from cxr_data.preparation import splits
+from cxr_data.preparation.decoding import decode_once, faint_notes, forget_journal, keep_rows, too_many
+from cxr_data.preparation.image_files import counted
+from cxr_data.preparation.selection import Selection, select
 from cxr_data.readers import Listing, read, recognise
-from cxr_data.selection import Selection, select
 
 
 def prepare(
@@ -66,7 +66,7 @@ def prepare(
         show: Whether to show progress.
         selection: Which views and labels are used, and what becomes of uncertain ones; by default what is usual.
         bits: Bits per stored pixel, 8 or 16.
-        resplit: Ignore the data set's own split: (by, test_share) of :func:`cxr_data.splits.redraw`.
+        resplit: Ignore the data set's own split: (by, test_share) of :func:`cxr_data.preparation.splits.redraw`.
 
     Returns:
         The cohort, its pixels as a memory map.

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from cxr_data.cohort import Cohort, is_prepared, load
-from cxr_data.decoding import CHUNK, create_pixels, decode_once, forget_journal, too_many
+from cxr_data.cohorts.cohort import Cohort, is_prepared, load
 from cxr_data.errors import BadInput
 from cxr_data.files import not_writable, write_json
 from cxr_data.folders import locked, refuse_full, take_name
-from cxr_data.preparation import Plan, allowed, finish, listed, made_once, outside, plan
-from cxr_data.selection import Selection
+from cxr_data.preparation.decoding import CHUNK, create_pixels, decode_once, forget_journal, too_many
+from cxr_data.preparation.prepare import Plan, allowed, finish, listed, made_once, outside, plan
+from cxr_data.preparation.selection import Selection
 
 _ABOUT = "shard.json"
 

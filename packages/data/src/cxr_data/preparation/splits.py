@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cxr_data.errors import BadInput, unknown_name
 
 if TYPE_CHECKING:
-    from cxr_data.cohort import Cohort
+    from cxr_data.cohorts.cohort import Cohort
 
 SPLITS = ("train", "val", "test")
 _OFFICIAL = "the split that the data set brings"

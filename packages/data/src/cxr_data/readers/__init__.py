@@ -12,7 +12,7 @@ import polars as pl
 
 from cxr_data.errors import unknown_name
 from cxr_data.folders import scan_with_links
-from cxr_data.image_files import links_note
+from cxr_data.preparation.image_files import links_note
 from cxr_data.readers import (
     chestxray14,
     chexpert,

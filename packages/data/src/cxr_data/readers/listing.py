@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data.cohort import Task
+from cxr_data.cohorts.cohort import Task
 from cxr_data.errors import BadInput
-from cxr_data.image_files import find_images, spelt
+from cxr_data.preparation.image_files import find_images, spelt
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -38,7 +38,7 @@ class Listing:
         table: One row per image: ``path`` (below the folder, forward slashes), ``patient``, ``split``
             ("train", "val", "test"; null everywhere when the data set has no usable split), ``label:NAME``
             columns, extras. A label is 0, 1 or NaN; where a data set has them also UNCERTAIN, UNMENTIONED, or
-            the share of readers who said yes, in (0, 1): :func:`cxr_data.selection.select` settles
+            the share of readers who said yes, in (0, 1): :func:`cxr_data.preparation.selection.select` settles
             these. The table may offer more ``label:`` columns than ``labels`` names.
         labels: Label names in order.
         task: "multilabel", "multiclass", or None without labels.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from cxr_data.cohort import Task
+from cxr_data.cohorts.cohort import Task
 from cxr_data.errors import BadInput
 from cxr_data.folders import inside
 from cxr_data.images.dicom import age_in_years

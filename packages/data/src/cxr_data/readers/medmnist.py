@@ -14,9 +14,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cxr_data.errors import BadInput
+from cxr_data.preparation.splits import SPLITS
 from cxr_data.readers import chestxray14
 from cxr_data.readers.listing import Listing, one_hot
-from cxr_data.splits import SPLITS
 
 LABELS = {"pneumoniamnist": ("normal", "pneumonia"), "chestmnist": chestxray14.LABELS}
 _KEYS = [f"{split}_{what}" for split in SPLITS for what in ("images", "labels")]

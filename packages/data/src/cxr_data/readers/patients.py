@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from cxr_data.cache import cache_folder
+from cxr_data.cohorts.cache import cache_folder
 from cxr_data.folders import inside, refuse_outside
 from cxr_data.images.dicom import age_in_years, dicom_facts, patient_salt
 from cxr_data.images.elements import SNIFFED, is_dicom

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from cxr_data.image_files import is_image
+from cxr_data.preparation.image_files import is_image
 from cxr_data.readers import patients
 from cxr_data.readers.listing import SPLIT_FOLDERS, Listing, named_images
 

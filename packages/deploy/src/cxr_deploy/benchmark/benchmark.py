@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cxr_data import timing
-from cxr_data.cohort import Cohort
-from cxr_data.command import config_dict
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.command import config_dict
+from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json, write_text
-from cxr_data.header import Header, provenance
 from cxr_data.machine import cpu_name, usable_cores
-from cxr_data.metrics import auroc, macro
-from cxr_data.terminal import say
+from cxr_data.models.header import Header, provenance
+from cxr_data.models.metrics import auroc, macro
 from cxr_deploy import cohort as images_of
 from cxr_deploy.benchmark.entries import EAGER, Entry, entries, model_files, versions
 from cxr_deploy.benchmark.memory import peaks

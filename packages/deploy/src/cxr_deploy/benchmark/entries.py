@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cxr_data.files import sha256
-from cxr_data.header import Header, describe_onnx
 from cxr_data.machine import cpu_has_bf16
-from cxr_data.model_files import find, names
+from cxr_data.models.header import Header, describe_onnx
+from cxr_data.models.model_files import find, names
 from cxr_deploy import runtimes
 from cxr_deploy.extras import installed, require
 from cxr_deploy.predict.classifier import find_model

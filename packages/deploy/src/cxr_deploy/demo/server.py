@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.images.header import BrokenImage
-from cxr_data.terminal import say
 from cxr_deploy import demo
 from cxr_deploy.config import DemoConfig
 from cxr_deploy.predict import overlay, unusual

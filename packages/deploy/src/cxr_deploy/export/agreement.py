@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.decisions import decide
-from cxr_data.header import Header
-from cxr_data.metrics import macro
+from cxr_data.models.decisions import decide
+from cxr_data.models.header import Header
+from cxr_data.models.metrics import macro
 
 LEAST_AGREEMENT = 0.97
 """Share of decisions below which the thresholds do not fit the 8-bit file any more."""

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cxr_common.models.zoo import GrayNetwork
-from cxr_data.header import Header
+from cxr_data.models.header import Header
 
 
 class Answering(nn.Module):

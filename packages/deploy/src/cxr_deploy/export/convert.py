@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from cxr_data.errors import BadInput
-from cxr_data.header import Header
+from cxr_data.models.header import Header
 from cxr_deploy.export.answer import Answering
 from cxr_deploy.export.padding import fixed_padding, merge
 from cxr_deploy.runtimes import INPUT, OUTPUTS

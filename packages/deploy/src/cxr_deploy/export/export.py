@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 from cxr_common.checkpoint import Header, load, provenance
 from cxr_common.models.zoo import GrayNetwork
-from cxr_data.cohort import Cohort
-from cxr_data.command import config_dict
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.command import config_dict
+from cxr_data.command_line.suggestions import suggest
+from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, write_json
-from cxr_data.licences import trail
-from cxr_data.model_files import find, names, read_headers
-from cxr_data.suggestions import suggest
-from cxr_data.terminal import say
+from cxr_data.models.licences import trail
+from cxr_data.models.model_files import find, names, read_headers
 from cxr_deploy import cohort as images_of
 from cxr_deploy import runtimes
 from cxr_deploy.config import ExportConfig

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from cxr_data.files import whole_file
-from cxr_data.header import EXPORT_KEY, KEY, Header, describe_onnx, header_text
+from cxr_data.models.header import EXPORT_KEY, KEY, Header, describe_onnx, header_text
 
 LABELS = "cxr_labels"
 """Key of the label names, as a JSON list, for callers that need nothing else of the header."""

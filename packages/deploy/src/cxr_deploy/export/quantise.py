@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from cxr_common.gain import auroc_gain
 from cxr_data import timing
-from cxr_data.header import Header
 from cxr_data.machine import cpu_has_vnni
-from cxr_data.metrics import auroc, macro
+from cxr_data.models.header import Header
+from cxr_data.models.metrics import auroc, macro
 from cxr_deploy import runtimes
 from cxr_deploy.export import ranges
 from cxr_deploy.export.agreement import agreement

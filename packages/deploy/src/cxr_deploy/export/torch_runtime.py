@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from cxr_common.models.folding import folded
 from cxr_common.models.zoo import GrayNetwork
-from cxr_data.header import Header
+from cxr_data.models.header import Header
 from cxr_deploy.export.answer import Answering
 from cxr_deploy.runtimes import OUTPUTS, Run
 

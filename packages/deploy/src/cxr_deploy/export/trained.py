@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from cxr_common.checkpoint import load
 from cxr_common.models.zoo import GrayNetwork
-from cxr_data.cohort import Cohort
-from cxr_data.decisions import decide
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
-from cxr_data.header import Header
 from cxr_data.machine import cpu_has_vnni
-from cxr_data.terminal import say
+from cxr_data.models.decisions import decide
+from cxr_data.models.header import Header
 from cxr_deploy import cohort as images_of
 from cxr_deploy import runtimes
 from cxr_deploy.config import ExportConfig

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data import hub
 from cxr_data.augment import whole
-from cxr_data.decisions import decide, probabilities
 from cxr_data.errors import BadInput, unknown_name
-from cxr_data.header import Header, describe_onnx
 from cxr_data.images.header import BrokenImage
 from cxr_data.images.read import fit_image, read_image
-from cxr_data.sizes import pixel_size_for
+from cxr_data.models import hub
+from cxr_data.models.decisions import decide, probabilities
+from cxr_data.models.header import Header, describe_onnx
+from cxr_data.preparation.sizes import pixel_size_for
 from cxr_deploy import runtimes
 from cxr_deploy.config import DEVICES
 from cxr_deploy.extras import require

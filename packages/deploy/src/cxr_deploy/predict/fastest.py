@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from cxr_data import timing
-from cxr_data.cache import cache_folder
+from cxr_data.cohorts.cache import cache_folder
+from cxr_data.command_line.terminal import say
 from cxr_data.files import write_json
-from cxr_data.header import Header
 from cxr_data.machine import cpu_name, usable_cores
-from cxr_data.terminal import say
+from cxr_data.models.header import Header
 from cxr_deploy import runtimes
 from cxr_deploy.extras import installed
 

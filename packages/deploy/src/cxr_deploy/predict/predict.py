@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_data.cohorts.prefetch import prefetch
+from cxr_data.command_line.terminal import counting, say
 from cxr_data.errors import BadInput
 from cxr_data.file_names import file_names
-from cxr_data.image_files import find_images, spelt
 from cxr_data.images.header import BrokenImage
-from cxr_data.prefetch import prefetch
-from cxr_data.terminal import counting, say
+from cxr_data.preparation.image_files import find_images, spelt
 from cxr_deploy import demo
 from cxr_deploy.config import PredictConfig
 from cxr_deploy.predict import overlay, tables, unusual

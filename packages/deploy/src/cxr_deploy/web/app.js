@@ -80,7 +80,7 @@ async function classify(file) {
   }
 }
 
-/** Whether each label is called, as cxr_data/decisions.py decides. */
+/** Whether each label is called, as cxr_data/models/decisions.py decides. */
 function decide(p) {
   const { task, thresholds } = model;
   if (task === "multilabel") return p.map((value, i) => value >= (thresholds.length ? thresholds[i] : 0.5));

@@ -6,10 +6,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, whole_folder, write_text
-from cxr_data.header import EXPORT_KEY, KEY, Header
-from cxr_data.terminal import say
+from cxr_data.models.header import EXPORT_KEY, KEY, Header
 from cxr_deploy.export import onnx_file
 from cxr_deploy.predict import unusual
 from cxr_deploy.predict.classifier import Classifier

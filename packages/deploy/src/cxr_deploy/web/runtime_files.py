@@ -9,7 +9,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from cxr_data.cache import cache_folder
+from cxr_data.cohorts.cache import cache_folder
 from cxr_data.errors import BadInput
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"

@@ -18,11 +18,11 @@ from cxr_common.models.structure import input_channels
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data import pixel_size_for
 from cxr_data.augment import whole
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.command_line.terminal import say
 from cxr_data.errors import unknown_name
-from cxr_data.header import Header
-from cxr_data.outlines import boxes_of
-from cxr_data.terminal import say
+from cxr_data.models.header import Header
+from cxr_data.preparation.outlines import boxes_of
 from cxr_eval import entries
 from cxr_eval.explain import agreement, faithfulness, localisation, regions
 from cxr_eval.explain import gallery as pictures

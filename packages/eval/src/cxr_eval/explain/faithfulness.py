@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_common.models.zoo import GrayNetwork
-from cxr_data.decisions import probabilities
 from cxr_data.errors import unknown_name
+from cxr_data.models.decisions import probabilities
 from cxr_eval.explain.activations import device_of, evaluating
 
 KINDS = ("deletion", "insertion")
@@ -47,7 +47,7 @@ def curve(
         maps: (B, S, S) saliency, any scale.
         label: Index of the logit, one for all images or (B,).
         kind: "deletion" or "insertion".
-        task: "multilabel" or "multiclass", as in :func:`cxr_data.decisions.probabilities`.
+        task: "multilabel" or "multiclass", as in :func:`cxr_data.models.decisions.probabilities`.
         calibration: What the model's file says of it; None takes the logits as they are.
         steps: Forwards after the first; each changes the same number of pixels, but for rounding.
         seed: Seed of the order of equals.

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 
 
 def known(cohort: Cohort, boxes: pl.DataFrame, labels: Sequence[str]) -> NDArray[np.bool_]:
@@ -15,7 +15,7 @@ def known(cohort: Cohort, boxes: pl.DataFrame, labels: Sequence[str]) -> NDArray
 
     Args:
         cohort: The cohort.
-        boxes: From :func:`cxr_data.outlines.boxes_of`; only used where the cohort has no masks.
+        boxes: From :func:`cxr_data.preparation.outlines.boxes_of`; only used where the cohort has no masks.
         labels: L names.
 
     Returns:
@@ -40,7 +40,7 @@ def masks(
 
     Args:
         cohort: The cohort.
-        boxes: From :func:`cxr_data.outlines.boxes_of`.
+        boxes: From :func:`cxr_data.preparation.outlines.boxes_of`.
         rows: (M,) rows of the cohort.
         labels: M names, the label wanted in each row.
         size: Edge of the result.

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.metrics import auroc
+from cxr_data.models.metrics import auroc
 from cxr_eval.metrics import calibration, classification
 from cxr_eval.metrics.classification import OPERATING_LEVELS
 from cxr_eval.statistics import calibration as resampled_calibration

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from cxr_data.file_names import file_names
-from cxr_data.licences import trail
+from cxr_data.models.licences import trail
 from cxr_eval import entries, subgroups
 from cxr_eval.metrics import records
 from cxr_eval.metrics.records import METRICS

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from cxr_data import licences
 from cxr_data.file_names import file_names
+from cxr_data.models import licences
 from cxr_eval import entries
 from cxr_eval.metrics import records
 from cxr_eval.metrics.records import METRICS

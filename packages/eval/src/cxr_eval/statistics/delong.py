@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.metrics import placements
+from cxr_data.models.metrics import placements
 
 Floats = NDArray[np.float64]
 

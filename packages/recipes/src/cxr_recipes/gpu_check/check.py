@@ -11,7 +11,7 @@ from typing import Any
 from cxr_data import open_cohort
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json, write_text
-from cxr_data.sizes import pixel_size_for
+from cxr_data.preparation.sizes import pixel_size_for
 from cxr_recipes import results
 from cxr_recipes.gpu_check import commands, correctness, page, speed
 from cxr_recipes.gpu_check.config import SCALES, GpuCheckConfig

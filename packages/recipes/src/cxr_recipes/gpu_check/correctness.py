@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr_data.cohort import Cohort
+from cxr_data.cohorts.cohort import Cohort
 from cxr_recipes.gpu_check import commands
 from cxr_recipes.gpu_check.config import Scale
 

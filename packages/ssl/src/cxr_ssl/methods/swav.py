@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cxr_common.models.zoo import GrayNetwork
-    from cxr_data.cohort import Cohort
+    from cxr_data.cohorts.cohort import Cohort
 
 FREEZE_ENOUGH = 100
 """Steps with fixed prototypes that have been enough for ResNets on small cohorts."""
