@@ -109,7 +109,7 @@ def test_bad_input() -> None:
 
 def test_damaged_weights_are_not_pushed(model) -> None:
     tensors = load_file(model)
-    next(iter(tensors.values())).view(-1)[:1].fill_(torch.nan)
+    next(one for one in tensors.values() if one.is_floating_point()).view(-1)[:1].fill_(torch.nan)
     with safe_open(model, "pt") as file:
         notes = file.metadata()
     model.write_bytes(checkpoint.to_bytes(tensors, notes))

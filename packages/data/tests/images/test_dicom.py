@@ -188,7 +188,8 @@ def test_functional_groups_say_how_an_enhanced_image_is_shown(groups):
     window.WindowCenter, window.WindowWidth = "700", "801"
     rescale.RescaleSlope, rescale.RescaleIntercept = "-0.5", "1900"
     group.FrameVOILUTSequence, group.PixelValueTransformationSequence = Sequence([window]), Sequence([rescale])
-    shown = decode_dicom(dicom(NumberOfFrames="1", **{groups: Sequence([group])}), "voi")
+    tags: dict[str, Any] = {groups: Sequence([group])}
+    shown = decode_dicom(dicom(NumberOfFrames="1", **tags), "voi")
     np.testing.assert_allclose(shown, linear(RAMP * -0.5 + 1900, 700, 801), atol=1e-6)
 
 

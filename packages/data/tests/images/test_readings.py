@@ -130,13 +130,6 @@ def test_an_odd_number_of_bytes_in_words(little):
     alike(decode_dicom(data, "voi"), odd / 255)
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(192, 40), (64, 120), (120, 64), (60, 128)])
-def test_another_length_of_the_rows_is_refused_where_rows_have_nothing_in_common(rows, columns):
-    stored = (GRAY * 4095).astype(np.uint16)
-    with pytest.raises(BrokenImage, match="length of a row"):
-        decode_dicom(dicom(stored, Rows=rows, Columns=columns), "voi")
-
-
 @pytest.mark.parametrize("kind", ["f4", "f8"])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 4095.0])
 def test_floats_with_bytes_in_the_other_order_are_refused(kind, scale):
