@@ -132,7 +132,7 @@ class Chart:
         x: Horizontal axis.
         y: Vertical axis.
         reference: Ends of a dotted line to compare with: no information, perfect calibration.
-        texts: (x, y, text) written at those values.
+        texts: (x, y, text) written beside those values.
         legend: Series listed below the chart; those drawn when None.
         spoken: What a screen reader says; title, names and notes when empty.
         width: Width of the drawing.
@@ -219,9 +219,9 @@ def legend(series: Sequence[Series]) -> str:
 def swatch(style: int | None, line: bool = True) -> str:
     """The short line, or else the point, that stands for a style."""
     look = _style(style)
-    symbol = (
-        f'<path class="line {look}" d="M0 4H22"/>' if line else f'<circle class="dot {look}" cx="11" cy="4" r="5"/>'
-    )
+    symbol = f'<path class="line {look}" d="M0 4H22"/>'
+    if not line:
+        symbol = f'<circle class="dot {look}" cx="11" cy="4" r="5"/>'
     return f'<svg class="swatch" viewBox="0 0 22 8" aria-hidden="true">{symbol}</svg>'
 
 
@@ -256,7 +256,7 @@ def _drawing(chart: Chart) -> str:
     parts += [_series(one, chart) for one in chart.series]
     for x, y, text in chart.texts:
         across, down = chart.at(x, y)
-        parts.append(f'<text x="{across}" y="{down + 4}" class="tick">{escape(text)}</text>')
+        parts.append(f'<text x="{across + 6}" y="{down + 4}" class="tick">{escape(text)}</text>')
     return "".join([*parts, _names(chart)])
 
 
