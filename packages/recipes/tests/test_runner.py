@@ -43,6 +43,8 @@ def in_this_process(typed, monkeypatch):
     return functools.partial(typed, "reproduce")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_quickstart_runs_the_whole_road_and_does_nothing_twice(tmp_path, in_this_process) -> None:
     done = in_this_process("quickstart", "--scale", "tiny", "--runs_dir", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What a user did that cannot work, said so that the next try does."""
+"""The error for bad input: what was expected, what was found, where, and what to do."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""AUROC against latency, one point for each runtime and precision, as an SVG file that stands alone."""
+"""AUROC against latency as a self-contained SVG file, one point for each runtime and precision."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
