@@ -123,6 +123,7 @@ print(sys.modules[modules[0].partition(".")[0]].__file__)
 """Imports modules where only the distributions with these names and top-level modules seem to be installed."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", MEMBERS)
 def test_a_member_works_with_what_it_brings_alone(member, wheels, tmp_path) -> None:
     environment = tmp_path / "env"

@@ -33,6 +33,26 @@ def test_a_sigterm_to_one_of_two_processes_stops_both_and_both_go_on_exactly(tmp
     assert (cut / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
+def test_what_two_processes_began_one_finishes(tmp_path, toy_folder, in_two_processes):
+    labels = ("NORMAL", "PNEUMONIA")
+    given = Header("model", "test_resnet", Input(32, 0.5, 0.2), task="multiclass", labels=labels)
+    save(tmp_path / "t.safetensors", build("test_resnet", 2, size=32), given)
+    flags = f"--data {toy_folder} --runs_dir {tmp_path} --run two --name student --size 32 --batch_size 4".split()
+    flags += f"--teacher {tmp_path}/t.safetensors --student test_resnet --start random --epochs 2".split()
+    flags += ["--precision", "fp32", "--optim.ema", "0.9"]
+    for code, said in in_two_processes(SCRIPT, "15", "distill", *flags):
+        assert code == 143, said
+    folder = tmp_path / "two" / "student"
+    assert (folder / "state.pt").exists()
+    done = subprocess.run([sys.executable, SCRIPT, "0", "distill", *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "begun with 2 processes, resumed with 1" in done.stdout
+    assert json.loads((folder / "done.json").read_text())["processes"] == 1
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "loss" in line] == [1, 2]
+    assert all(tensor.isfinite().all() for tensor in load_file(folder / "model.safetensors").values())
+
+
 def test_two_processes_end_with_one_gain_and_one_summary_of_the_seeds(tmp_path, toy_folder, in_two_processes):
     """With weights of 0, which leave an adapter and the classifier without a gradient to wait for."""
     labels = ("NORMAL", "PNEUMONIA")

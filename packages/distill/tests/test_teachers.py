@@ -15,9 +15,10 @@ from cxr_data.errors import BadInput
 from cxr_data.models.metrics import auroc
 from cxr_distill.config import DistillConfig
 from cxr_distill.data import Batch
+from cxr_distill.ensemble import joint_logits, label_weights
 from cxr_distill.losses import FitNets, MultilabelKD, build_losses
 from cxr_distill.teacher import load_teacher
-from cxr_distill.teachers import Distillation, Teachers, check_teachers, joint_logits, label_weights, prepare
+from cxr_distill.teachers import Distillation, Teachers, check_teachers, prepare
 from cxr_distill.train import train
 
 LABELS = ("square", "rare")

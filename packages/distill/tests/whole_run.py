@@ -20,7 +20,7 @@ def with_fault_in_the_second_process(state: Any, batch: Any) -> dict[str, torch.
     global done
     done += 1
     metrics = train_step(state, batch)
-    if os.environ["RANK"] == "1":
+    if os.environ.get("RANK") == "1":
         if fault == "nan":
             return {**metrics, "loss": torch.tensor(torch.nan)}
         if done == int(fault):

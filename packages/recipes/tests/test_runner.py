@@ -1,8 +1,10 @@
 import contextlib
 import functools
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,23 +26,25 @@ def reproduce(*arguments: object) -> subprocess.CompletedProcess[str]:
 def in_this_process(typed, monkeypatch):
     """Runs ``reproduce`` and the commands it starts here: none of them has to import torch again."""
 
-    def start(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+    def start(command: list[str], *_: object) -> int:
         name = Path(command[0]).name
         untimed = ["--speed", "false"] if name == "evaluate" else []
         done = typed(name, *command[1:], *untimed)
         print(done.stdout)
         sys.stderr.write(done.stderr)
-        return done
+        return done.returncode
 
     @contextlib.contextmanager
     def one_after_another(_: int) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(map=map)
 
-    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(run=start))
+    monkeypatch.setattr(runner, "_run", start)
     monkeypatch.setattr(runner, "ThreadPoolExecutor", one_after_another)  # signals are heard in the first thread alone
     return functools.partial(typed, "reproduce")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_quickstart_runs_the_whole_road_and_does_nothing_twice(tmp_path, in_this_process) -> None:
     done = in_this_process("quickstart", "--scale", "tiny", "--runs_dir", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -62,6 +66,20 @@ def test_quickstart_runs_the_whole_road_and_does_nothing_twice(tmp_path, in_this
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("already finished") == 4
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
+
+
+def test_terminated_it_leaves_no_command_behind(tmp_path) -> None:
+    script = Path(sys.executable).with_name("reproduce")
+    arguments = [str(script), "quickstart", "--scale", "tiny", "--runs_dir", str(tmp_path)]
+    # A process group of their own: signal 0 then tells whether any of them still runs.
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert any("ssl-pretrain" in line for line in process.stdout)
+        time.sleep(1)
+        process.terminate()
+        assert process.wait(60) == 143
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
 
 
 @pytest.mark.slow

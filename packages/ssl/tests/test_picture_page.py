@@ -82,13 +82,13 @@ def test_the_page_is_whole_and_asks_for_nothing():
 def test_every_point_is_inside_its_map_in_its_group():
     html, _, points = made()
     figure = html[html.index("map NORMAL") :]
-    groups = re.findall(r"<g fill='(#\w+)'.*?>(.*?)</g>", figure)
+    groups = re.findall(r'<g class="(dot s\d)">(.*?)</g>', figure[: figure.index("</svg>")])
     assert [len(re.findall("<circle", inside)) for _, inside in groups] == [12, 18]
     assert len({colour for colour, _ in groups}) == 2
-    spots = [np.array(re.findall(r"cx='([\d.]+)' cy='([\d.]+)'", inside), float) for _, inside in groups]
+    spots = [np.array(re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', inside), float) for _, inside in groups]
     placed = np.concatenate(spots)
     assert placed.min() > 0
-    assert (placed < [380, 260]).all()
+    assert (placed < [400, 320]).all()
     # Axes are stretched alone, so the order along each is that of the points.
     assert (np.argsort(placed[:, 0]) == np.argsort(points[:, 0])).all()
     assert "NORMAL (12)" in html
@@ -97,7 +97,7 @@ def test_every_point_is_inside_its_map_in_its_group():
 
 def test_curves_leave_gaps_and_tell_of_collapses():
     html, *_ = made()
-    loss = re.search(r"<path class='line' stroke='#2b6cb0' d='([^']*)'", html[html.index("The run") :])
+    loss = re.search(r'<path class="line s0" d="([^"]*)"', html[html.index("<figcaption>Codes") :])
     assert loss
     assert (loss[1].count("M"), loss[1].count("L")) == (2, 1)  # nothing at epoch 0, a gap at the collapse
     assert "epoch 2: NORMAL; sharper codes (epsilon 0.05 -&gt; 0.03)" in html

@@ -162,11 +162,7 @@ def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Heade
         network = in_eight_bits(network, header.input.size, header.bits["weights"])
     try:
         weights = {name: one for name, one in load_file(path).items() if not name.startswith(TRAINING_IMAGES)}
-        refuse_unusable(weights, path)
-        own = network.network.state_dict()
-        wrong = [n for n, one in weights.items() if n in own and one.is_floating_point() != own[n].is_floating_point()]
-        if wrong:
-            raise BadInput("weights as numbers with decimals", f"{wrong[0]} as {weights[wrong[0]].dtype}", where=path)
+        refuse_unusable(weights, network.network.state_dict(), path)
         network.network.load_state_dict(weights)
     except (RuntimeError, SafetensorError) as error:
         raise BadInput(

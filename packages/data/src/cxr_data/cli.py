@@ -92,9 +92,12 @@ def _prepare(config: PrepareConfig) -> None:
         if chosen := [
             *selection.options(),
             *(["shard"] if config.shard else []),
+            *(["dask"] if config.dask else []),
             *(["bits"] if config.bits > 8 else []),
         ]:
-            raise BadInput("labels, views, depth and shards for a data set", f"{', '.join(chosen)} for a phantom")
+            raise BadInput(
+                "labels, views, depth, shards and a cluster for a data set", f"{', '.join(chosen)} for a phantom"
+            )
         return _say_prepared(_prepare_phantom(source, config, pixel_size), config.out, config.size)
     options: dict[str, Any] = {
         "pixel_size": pixel_size,
@@ -107,6 +110,13 @@ def _prepare(config: PrepareConfig) -> None:
         "selection": selection,
         "resplit": None if config.split == "official" else (config.split, config.test_share),
     }
+    if config.shard and config.dask:
+        raise BadInput("--shard or --dask", "both", do="--dask divides the data set by itself")
+    if config.dask:
+        from cxr_data.preparation.cluster import prepare_on_dask
+
+        cohort = prepare_on_dask(source, config.out, config.dask, **options)
+        return _say_prepared(cohort, config.out, config.size)
     if config.shard:
         return _prepare_shard(source, config.out, *parse_shard(config.shard), options)
     _say_prepared(prepare(source, config.out, **options), config.out, config.size)

@@ -34,6 +34,8 @@ class PrepareConfig:
         test_share: Share of the images for testing where the split is drawn anew.
         bits: Bits a stored pixel: 8, or 16 to keep what deeper files hold (twice the size; networks are fed 8).
         shard: I/N decodes one of N parts only, for N machines with one disk; `cxr-data merge` puts them together.
+        dask: Address of a Dask scheduler, as in tcp://HOST:8786, whose workers decode; data set and --out lie on a disk
+            that all of them have at the same place.
     """
 
     source: list[str] = field(default_factory=list)
@@ -53,6 +55,7 @@ class PrepareConfig:
     test_share: float = 0.2
     bits: Literal[8, 16] = 8
     shard: str = ""
+    dask: str = ""
 
     def __post_init__(self) -> None:
         _check_seed(self.seed)

@@ -1,4 +1,4 @@
-"""What a user did that cannot work, said so that the next try does."""
+"""The error for bad input: what was expected, what was found, where, and what to do."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,3 +56,35 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str | Path |
     else:
         do = f"choose one of {len(names)} names such as {', '.join(names[:8])}"
     return BadInput(f"the name of a known {kind}", repr(name), where=where, do=do)
+
+
+def require(holds: bool, expected: str, found: object, option: str) -> None:
+    """Refuse the value of an option.
+
+    Args:
+        holds: Whether the value may be used.
+        expected: What is needed instead, as a noun phrase.
+        found: The value, or a text that says what it is.
+        option: The option, such as "--epochs".
+
+    Raises:
+        BadInput: It does not hold.
+    """
+    if not holds:
+        raise BadInput(expected, found if isinstance(found, str) else repr(found), where=option)
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a name that is not on a list; see `unknown_name`."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
+
+
+def require_folder_name(name: str, option: str) -> None:
+    """Refuse what is no relative path that stays within the folder it is joined to.
+
+    Raises:
+        BadInput: The name is empty, absolute, or has a part such as "..".
+    """
+    plain = not {"", ".", ".."} & set(name.split("/"))
+    require(plain, "a plain folder name", repr(name), option)

@@ -1,4 +1,4 @@
-"""Names of models, labels, columns and images as parts of file names."""
+"""Turn names of models, labels, columns and images into safe parts of file names."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Write files and folders atomically: they appear whole or not at all."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""Folders as input and output: found with a good error, locked, and written whole or not at all."""
+"""Input and output folders: looked up with helpful errors, locked, and written whole or not at all."""
 
 import difflib
 import os

@@ -1,4 +1,4 @@
-"""What this runs on, and how much of it is used."""
+"""Properties of this machine: processor, usable cores, memory in use."""
 
 import contextlib
 import os

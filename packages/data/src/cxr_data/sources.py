@@ -1,4 +1,4 @@
-"""One name for every kind of data: the phantom, a prepared cohort, or a folder as it was downloaded."""
+"""Open any kind of data by name: the phantom, a prepared cohort, or a data set as it was downloaded."""
 
 import difflib
 import functools

@@ -1,4 +1,4 @@
-"""The images a model is checked, calibrated and chosen on: those of its training cohort, or of one that is named."""
+"""The cohort that a model is checked and calibrated on: its training cohort, or one given by name."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The options of this package's commands."""
+"""Options of the commands of ``cxr_deploy``."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The optional parts of this package, and what is said where one is not installed."""
+"""The optional extras of this package, and the error where one is not installed."""
 
 import importlib.util
 

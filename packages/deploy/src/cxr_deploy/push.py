@@ -1,4 +1,4 @@
-"""The stage ``push``: a model as a folder laid out like a repository of the Hugging Face Hub, and its upload."""
+"""``push``: write a model as a folder laid out like a Hub repository, and upload it."""
 
 import dataclasses
 import json

@@ -71,6 +71,11 @@ def set_opacity(browser, value):
     )
 
 
+def explain(browser):
+    """Choose the heat map of PNEUMONIA, whether it was called or not."""
+    browser.run("document.querySelector('input[name=heat][value=\"1\"]').click()")
+
+
 def test_answers_are_pythons(page, files, exported):
     browser, _, _ = page
     classifier = cxr_deploy.load(exported, threads=1)
@@ -110,6 +115,7 @@ def test_the_heat_map_is_pythons(page, files, exported):
 
     maps = classifier.answers(stored[None]).maps
     assert maps is not None
+    explain(browser)
     expected = heat(maps[0], 384)[1]
     shades = "[...document.querySelector('#view').getContext('2d').getImageData(0, 0, 384, 384).data]"
     with_heat = np.array(browser.run(shades)).reshape(384, 384, 4)[..., :3].astype(float)
@@ -125,6 +131,23 @@ def test_the_heat_map_is_pythons(page, files, exported):
     colour = np.stack([np.interp(expected, np.linspace(0, 1, 5), stops[:, c]) for c in range(3)], axis=-1)
     weight = 0.45 * expected[..., None]
     np.testing.assert_allclose(with_heat, without * (1 - weight) + colour * weight, atol=3)
+
+
+def test_what_is_not_called_is_explained_on_request_alone(page, files):
+    browser, _, _ = page
+    decisions = set()
+    for kind in ("small JPEG", "PNG", "DICOM"):
+        called = answer(browser, files[kind])["PNEUMONIA"][1]
+        decisions.add(called)
+        chosen = browser.run("document.querySelector('input[name=heat]:checked')?.value ?? null")
+        assert chosen == ("1" if called else None)
+        said = browser.run("document.querySelector('#explained').textContent")
+        assert ("no finding was called" in said) != called
+        before = browser.run("document.querySelector('#view').toDataURL()")
+        explain(browser)
+        assert (browser.run("document.querySelector('#view').toDataURL()") == before) == called
+        assert "PNEUMONIA" in browser.run("document.querySelector('#explained').textContent")
+    assert False in decisions
 
 
 def test_nothing_leaves_the_folder(page, files):
@@ -152,6 +175,7 @@ def test_it_is_used_by_keyboard(page, files):
         browser.press("Tab", 9)
         seen.append(browser.run("document.activeElement.id || document.activeElement.name"))
     assert {"file", "opacity", "heat"} <= set(seen)
+    explain(browser)
     browser.run("document.querySelector('input[name=heat]:checked').focus()")
     before = browser.run("document.querySelector('#view').toDataURL()")
     browser.press("ArrowUp", 38)
@@ -199,6 +223,7 @@ def test_nothing_is_wider_than_the_screen(page, files, width, mobile):
 def test_it_says_which_model_and_what_a_heat_map_is(page, files, exported):
     browser, _, _ = page
     answer(browser, files["PNG"])
+    explain(browser)
     text = browser.run("document.body.innerText")
     assert "student (resnet18, 96 px, float32, " in text
     assert "ab" * 32 in text

@@ -37,9 +37,11 @@ from cxr_distill.teacher import Teacher
 SEED = 0x7EAC4E5
 """Seed of the cached views: one for all, so that cached outputs do not depend on the student's seed."""
 
+SAMPLE = 1024
+"""Training images whose features tell the mean and standard deviation of each channel."""
+
 FORMAT = 2
 _BATCH = 64  # images of a teacher's forward
-_SAMPLE = 1024  # images whose features tell the mean and standard deviation of each channel
 _KEEP_EVERY = 20.0  # seconds of a teacher's work that an interruption may cost
 _AGAIN = "remove its folder and start again"
 
@@ -256,9 +258,9 @@ def _rendered(
     return torch.from_numpy(render(cohort.pixels[rows[positions]], mine, spec)[0]).unsqueeze(1)
 
 
-def sample_of_views(n: int) -> NDArray[np.int64]:
-    """Positions of at most `_SAMPLE` of n training images, evenly spread."""
-    return np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))
+def evenly_spread(n: int, most: int = SAMPLE) -> NDArray[np.int64]:
+    """Positions of at most so many of n training images, evenly spread."""
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
 
 
 def sampled_features(
@@ -267,7 +269,7 @@ def sampled_features(
     """Features of an encoder for the sample of view 0, computed now; name -> (M, ...)."""
     spec, drawn = replace(spec, size=teacher.size), cached_view(spec, len(rows), 0)
     device, each = next(teacher.network.parameters()).device, []
-    for positions in np.array_split(sample := sample_of_views(len(rows)), -(-len(sample) // _BATCH)):
+    for positions in np.array_split(sample := evenly_spread(len(rows)), -(-len(sample) // _BATCH)):
         images = _rendered(cohort, rows, drawn, spec, positions).to(device)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             each.append({name: x.float().cpu() for name, x in teacher(images).features.items()})

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import require, require_folder_name, require_known
 from cxr_data.models.licences import refuse_empty
 
 MODES = ("full", "linear", "layerwise")
@@ -36,10 +36,10 @@ class Optim:
     def __post_init__(self) -> None:
         for name in ("ema", "drop_path", "label_smoothing"):
             value = getattr(self, name)
-            _require(0 <= value < 1, "a number in [0, 1)", value, f"--optim.{name}")
-        _require(self.clip >= 0, "a norm of 0 (never) or more", self.clip, "--optim.clip")
-        _require(self.mixup >= 0, "a mixup of 0 (none) or more", self.mixup, "--optim.mixup")
-        _require(0 < self.lowest_lr <= 1, "a share in (0, 1]", self.lowest_lr, "--optim.lowest_lr")
+            require(0 <= value < 1, "a number in [0, 1)", value, f"--optim.{name}")
+        require(self.clip >= 0, "a norm of 0 (never) or more", self.clip, "--optim.clip")
+        require(self.mixup >= 0, "a mixup of 0 (none) or more", self.mixup, "--optim.mixup")
+        require(0 < self.lowest_lr <= 1, "a share in (0, 1]", self.lowest_lr, "--optim.lowest_lr")
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Decision:
     sensitivity: float = 0.95
 
     def __post_init__(self) -> None:
-        _known("calibration", self.calibration, CALIBRATIONS)
-        _known("threshold rule", self.thresholds, THRESHOLDS)
-        _require(0 < self.sensitivity <= 1, "a number in (0, 1]", self.sensitivity, "--decision.sensitivity")
+        require_known("calibration", self.calibration, CALIBRATIONS)
+        require_known("threshold rule", self.thresholds, THRESHOLDS)
+        require(0 < self.sensitivity <= 1, "a number in (0, 1]", self.sensitivity, "--decision.sensitivity")
 
 
 @dataclass(frozen=True)
@@ -183,46 +183,46 @@ class TrainConfig(TrainingSettings, EightBitSettings, RunOptions):
 
     def __post_init__(self) -> None:
         # Below, the last maps of a ResNet are one pixel, where bf16 convolutions on a CPU lose gradients.
-        _require(self.size is None or self.size >= 32, "a size of at least 32 pixels", self.size, "--size")
-        _require(
+        require(self.size is None or self.size >= 32, "a size of at least 32 pixels", self.size, "--size")
+        require(
             self.batch_size >= 2,
             "a batch size of at least 2 (BatchNorm needs two)",
             self.batch_size,
             "--batch_size",
         )
-        _require(self.epochs is None or self.epochs >= 1, "1 or more epochs, or null", self.epochs, "--epochs")
-        _require(self.lr is None or self.lr > 0, "a learning rate above 0, or null", self.lr, "--lr")
-        _require(self.weight_decay >= 0, "a weight decay of 0 or more", self.weight_decay, "--weight_decay")
-        _require(self.patience >= 0, "a patience of 0 or more", self.patience, "--patience")
-        _require(
+        require(self.epochs is None or self.epochs >= 1, "1 or more epochs, or null", self.epochs, "--epochs")
+        require(self.lr is None or self.lr > 0, "a learning rate above 0, or null", self.lr, "--lr")
+        require(self.weight_decay >= 0, "a weight decay of 0 or more", self.weight_decay, "--weight_decay")
+        require(self.patience >= 0, "a patience of 0 or more", self.patience, "--patience")
+        require(
             0 < self.label_fraction <= 1,
             "a label fraction in (0, 1]",
             self.label_fraction,
             "--label_fraction",
         )
-        _require(0 <= self.seed < 2**63, "a seed from 0 up, below 2^63", self.seed, "--seed")
-        _require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
-        _require(all(0 <= one < 2**63 for one in self.seeds), "seeds from 0 up, below 2^63", self.seeds, "--seeds")
-        _require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
+        require(0 <= self.seed < 2**63, "a seed from 0 up, below 2^63", self.seed, "--seed")
+        require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
+        require(all(0 <= one < 2**63 for one in self.seeds), "seeds from 0 up, below 2^63", self.seeds, "--seeds")
+        require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
         refuse_empty(self.licence)
         from cxr_data.augment import training_views  # here: --help shall not wait for OpenCV
 
         training_views(self.augment, self.size or 224)
-        _require(self.bits in (None, 8), "8 bits, or null", self.bits, "--bits")
-        _require(self.weight_bits in (7, 8), "7 or 8 bits", self.weight_bits, "--weight_bits")
+        require(self.bits in (None, 8), "8 bits, or null", self.bits, "--bits")
+        require(self.weight_bits in (7, 8), "7 or 8 bits", self.weight_bits, "--weight_bits")
         epochs = self.bits_epochs
-        _require(epochs is None or epochs >= 0, "0 or more epochs, or null", epochs, "--bits_epochs")
-        _known("mode", self.mode, MODES)
-        _require(
+        require(epochs is None or epochs >= 0, "0 or more epochs, or null", epochs, "--bits_epochs")
+        require_known("mode", self.mode, MODES)
+        require(
             not (self.bits and self.mode == "linear" and epochs != 0),
             "--bits_epochs 0 in mode linear: in 8 bits all layers are trained",
             epochs,
             "--bits_epochs",
         )
-        _known("treatment of imbalance", self.imbalance, IMBALANCE)
+        require_known("treatment of imbalance", self.imbalance, IMBALANCE)
         if self.mode == "linear":
             for option in ("ema", "clip", "drop_path", "mixup"):
-                _require(
+                require(
                     getattr(self.optim, option) == 0,
                     "0 in mode linear, which fits a classifier on features computed once",
                     getattr(self.optim, option),
@@ -230,10 +230,8 @@ class TrainConfig(TrainingSettings, EightBitSettings, RunOptions):
                 )
         for option in ("run", "name"):
             value = getattr(self, option)
-            if value is None:
-                continue
-            plain = value and not value.startswith("/") and not {"..", "."} & set(value.split("/"))
-            _require(bool(plain), "a plain folder name", value, f"--{option}")
+            if value is not None:
+                require_folder_name(value, f"--{option}")
 
 
 @dataclass(frozen=True)
@@ -301,28 +299,16 @@ class DistillConfig(TeachingSettings, TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         weight = self.task_weight
-        _require(weight is None or weight >= 0, "a weight of 0 or more, or null", weight, "--task_weight")
-        _known("ensemble", self.ensemble, ENSEMBLES)
-        _require(
-            self.cached_views >= 0, "0 (computed in every step) or more views", self.cached_views, "--cached_views"
-        )
+        require(weight is None or weight >= 0, "a weight of 0 or more, or null", weight, "--task_weight")
+        require_known("ensemble", self.ensemble, ENSEMBLES)
+        require(self.cached_views >= 0, "0 (computed in every step) or more views", self.cached_views, "--cached_views")
         for name, least in (("teacher_size", 32), ("patch_grid", 1)):
             value = getattr(self, name)
-            _require(value is None or value >= least, f"{least} or more, or null", value, f"--{name}")
-        _require(self.mode != "linear", "mode full or layerwise (finetune has a linear one)", self.mode, "--mode")
-        _require(
+            require(value is None or value >= least, f"{least} or more, or null", value, f"--{name}")
+        require(self.mode != "linear", "mode full or layerwise (finetune has a linear one)", self.mode, "--mode")
+        require(
             not (self.cached_views and self.optim.mixup),
             "no mixup beside --cached_views: mixed images have no cached teacher outputs",
             self.optim.mixup,
             "--optim.mixup",
         )
-
-
-def _known(kind: str, name: str, names: tuple[str, ...]) -> None:
-    if name not in names:
-        raise unknown_name(kind, name, names)
-
-
-def _require(condition: bool, expected: str, found: object, option: str) -> None:
-    if not condition:
-        raise BadInput(expected, repr(found), where=option)

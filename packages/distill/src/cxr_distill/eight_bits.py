@@ -11,6 +11,7 @@ from cxr_common import checkpoint, inference
 from cxr_common.models.eight_bits import in_eight_bits, observing
 from cxr_common.models.zoo import GrayNetwork
 from cxr_data.cohorts.cohort import Cohort
+from cxr_distill.cached_outputs import evenly_spread
 from cxr_distill.config import TrainConfig
 from cxr_distill.plan import Plan
 from cxr_distill.results import beside
@@ -37,7 +38,7 @@ def started(float_model: Path, config: TrainConfig, cohort: Cohort, rows: NDArra
     """
     network = in_eight_bits(checkpoint.load(float_model, kind="model")[0], config.input_size, config.weight_bits)
     network = network.to(memory_format=torch.channels_last)
-    shown = rows[np.linspace(0, len(rows) - 1, min(SEEN, len(rows))).astype(np.int64)]
+    shown = rows[evenly_spread(len(rows), SEEN)]
     with observing(network):
         inference.outputs(network, cohort.pixels, shown, config.input_size, workers=config.workers)
     return network

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from cxr_common.models.structure import evaluating
 from cxr_data.errors import BadInput, unknown_name
 from cxr_distill.losses import (
     FEATURES,
@@ -106,8 +107,7 @@ def distill(
         raise BadInput("a loader that yields batches", "an empty one", where="loader")
     with ExitStack() as stack:
         for module in (student, *teachers):
-            stack.enter_context(_mode_kept(module))
-            module.eval()
+            stack.enter_context(evaluating(module))
         see_student = stack.enter_context(_observed(student, student_layers or {}))
         see_teachers = [stack.enter_context(_observed(one, teacher_layers or {})) for one in teachers]
         with torch.no_grad():
@@ -278,17 +278,6 @@ def _observed(module: nn.Module, layers: Mapping[str, str]) -> Iterator[Callable
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _mode_kept(module: nn.Module) -> Iterator[None]:
-    """Put every part of a module back into the mode, training or eval, that it was in."""
-    before = {part: part.training for part in module.modules()}
-    try:
-        yield
-    finally:
-        for part, training in before.items():
-            part.training = training
 
 
 def _classifier(module: nn.Module) -> nn.Linear | None:

@@ -1,9 +1,10 @@
 """Results of a training: the best weights with their header, and the summary of the run."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cxr_common import checkpoint
@@ -17,9 +18,13 @@ from cxr_data.command_line.command import config_dict
 from cxr_data.files import write_text
 from cxr_data.models import decisions
 from cxr_data.models.header import identities, portable
-from cxr_data.models.licences import ancestors, trail
+from cxr_data.models.licences import trail
 from cxr_distill.config import EightBitSettings, TeachingSettings, TrainConfig, TrainingSettings
-from cxr_distill.data import labelled_task
+from cxr_distill.data import TrainingSet, labelled_task
+from cxr_distill.validation import validation_logits
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 MODEL = "model.safetensors"
 """Name of a classifier's weights file."""
@@ -68,44 +73,69 @@ def identity(
 def conclude(
     config: TrainConfig,
     architecture: str,
-    cohort: Cohort,
-    network: GrayNetwork,
-    logits: NDArray[np.float32] | None,
-    best: Best,
-    parents: tuple[dict[str, str], ...],
+    data: TrainingSet,
+    accelerator: "Accelerator",
     run: RunFolder,
-    summary: dict[str, Any],
+    parents: tuple[dict[str, str], ...],
+    network: GrayNetwork,
+    best: Best,
+    facts: dict[str, Any],
 ) -> None:
-    """Write model.safetensors (backbone.safetensors) and mark the run as finished (in the main process).
+    """Write model.safetensors (backbone.safetensors) and mark the run as finished; all processes call this together.
+
+    Calibration and thresholds are fitted on validation images, on logits computed in float32 as `predict` computes
+    them.
 
     Args:
         config: The command's config.
         architecture: Name in the zoo.
-        cohort: Labelled cohort.
-        network: With the best weights.
-        logits: (N_val, L) of the network on the validation images, computed in float32 as `predict` computes them:
-            calibration and thresholds are fitted on them. None for a backbone.
-        best: The best epoch.
-        parents: Provenance of the files this run is made from.
+        data: The training set.
+        accelerator: Its main process writes.
         run: The run folder.
-        summary: More figures for done.json.
+        parents: Provenance of the files this run is made from.
+        network: With the best weights, on the device.
+        best: The best epoch.
+        facts: More figures for done.json.
     """
-    if not run.main:
-        return
-    extended = {EXTENDED: list(run.extended)} if run.extended else {}
-    header = _header(config, architecture, cohort, network, logits, best, parents, extended)
+    logits = validation_logits(network, data, config, accelerator, torch.float32) if data.task else None
+    if run.main:
+        digest = _write(config, architecture, data.cohort, run, parents, network, best, logits)
+        summary = {
+            "sha256": digest,
+            "best_epoch": best.epoch,
+            **best.figures,
+            "train_images": len(data.rows),
+            "device": str(accelerator.device),
+            "processes": accelerator.num_processes,
+            **facts,
+        }
+        run.finish(summary, keep_state=config.keep_state)
+    accelerator.wait_for_everyone()
+
+
+def _write(
+    config: TrainConfig,
+    architecture: str,
+    cohort: Cohort,
+    run: RunFolder,
+    parents: tuple[dict[str, str], ...],
+    network: GrayNetwork,
+    best: Best,
+    logits: NDArray[np.float32] | None,
+) -> str:
+    """Write the weights with their header, and the curves; returns the SHA-256 of the weights file."""
+    header = _header(config, architecture, cohort, run, parents, network, best, logits)
     if logits is not None:
         targets, task = cohort.targets[cohort.rows("val")], labelled_task(cohort)
         for note in decisions.not_fitted(logits, targets, cohort.labels, task, config.decision.calibration):
             print(f"{run.path.name}: warning: {note}", flush=True)
     file = weights_file(run.path, cohort)
     digest = checkpoint.save(file, network, header, training_images=checkpoint.trained_on(cohort, parents))
-    above = ancestors(parents)
+    above = checkpoint.describe(file).ancestors
     for line in trail(config.licence, above) if above else []:
         print(f"{run.path.name}: {line}", flush=True)
-    done = {"sha256": digest, "best_epoch": best.epoch, **best.figures, **summary}
     write_curves(run)
-    run.finish(done, keep_state=config.keep_state)
+    return digest
 
 
 def weights_file(folder: Path, cohort: Cohort) -> Path:
@@ -136,13 +166,14 @@ def _header(
     config: TrainConfig,
     architecture: str,
     cohort: Cohort,
-    network: GrayNetwork,
-    logits: NDArray[np.float32] | None,
-    best: Best,
+    run: RunFolder,
     parents: tuple[dict[str, str], ...],
-    extended: dict[str, Any],
+    network: GrayNetwork,
+    best: Best,
+    logits: NDArray[np.float32] | None,
 ) -> checkpoint.Header:
     """Header of the best weights, with calibration and thresholds fitted on validation data."""
+    extended = {EXTENDED: list(run.extended)} if run.extended else {}
     answers: dict[str, Any] = {}
     if logits is not None:
         task, wanted = labelled_task(cohort), config.decision

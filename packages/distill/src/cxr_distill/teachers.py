@@ -1,6 +1,6 @@
 """The teachers of a distillation: one or several, run live or from cached outputs, and joined to one answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,17 +13,16 @@ from cxr_common.training.accelerator import arithmetic
 from cxr_data.augment import Views, ViewSpec, draw
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.errors import BadInput
-from cxr_data.models import decisions
-from cxr_data.models.metrics import auroc, macro
 from cxr_distill.cached_outputs import (
     CachedOutputs,
     cache_outputs,
     cached_view,
-    sample_of_views,
+    evenly_spread,
     sampled_features,
     validation_outputs,
 )
 from cxr_distill.data import Batch
+from cxr_distill.ensemble import joint_logits, label_weights
 from cxr_distill.losses import Interface, Loss, Outputs, build_adapters, each_loss
 from cxr_distill.teacher import ENCODER_FEATURES, Teacher, classifier_weight
 
@@ -335,7 +334,7 @@ def prepare(
             for teacher in moved
         )
         seen = [one.all_validation(teacher.headless) for teacher, one in zip(moved, cached, strict=True)]
-        sample = sample_of_views(len(rows))
+        sample = evenly_spread(len(rows))
         views = [one.read(0, sample) for teacher, one in zip(moved, cached, strict=True) if teacher.headless]
     else:
         seen = [validation_outputs(teacher, stored[teacher.size], precision) for teacher in moved]
@@ -352,50 +351,3 @@ def prepare(
     weights = label_weights(answers, cohort.targets[cohort.rows("val")], str(cohort.task), distillation.ensemble)
     joint = joint_logits(torch.from_numpy(np.stack(answers)), torch.from_numpy(weights)).numpy()
     return Teachers(distillation, torch.from_numpy(weights).to(device), joint, cached, features, scales)
-
-
-def joint_logits(logits: Tensor, weights: Tensor) -> Tensor:
-    """Several teachers as one: the weighted mean of their logits.
-
-        z_ik = Σ_t w_tk z_tik
-
-    For classes this is the normalised geometric mean of their probabilities (Hinton et al. 2015, §2 names both
-    means), for labels that of their odds.
-
-    Args:
-        logits: z, (T, B, L).
-        weights: w, (T, L), columns summing to 1.
-
-    Returns:
-        (B, L).
-    """
-    return (weights[:, None, :] * logits).sum(dim=0)
-
-
-def label_weights(
-    answers: Sequence[NDArray[np.float32]], targets: NDArray[np.float32], task: str, ensemble: str
-) -> NDArray[np.float32]:
-    """Share of each teacher in the joint answer, from validation data.
-
-    Args:
-        answers: (N, L) logits of each of T teachers.
-        targets: (N, L) in {0, 1, NaN}.
-        task: "multiclass" (one share for all classes, from the macro AUROC) or "multilabel".
-        ensemble: "mean"; "weighted", in proportion to AUROC - 0.5 where that is above 0; or "best_label", the
-            one of the highest AUROC alone.
-
-    Returns:
-        (T, L); equal shares where no AUROC is defined or none is above 0.5.
-    """
-    teachers, labels = len(answers), targets.shape[1]
-    equal = np.full((teachers, labels), 1 / teachers)
-    if ensemble == "mean" or teachers == 1:
-        return equal.astype(np.float32)
-    areas = np.stack([auroc(targets, decisions.probabilities(logits, task)) for logits in answers])
-    if task == "multiclass":
-        areas = np.repeat([[macro(row)] for row in areas], labels, axis=1)
-    worth = np.nan_to_num(np.clip(areas - 0.5, 0, None))
-    if ensemble == "best_label":
-        worth = np.where(np.arange(teachers)[:, None] == worth.argmax(axis=0), worth, 0)
-    total = worth.sum(axis=0)
-    return np.where(total > 0, worth / np.where(total > 0, total, 1), equal).astype(np.float32)

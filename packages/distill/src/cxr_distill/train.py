@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cxr_common import inference
 from cxr_common.models.features import stage_channels
 from cxr_common.models.pretrained import Start
 from cxr_common.models.zoo import GrayNetwork
@@ -36,7 +34,6 @@ from cxr_distill import eight_bits, linear
 from cxr_distill.average import Average
 from cxr_distill.config import TrainConfig
 from cxr_distill.data import Batch, TrainingSet, batches, labelled_task, mixed, order_of, training_set
-from cxr_distill.feature_validation import feature_losses
 from cxr_distill.imbalance import first_logits
 from cxr_distill.layerwise import slower_below
 from cxr_distill.losses import Interface, Outputs
@@ -46,6 +43,7 @@ from cxr_distill.plan import Plan, planned
 from cxr_distill.results import conclude, identity, weights_file
 from cxr_distill.student import Student, new_network
 from cxr_distill.teachers import Distillation, Teachers, epoch_views, prepare
+from cxr_distill.validation import feature_losses, validation_logits
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -130,10 +128,10 @@ def train(
         written = weights_file(folder, cohort)
         if run.finished:
             return written
-        finish = functools.partial(_finish, config, architecture, data, accelerator, run, parents)
+        finish = functools.partial(conclude, config, architecture, data, accelerator, run, parents)
         if not plan.epochs:
             student.to(accelerator.device)
-            logits = _validation_logits(config, data, student.network, accelerator, torch.float32)
+            logits = validation_logits(student.network, data, config, accelerator, torch.float32)
             figures = validation(
                 logits, targets=cohort.targets[data.val_rows], task=labelled_task(cohort), teacher=None
             )
@@ -334,7 +332,7 @@ def _validate(config: TrainConfig, data: TrainingSet, state: TrainState, folder:
         average_buffers(student, state.accelerator)
         student.fold()
         if data.task:
-            logits = _validation_logits(config, data, student.network, state.accelerator)
+            logits = validation_logits(student.network, data, config, state.accelerator)
             teacher = state.teachers.validation if state.teachers else None
             figures = validation(logits, targets=data.cohort.targets[data.val_rows], task=data.task, teacher=teacher)
         else:
@@ -347,25 +345,6 @@ def _validate(config: TrainConfig, data: TrainingSet, state: TrainState, folder:
         )
     finite = {name: value if math.isfinite(value) else None for name, value in means.items()}
     return {"epoch": epoch, **finite, **figures}
-
-
-def _validation_logits(
-    config: TrainConfig,
-    data: TrainingSet,
-    network: GrayNetwork,
-    accelerator: "Accelerator",
-    precision: torch.dtype | None = None,
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(N_val, L) logits; the images are divided over the processes."""
-    return inference.distributed_outputs(
-        network,
-        data.cohort.pixels,
-        data.val_rows,
-        config.input_size,
-        accelerator,
-        precision=precision or arithmetic(accelerator),
-        workers=config.workers,
-    )
 
 
 def _stop_early(patience: int, state: TrainState, session: TrainingSession) -> None:
@@ -403,26 +382,3 @@ def _fit_linear(
     judge = functools.partial(validation, targets=data.cohort.targets[data.val_rows], task=data.task)
     best, seconds = linear.fit(network, look, rows, data.val_rows, data.targets, data.loss, judge, run)
     return Best(best["epoch"], tuple(best["score"]), best["val"], {}), {"seconds": round(seconds, 1)}
-
-
-def _finish(
-    config: TrainConfig,
-    architecture: str,
-    data: TrainingSet,
-    accelerator: "Accelerator",
-    run: RunFolder,
-    parents: tuple[dict[str, str], ...],
-    network: GrayNetwork,
-    best: Best,
-    facts: dict[str, Any],
-) -> None:
-    """Write the model with calibration and thresholds, which are fitted in float32, as models are used."""
-    logits = _validation_logits(config, data, network, accelerator, torch.float32) if data.task else None
-    summary = {
-        "train_images": len(data.rows),
-        "device": str(accelerator.device),
-        "processes": accelerator.num_processes,
-        **facts,
-    }
-    conclude(config, architecture, data.cohort, network, logits, best, parents, run, summary)
-    accelerator.wait_for_everyone()

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from cxr_data.errors import unknown_name
 from cxr_eval import entries
 from cxr_eval.metrics import compute, records
-from cxr_eval.metrics.classification import COUNTS, macro
+from cxr_eval.metrics.classification import macro
 from cxr_eval.metrics.records import METRICS
 from cxr_eval.statistics import bootstrap
 from cxr_eval.statistics import delong as tests
@@ -104,31 +104,19 @@ def evaluate(
     """
     targets, scores, patient, names, wanted = _checked(y, p, groups, labels, metrics)
     decisions = scores >= np.asarray(threshold, np.float64)
-    values = compute.per_label(targets, scores, decisions, wanted)
     draws = bootstrap.draw(int(patient.max()) + 1, resamples, seed)
-    replicates = bootstrap.replicates(targets, scores, decisions, patient, draws, wanted)
-    concerned = bootstrap.concerned(targets, decisions, patient)
-    patients = bootstrap.patients_of_class(targets, patient)
-    of_labels: dict[str, dict[str, Figure]] = {}
-    for i, label in enumerate(names):
-        of_label = {
-            key: entries.metric(
-                key,
-                float(values[key][i]),
-                {name: sample[:, i] for name, sample in replicates.items()},
-                {count: int(values[count][i]) for count in COUNTS},
-                {name: int(n[i]) for name, n in concerned.items()},
-                (int(patients[0][i]), int(patients[1][i])),
-            )
-            for key in wanted
-        }
-        of_labels[label] = {key: _figure(entry) for key, entry in of_label.items()}
+    values, replicates, of_each = entries.of_labels(targets, scores, decisions, patient, draws, wanted)
+    of_labels = {
+        label: {key: _figure(entry) for key, entry in of_label.items()}
+        for label, of_label in zip(names, of_each, strict=True)
+    }
     if len(names) == 1:
         return Evaluation(of_labels[names[0]], of_labels)
     overall = {}
     for key in wanted:
         defined = ~np.isnan(values[key])
-        sample = {name: sample[:, defined].mean(axis=1) for name, sample in replicates.items()} if defined.any() else {}
+        drawn = (replicates or {}) if defined.any() else {}
+        sample = {name: sample[:, defined].mean(axis=1) for name, sample in drawn.items()}
         overall[key] = _figure(entries.metric(key, float(macro(values[key])), sample))
     return Evaluation(overall, of_labels)
 

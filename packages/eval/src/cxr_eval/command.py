@@ -10,6 +10,7 @@ import datetime
 import io
 import shlex
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,25 @@ def run(config: EvaluateConfig) -> Path:
     together = f" ({patients}, those who share an identical image as one)" if patients > units else ""
     say(f"evaluate: intervals from {units} patients{together}" if config.resamples else "evaluate: no intervals")
     document = measure(config, match, targets, given, groups, groupings, headers, files)
-    timed = _speeds(config, files, headers, networks) if config.speed else {}
+    like = _first_of_kind(headers) if config.speed else {}
+    timed: dict[str, dict[str, Any]] = {}
+    if config.speed:
+        first = dict.fromkeys(like.values())
+        say(f"evaluate: time and memory of {len(first)} network{'s' if len(first) > 1 else ''}")
+        timed = speed.measure({name: networks[name] for name in first}, threads=config.threads)
+    explained = None
+    with ThreadPoolExecutor(1) as beside:  # new processes measure the memory meanwhile
+        held = beside.submit(memory.peaks, {name: files[name] for name in timed}, config.threads)
+        if config.explain:
+            options = {"resamples": config.resamples, "seed": config.seed}
+            explained = explain(config.explain, networks, headers, cohorts, given, match, targets, rows, **options)
+            document["explanations"] = {key: explained[key] for key in ("method", "stages", "scores", "curves")}
+    speeds = {name: timed[other] | {"peak_bytes": held.result()[other]} for name, other in like.items()}
     for name, path in files.items():
-        document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": timed.get(name)}
+        document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": speeds.get(name)}
         document["models"][name]["training_images"] = met[name]
         document["models"][name]["cohort"] = relation(headers[name], cohorts[pixel_size_for(networks[name][1])])
-    warnings = filter(None, [timing.disturbed(timed)])
+    warnings = filter(None, [timing.disturbed(speeds)])
     document |= {
         "images": len(rows),
         "patients": int(cohort.table["patient"].gather(rows).n_unique()),
@@ -104,11 +118,6 @@ def run(config: EvaluateConfig) -> Path:
         "notes": [*seen, *match.notes, *notes(config.split, headers, cohorts, match), *warnings],
         "provenance": _provenance(config, device, low),
     }
-    explained = None
-    if config.explain:
-        options = {"resamples": config.resamples, "seed": config.seed}
-        explained = explain(config.explain, networks, headers, cohorts, given, match, targets, rows, **options)
-        document["explanations"] = {key: explained[key] for key in ("method", "stages", "scores", "curves")}
     document = checked(document)
     with whole_folder(folder) as beside:
         predictions = table(cohort.table[rows], match.labels, targets, given)
@@ -153,19 +162,11 @@ def _answers(
     return networks, given
 
 
-def _speeds(
-    config: EvaluateConfig,
-    files: Mapping[str, Path],
-    headers: Mapping[str, Header],
-    networks: Mapping[str, tuple[torch.nn.Module, int]],
-) -> dict[str, dict[str, Any]]:
-    """Time and peak memory by model name; of several seeds, whose weights take equally long, one is measured."""
+def _first_of_kind(headers: Mapping[str, Header]) -> dict[str, str]:
+    """The model that is measured for each: weights of several seeds take equally long, so one of them is enough."""
     kinds = {name: (header.architecture, header.input.size, len(header.labels)) for name, header in headers.items()}
     first = {kind: name for name, kind in reversed(kinds.items())}
-    say(f"evaluate: time and memory of {len(first)} network{'s' if len(first) > 1 else ''}")
-    measured = speed.measure({name: networks[name] for name in first.values()}, threads=config.threads)
-    held = memory.peaks({name: files[name] for name in first.values()}, config.threads)
-    return {name: measured[first[kind]] | {"peak_bytes": held[first[kind]]} for name, kind in kinds.items()}
+    return {name: first[kind] for name, kind in kinds.items()}
 
 
 def _provenance(config: EvaluateConfig, device: str, low: bool) -> dict[str, Any]:

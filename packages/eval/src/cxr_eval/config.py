@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require, require_folder_name, require_known
 from cxr_eval.explain.methods import METHODS
 
 SPLITS = ("train", "val", "test", "all")
@@ -53,19 +53,14 @@ class EvaluateConfig:
     explain: str = ""
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise unknown_name("split", self.split, SPLITS)
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
+        require_known("split", self.split, SPLITS)
+        require_known("precision", self.precision, PRECISIONS)
         for option in ("run", "name"):
-            value = getattr(self, option)
-            if not value or {"", ".", ".."} & set(value.split("/")):
-                raise BadInput("a plain folder name", repr(value), where=f"--{option}")
+            require_folder_name(getattr(self, option), f"--{option}")
         for option, least in (("batch_size", 1), ("threads", 0), ("resamples", 0), ("seed", 0)):
             value = getattr(self, option)
-            if value < least:
-                raise BadInput(f"a number from {least} up", str(value), where=f"--{option}")
-        if self.explain and self.explain not in METHODS:
-            raise unknown_name("explanation method", self.explain, METHODS)
+            require(value >= least, f"a number from {least} up", value, f"--{option}")
+        if self.explain:
+            require_known("explanation method", self.explain, METHODS)
         if not 0 < self.margin < 0.5:
             raise BadInput("a loss of AUROC between 0 and 0.5", str(self.margin), where="--margin", do="--margin 0.02")

@@ -1,15 +1,18 @@
 """How a figure stands in metrics.json: value and interval, or null with the reason."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxr_common.jackknife import NO_ERROR, interval, p_value
+from cxr_eval.metrics import compute
+from cxr_eval.metrics.classification import COUNTS
 from cxr_eval.metrics.records import METRICS
 from cxr_eval.statistics import bootstrap
+from cxr_eval.statistics.bootstrap import Draws
 
 LEVEL = 0.95
 LEAST_OF_CLASS = 5
@@ -22,6 +25,55 @@ FEW_PATIENTS = "fewer than two patients with, or without, the finding"
 ONE_UNDEFINED = "undefined for one of the two"
 
 Entry = dict[str, Any]
+
+
+class Labels(NamedTuple):
+    """Metrics of every label.
+
+    Attributes:
+        values: Metric -> (L,), NaN where undefined; with the confusion counts of each label.
+        samples: Metric -> (G, L) replicates, as ``bootstrap.replicates`` returns them; None without intervals.
+        entries: For each label metric -> entry.
+    """
+
+    values: dict[str, NDArray]
+    samples: dict[str, NDArray[np.float64]] | None
+    entries: list[dict[str, Entry]]
+
+
+def of_labels(
+    targets: NDArray,
+    scores: NDArray,
+    decisions: NDArray,
+    patient: NDArray[np.int64],
+    draws: Draws | None,
+    names: Sequence[str] | None = None,
+) -> Labels:
+    """Metrics of every label with their intervals.
+
+    Args:
+        targets: (N, L) in {0, 1, NaN}.
+        scores: (N, L) probabilities.
+        decisions: (N, L) bool.
+        patient: (N,) number of each image's patient.
+        draws: Replicates of the patients; None for no intervals.
+        names: Which of ``METRICS`` are wanted; all when None.
+    """
+    wanted = list(METRICS if names is None else names)
+    values = compute.per_label(targets, scores, decisions, wanted)
+    samples = bootstrap.replicates(targets, scores, decisions, patient, draws, wanted) if draws is not None else None
+    concerned = bootstrap.concerned(targets, decisions, patient)
+    with_it, without = bootstrap.patients_of_class(targets, patient)
+    entries = []
+    for i in range(targets.shape[1]):
+        drawn = {name: sample[:, i] for name, sample in samples.items()} if samples else None
+        counts = {name: int(values[name][i]) for name in COUNTS}
+        of_images = {name: int(n[i]) for name, n in concerned.items()}
+        patients = int(with_it[i]), int(without[i])
+        entries.append(
+            {name: metric(name, float(values[name][i]), drawn, counts, of_images, patients) for name in wanted}
+        )
+    return Labels(values, samples, entries)
 
 
 def metric(

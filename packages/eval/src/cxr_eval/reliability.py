@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 
 from cxr_eval import entries
 from cxr_eval.metrics import calibration as metrics
-from cxr_eval.metrics import compute, records
-from cxr_eval.metrics.classification import COUNTS, macro
+from cxr_eval.metrics import records
+from cxr_eval.metrics.classification import macro
 from cxr_eval.predictions import Answers
-from cxr_eval.statistics import bootstrap
 from cxr_eval.statistics.bootstrap import Draws
 
 
@@ -43,16 +42,9 @@ def summarise(
         return labels, {"temperature": None, "before": None}
     before, decisions = answer.uncalibrated[:, columns], answer.decisions[:, columns]
     figures = records.of_family("calibration")
-    values = compute.per_label(targets, before, decisions, figures)
-    drawn = bootstrap.replicates(targets, before, decisions, patient, draws, figures) if draws is not None else None
-    with_it, without = bootstrap.patients_of_class(targets, patient)
+    values, drawn, of_each = entries.of_labels(targets, before, decisions, patient, draws, figures)
     for i, label in enumerate(labels):
-        of_label = {key: sample[:, i] for key, sample in drawn.items()} if drawn else None
-        counts, patients = {key: int(values[key][i]) for key in COUNTS}, (int(with_it[i]), int(without[i]))
-        label["before"] = {
-            **{key: entries.metric(key, float(values[key][i]), of_label, counts, patients=patients) for key in figures},
-            **_shape(targets[:, i], before[:, i]),
-        }
+        label["before"] = {**of_each[i], **_shape(targets[:, i], before[:, i])}
     averaged = {key: macro(sample) for key, sample in drawn.items()} if drawn else None
     overall = {
         key: entries.over_labels(entries.metric(key, float(macro(values[key])), averaged), values[key])

@@ -118,10 +118,12 @@ def _one_model(
     The scope "decided" holds the overall metrics that are no average of labels but those of the decided class.
     """
     truth, p, called = targets[:, columns], answer.probabilities[:, columns], answer.decisions[:, columns]
-    values = compute.per_label(truth, p, called)
-    samples = _replicates(truth, p, called, patient, draws) if draws is not None else {}
+    values, drawn, of_each = entries.of_labels(truth, p, called, patient, draws)
+    samples: Samples = {}
+    if draws is not None and drawn is not None:
+        samples = _replicates(drawn, truth, p, called, patient, draws)
     result = _averages(truth, p, called, values, samples, patient)
-    result["labels"] = _labels(shown, truth, called, values, samples, patient)
+    result["labels"] = _labels(shown, truth, values, of_each, patient)
     of_labels, result["calibration"] = reliability.summarise(answer, truth, columns, patient, draws)
     for label, summary in zip(shown, of_labels, strict=True):
         result["labels"][label]["calibration"] = summary
@@ -177,36 +179,37 @@ def _averages(
 def _labels(
     shown: Sequence[str],
     truth: NDArray,
-    called: NDArray,
     values: Mapping[str, NDArray],
-    samples: Samples,
+    of_each: Sequence[dict[str, Any]],
     patient: NDArray,
 ) -> dict[str, Any]:
     """Label -> counts, and metric -> entry."""
-    of_images = bootstrap.concerned(truth, called, patient)
     with_it, without = bootstrap.patients_of_class(truth, patient)
     found: dict[str, Any] = {}
     for i, label in enumerate(shown):
         counts = {key: int(values[key][i]) for key in COUNTS}
-        drawn = {key: value[:, i] for key, value in samples["labels"].items()} if samples else None
-        concerned = {key: int(n[i]) for key, n in of_images.items()}
-        patients = int(with_it[i]), int(without[i])
         found[label] = {
             "positives": counts["tp"] + counts["fn"],
             "negatives": counts["fp"] + counts["tn"],
             "unknown": int(np.isnan(truth[:, i]).sum()),
-            "positive_patients": patients[0],
-            "negative_patients": patients[1],
+            "positive_patients": int(with_it[i]),
+            "negative_patients": int(without[i]),
             **counts,
-            **{key: entries.metric(key, float(values[key][i]), drawn, counts, concerned, patients) for key in METRICS},
+            **of_each[i],
         }
     return found
 
 
-def _replicates(truth: NDArray, p: NDArray, called: NDArray, patient: NDArray[np.int64], draws: Draws) -> Samples:
+def _replicates(
+    of_labels: Mapping[str, NDArray[np.float64]],
+    truth: NDArray,
+    p: NDArray,
+    called: NDArray,
+    patient: NDArray[np.int64],
+    draws: Draws,
+) -> Samples:
     """Scope -> metric -> (G, L) for labels, (G,) else."""
     labels = truth.shape[1]
-    of_labels = bootstrap.replicates(truth, p, called, patient, draws)
     keys = [key for key, metric in METRICS.items() if metric.interval != "none"]
     if labels == 1:
         alone = {key: of_labels[key][:, 0] for key in keys}

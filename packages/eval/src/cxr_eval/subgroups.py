@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from cxr_data.errors import BadInput, unknown_name
 from cxr_eval import entries
 from cxr_eval.entries import LEAST_OF_CLASS
-from cxr_eval.metrics import compute, records
-from cxr_eval.metrics.classification import COUNTS, macro
+from cxr_eval.metrics import records
+from cxr_eval.metrics.classification import macro
 from cxr_eval.predictions import Answers
-from cxr_eval.statistics import bootstrap
 from cxr_eval.statistics.bootstrap import Draws
 
 USUAL = ("sex", "age", "view")
@@ -95,11 +94,10 @@ def _grouping(column: pl.Series, name: str) -> Grouping:
     if column.dtype.is_numeric() and (name == "age" or column.drop_nulls().n_unique() > MOST_GROUPS):
         values = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
         if name == "age":
-            return _bands(
-                name, values, AGE_BANDS, [*(f"{a}-{b - 1}" for a, b in _pairs(AGE_BANDS)), f"{AGE_BANDS[-1]}+"]
-            )
+            bands = [*(f"{a}-{b - 1}" for a, b in itertools.pairwise(AGE_BANDS)), f"{AGE_BANDS[-1]}+"]
+            return _bands(name, values, AGE_BANDS, bands)
         cuts = np.unique(np.nanquantile(values, [0.0, 0.25, 0.5, 0.75])) if not np.isnan(values).all() else np.empty(0)
-        ends = [*(f"{a:g} to < {b:g}" for a, b in _pairs(cuts)), *(f"{a:g} and more" for a in cuts[-1:])]
+        ends = [*(f"{a:g} to < {b:g}" for a, b in itertools.pairwise(cuts)), *(f"{a:g} and more" for a in cuts[-1:])]
         return _bands(name, values, cuts, ends)
     words, in_order = _words(column), _words(column.unique().sort())  # by value: 80 comes before 100
     names = tuple(dict.fromkeys(word for word in in_order if word is not None and word.strip()))
@@ -120,10 +118,6 @@ def _bands(column: str, values: NDArray, lows: Sequence[float] | NDArray, names:
     present = np.unique(band[band >= 0])
     number = np.where(band >= 0, np.searchsorted(present, band), -1)
     return Grouping(column, tuple(names[int(i)] for i in present), number.astype(np.int64))
-
-
-def _pairs(values: Sequence[float] | NDArray) -> list[tuple[float, float]]:
-    return list(itertools.pairwise(values))
 
 
 def measure(
@@ -224,9 +218,7 @@ def _one_group(
     if reason is not None:
         return {"overall": _nothing(reason), "labels": {label: _nothing(reason) for label in labels}}, {}
     figures_of = records.shown("subgroup")
-    values = compute.per_label(truth, p, called, figures_of)
-    of_images = bootstrap.concerned(truth, called, patient)
-    sample = bootstrap.replicates(truth, p, called, patient, draws, figures_of) if draws is not None else None
+    values, sample, of_each = entries.of_labels(truth, p, called, patient, draws, figures_of)
     figures: dict[str, Any] = {"labels": {}}
     drawn: dict[Any, Any] = {}
     for i, label in enumerate(labels):
@@ -234,11 +226,7 @@ def _one_group(
             figures["labels"][label] = _nothing(f"fewer than {LEAST_OF_CLASS} patients with, or without, the finding")
             continue
         drawn[label] = {key: of_labels[:, i] for key, of_labels in sample.items()} if sample else None
-        counts = {key: int(values[key][i]) for key in COUNTS}
-        concerned = {key: int(n[i]) for key, n in of_images.items()}
-        figures["labels"][label] = {
-            key: entries.metric(key, float(values[key][i]), drawn[label], counts, concerned) for key in figures_of
-        }
+        figures["labels"][label] = of_each[i]
     if not (enough & shared).any():
         figures["overall"] = _nothing("no label has patients enough in every group")
         return figures, drawn
@@ -279,16 +267,6 @@ def _gaps(
             best, worst = max(defined, key=lambda name: defined[name]), min(defined, key=lambda name: defined[name])
             samples = [drawn[name][label][key] if drawn[name].get(label) else None for name in (best, worst)]
             entry = entries.difference(key, defined[best], defined[worst], samples[0], samples[1])
-            figures = {part: entry[part] for part in ("value", "low", "high")}
-            found.append(
-                {
-                    "model": model,
-                    "column": column,
-                    "label": label,
-                    "metric": key,
-                    "best": best,
-                    "worst": worst,
-                    **figures,
-                }
-            )
+            about = {"model": model, "column": column, "label": label, "metric": key, "best": best, "worst": worst}
+            found.append(about | {part: entry[part] for part in ("value", "low", "high")})
     return found

@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 import chromium
 import pytest
 
+from cxr_data import charts
 from cxr_eval import entries
 from cxr_eval.metrics.classification import COUNTS
-from cxr_eval.report.build import big, figure, pvalue, render, short, signed
+from cxr_eval.report.build import big, figure, forest, interval_bar, pvalue, render, short, signed
 from cxr_eval.report.panels import RATES, rates
 
 VOID = {"meta", "input", "br", "img"}
@@ -327,3 +328,30 @@ def test_in_a_browser_it_prints_every_label(browser, page):
     # Hidden panels and closed details are opened for paper.
     assert browser.run("[...document.querySelectorAll('details')].every((x) => x.open)")
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 3
+
+
+def test_a_forest_plot_has_every_group_and_says_which_are_too_small(make_document):
+    document, *_ = make_document("multilabel", ["Mass", "Edema", "Hernia"], MODELS)
+    chart = forest(document, "sex")
+    groups = document["subgroups"]["columns"]["sex"]["groups"]
+    small = [group["name"] for group in groups if group["reason"]]
+    assert small == ["O"]
+    assert [text for *_, text in chart.texts] == ["too few to say"]
+    assert "O (6) too few to say" in chart.spoken
+    svg = ElementTree.fromstring(charts.figure(chart)).find("svg")
+    assert svg is not None
+    assert len(list(svg.iter("circle"))) == len(MODELS) * (len(groups) - 1)
+    bars = [path for path in svg.iter("path") if "bar" in path.get("class", "")]
+    assert len(bars) == len(MODELS) * (len(groups) - 1)
+    assert {f"{group['name']} ({group['images']})" for group in groups} <= {text.text for text in svg.iter("text")}
+    first = document["models"]["teacher"]["subgroups"]["sex"]["F"]["overall"]["auroc"]
+    assert chart.series[0].x[0] == first["value"]
+    assert chart.series[0].x_interval[0] == (first["low"], first["high"])
+
+
+def test_interval_bar_tells_whether_zero_is_inside():
+    assert "away" in interval_bar(0.2, 0.1, 0.3, 0.3)
+    assert "around" in interval_bar(0.1, -0.1, 0.3, 0.3)
+    circle = ElementTree.fromstring(interval_bar(0.0, -0.1, 0.1, 0.3)).find("circle")
+    assert circle is not None
+    assert float(circle.get("cx", 0)) == 60

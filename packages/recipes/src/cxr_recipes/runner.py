@@ -22,7 +22,7 @@ def reproduce(config: ReproduceConfig) -> None:
 
     Raises:
         BadInput: No such recipe or scale, or one that cannot run.
-        SystemExit: A stage ended with another code than 0; it has said why.
+        SystemExit: A stage ended with another code than 0; it has said why. Or SIGTERM came, which is passed on.
     """
     if not config.recipes:
         raise BadInput("the name of a recipe", "none", do=f"one of: {', '.join(names())}")
@@ -58,12 +58,13 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
     record: dict[str, Any] = {"recipe": recipe.name, "scale": scale, "jobs": jobs, "note": note}
     record |= {"machine": results.machine(), "done": []}
     lock = threading.Lock()
+    running: set[subprocess.Popen[bytes]] = set()
 
     def do(command: list[str], side_by_side: int) -> int:
         typed = shell(command)
         with lock:
             print(f"\n[{commands.index(command) + 1}/{len(commands)}] $ {typed}", flush=True)
-        code = subprocess.run(_arguments(command), env=_environment(side_by_side), check=False).returncode
+        code = _run(_arguments(command), _environment(side_by_side), running)
         if code == 0:
             with lock:
                 record["done"].append(typed)
@@ -73,7 +74,12 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
     for stage in filter(None, stages):  # of a loop over no values nothing is left
         side_by_side = min(jobs, len(stage))
         with ThreadPoolExecutor(side_by_side) as pool:
-            codes = list(pool.map(lambda command, n=side_by_side: do(command, n), stage))
+            try:
+                codes = list(pool.map(lambda command, n=side_by_side: do(command, n), stage))
+            except SystemExit:  # SIGTERM, which our commands do not hear: they save their state and end
+                for process in tuple(running):
+                    process.terminate()
+                raise
         failed = [(code, command) for code, command in zip(codes, stage, strict=True) if code]
         for code, command in failed:
             print(f"{shell(command)}\nended with code {code}", file=sys.stderr)
@@ -89,6 +95,15 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
             print(f"wrote {run / report}.svg")
     for report in recipe.reports:
         print(f"open  {run / report / 'index.html'}")
+
+
+def _run(arguments: list[str], environment: dict[str, str], running: set[subprocess.Popen[bytes]]) -> int:
+    """Run a command to its end and return its exit code; meanwhile it is in ``running``."""
+    with subprocess.Popen(arguments, env=environment) as process:
+        running.add(process)
+        code = process.wait()
+        running.discard(process)
+    return code
 
 
 def shell(command: list[str]) -> str:

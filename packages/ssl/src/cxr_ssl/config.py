@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from cxr_data.errors import unknown_name
-from cxr_ssl.method import MethodConfig, require
+from cxr_data.errors import require, require_folder_name, require_known, unknown_name
+from cxr_ssl.method import MethodConfig
 from cxr_ssl.methods.byol import BYOLConfig
 from cxr_ssl.methods.dino import DINOConfig
 from cxr_ssl.methods.swav import SwAVConfig
@@ -229,18 +229,13 @@ class PretrainConfig(MethodOptions, PretrainSettings, RunOptions):
             require(value is None or value >= 0, "0 or more", value, f"--{name}")
         require(self.seed < 2**63, "a seed below 2^63", self.seed, "--seed")
         require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
-        if self.method not in self.methods:
-            raise unknown_name("method", self.method, self.methods)
-        if self.preset is not None and self.preset not in PRESETS:
-            raise unknown_name("preset", self.preset, PRESETS)
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
-        if self.on_collapse not in ON_COLLAPSE:
-            raise unknown_name("answer to a collapse", self.on_collapse, ON_COLLAPSE)
+        require_known("method", self.method, self.methods)
+        if self.preset is not None:
+            require_known("preset", self.preset, PRESETS)
+        require_known("optimizer", self.optimizer, OPTIMIZERS)
+        require_known("answer to a collapse", self.on_collapse, ON_COLLAPSE)
         for option in ("run", "name"):
-            value = getattr(self, option)
-            plain = value and not {"..", "."} & set(value.split("/")) and not value.startswith("/")
-            require(bool(plain), "a plain folder name", repr(value), f"--{option}")
+            require_folder_name(getattr(self, option), f"--{option}")
 
     @property
     def local_size(self) -> int:
@@ -263,8 +258,7 @@ def preset(name: str, **changes: Any) -> PretrainConfig:
     Raises:
         BadInput: No such preset, or values that do not belong together.
     """
-    if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
+    require_known("preset", name, PRESETS)
     kinds: dict[str, Any] = {"crops": Crops} | {one.name: one.type for one in fields(MethodOptions)}
     values: dict[str, Any] = {"preset": name}
     nested: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}

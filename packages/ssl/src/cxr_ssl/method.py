@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cxr_data.errors import BadInput
-
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -194,13 +192,3 @@ class Method(ABC):
     def per_process(self) -> "dict[str, Tensor]":
         """Tensors of which every process has its own, the sums among them."""
         return self.sums
-
-
-def require(holds: bool, expected: str, found: object, option: str) -> None:
-    """Refuse the value of an option.
-
-    Raises:
-        BadInput: It does not hold.
-    """
-    if not holds:
-        raise BadInput(expected, str(found), where=option)

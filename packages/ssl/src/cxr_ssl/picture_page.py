@@ -1,6 +1,6 @@
 """The picture page of a run: nearest images, a map of the features, and the log as curves, in one HTML file.
 
-Drawn as inline SVG and PNG: the page loads nothing from outside, and every text on it is escaped.
+The page loads nothing from outside: charts are SVG and images PNG within it.
 """
 
 import base64
@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_common.training.curves import COLOURS, HEIGHT, MARGIN, WIDTH, curves, figure, listed
+from cxr_common.training.curves import curves
 from cxr_common.training.curves import page as whole_page
+from cxr_data import charts
+from cxr_data.charts import Axis, Chart, Series
 from cxr_ssl.method import PagePart
 
 CHARTS: dict[str, dict[str, str]] = {
@@ -83,15 +85,13 @@ def _png(image: NDArray[np.uint8]) -> str:
 
 
 def _map(title: str, points: NDArray[np.floating], groups: Mapping[str, NDArray[np.bool_]]) -> str:
-    low, high = points.min(0), points.max(0)
-    placed = MARGIN / 2 + (points - low) / np.maximum(high - low, 1e-12) * (np.array([WIDTH, HEIGHT]) - MARGIN)
-    dots = []
-    for style, chosen in enumerate(groups.values()):
-        colour = COLOURS[style % len(COLOURS)]
-        spots = "".join(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.6'/>" for x, y in placed[chosen])
-        dots.append(f"<g fill='{colour}' fill-opacity='.7'>{spots}</g>")
-    inside = f"<rect class='frame' x='1' y='1' width='{WIDTH - 2}' height='{HEIGHT - 2}'/>" + "".join(dots)
-    return figure(title, inside, {f"{name} ({int(chosen.sum())})": style for style, (name, chosen) in listed(groups)})
+    low, high = points.min(0), np.maximum(points.max(0), points.min(0) + 1e-12)
+    series = [
+        Series(f"{name} ({chosen.sum()})", style, *points[chosen].T, line=False, radius=3)
+        for style, (name, chosen) in enumerate(groups.items())
+    ]
+    across, up = (Axis("", *ends, ticks=()) for ends in zip(low, high, strict=True))
+    return charts.figure(Chart(title, series, across, up, height=320, left=charts.RIGHT))
 
 
 def _collapses(log: Sequence[Mapping[str, Any]]) -> str:

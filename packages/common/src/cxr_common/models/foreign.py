@@ -152,19 +152,15 @@ def read_foreign(
     if not match.complete:
         expected, seen = _difference(match, architecture, found)
         raise BadInput(expected, seen, where=path, do=_advice(found))
-    state = _ready(match, path)
-    refuse_unusable(state, path)
+    state = _ready(match)
+    refuse_unusable(state, match.body, path)
     several = len(match.parts) > 1
     return Foreign(state, input_channels(network), frozenset(found), match.parts[0] if several else "", match.parts[1:])
 
 
-def _ready(match: "_Match", path: Path) -> dict[str, Tensor]:
+def _ready(match: "_Match") -> dict[str, Tensor]:
     """A complete match as a state dict of float32."""
     state = dict(match.state)
-    for name, tensor in state.items():
-        if match.body[name].is_floating_point() and not tensor.is_floating_point():
-            do = "give the weights before they were made integers"
-            raise BadInput("weights as numbers with decimals", f"{name} as {tensor.dtype}", where=path, do=do)
     for name in match.body:  # files from before PyTorch 0.4.1 have no counters of batches
         state.setdefault(name, torch.zeros((), dtype=torch.int64))
     if all(name in match.beside and match.beside[name].shape == like.shape for name, like in match.head.items()):

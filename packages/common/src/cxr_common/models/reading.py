@@ -19,17 +19,18 @@ from cxr_data.models.header import TRAINING_IMAGES
 _SHOWN = 3  # names shown in a message
 
 
-def refuse_unusable(state: Mapping[str, Tensor], path: str | Path) -> None:
+def refuse_unusable(state: Mapping[str, Tensor], like: Mapping[str, Tensor], path: str | Path) -> None:
     """Refuse weights that no network can be used with.
 
     Args:
         state: By name.
+        like: The network's own, of which only the dtypes are looked at.
         path: Their file, for the message.
 
     Raises:
-        BadInput: Infinite or undefined numbers, such as a ``running_var`` that overflowed in half precision, with
-            which a network answers the same for every image; a variance below 0, or none in a layer; several matrices
-            of zeros, as an interrupted copy leaves them.
+        BadInput: Integers where the network has decimals; infinite or undefined numbers, such as a ``running_var``
+            that overflowed in half precision, with which a network answers the same for every image; a variance below
+            0, or none in a layer; several matrices of zeros, as an interrupted copy leaves them.
     """
 
     def refuse(expected: str, found: str, do: str) -> BadInput:
@@ -37,6 +38,9 @@ def refuse_unusable(state: Mapping[str, Tensor], path: str | Path) -> None:
 
     zeros = []
     for name, tensor in state.items():
+        if not tensor.is_floating_point() and name in like and like[name].is_floating_point():
+            do = "give the weights before they were made integers"
+            raise refuse("weights as numbers with decimals", f"{name} as {tensor.dtype}", do)
         if not (tensor.is_floating_point() and tensor.numel()):
             continue
         if tensor.is_meta:

@@ -1,6 +1,7 @@
 """Where a network's parts are: its classifier, its input channels, its four stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +45,18 @@ def feature_levels(network: Any) -> dict[str, int]:
     return dict(zip(STAGES[-len(picked) :], picked, strict=True))
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; afterwards every part is in the mode, training or eval, that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def dry_run(module: nn.Module, *inputs: Tensor) -> Any:
     """Run a module in eval mode on the meta device: shapes without arithmetic.
 
@@ -58,11 +71,5 @@ def dry_run(module: nn.Module, *inputs: Tensor) -> Any:
     """
     tensors: Mapping[str, Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     state = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            return torch.func.functional_call(module, state, tuple(tensor.to("meta") for tensor in inputs))
-    finally:
-        for part, mode in modes:
-            part.training = mode
+    with evaluating(module), torch.no_grad():
+        return torch.func.functional_call(module, state, tuple(tensor.to("meta") for tensor in inputs))

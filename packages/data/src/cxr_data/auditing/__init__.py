@@ -1,4 +1,4 @@
-"""Audit: what is wrong with a set of radiographs, found by looking; every threshold is written beside its check."""
+"""Audit of a cohort: leaks, duplicates, odd images and shortcuts; every threshold is written beside its check."""
 
 from cxr_data.auditing.checks import LEVELS, audit
 from cxr_data.auditing.measures import file_facts

@@ -1,4 +1,4 @@
-"""Images that do not look like the chest radiographs around them: flat, inverted, or something else."""
+"""Find images that do not look like the other chest radiographs: flat, inverted, or of something else."""
 
 from typing import NamedTuple
 

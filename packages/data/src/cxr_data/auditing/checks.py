@@ -1,4 +1,4 @@
-"""The list of checks, and what each says."""
+"""The list of audit checks, and the message of each."""
 
 from collections.abc import Sequence
 from typing import Any

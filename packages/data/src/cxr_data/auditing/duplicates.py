@@ -1,4 +1,4 @@
-"""Images that are there twice: identical ones, and copies that were re-encoded, rescaled, toned or inverted."""
+"""Find duplicate images: identical ones, and copies that were re-encoded, rescaled, toned or inverted."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

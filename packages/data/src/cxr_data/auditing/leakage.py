@@ -1,4 +1,4 @@
-"""Who and what lies in two splits, and where folders and tables disagree."""
+"""Find patients and images that lie in two splits, and disagreements between folders and tables."""
 
 import re
 from collections import Counter

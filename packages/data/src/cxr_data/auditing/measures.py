@@ -1,4 +1,4 @@
-"""What an audit measures of every image: one pass over the stored pixels, one over the files' headers."""
+"""Measurements of every image for an audit: one pass over the stored pixels, one over the files' headers."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""An audit as a table on the terminal and as one HTML page with thumbnails, everything from the data escaped."""
+"""Results of an audit: a table on the terminal, and an HTML page with thumbnails; text from the data is escaped."""
 
 import base64
 from html import escape

@@ -1,4 +1,4 @@
-"""What a network could answer by without looking at the lungs: view, sex, age, sizes, thumbnails."""
+"""Find shortcuts: labels that can be predicted from view, sex, age, image size or a thumbnail."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where prepared cohorts are kept between runs, by which key, and what is there."""
+"""The cache of prepared cohorts: its folder, its keys, and a list of what it holds."""
 
 import fnmatch
 import hashlib

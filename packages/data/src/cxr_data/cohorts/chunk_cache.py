@@ -1,4 +1,4 @@
-"""Chunks of a cohort on the local disk: fetched when they are read, evicted when others need the space."""
+"""Local cache for chunks of a remote cohort: downloaded on first use, evicted when the size limit is reached."""
 
 import functools
 import hashlib

@@ -299,7 +299,7 @@ def parsed_about(content: bytes, path: str | Path) -> dict[str, Any]:
     found = json.loads(content)
     schema = int(found["schema"])
     if schema > SCHEMA:
-        raise BadInput(f"a cohort of schema {SCHEMA} or older", f"schema {schema}", where=path, do="update cxr-common")
+        raise BadInput(f"a cohort of schema {SCHEMA} or older", f"schema {schema}", where=path, do="update cxr-data")
     return found
 
 

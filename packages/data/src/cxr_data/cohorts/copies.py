@@ -1,4 +1,4 @@
-"""Images that several cohorts share under different names."""
+"""Find images that several cohorts share under different names."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Several cohorts as one: labels matched by name, pixels read from each one's memory map."""
+"""Several cohorts read as one: labels matched by name, pixels read from each cohort's memory map."""
 
 import hashlib
 import json

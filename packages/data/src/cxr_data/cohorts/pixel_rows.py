@@ -1,4 +1,4 @@
-"""Images of one or several memory maps read as one array of uint8, row by row, never held in memory whole."""
+"""One or several memory maps read as a single uint8 array, row by row, without loading all of it."""
 
 import itertools
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Work done ahead on threads, in order."""
+"""Run work ahead of time on threads, and return the results in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

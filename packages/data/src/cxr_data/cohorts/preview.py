@@ -1,4 +1,4 @@
-"""A contact sheet: what a cohort looks like, class by class, or as a network is shown it."""
+"""Contact sheets: sample images of a cohort by class, as stored or as a network receives them."""
 
 from dataclasses import replace
 

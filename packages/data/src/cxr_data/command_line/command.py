@@ -1,4 +1,4 @@
-"""From a frozen dataclass to a command line, and from an error to an exit code."""
+"""Build a command line from a frozen dataclass, and turn errors into exit codes."""
 
 import dataclasses
 import json

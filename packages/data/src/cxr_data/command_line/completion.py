@@ -1,4 +1,4 @@
-"""Shell completion of ``cxr``: a script that holds every command and option there is, so that it asks nothing."""
+"""Shell completion of ``cxr``: a self-contained script that lists every command and option."""
 
 from collections.abc import Mapping, Sequence
 

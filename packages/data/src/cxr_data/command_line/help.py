@@ -1,4 +1,4 @@
-"""What ``--help`` prints, from a config class alone: nothing slow is imported for it."""
+"""The text of ``--help``, made from a config class without importing anything slow."""
 
 import dataclasses
 import inspect

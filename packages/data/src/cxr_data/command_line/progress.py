@@ -1,4 +1,4 @@
-"""What a person sees while a stage trains."""
+"""Progress of training: bars on a terminal, plain lines elsewhere."""
 
 import sys
 import time

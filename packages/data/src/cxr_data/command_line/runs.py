@@ -1,4 +1,4 @@
-"""``cxr runs``: the trainings below a folder, side by side."""
+"""``cxr runs``: list the trainings below a folder and compare them."""
 
 import fnmatch
 import json

@@ -1,4 +1,4 @@
-"""The line that ends a command: the next one to type."""
+"""The ``next:`` line at the end of a command: the next command to run."""
 
 import shlex
 from collections.abc import Sequence

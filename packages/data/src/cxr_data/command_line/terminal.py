@@ -1,4 +1,4 @@
-"""Lines and progress bars of commands that train nothing."""
+"""Messages and progress bars of commands other than training."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""From logits to probabilities to decisions; what is fitted here is fitted on validation data only."""
+"""Probabilities and decisions from logits; temperature and thresholds are fitted on validation data only."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What a model file says of itself: the JSON header of safetensors and ONNX files, read without torch."""
+"""The JSON header of model files (safetensors and ONNX), read without torch."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""What the header of a weights file must say for the file to be used: files are edited, and copied badly."""
+"""Checks that the header of a weights file is complete and consistent before the file is used."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: "hf:OWNER/NAME@REVISION" as a place, and a folder laid out like a repository."""
+"""Models on the Hugging Face Hub ("hf:OWNER/NAME@REVISION"), and folders laid out like a Hub repository."""
 
 from collections.abc import Callable
 from pathlib import Path

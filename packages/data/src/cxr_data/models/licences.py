@@ -1,4 +1,4 @@
-"""Licences of weights and of all that they come from, and where each is said."""
+"""Licences of weights and of all their ancestors, and the places where they are shown."""
 
 import importlib.metadata
 import json

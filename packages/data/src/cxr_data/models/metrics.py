@@ -1,4 +1,4 @@
-"""The one metric that training and evaluation share, and what it is made of."""
+"""AUROC as training and evaluation share it, and the ranks it is computed from."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

@@ -1,4 +1,4 @@
-"""Model files of a run: where they lie, what they are called, and what their headers say."""
+"""Model files of a run: where they are, how they are named, and their headers."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Metadata of ONNX files, from the wire format of protobuf alone: no library of ONNX is needed."""
+"""Metadata of ONNX files, read from the protobuf wire format without the onnx package."""
 
 from collections.abc import Iterator
 

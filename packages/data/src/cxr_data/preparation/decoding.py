@@ -1,4 +1,4 @@
-"""Decode once: image files → one memory map, on all cores, in bounded memory, resumable after a kill."""
+"""Decode image files once into one memory map: on all cores, in bounded memory, resumable after a kill."""
 
 import errno
 import json

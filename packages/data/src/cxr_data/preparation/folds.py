@@ -1,4 +1,4 @@
-"""Cross-validation that is written down: which fold each patient is in, kept with the cohort."""
+"""Cross-validation folds by patient, stored with the cohort."""
 
 import hashlib
 from dataclasses import replace

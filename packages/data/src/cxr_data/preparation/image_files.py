@@ -1,4 +1,4 @@
-"""The image files of a folder: what counts as an image, and what else lies there."""
+"""The image files of a folder: which files count as images, and which other files are there."""
 
 import os
 from collections import Counter

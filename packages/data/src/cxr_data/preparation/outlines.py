@@ -1,4 +1,4 @@
-"""Where findings are, as far as a data set says: boxes and masks as outlines on the stored images."""
+"""Locations of findings: the boxes and masks of a data set as outlines on the stored images."""
 
 from collections.abc import Callable
 from pathlib import Path

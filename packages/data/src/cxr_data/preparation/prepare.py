@@ -226,13 +226,13 @@ def made_once(out: Path, identity: str, make: Callable[[Path], None]) -> None:
     Raises:
         BadInput: From ``make``, or a place that is taken or cannot be written.
     """
-    if _finished(out, identity):
+    if finished(out, identity):
         return
     beside = out.parent / f".{out.name}.part"
     lock = out.parent / f".{out.name}.lock"
     with locked(lock):
         try:
-            if not _finished(out, identity):
+            if not finished(out, identity):
                 refuse_full(out)
                 make(beside)
                 take_name(beside, out)
@@ -244,7 +244,7 @@ def made_once(out: Path, identity: str, make: Callable[[Path], None]) -> None:
         lock.unlink(missing_ok=True)
 
 
-def _finished(out: Path, identity: str) -> bool:
+def finished(out: Path, identity: str) -> bool:
     """Whether a folder holds this very cohort; another cohort there is refused."""
     if not is_prepared(out):
         return False

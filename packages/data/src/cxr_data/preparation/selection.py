@@ -1,4 +1,4 @@
-"""Which images and labels of a data set are used, and what becomes of doubtful ones: one place for all readers."""
+"""Which images and labels of a data set are used, and how uncertain labels are treated; the same for all readers."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A large release prepared by many machines: each decodes a part, one puts them together, bit by bit as if alone."""
+"""Prepare a large release on many machines: each decodes a part, one merges them to the bytes of a single run."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The size that images are stored at."""
+"""The size at which images are stored for a network's input size."""
 
 from cxr_data.errors import BadInput
 

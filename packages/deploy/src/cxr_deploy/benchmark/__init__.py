@@ -1,1 +1,1 @@
-"""How fast a classifier answers in every runtime and precision it can be run in."""
+"""Latency, throughput, memory and size of classifiers in every runtime and precision."""

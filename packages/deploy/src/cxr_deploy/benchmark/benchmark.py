@@ -1,4 +1,4 @@
-"""The stage: models in; latency, throughput, memory and size in every runtime out.
+"""``benchmark-model``: measure models in every runtime, and write the table and the chart.
 
 ``benchmark.json`` (schema 1) holds ``rows``, one for each model, runtime and precision: "model", "runtime",
 "precision", "latency_ms_p50", "latency_ms_p95", "latency_ms_p99" (one image), "speedup" (median of the same model in

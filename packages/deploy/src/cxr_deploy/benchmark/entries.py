@@ -1,4 +1,4 @@
-"""Which rows a benchmark has: a model, a runtime, a precision, and how to make it run."""
+"""The rows of a benchmark: a model, a runtime, a precision, and the function that runs it."""
 
 import functools
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""Peak memory of a process that loads one model and answers for one image, measured in such a process."""
+"""Peak memory of a new process that loads one model and classifies one image."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""From a network to one file that needs no PyTorch: ONNX in float32 and 8 bits. Needs the extra "export"."""
+"""Export networks to ONNX files in float32 and 8 bits, which need no PyTorch. Needs the extra "export"."""
 
 from cxr_deploy.extras import require
 

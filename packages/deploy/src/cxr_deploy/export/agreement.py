@@ -1,4 +1,4 @@
-"""What 8 bits change beside the ranking: the decisions, by thresholds that were fitted to the float file's answers."""
+"""Agreement of an 8-bit file with its float file: decisions at thresholds fitted to the float file's answers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The whole answer as one module: gray pixels in; probabilities, logits and class activation maps out."""
+"""The whole answer as one module: gray pixels to probabilities, logits and class activation maps."""
 
 import torch
 from torch import Tensor, nn

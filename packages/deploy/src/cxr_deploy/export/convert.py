@@ -1,4 +1,4 @@
-"""From a network to an ONNX graph."""
+"""Convert a network to an ONNX graph."""
 
 import io
 import os

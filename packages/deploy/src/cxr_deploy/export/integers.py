@@ -1,4 +1,4 @@
-"""Weights of a fake-quantised graph as the integers they stand for."""
+"""Replace the weights of a fake-quantised graph by the integers they represent."""
 
 from collections.abc import Mapping
 from typing import Any

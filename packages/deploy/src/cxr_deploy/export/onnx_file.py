@@ -1,4 +1,4 @@
-"""ONNX files with the whole answer inside, and what they say of themselves."""
+"""Write, read and compare ONNX files that carry a header and the whole answer."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""TensorFlow's "same" padding as plain convolutions: for images of one size it is a constant."""
+"""Replace TensorFlow's "same" padding, which is constant for images of one size, by plain convolutions."""
 
 import functools
 from collections.abc import Iterator

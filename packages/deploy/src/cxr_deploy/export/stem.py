@@ -1,4 +1,4 @@
-"""The first layer in a form that 8-bit runtimes compute faster."""
+"""Rewrite the first layer in a form that 8-bit runtimes compute faster."""
 
 import numpy as np
 import onnx

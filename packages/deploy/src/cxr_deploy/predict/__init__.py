@@ -1,1 +1,1 @@
-"""Answers for new images: from a weights file or an exported one, with decisions, heat maps and warnings."""
+"""Classify new images with a weights file or an exported one: decisions, heat maps and warnings."""

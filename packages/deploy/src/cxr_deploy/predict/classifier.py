@@ -1,4 +1,4 @@
-"""A model file as a function from a radiograph to an answer."""
+"""Load a model file as a function from radiographs to answers."""
 
 import contextlib
 from collections.abc import Mapping

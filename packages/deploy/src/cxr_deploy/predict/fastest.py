@@ -1,4 +1,4 @@
-"""Which runtime answers fastest on this machine: measured once for a file, then remembered."""
+"""Choose the fastest runtime on this machine: measured once for each file, then remembered."""
 
 import functools
 import json

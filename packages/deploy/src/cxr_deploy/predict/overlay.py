@@ -1,4 +1,4 @@
-"""Pictures of where the evidence lies: the radiograph with heat over it."""
+"""Draw heat maps over radiographs."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The stage: a model and any number of image files in, one row per image out."""
+"""``predict``: classify image files, one row of the table per image."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack

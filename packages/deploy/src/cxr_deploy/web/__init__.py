@@ -1,1 +1,1 @@
-"""A page that classifies in the browser: static files, the model among them; nothing leaves the computer."""
+"""A page that classifies in the browser: static files with the model among them; images stay on the computer."""

@@ -92,8 +92,8 @@ function decide(p) {
 function show(name, stored, answer, warnings, milliseconds) {
   const p = Array.from(answer.probabilities.data), called = decide(p);
   const maps = answer.maps ? { data: answer.maps.data, height: answer.maps.dims[2], width: answer.maps.dims[3] } : null;
-  const best = model.task === "multiclass" && p.length === 2 ? 1 : p.indexOf(Math.max(...p));
-  shown = { stored, maps, label: best };
+  const first = explainedFirst(p, called);
+  shown = { stored, maps, label: first };
   const rows = model.labels.map((label, i) => {
     const row = document.createElement("tr");
     row.className = called[i] ? "called" : "";
@@ -108,7 +108,7 @@ function show(name, stored, answer, warnings, milliseconds) {
     const decision = document.createElement("td");
     decision.textContent = called[i] ? "yes" : "no";
     const heat = document.createElement("td");
-    if (maps) heat.append(radio(label, i, best));
+    if (maps) heat.append(radio(label, i, first));
     title.className = "label", value.className = "value", decision.className = "decision", heat.className = "choice";
     row.append(title, value, decision, heat);
     return row;
@@ -122,6 +122,12 @@ function show(name, stored, answer, warnings, milliseconds) {
   $("timing").dataset.milliseconds = milliseconds;
   $("status").textContent = `${name}: ${model.labels.filter((_, i) => called[i]).join(", ") || "nothing"} called.`;
   paint();
+}
+
+/** The most probable of the labels called, or -1: what is not called (or the first of two classes) is explained on request. */
+function explainedFirst(p, called) {
+  const candidates = p.map((_, i) => i).filter((i) => called[i] && !(model.task === "multiclass" && p.length === 2 && i === 0));
+  return candidates.reduce((best, i) => (best < 0 || p[i] > p[best] ? i : best), -1);
 }
 
 /** The threshold that a label's own probability is compared with; none where the most probable class is called. */
@@ -138,9 +144,9 @@ function small(text) {
   return made;
 }
 
-function radio(label, i, best) {
+function radio(label, i, first) {
   const made = document.createElement("input");
-  Object.assign(made, { type: "radio", name: "heat", value: i, checked: i === best });
+  Object.assign(made, { type: "radio", name: "heat", value: i, checked: i === first });
   made.setAttribute("aria-label", `Heat map of ${label}`);
   made.addEventListener("change", () => {
     shown.label = i;
@@ -149,9 +155,9 @@ function radio(label, i, best) {
   return made;
 }
 
-/** The radiograph with the heat of one label over it. */
+/** The radiograph with the heat of one label over it, if one is chosen. */
 function paint() {
-  const { stored, maps, label } = shown, canvas = $("view"), edge = canvas.width;
+  const { stored, label } = shown, maps = label < 0 ? null : shown.maps, canvas = $("view"), edge = canvas.width;
   const under = resize(stored, edge, edge).data;
   const [heat, top] = maps ? heatOf(maps, label, edge) : [new Float32Array(edge * edge), 0];
   const image = new ImageData(edge, edge), opacity = $("opacity").value / 100;
@@ -165,6 +171,8 @@ function paint() {
     $("explained").textContent = top > 0
       ? `Evidence for ${model.labels[label]}, relative to its strongest place: it says where, not how much. Computed in ${maps.width} × ${maps.height} cells, smoothed between them; it does not outline a finding.`
       : `No part of the image speaks for ${model.labels[label]}: the map is blank.`;
+  } else {
+    $("explained").textContent = "No heat map: no finding was called. Choose a label in the table to see what speaks for it.";
   }
   canvas.setAttribute("aria-label", maps ? `Radiograph with the evidence for ${model.labels[label]}` : "Radiograph");
 }

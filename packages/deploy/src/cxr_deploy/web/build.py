@@ -1,4 +1,4 @@
-"""From an exported file to a folder that any static file server can show."""
+"""Build the folder of the browser page from an exported model."""
 
 import json
 from collections.abc import Mapping

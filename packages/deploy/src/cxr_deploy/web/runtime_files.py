@@ -1,4 +1,4 @@
-"""The files of onnxruntime-web that the page needs, from its npm package: pinned, checked, kept in the cache."""
+"""Files of onnxruntime-web from its npm package: pinned version, checked hashes, kept in the cache."""
 
 import base64
 import hashlib

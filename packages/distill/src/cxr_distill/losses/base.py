@@ -91,7 +91,7 @@ class Loss(ABC):
     """A distillation loss: its hyperparameters, and how it reads the outputs of student and teacher.
 
     A subclass is a frozen dataclass whose fields are the hyperparameters. It implements `compute`; where it reads
-    features it names them in `features`, and where student and teacher do not fit it builds an `adapter`.
+    features it names them in `reads`, and where student and teacher do not fit it builds an `adapter`.
 
     Attributes:
         name: Name in commands, configs and metrics.
@@ -103,6 +103,7 @@ class Loss(ABC):
         compares_images: Whether the value depends on which images share a batch. With several processes it is then
             computed on the batch of all of them.
         headless: Whether it reads features alone, so that an encoder without a classifier can teach it.
+        reads: Features it reads of student and teacher, names in `FEATURES`; none where logits will do.
     """
 
     name: ClassVar[str]
@@ -113,6 +114,7 @@ class Loss(ABC):
     least_labels: ClassVar[int] = 1
     compares_images: ClassVar[bool] = False
     headless: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Refuse hyperparameters out of range.
@@ -131,8 +133,8 @@ class Loss(ABC):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Features it reads of student and teacher, names in `FEATURES`; none where logits will do."""
-        return ()
+        """The features of `reads`; a subclass overrides it where they depend on its hyperparameters."""
+        return self.reads
 
     def adapter(self, student: Interface, teacher: Interface) -> nn.Module | None:
         """Build the module that fits the student's features to the teacher's; None where none is needed.

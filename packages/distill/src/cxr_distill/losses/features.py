@@ -102,11 +102,7 @@ class AttentionTransfer(Loss):
     name = "attention_transfer"
     headless = True
     weight = 1000.0
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """All maps."""
-        return (*STAGES,)
+    reads = STAGES
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`attention_transfer` of all maps."""
@@ -173,11 +169,7 @@ class CAM(Loss):
     """Class activation maps (Zhang et al. 2023). For several labels per image, and where explanations matter."""
 
     name = "cam"
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The deepest map; the classifiers are read too."""
-        return ("stage4",)
+    reads = ("stage4",)
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`cam` of the deepest maps and the classifiers."""
@@ -196,7 +188,7 @@ def simkd(student: Tensor, teacher: Tensor) -> Tensor:
 
     Chen et al. 2022, "Knowledge distillation with the reused teacher classifier" (SimKD), the feature
     alignment loss. The student then answers by the teacher's classifier: with a linear P the two fold into
-    one linear layer (`cxr_distill.losses.adapters.fold_classifier`). The paper's P is a three-layer
+    one linear layer (`cxr_distill.losses.adapters.ReusedClassifier.folded`). The paper's P is a three-layer
     bottleneck on the maps.
 
     Args:
@@ -216,11 +208,7 @@ class SimKD(Loss):
 
     name = "simkd"
     task_weight = 0.0
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Pooled features."""
-        return ("pooled",)
+    reads = ("pooled",)
 
     def adapter(self, student: Interface, teacher: Interface) -> nn.Module:
         """The projector, and the teacher's classifier behind it."""
@@ -271,13 +259,9 @@ class ReviewKD(Loss):
 
     name = "reviewkd"
     headless = True
+    reads = STAGES
 
     middle: int = 256
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """All maps."""
-        return (*STAGES,)
 
     def adapter(self, student: Interface, teacher: Interface) -> nn.Module:
         """The fusion of the student's stages."""
@@ -336,14 +320,10 @@ class CRD(Loss):
     headless = True
     weight = 0.8
     compares_images = True
+    reads = ("pooled",)
 
     temperature: float = 0.07
     width: int = 128
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Pooled features."""
-        return ("pooled",)
 
     def adapter(self, student: Interface, teacher: Interface) -> nn.Module:
         """The two embeddings."""
@@ -381,13 +361,9 @@ class PooledCosine(Loss):
 
     name = "pooled_cosine"
     headless = True
+    reads = ("pooled",)
 
     projector: bool | None = None
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Pooled features."""
-        return ("pooled",)
 
     def adapter(self, student: Interface, teacher: Interface) -> nn.Module | None:
         """A linear projector; by default (None) only where the widths differ."""

@@ -54,14 +54,10 @@ class RKD(Loss):
     name = "rkd"
     headless = True
     compares_images = True
+    reads = ("pooled",)
 
     distance: float = 25.0
     angle: float = 50.0
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Pooled features."""
-        return ("pooled",)
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`rkd` of pooled features."""
@@ -107,13 +103,9 @@ class PKT(Loss):
     headless = True
     weight = 30000.0
     compares_images = True
+    reads = ("pooled",)
 
     eps: float = 1e-7
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Pooled features."""
-        return ("pooled",)
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`pkt` of pooled features."""
@@ -224,14 +216,10 @@ class LED(Loss):
     name = "led"
     tasks = ("multilabel",)
     compares_images = True
+    reads = ("pooled",)
 
     by_class: float = 100.0
     by_instance: float = 1000.0
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Pooled features; the classifiers are read too."""
-        return ("pooled",)
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`led` of the embeddings that each classifier makes of its pooled features."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.models.concatenated import Concatenated
-from cxr_common.models.structure import dry_run, feature_levels
+from cxr_common.models.structure import dry_run, evaluating, feature_levels
 from cxr_common.models.zoo import GrayNetwork
 from cxr_data.errors import BadInput, unknown_name
 
@@ -88,18 +88,6 @@ def activations_and_gradients(
         gradients = torch.autograd.grad(score, kept.tensors(), materialize_grads=True)
     shown, slope = kept.joined(gradients)
     return shown, slope
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode for the duration."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def device_of(network: nn.Module) -> torch.device:

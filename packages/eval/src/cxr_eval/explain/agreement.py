@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from cxr_common.models.concatenated import Concatenated
@@ -29,7 +30,7 @@ def spearman(first: Tensor, second: Tensor) -> Floats:
     Returns:
         (B,) in [-1, 1]; NaN where a map is the same everywhere (an empty one is).
     """
-    a, b = (_mean_ranks(maps.flatten(1).cpu().numpy()) for maps in (first, second))
+    a, b = (rankdata(maps.flatten(1).cpu().numpy(), axis=1) for maps in (first, second))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return np.where(scale > 0, (a * b).sum(axis=1) / np.where(scale > 0, scale, 1), np.nan)
@@ -125,18 +126,3 @@ def _number(name: str, parent: str) -> float:
     """Place of the child of a sequential module that an entry belongs to; infinity for entries of others."""
     child = name[len(parent) + 1 :].partition(".")[0]
     return int(child) if name.startswith(parent + ".") else math.inf
-
-
-def _mean_ranks(values: NDArray[np.floating]) -> Floats:
-    """Ranks within each row, equal values sharing the mean of theirs: (B, n) to (B, n)."""
-    order = np.argsort(values, axis=1, kind="stable")
-    ordered = np.take_along_axis(values, order, axis=1)
-    begins = np.ones(values.shape, bool)
-    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    group = np.cumsum(begins.ravel()) - 1  # a row always begins a group
-    counts = np.bincount(group)
-    places = np.broadcast_to(np.arange(values.shape[1]), values.shape).ravel()
-    mean = np.bincount(group, places) / counts
-    ranks = np.empty(values.shape)
-    np.put_along_axis(ranks, order, mean[group].reshape(values.shape), axis=1)
-    return ranks

@@ -9,8 +9,9 @@ everywhere: ``is_empty`` tells, and such maps are to be counted.
 import torch
 from torch import Tensor, nn
 
+from cxr_common.models.structure import evaluating
 from cxr_common.models.zoo import GrayNetwork
-from cxr_eval.explain.activations import activations, activations_and_gradients, device_of, evaluating
+from cxr_eval.explain.activations import activations, activations_and_gradients, device_of
 
 _SAME = 1e-5
 """A map that varies less than this share of its maximum is the same everywhere: the rest is rounding."""

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cxr_common.models.structure import evaluating
 from cxr_common.models.zoo import GrayNetwork
 from cxr_data.errors import unknown_name
 from cxr_data.models.decisions import probabilities
-from cxr_eval.explain.activations import device_of, evaluating
+from cxr_eval.explain.activations import device_of
 
 KINDS = ("deletion", "insertion")
 BLUR = 5 / 224

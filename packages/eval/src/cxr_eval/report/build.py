@@ -2,7 +2,7 @@
 
 import base64
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,15 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from cxr_data import charts
+from cxr_data.charts import STYLES, Axis, Chart, Series
 from cxr_data.file_names import file_names
 from cxr_data.models.licences import trail
 from cxr_eval import entries, subgroups
 from cxr_eval.metrics import records
 from cxr_eval.metrics.records import METRICS
 from cxr_eval.predictions import Answers
-from cxr_eval.report import forest, svg
-from cxr_eval.report.panels import STYLES, panel
-from cxr_eval.report.svg import Axis, Chart, Series, interval_bar, log_axis, nice_ticks, swatch
+from cxr_eval.report.panels import panel
 from cxr_eval.results import reported
 from cxr_eval.terminal import best_of
 
@@ -53,20 +53,16 @@ def render(
     shown = [document["labels"][i] for i in columns]
     panels = [panel(document, n, shown[n], i, targets, answers) for n, i in enumerate(columns)]
     style = {name: i % STYLES for i, name in enumerate(document["models"])}
-    forests = _forests(document)
+    forests = {column: forest(document, column) for column in document["subgroups"]["columns"]}
     speed = _speed_chart(document)
-    legend = svg.legend([Series(name, style[name], (), ()) for name in document["models"]])
     labels, groups = file_names(shown), file_names(forests)
-    plots = {
-        f"{name}-{labels[one['label']]}": svg.standalone(chart)
+    drawn = {
+        f"{name}-{labels[one['label']]}": chart
         for one in panels
         for name, chart in (one["charts"] | one["calibration"]).items()
     }
-    legends = [(number, name) for name, number in style.items()]
-    plots |= {f"subgroups-{groups[column]}": forest.standalone(f, legends) for column, f in forests.items()}
-    plots |= {"auroc-latency": svg.standalone(speed)} if speed else {}
-    for one in panels:
-        one |= {key: [svg.figure(chart) for chart in one[key].values()] for key in ("charts", "calibration")}
+    drawn |= {f"subgroups-{groups[column]}": chart for column, chart in forests.items()}
+    drawn |= {"auroc-latency": speed} if speed else {}
     page = (
         _environment()
         .get_template("page.html")
@@ -90,17 +86,17 @@ def render(
             reach=_reach(document),
             panels=panels,
             data=[one["data"] for one in panels],
-            forests=[forest.figure(f, legend) for f in forests.values()],
+            forests=forests,
             gaps=document["subgroups"]["gaps"][:GAPS_SHOWN],
             group_figures=records.shown("subgroup"),
             least_patients=subgroups.LEAST_PATIENTS,
             least_of_class=entries.LEAST_OF_CLASS,
             explanations=explanations,
-            speed_chart=svg.figure(speed) if speed else None,
+            speed_chart=speed,
             machine=next((model["speed"] for model in document["models"].values() if model["speed"]), None),
         )
     )
-    return page, plots
+    return page, {name: charts.standalone(chart) for name, chart in drawn.items()}
 
 
 @functools.cache
@@ -111,6 +107,8 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
+        "chart": lambda chart: Markup(charts.figure(chart)),
+        "swatch": lambda style: Markup(charts.swatch(style)),
         "figure": figure,
         "cell": cell,
         "averaged": averaged,
@@ -122,7 +120,7 @@ def _environment() -> jinja2.Environment:
         "pvalue": pvalue,
         "image": image,
     }
-    environment.globals |= {"swatch": swatch, "interval_bar": interval_bar}
+    environment.globals |= {"interval_bar": interval_bar, "chart_style": Markup(charts.style())}
     return environment
 
 
@@ -233,20 +231,79 @@ def _reach(document: Mapping[str, Any]) -> dict[str, float]:
     return reach
 
 
-def _forests(document: Mapping[str, Any]) -> dict[str, forest.Forest]:
-    """AUROC of every group and model, a plot for each column."""
-    plots = {}
-    for column, about in document["subgroups"]["columns"].items():
-        rows = []
-        for group in about["groups"]:
-            marks = []
-            for i, model in enumerate(document["models"].values()):
-                entry = model["subgroups"][column][group["name"]]["overall"]["auroc"]
-                known = entry["value"] is not None
-                marks.append((i % STYLES, entry["value"], entry["low"], entry["high"]) if known else None)
-            rows.append((f"{group['name']} ({group['images']})", marks))
-        plots[column] = forest.Forest(f"By {column} (images)", "AUROC", rows)
-    return plots
+def interval_bar(value: float, low: float, high: float, reach: float) -> Markup:
+    """A difference and its interval as a line around zero, for a table cell.
+
+    Args:
+        value: The difference.
+        low: Lower bound.
+        high: Upper bound.
+        reach: Largest absolute value on the scale, > 0.
+
+    Returns:
+        An ``<svg>`` that says nothing to a screen reader: the numbers stand beside it.
+    """
+    at = [round(60 + 56 * max(-1.0, min(1.0, number / reach)), 1) for number in (low, high, value)]
+    side = "away" if low > 0 or high < 0 else "around"
+    return Markup(
+        '<svg class="interval {}" viewBox="0 0 120 12" aria-hidden="true"><path class="zero" d="M60 0V12"/>'
+        '<path d="M{} 6H{}"/><circle cx="{}" cy="6" r="3"/></svg>'
+    ).format(side, *at)
+
+
+def forest(document: Mapping[str, Any], column: str) -> Chart:
+    """A forest plot: AUROC with its interval of every group of a column and every model."""
+    models, groups = document["models"], document["subgroups"]["columns"][column]["groups"]
+    names = [f"{group['name']} ({group['images']})" for group in groups]
+    of_models = {
+        name: [model["subgroups"][column][group["name"]]["overall"]["auroc"] for group in groups]
+        for name, model in models.items()
+    }
+    axis = _auroc_axis([entry for of_groups in of_models.values() for entry in of_groups])
+    step = len(models) + 1  # a line for each model, and one of space, for each group
+    series = []
+    for i, (name, of_groups) in enumerate(of_models.items()):
+        known = [(group * step + i + 1, entry) for group, entry in enumerate(of_groups) if entry["value"] is not None]
+        series.append(
+            Series(
+                name,
+                i % STYLES,
+                [entry["value"] for _, entry in known],
+                [place for place, _ in known],
+                line=False,
+                radius=4,
+                x_interval=[_bounds(entry) for _, entry in known],
+            )
+        )
+    texts, spoken = [], []
+    for group, (name, *entries_of) in enumerate(zip(names, *of_models.values(), strict=True)):
+        values = [f"{entry['value']:.3f}" for entry in entries_of if entry["value"] is not None]
+        if not values:
+            texts.append((axis.low, group * step + step / 2, "too few to say"))
+        spoken.append(f"{name} {', '.join(values) or 'too few to say'}")
+    title, total = f"By {column} (images)", step * len(groups)
+    ticks = {group * step + step / 2: name for group, name in enumerate(names)}
+    return Chart(
+        title,
+        series,
+        axis,
+        Axis(low=total, high=0, ticks=ticks),
+        texts=texts,
+        spoken=f"{title}, AUROC: {'; '.join(spoken)}",
+        height=52 + 11 * total,
+        left=92,
+    )
+
+
+def _bounds(entry: Entry) -> tuple[float, float] | None:
+    return None if entry["low"] is None else (entry["low"], entry["high"])
+
+
+def _auroc_axis(figures: Sequence[Entry]) -> Axis:
+    """An axis around the values and intervals of figures."""
+    bounds = [e[key] for e in figures for key in ("value", "low", "high") if e[key] is not None] or [0.0, 1.0]
+    margin = max((max(bounds) - min(bounds)) * 0.1, 0.003)
+    return charts.nice_axis("AUROC", max(0.0, min(bounds) - margin), min(1.0, max(bounds) + margin))
 
 
 def _speed_chart(document: Mapping[str, Any]) -> Chart | None:
@@ -258,27 +315,10 @@ def _speed_chart(document: Mapping[str, Any]) -> Chart | None:
     ]
     if len(rows) < 2:
         return None
-    bounds = [bound for *_, e in rows for bound in (e["value"], e["low"], e["high"]) if bound is not None]
-    low, high = min(bounds), max(bounds)
-    margin = max((high - low) * 0.15, 0.002)
-    ticks = nice_ticks(max(0.0, low - margin), min(1.0, high + margin))
     series = [
-        Series(
-            name,
-            i % STYLES,
-            [latency],
-            [auroc["value"]],
-            points=True,
-            text=True,
-            y_interval=[(auroc["low"], auroc["high"])] if auroc["low"] is not None else (),
-        )
-        for i, name, latency, auroc in rows
+        Series(name, i % STYLES, [latency], [e["value"]], line=False, radius=5, text=True, y_interval=[_bounds(e)])
+        for i, name, latency, e in rows
     ]
     latencies = [latency for _, _, latency, _ in rows]
-    return Chart(
-        "AUROC against latency",
-        series,
-        log_axis("Latency of one image, ms", min(latencies), max(latencies)),
-        Axis("AUROC", ticks[0], ticks[-1], ticks),
-        legend=False,
-    )
+    across = charts.log_axis("Latency of one image, ms", min(latencies), max(latencies))
+    return Chart("AUROC against latency", series, across, _auroc_axis([e for *_, e in rows]), legend=())

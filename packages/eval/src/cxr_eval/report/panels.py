@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_data.charts import STYLES, Axis, Chart, Series
 from cxr_eval.curves import Curves, curves, index_of, thin
 from cxr_eval.metrics.classification import COUNTS
 from cxr_eval.metrics.records import METRICS
 from cxr_eval.predictions import Answers
-from cxr_eval.report.svg import Axis, Chart, Series
 
-STYLES = 6
 Entry = Mapping[str, Any]
 
 
@@ -112,7 +111,7 @@ def _calibration(document: Mapping[str, Any], label: str) -> dict[str, Chart]:
             ece = metrics["ece"] if kind == "after" else shape["ece"]
             x, y = ([bin[axis] for bin in shape["curve"]] for axis in ("predicted", "observed"))
             bounds = [(bin["low"], bin["high"]) for bin in shape["curve"]] if len(of_models) == 1 else ()
-            series.append(Series(name, i % STYLES, x, y, note=_note("ECE", ece), dots=True, y_interval=bounds))
+            series.append(Series(name, i % STYLES, x, y, note=_note("ECE", ece), radius=2.5, y_interval=bounds))
         if series:
             axes = Axis("Predicted probability"), Axis("Observed frequency")
             charts[f"calibration-{kind}"] = Chart(title, series, *axes, ((0, 0), (1, 1)))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import require, require_folder_name, require_known
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,7 @@ class GpuCheckConfig:
     runs_dir: str = "runs"
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise unknown_name("scale", self.scale, SCALES)
-        if not self.minutes > 0:
-            raise BadInput("a time above 0 minutes", str(self.minutes), where="--minutes")
+        require_known("scale", self.scale, SCALES)
+        require(self.minutes > 0, "a time above 0 minutes", self.minutes, "--minutes")
         for option in ("run", "large", "small"):
-            value = getattr(self, option)
-            if not value or value.startswith("/") or {"", ".", ".."} & set(value.split("/")):
-                raise BadInput("a plain folder name", repr(value), where=f"--{option}")
+            require_folder_name(getattr(self, option), f"--{option}")

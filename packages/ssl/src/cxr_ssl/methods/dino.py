@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cxr_common.training.schedules import warmup_cosine
-from cxr_ssl.method import Change, Collapse, Method, MethodConfig, PagePart, lower_lr, require
+from cxr_data.errors import require
+from cxr_ssl.method import Change, Collapse, Method, MethodConfig, PagePart, lower_lr
 from cxr_ssl.methods.swav import CODE_CHARTS
 from cxr_ssl.plan import Plan
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cxr_data.errors import BadInput
-from cxr_ssl.method import Change, Collapse, Method, MethodConfig, PagePart, lower_lr, require
+from cxr_data.errors import BadInput, require
+from cxr_ssl.method import Change, Collapse, Method, MethodConfig, PagePart, lower_lr
 from cxr_ssl.plan import Plan
 
 if TYPE_CHECKING:

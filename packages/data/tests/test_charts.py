@@ -1,10 +1,11 @@
+import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 import pytest
 
-from cxr_eval.report.svg import Axis, Chart, Series, figure, interval_bar, log_axis, nice_ticks, standalone
+from cxr_data.charts import SHAPES, Axis, Chart, Series, figure, log_axis, nice_ticks, standalone
 
 
 def parse(markup) -> Any:
@@ -46,7 +47,8 @@ def test_a_file_of_its_own_names_its_models_and_knows_its_colours():
     words = "".join(root.itertext())
     assert "<m> AUROC 0.9" in words
     assert "a<b" in words
-    assert ".line.s0,.bar.s0{stroke:#1762a8}" in words
+    assert ".line.s0 { stroke: #1762a8;" in words
+    assert "var(" not in text
 
 
 @pytest.mark.parametrize(
@@ -64,9 +66,33 @@ def test_log_axis_has_decades_and_their_fifths():
     assert axis.place(10) == pytest.approx(0.5)
 
 
-def test_interval_bar_tells_whether_zero_is_inside():
-    assert "away" in interval_bar(0.2, 0.1, 0.3, 0.3)
-    assert "around" in interval_bar(0.1, -0.1, 0.3, 0.3)
-    circle = parse(interval_bar(0.0, -0.1, 0.1, 0.3)).find("circle")
-    assert circle is not None
-    assert float(circle.get("cx", 0)) == 60
+def test_a_value_that_is_not_finite_leaves_a_gap():
+    series = Series("m", 0, [0, 0.25, 0.5, 0.75, 1], [0.1, 0.2, float("nan"), 0.4, 0.5], radius=2)
+    svg = parse(figure(Chart("t", [series], Axis(), Axis()))).find("svg")
+    line = next(path for path in svg.iter("path") if path.get("class") == "line s0")
+    assert re.sub("[^ML]", "", line.get("d")) == "MLML"
+    assert len(list(svg.iter("circle"))) == 4
+
+
+def test_intervals_stand_beside_their_points_and_may_be_missing():
+    series = Series("m", 0, [0.2, 0.8], [0.5, 0.5], line=False, radius=4, x_interval=[(0.1, 0.3), None])
+    chart = Chart("t", [series], Axis(), Axis(low=1, high=0, ticks={0.5: "<row>"}), texts=[(0.5, 0.5, "a text")])
+    svg = parse(figure(chart)).find("svg")
+    (bar,) = [path.get("d") for path in svg.iter("path") if path.get("class") == "bar s0"]
+    (left, middle), (right, _) = chart.at(0.1, 0.5), chart.at(0.3, 0.5)
+    assert bar == f"M{left} {middle}H{right}"
+    assert {"<row>", "a text"} <= {text.text for text in svg.iter("text")}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_points_of_every_shape_tell_their_hint(shape):
+    series = Series("m", None, [0.5], [0.5], line=False, radius=5, shape=shape, hints=["a<b"])
+    drawn = parse(standalone(Chart("t", [series], Axis(), Axis())))
+    assert [title.text for title in drawn.iter("{http://www.w3.org/2000/svg}title")] == ["t", "a<b"]
+
+
+def test_names_of_near_points_do_not_cover_each_other():
+    series = [Series(f"model {i}", i, [0.5], [0.5], line=False, radius=5, text=True) for i in range(4)]
+    svg = parse(figure(Chart("t", series, Axis(), Axis()))).find("svg")
+    heights = sorted(float(text.get("y")) for text in svg.iter("text") if (text.get("class") or "").startswith("name"))
+    assert min(b - a for a, b in itertools.pairwise(heights)) >= 14

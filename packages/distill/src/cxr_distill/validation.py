@@ -1,14 +1,16 @@
-"""How near a student without labels comes to its encoders on validation images."""
+"""What a network answers on validation images, and how near a student without labels comes to its encoders there."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_common import inference
 from cxr_common.models.features import stage_shapes
+from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
 from cxr_distill.cached_outputs import FlatFeatures, split_features
 from cxr_distill.config import TrainConfig
@@ -19,6 +21,36 @@ from cxr_distill.teachers import Seen, Teachers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+def validation_logits(
+    network: GrayNetwork,
+    data: TrainingSet,
+    config: TrainConfig,
+    accelerator: "Accelerator",
+    precision: torch.dtype | None = None,
+) -> NDArray[np.float32]:
+    """Logits of the validation images.
+
+    Args:
+        network: The same in all processes, on the device.
+        data: The training set.
+        config: Tells size and workers.
+        accelerator: All processes must call this together; the images are divided over them.
+        precision: Arithmetic of the forwards; None is that of training.
+
+    Returns:
+        (N_val, L) float32.
+    """
+    return inference.distributed_outputs(
+        network,
+        data.cohort.pixels,
+        data.val_rows,
+        config.input_size,
+        accelerator,
+        precision=precision or arithmetic(accelerator),
+        workers=config.workers,
+    )
 
 
 @torch.no_grad()
@@ -53,7 +85,5 @@ def feature_losses(
     return {"val_loss": total, "val_auroc": None}
 
 
-def _part(
-    found: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]], part: slice, accelerator: "Accelerator"
-) -> dict[str, Tensor]:
+def _part(found: Mapping[str, NDArray[np.float32]], part: slice, accelerator: "Accelerator") -> dict[str, Tensor]:
     return {name: torch.from_numpy(x[part]).to(accelerator.device) for name, x in found.items()}
