@@ -85,3 +85,10 @@ def test_a_prepared_cohort_needs_no_size(two_classes, tmp_path):
     cohort = open_cohort(tmp_path / "cohort")
     assert cohort.pixel_size == 32
     assert not any("pixels were asked for" in note for note in cohort.notes)
+
+
+def test_an_empty_name_is_not_the_folder_one_stands_in(tmp_path, monkeypatch, write_images):
+    write_images(tmp_path, ["a/1.png", "b/2.png"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="an empty name"):
+        open_cohort("")

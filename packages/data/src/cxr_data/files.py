@@ -79,7 +79,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         BadInput: It cannot be written to, or its disk is full.
     """
-    folder = Path(path).resolve()
+    folder = Path(os.path.realpath(path))  # Path.resolve raises where links lead in a ring
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _put_right(folder)
@@ -119,7 +119,7 @@ def refuse_unwritable(path: str | Path) -> None:
     Raises:
         BadInput: It will not.
     """
-    above = next(parent for parent in Path(path).resolve().parents if parent.exists())
+    above = next(parent for parent in Path(os.path.realpath(path)).parents if parent.exists())
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=above))
     except OSError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cxr_data.errors import BadInput
-from cxr_data.files import not_writable, sync_files, whole_folder
+from cxr_data.files import not_writable, refuse_unwritable, sync_files, whole_folder
 from cxr_data.images.header import BrokenImage
 
 SKIPPED = {"__MACOSX", "Thumbs.db", "desktop.ini"}
@@ -28,6 +28,8 @@ def existing_folder(path: str | Path) -> Path:
     Raises:
         BadInput: Nothing there (with the nearest names beside it), or a file.
     """
+    if not str(path).strip():
+        raise BadInput("a folder of images", "an empty name", do="check the variable that should hold it")
     path = Path(path).expanduser()
     if path.is_dir():
         return path.resolve()
@@ -185,6 +187,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock
 
+    refuse_unwritable(path)  # the lock would be tried for ever
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)

@@ -311,3 +311,17 @@ def test_one_table_for_each_split(tmp_path, write_images):
     listing = manifest.read(tmp_path)
     assert listing.table["split"].to_list() == ["train", "train", "val"]
     np.testing.assert_array_equal(label_matrix(listing.table, listing.labels), [[1, np.nan], [0, 1], [1, np.nan]])
+
+
+@pytest.mark.parametrize("name", ["fold", "is_test", "Gender", "PatientSex", "Projection", "train"])
+def test_what_an_image_is_used_for_or_whose_it_is_is_no_finding(images, name):
+    listing, labels = labels_of(images, f"file,{name},Mass\na/1.png,0,1\na/2.png,1,0\n")
+    assert (listing.labels, labels) == (("Mass",), [[1], [0]])
+
+
+def test_a_link_in_a_ring_beside_the_images_stops_nothing(images):
+    (images / "ring").symlink_to(images / "ring")
+    (images / "labels.csv").write_text("file,class\na/1.png,TB\na/2.png,Normal\n")
+    assert recognise(images) == "manifest"
+    (images / "labels.csv").unlink()
+    assert recognise(images) == "folder"

@@ -1,5 +1,6 @@
 """From a folder as it was downloaded to a prepared cohort."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -189,7 +190,7 @@ def outside(settings: Plan, out: str | Path) -> Path:
         BadInput: It does.
     """
     out = Path(out).expanduser().absolute()
-    if out.resolve().is_relative_to(settings.root):
+    if Path(os.path.realpath(out)).is_relative_to(settings.root):
         raise BadInput(
             "an output folder outside the data set", str(out), where=settings.root, do="choose another --out"
         )

@@ -1,7 +1,8 @@
 """Any folder with a table of its images: CSV or Parquet with a column of files, as ``file``, ``path`` or ``image``.
 
 ``manifest.csv``, ``manifest.parquet``, ``labels.csv`` or ``labels.parquet`` is recognised when it also has labels:
-columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks. Beside images without class
+columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks
+(but folds, sex and views). Beside images without class
 folders the only table of any other name is recognised too, or ``train.csv`` with ``val.csv`` and ``test.csv``. With
 ``--reader manifest`` any name will do. ``patient``, ``split``, ``view``, ``sex`` and ``age`` are used in any usual
 spelling. A ``labels`` table that cannot be understood is refused where images would otherwise count as unlabelled.
@@ -58,7 +59,11 @@ def _without_classes(path: Path) -> bool:
     if unlabelled.looks_like(path):
         return True
     with os.scandir(path) as entries:
-        folders = [entry.path for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))]
+        folders = [
+            entry.path
+            for entry in entries
+            if os.path.isdir(entry.path) and not entry.name.startswith((".", "__MACOSX"))
+        ]
     return len(folders) == 1 and unlabelled.looks_like(Path(folders[0]))
 
 
@@ -300,7 +305,8 @@ def _first_name(column: str) -> str | None:
 
 def _plain_labels(entries: pl.DataFrame) -> list[str]:
     """Columns of 0, 1 and blanks that are nothing else."""
-    return [name for name in entries.columns if name not in {*_KNOWN, "path"} and _binary(entries[name])]
+    names = [name for name in entries.columns if name not in {*_KNOWN, "path"} and not values.is_no_finding(name)]
+    return [name for name in names if _binary(entries[name])]
 
 
 def _labels(matched: pl.DataFrame, table_path: Path) -> tuple[tuple[str, ...], Task | None, list[pl.Series], list[str]]:

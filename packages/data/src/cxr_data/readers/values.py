@@ -44,6 +44,8 @@ CLASS_COLUMNS = (
     *("class", "classes", "classname", "category", "diagnosis", "finding", "findings", "findinglabels"),
     *("label", "labels"),
 )
+_BOOKKEEPING = ("fold", "folds", "istest", "istrain", "istraining", "isval", "isvalid", "train", "test", "val", "index")
+"""Columns, spelt likewise, of zeros and ones that say what an image is used for."""
 _LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn")
 _NOT_A_PATIENT = re.compile(r"age|sex|gender|weight|height|size|position|orientation|birth|race|ethnic|count|comment")
 
@@ -158,6 +160,12 @@ def known_columns(names: Sequence[str]) -> dict[str, str]:
                 renamed[match[0]] = ours
                 break
     return renamed
+
+
+def is_no_finding(name: str) -> bool:
+    """Whether a column says something else of an image, though it may hold zeros and ones: its fold, sex or view."""
+    said = {spelling for ours, spellings in COLUMNS.items() if ours != "patient" for spelling in spellings}
+    return key(name) in {*said, *_BOOKKEEPING}
 
 
 def refuse_hidden_patients(names: Iterable[str], where: Path) -> None:
