@@ -3,6 +3,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -87,6 +88,29 @@ def test_the_wrong_kind(tmp_path, network) -> None:
     assert features.shape == (1, backbone.num_features)
 
 
+def wrong_tables() -> Iterator[bytes]:
+    """Files of 8 bytes of numbers whose tables do not describe them."""
+    good = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    for change in (
+        {"dtype": "F33"},
+        {"dtype": "F16"},
+        {"dtype": ""},
+        {"shape": [-1, -2]},
+        {"shape": [3]},
+        {"shape": 2},
+    ):
+        yield with_table({"a": good | change})
+    yield with_table({"a": good, "b": good})
+    yield with_table({"a": good | {"shape": [1], "data_offsets": [4, 8]}})
+    yield with_table({"cxr.training_images.64": good})
+    yield with_table({"cxr.training_images.x": good | {"dtype": "I64", "shape": [1]}})
+
+
+def with_table(table: dict[str, object]) -> bytes:
+    text = json.dumps(table).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(8)
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch /tmp/cxr-was-here",)
@@ -102,6 +126,7 @@ class Evil:
         (b"\x10" + b"\0" * 7 + b"not json at all!", "something else"),
         (b"\x07" + b"\0" * 7 + b'{"a":1}', "something else"),
         (b"\x11" + b"\0" * 7 + b'{"a":{"dtype":1}}', "something else"),
+        *((table, "something else") for table in wrong_tables()),
     ],
 )
 def test_what_is_no_safetensors_file(tmp_path, content, says) -> None:

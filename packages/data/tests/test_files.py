@@ -131,3 +131,26 @@ def test_a_folder_that_will_not_be_writable_is_told_beforehand(tmp_path) -> None
         refuse_unwritable(tmp_path / "file" / "report")
     refuse_unwritable(tmp_path / "a" / "b" / "report")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("library", ["python", "torch", "rust"])
+def test_a_full_disk_is_told_whatever_library_writes(tmp_path, library) -> None:
+    """torch raises an error of its own while it closes its archive; polars and safetensors only quote the system."""
+    (tmp_path / "state.pt").write_text("old")
+
+    def write() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            if library == "python":
+                raise
+            if library == "rust":
+                raise RuntimeError("No space left on device (os error 28)") from None
+            raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos 704 vs 598") from error
+
+    for place, opened in ((tmp_path / "state.pt", whole_file), (tmp_path / "folder", whole_folder)):
+        with pytest.raises(BadInput, match="No space left") as caught, opened(place):
+            write()
+        assert caught.value.where == tmp_path
+    assert {path.name for path in tmp_path.iterdir()} == {"state.pt"}
+    assert (tmp_path / "state.pt").read_text() == "old"

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 import cxr_deploy
 from cxr_common import checkpoint
@@ -103,6 +105,17 @@ def test_bad_input() -> None:
         PushConfig(models=["x"], repo="name")
     with pytest.raises(BadInput, match="nowhere"):
         push(PushConfig(models=["nowhere"]))
+
+
+def test_damaged_weights_are_not_pushed(model) -> None:
+    tensors = load_file(model)
+    next(one for one in tensors.values() if one.is_floating_point()).view(-1)[:1].fill_(torch.nan)
+    with safe_open(model, "pt") as file:
+        notes = file.metadata()
+    model.write_bytes(checkpoint.to_bytes(tensors, notes))
+    with pytest.raises(BadInput, match="weights that are finite numbers"):
+        push(PushConfig(models=[str(model)]))
+    assert not (model.parent / "hub").exists()
 
 
 def test_there_and_back_over_the_hubs_own_client(model, tmp_path, loopback_hub) -> None:

@@ -9,6 +9,7 @@ import torch
 from cxr_common import checkpoint
 from cxr_common.checkpoint import Header, Input
 from cxr_common.models.foreign import read_foreign
+from cxr_common.models.reading import refuse_unusable
 from cxr_common.models.zoo import build
 from cxr_data.errors import BadInput
 
@@ -55,6 +56,11 @@ def test_weights_that_no_network_can_be_used_with_are_refused(state, tmp_path, k
         checkpoint.save(tmp_path / "w.safetensors", state, HEADER)
         with pytest.raises(BadInput, match=reason):
             checkpoint.load(tmp_path / "w.safetensors")
+
+
+def test_tokens_and_tables_may_be_zeros(state):
+    names = ("mask_token", "cls_token", "blocks.0.attn.rel_pos_h", "blocks.0.attention_biases")
+    refuse_unusable(state | {name: torch.zeros(1, 8) for name in names}, "file")
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e5m2])

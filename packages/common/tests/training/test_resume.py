@@ -1,5 +1,6 @@
 import os
 import pickle
+import resource
 import signal
 
 import pytest
@@ -64,3 +65,20 @@ def test_a_second_ctrl_c_interrupts_at_once() -> None:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_state_that_no_disk_holds_leaves_the_one_before(tmp_path) -> None:
+    """Files larger than a limit fail as on a full disk, from within torch's own archive."""
+    save_state(tmp_path / "state.pt", {"step": 1}, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        with pytest.raises(BadInput, match="File too large") as caught:
+            save_state(tmp_path / "state.pt", {"step": 2, "weights": torch.ones(3, 100_000)}, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.where == tmp_path
+    state = load_state(tmp_path / "state.pt")
+    assert state is not None
+    assert state["step"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]

@@ -17,6 +17,8 @@ from cxr_data.errors import BadInput
 
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """Errors of writing for which the user's disk is the cause."""
+OF_THE_PLACE = (*OF_THE_DISK, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
+"""Errors of reading and writing that no program can help: those, permissions, damaged disks, names that cannot be."""
 FORGOTTEN = 24 * 3600
 """Seconds after which a temporary folder is taken for that of a killed call: writing a folder never takes so long."""
 
@@ -56,8 +58,8 @@ def whole_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.replace(beside, path)
     except BaseException as error:
         Path(beside).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
-            raise not_writable(path.parent, error) from error
+        if (cause := of_the_disk(error)) is not None:
+            raise not_writable(path.parent, cause) from error
         raise
 
 
@@ -95,9 +97,9 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             new.rename(folder)
         except OSError as error:
             raise not_writable(folder, error) from error
-    except OSError as error:
-        if error.errno in OF_THE_DISK:
-            raise not_writable(folder.parent, error) from error
+    except Exception as error:
+        if (cause := of_the_disk(error)) is not None:
+            raise not_writable(folder.parent, cause) from error
         raise
     finally:
         _settle(holder, folder)
@@ -152,6 +154,21 @@ def _age(holder: Path) -> float:
     """Seconds since something was last made in a temporary folder; 0 where it is gone by now."""
     made = [path.stat().st_mtime for path in (holder, holder / "new") if path.exists()]
     return time.time() - max(made) if made else 0.0
+
+
+def of_the_disk(error: BaseException | None) -> OSError | None:
+    """The error of the user's disk behind one of a library that was writing (torch, polars); None where there is none.
+
+    Args:
+        error: As it was caught.
+    """
+    while error is not None:
+        in_rust = re.search(r"\(os error (\d+)\)", str(error))
+        cause = OSError(int(in_rust[1]), os.strerror(int(in_rust[1]))) if in_rust else error
+        if isinstance(cause, OSError) and cause.errno in OF_THE_DISK:
+            return cause
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def not_writable(folder: Path, error: OSError) -> BadInput:

@@ -1,3 +1,5 @@
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -316,3 +318,24 @@ def test_a_command_ends_quietly_when_its_reader_has_left(arguments, buffered):
     assert started.stderr.read() == b""
     assert started.wait(timeout=60) == 141
     started.stderr.close()
+
+
+@pytest.mark.parametrize("number", ["ENOSPC", "ENAMETOOLONG", "EACCES", "ELOOP", "EIO"])
+def test_what_a_disk_refuses_is_one_message(number, capsys) -> None:
+    code = getattr(errno, number)
+
+    def main(config: Config) -> None:
+        raise OSError(code, os.strerror(code), "some/place")
+
+    assert run_command(main, Config, prog="x", description="d", argv=[]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: expected a place to read and write, found " + os.strerror(code))
+    assert "some/place" in said
+
+
+def test_a_missing_file_that_nothing_explained_is_a_fault_of_ours() -> None:
+    def main(config: Config) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file", "some/place")
+
+    with pytest.raises(FileNotFoundError):
+        run_command(main, Config, prog="x", description="d", argv=[])

@@ -226,3 +226,26 @@ def test_run_lengths_are_counted():
             unpack_rle(frame, rows, columns, 1, 1)
     with pytest.raises(BrokenImage, match="1 RLE segments where its pixels need 2"):
         unpack_rle(frame, 1, 7, 1, 2)
+
+
+@pytest.mark.parametrize("selection", [(0, 0, 0), (8, 0, 0), (1, 5, 0), (1, 0, 0x11), (1, 0, 0x0F)])
+def test_scans_of_lossless_jpeg_that_cannot_be_are_refused(selection, tmp_path, capfd):
+    """Selection value, and a point transform of more bits than the values have (ITU T.81, H.2.1)."""
+    data = bytearray(stream("JPEG lossless", tmp_path))
+    at = data.index(b"\xff\xda")
+    data[at + 7 : at + 10] = bytes(selection)
+    data[data.index(b"\xff\xc3") + 4] = 12
+    with pytest.raises(BrokenImage, match="cannot be read to its end"):
+        decode_dicom(dicom("JPEG lossless", bytes(data)), "voi")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_table_of_offsets_may_be_missing(kind, tmp_path):
+    whole = dcmread(io.BytesIO(dicom(kind, stream(kind, tmp_path))))
+    expected = decode_dicom(dicom(kind, stream(kind, tmp_path)), "voi")
+    length = int.from_bytes(whole.PixelData[4:8], "little")
+    whole.PixelData = whole.PixelData[8 + length :]
+    file = io.BytesIO()
+    whole.save_as(file, enforce_file_format=True)
+    np.testing.assert_array_equal(decode_dicom(file.getvalue(), "voi"), expected)

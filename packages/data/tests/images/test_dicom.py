@@ -180,3 +180,25 @@ def test_the_salt_is_made_once_and_private(tmp_path: Path):
 )
 def test_ages(text, years):
     assert age_in_years(text) == years
+
+
+@pytest.mark.parametrize("groups", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_functional_groups_say_how_an_enhanced_image_is_shown(groups):
+    window, rescale, group = Dataset(), Dataset(), Dataset()
+    window.WindowCenter, window.WindowWidth = "700", "801"
+    rescale.RescaleSlope, rescale.RescaleIntercept = "-0.5", "1900"
+    group.FrameVOILUTSequence, group.PixelValueTransformationSequence = Sequence([window]), Sequence([rescale])
+    tags: dict[str, Any] = {groups: Sequence([group])}
+    shown = decode_dicom(dicom(NumberOfFrames="1", **tags), "voi")
+    np.testing.assert_allclose(shown, linear(RAMP * -0.5 + 1900, 700, 801), atol=1e-6)
+
+
+@pytest.mark.parametrize(("centers", "widths"), [(["1", "700"], ["0", "801"]), (["", "700"], ["", "801"])])
+def test_the_first_window_that_is_one_is_used(centers, widths):
+    shown = decode_dicom(dicom(WindowCenter=centers, WindowWidth=widths), "voi")
+    np.testing.assert_allclose(shown, linear(RAMP * 1.0, 700, 801), atol=1e-6)
+
+
+def test_an_intercept_far_from_the_values_costs_no_gray_levels():
+    shown = decode_dicom(dicom(RescaleSlope="1", RescaleIntercept="1e9"), "voi")
+    np.testing.assert_allclose(shown, RAMP / RAMP.max(), atol=1e-6)

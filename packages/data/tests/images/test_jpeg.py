@@ -124,6 +124,9 @@ def test_headers_that_libjpeg_warns_of_without_consequence_are_read():
     np.testing.assert_array_equal(decode_jpeg(bytes(data)), decode_jpeg(jpeg()))
     data[scan(bytes(data)) - 2] = 0  # the last coefficient of a sequential scan, which decoders pass over
     np.testing.assert_array_equal(decode_jpeg(bytes(data)), decode_jpeg(jpeg()))
+    for part in (b"\x02\x03", b"\x00\x00"):  # a colour profile of which parts are missing
+        profile = b"\xff\xe2\x00\x14ICC_PROFILE\x00" + part + b"abcd"
+        np.testing.assert_array_equal(decode_jpeg(jpeg()[:2] + profile + jpeg()[2:]), decode_jpeg(jpeg()))
 
 
 def test_colour_models():

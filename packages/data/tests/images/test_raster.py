@@ -1,3 +1,4 @@
+import contextlib
 import io
 import struct
 import zlib
@@ -148,3 +149,82 @@ def test_a_palette_without_all_colours_of_its_png_is_refused():
     np.testing.assert_array_equal(decode_png(png(indices, chunk(b"PLTE", colours), colour=3)), indices * 4)
     with pytest.raises(BrokenImage, match="beyond the 20 of its palette"):
         decode_png(png(indices, chunk(b"PLTE", colours[:60]), colour=3))
+
+
+ODD_CHUNKS = {
+    "short": chunk(b"gAMA", b"\0"),
+    "twice": 2 * chunk(b"gAMA", struct.pack(">I", 45455)),
+    "no profile": chunk(b"iCCP", b"icc\0\0no profile"),
+    "out of range": chunk(b"tIME", b"\xff" * 7),
+    "too long": chunk(b"bKGD", bytes(7)),
+    "palette of gray": chunk(b"PLTE", bytes(6)),
+    "wrong checksum": chunk(b"tEXt", b"a\0b")[:-1] + b"?",
+    "bomb": chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(20_000_000))),
+    "unknown": chunk(b"ABCD", b"x"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_CHUNKS)
+def test_chunks_beside_the_pixels_of_a_png_neither_hurt_nor_are_spoken_of(odd, capfd):
+    np.testing.assert_array_equal(decode_png(png(GRAY, ODD_CHUNKS[odd])), GRAY)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("damage", ["cut", "window", "filter", "more rows", "fewer rows"])
+def test_libpng_says_nothing_of_damaged_pixels(damage, capfd):
+    rows = b"".join(b"\0" + row.tobytes() for row in GRAY)
+    packed = {
+        "cut": zlib.compress(rows)[:-900],
+        "window": b"\x18\x19" + zlib.compress(rows)[2:],
+        "filter": zlib.compress(b"\x09" + rows[1:]),
+        "more rows": zlib.compress(rows + rows),
+        "fewer rows": zlib.compress(rows[: len(rows) // 2]),
+    }
+    with contextlib.suppress(BrokenImage):  # too many rows hurt nothing
+        decode_png(png(GRAY, pixels=packed[damage]))
+        assert damage == "more rows"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_picture_beside_an_animation_of_one_is_refused():
+    other = [Image.fromarray(255 - GRAY)]
+    data = saved(Image.fromarray(GRAY), "PNG", save_all=True, append_images=other, default_image=True)
+    with pytest.raises(BrokenImage, match="a PNG of 2 pictures"):
+        decode_png(data)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_orientation_of_a_png_is_obeyed(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = {1: GRAY, 3: GRAY[::-1, ::-1], 6: np.rot90(GRAY, -1), 8: np.rot90(GRAY)}[orientation]
+    np.testing.assert_array_equal(decode_png(saved(GRAY, "PNG", exif=exif)), turned)
+
+
+@pytest.mark.parametrize(("way", "reason"), [("swapped", "order of bytes"), ("signed", "signed")])
+def test_values_of_a_png_written_as_memory_holds_them_are_refused(way, reason):
+    deep = GRAY.astype(np.uint16) * 256 + RNG.integers(0, 256, GRAY.shape).astype(np.uint16)
+    wrong = deep.byteswap() if way == "swapped" else deep - np.uint16(int(np.median(deep)))
+    np.testing.assert_array_equal(decode_png(png(deep)), deep)
+    with pytest.raises(BrokenImage, match=reason):
+        decode_png(png(wrong))
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 95}])
+def test_a_hole_in_a_webp_is_refused_and_black_areas_are_not(options):
+    image = np.pad(np.kron(GRAY, np.ones((8, 8), np.uint8)), ((0, 900), (0, 900)))
+    data = saved(image, "WebP", **options)
+    assert np.abs(decode_raster(data, "WebP").astype(int) - image).mean() < 2
+    at = len(data) // 3
+    with pytest.raises(BrokenImage, match="damaged WebP"):
+        decode_raster(data[:at] + bytes(1024) + data[at + 1024 :], "WebP")
+
+
+@pytest.mark.parametrize("options", [{}, {"no_jp2": True}, {"tile_size": (128, 128)}, {"irreversible": True}])
+def test_a_hole_in_a_jpeg_2000_file_is_refused_as_in_dicom(options):
+    image = cv2.resize(GRAY, (400, 360)) // 2 + RNG.integers(0, 30, (360, 400)).astype(np.uint8)
+    data = saved(image, "JPEG2000", **options)
+    decode_raster(data, "JPEG 2000")
+    for at in np.linspace(300, len(data) - 900, 8).astype(int):
+        with pytest.raises(BrokenImage, match=r"^(damaged|truncated) JPEG 2000"):
+            decode_raster(data[:at] + bytes(512) + data[at + 512 :], "JPEG 2000")

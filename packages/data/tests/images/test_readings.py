@@ -128,3 +128,14 @@ def test_an_odd_number_of_bytes_in_words(little):
         words = np.frombuffer(pixels, np.uint16).byteswap().tobytes()
         data = dicom(odd, bits=8, PixelData=("OW", words), syntax=ExplicitVRBigEndian)
     alike(decode_dicom(data, "voi"), odd / 255)
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 4095.0])
+def test_floats_with_bytes_in_the_other_order_are_refused(kind, scale):
+    values = (GRAY * scale).astype(kind)
+    for stored in (values, np.rint(values), np.where(values < scale / 3, 0, values).astype(kind)):
+        if np.ptp(stored):
+            check_order(stored, "TIFF")
+            with pytest.raises(BrokenImage, match="order of bytes"):
+                check_order(stored.byteswap(), "TIFF")

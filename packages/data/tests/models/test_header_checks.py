@@ -33,7 +33,11 @@ CHANGES = [
     *(("kind", one) for one in ("x", None)),
     *(("architecture", one) for one in ("", None, 3)),
     *(("bits", one) for one in (8, {"x": 1})),
-    *(("schema", one) for one in (2, "1", None, 1.5)),
+    *(("schema", one) for one in (2, "1", None, 1.5, -1, True)),
+    *((name, 5) for name in ("licence", "git")),
+    *(("seed", one) for one in ("x", 1.5)),
+    *(("cohort", {name: []}) for name in ("name", "source", "pixel_size")),
+    *((name, [{}]) for name in ("parents", "ancestors")),
     *((name, "x") for name in ("config", "parents", "ancestors", "cohort", "metrics", "versions", "input")),
     ("parents", [1]),
 ]

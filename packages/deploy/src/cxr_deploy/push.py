@@ -18,6 +18,7 @@ from cxr_data.models.header import Header, describe, describe_onnx
 from cxr_data.models.licences import card_fields, restricted, trail
 from cxr_data.models.model_files import names
 from cxr_deploy.config import PushConfig
+from cxr_deploy.extras import installed
 
 ONNX = ("model.onnx", "model.int8.onnx")
 
@@ -38,6 +39,10 @@ def push(config: PushConfig) -> Path:
         raise BadInput("one model", f"{len(config.models)}", do="for example: push runs/quickstart/resnet18")
     file = hub.weights(config.models[0])
     header = describe(file)
+    if installed("export"):  # a header says nothing of damaged weights
+        from cxr_common.checkpoint import load
+
+        load(file)
     digest = sha256(file)
     folder = Path(config.out) if config.out else file.parent / "hub"
     card, entry = _reported(file, digest)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from cxr_data.command_line import slurm
 from cxr_data.command_line.help import help_text
 from cxr_data.errors import BadInput, unknown_name
+from cxr_data.files import OF_THE_PLACE
 
 C = TypeVar("C")
 
@@ -99,6 +100,13 @@ def _run(
             main(config)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in OF_THE_PLACE:
+            raise
+        found, do = error.strerror or str(error), "check the path, its permissions and the free space"
+        where = f"{error.filename:.200}" if isinstance(error.filename, str) else None
+        print(f"error: {BadInput('a place to read and write', found, where=where, do=do)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; start the same command again to resume", file=sys.stderr)

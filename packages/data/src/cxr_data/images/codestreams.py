@@ -84,6 +84,21 @@ def check_stream(data: bytes, stream: Stream) -> None:
         _check_j2k(data)
 
 
+def check_jpeg_2000(data: bytes) -> None:
+    """Refuse a damaged JPEG 2000 file, in the words for files outside DICOM.
+
+    Raises:
+        BrokenImage: Damaged or cut.
+    """
+    try:
+        stream = data[max(data.find(_J2K), 0) :]
+        _check_j2k(stream[: _j2k_end(stream)])
+    except BrokenImage as error:
+        raise BrokenImage(str(error).replace("DICOM", "JPEG 2000", 1)) from error
+    except IndexError as error:
+        raise BrokenImage("truncated JPEG 2000: it ends within its header") from error
+
+
 def unpack_rle(data: bytes, rows: int, columns: int, samples: int, itemsize: int) -> NDArray[np.uint8]:
     """Decode one frame of DICOM RLE (PS3.5 annex G), every byte of it accounted for.
 

@@ -54,6 +54,7 @@ def decode_dicom(data: bytes, window: str) -> NDArray[np.float32]:
         image = stored_values(dataset, syntax)
     # What is no number afterwards is refused.
     with _damaged("its header says nothing usable on how its pixels are shown"), np.errstate(all="ignore"):
+        _take_from_groups(dataset)
         return _displayed(dataset, image, window)
 
 
@@ -141,6 +142,15 @@ def patient_salt(cache: Path) -> bytes:
     return path.read_bytes()
 
 
+def _take_from_groups(dataset: "Dataset") -> None:
+    """Put what the functional groups of an enhanced image say of its one frame where other images say it."""
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in (dataset.get(groups) or ())[:1]:
+            for macro in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+                for item in (group.get(macro) or ())[:1]:
+                    dataset.update(item)
+
+
 def _displayed(dataset: "Dataset", image: Stored, window: str) -> NDArray[np.float32]:
     if image.photometric == "RGB":
         return _luma(image.values / (2.0**image.bits - 1), stretch=window == "voi" and image.bits > 8)
@@ -183,7 +193,9 @@ def _modality(dataset: "Dataset", image: Stored) -> tuple[NDArray[np.float32], f
         return values, 0.0, 2.0 ** depth(table.bits, int(table.entries.max())) - 1
     slope = float(dataset.get("RescaleSlope") or 1)
     intercept = float(dataset.get("RescaleIntercept") or 0)
-    values = image.values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    # 24 bits of a float32 hold the values and an intercept near them, not one far away.
+    kind = np.float32 if abs(intercept) < 2**20 * abs(slope) else np.float64
+    values = image.values.astype(kind) * kind(slope) + kind(intercept)
     half = 2.0 ** (image.bits - 1)
     ends = (-half, half - 1) if image.signed else (0.0, 2 * half - 1)
     low, high = sorted(end * slope + intercept for end in ends)
@@ -201,12 +213,13 @@ def _voi(dataset: "Dataset", values: NDArray[np.float32], valid: NDArray[np.floa
         top = 2.0 ** depth(table.bits, int(table.entries.max())) - 1
         look_up(table, valid)  # padding alone may lie in a table
         return (look_up(table, values) / top).astype(np.float32)
-    center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
-    if center is None or width is None or not (width > 0 and np.isfinite([center, width]).all()):
+    windows = zip(_numbers(dataset.get("WindowCenter")), _numbers(dataset.get("WindowWidth")), strict=False)
+    center, width = next(((c, w) for c, w in windows if w > 0 and np.isfinite([c, w]).all()), (0.0, 0.0))
+    if not width:
         return None
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     linear = (center, width) if function in ("SIGMOID", "LINEAR_EXACT") else (center - 0.5, max(width - 1, 1e-6))
-    ramp = (valid - np.float32(linear[0])) / np.float32(linear[1]) + np.float32(0.5)
+    ramp = (valid - linear[0]) / linear[1] + 0.5
     reach = 0.75 if function == "SIGMOID" else 0.5  # a sigmoid has shades outside its width
     inside = np.abs(ramp - 0.5) < reach
     if valid.min() < valid.max() and (inside.mean() < LEAST_SHOWN or np.ptp(np.clip(ramp, 0, 1)) < LEAST_SHADES):
@@ -215,14 +228,11 @@ def _voi(dataset: "Dataset", values: NDArray[np.float32], valid: NDArray[np.floa
             f"({valid.min():g} to {valid.max():g})"
         )
     if function == "SIGMOID":
-        steepness = np.float32(-4 / width)
-        return (1 / (1 + np.exp(steepness * (values - np.float32(center))))).astype(np.float32)
-    return (values - np.float32(linear[0])) / np.float32(linear[1]) + np.float32(0.5)
+        return (1 / (1 + np.exp(-4 / width * (values - center)))).astype(np.float32)
+    return (values - linear[0]) / linear[1] + 0.5
 
 
-def _first(value: Any) -> float | None:
-    if value is None or value == "":
-        return None
-    if hasattr(value, "__getitem__") and not isinstance(value, str):
-        return float(value[0]) if len(value) else None
-    return float(value)
+def _numbers(value: Any) -> list[float]:
+    """Values of an element as numbers, NaN where one is empty."""
+    several = hasattr(value, "__getitem__") and not isinstance(value, str | bytes)
+    return [float("nan") if one in (None, "") else float(one) for one in (value if several else [value])]

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from cxr_data.images.codestreams import Stream, check_stream, codestream, describe, unpack_rle
 from cxr_data.images.dicom_padding import extreme_padding, float_padding, padding_mask
-from cxr_data.images.gdcm_decoder import decode_twelve_bits, hush_gdcm
+from cxr_data.images.gdcm_decoder import decode_twelve_bits
 from cxr_data.images.header import NO_IMAGE, BrokenImage, check_size
 from cxr_data.images.readings import as_rgb, check_order, check_sign
+from cxr_data.images.silence import quiet_libraries
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", *_COLOURS)
 _RLE = "1.2.840.10008.1.2.5"
+_FIRST_SEGMENT = b"\x40\0\0\0"
+"""Place of the first segment in RLE, the second number of its header."""
 _DECODERS = {  # kind of stream → transfer syntax whose decoders read it
     "JPEG": "1.2.840.10008.1.2.4.50",
     "JPEG lossless": "1.2.840.10008.1.2.4.57",
@@ -129,7 +132,9 @@ def _header(dataset: "Dataset") -> _Header:
 def _floats(dataset: "Dataset", keyword: str, header: _Header) -> NDArray[Any]:
     kind = np.dtype(("<" if dataset.original_encoding[1] is not False else ">") + _FLOATS[keyword])
     data = _native(dataset.get(keyword), header.rows * header.columns * kind.itemsize)
-    return np.frombuffer(data, kind).reshape(header.rows, header.columns).astype(np.float64)
+    values = np.frombuffer(data, kind).reshape(header.rows, header.columns).astype(np.float64)
+    check_order(values.astype(kind.newbyteorder("=")), "DICOM")
+    return values
 
 
 def _native(data: Any, expected: int) -> bytes:
@@ -161,18 +166,24 @@ def _raw(dataset: "Dataset", header: _Header, syntax: str | None) -> tuple[NDArr
     if not data.startswith((b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")[0 if little else 1]):
         return _uncompressed(dataset, header, little, syntax)
     fragments = list(generate_fragments(bytes(data)))
-    if fragments and not fragments[0].startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51")):
+    if fragments and not _is_stream(fragments[0]):
         fragments = fragments[1:]  # the table of offsets, which some leave out
     if not fragments or not any(fragments):
         raise BrokenImage("a DICOM file without an image")
     whole = b"".join(fragments)
-    if not whole.startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51")) and whole[4:8] != b"jP  ":
-        if syntax not in (_RLE, None) or len(whole) < 64 or whole[4:8] != b"\x40\0\0\0":
+    if not _is_stream(whole) or whole[4:8] == _FIRST_SEGMENT:
+        if syntax not in (_RLE, None) or len(whole) < 64 or whole[4:8] != _FIRST_SEGMENT:
             codestream(whole)  # says what is wrong
         if len(fragments) > 1:
             raise BrokenImage("a DICOM file of more than one frame; one radiograph was expected")
         return _run_lengths(whole, header)
     return _compressed(codestream(whole), header)
+
+
+def _is_stream(data: bytes) -> bool:
+    """Whether bytes begin as one of the compressed streams does, RLE among them; a table of offsets begins with 0."""
+    rle = data[4:8] == _FIRST_SEGMENT and 0 < int.from_bytes(data[:4], "little") < 16
+    return rle or data[4:8] == b"jP  " or data.startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
 
 
 def _uncompressed(
@@ -275,14 +286,12 @@ def _decoded(data: bytes, stream: Stream, header: _Header) -> tuple[NDArray[Any]
         plugins.remove("pillow")  # it would make 8 bits of them
     if not plugins:
         raise _no_decoder(stream)
-    # pylibjpeg prints the lines of its library. In colour, Pillow refuses sound streams that GDCM reads.
-    plugins = [plugin for plugin in plugins if plugin != "pylibjpeg"] or plugins
     failure: Exception | None = None
+    # In colour, Pillow refuses sound streams that GDCM reads.
     for plugin in plugins if stream.samples > 1 else plugins[:1]:
-        if plugin == "gdcm":
-            hush_gdcm()
         try:
-            values, told = decoder.as_array(encapsulate([data]), decoding_plugin=plugin, **options)
+            with quiet_libraries():
+                values, told = decoder.as_array(encapsulate([data]), decoding_plugin=plugin, **options)
         except Exception as error:  # decoders raise whatever their libraries do
             failure = error
         else:

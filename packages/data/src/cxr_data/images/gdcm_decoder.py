@@ -1,23 +1,11 @@
 """GDCM called directly: JPEG of 12 bits, which pydicom's plugin of it leaves out."""
 
-import contextlib
-import os
-import threading
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
 from cxr_data.images.codestreams import Stream
 from cxr_data.images.header import BrokenImage
-
-
-def hush_gdcm() -> None:
-    """Have GDCM print nothing of its own."""
-    import gdcm
-
-    for quiet in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
-        quiet()
+from cxr_data.images.silence import quiet_libraries
 
 
 def decode_twelve_bits(data: bytes, stream: Stream) -> NDArray[np.uint16]:
@@ -35,7 +23,6 @@ def decode_twelve_bits(data: bytes, stream: Stream) -> NDArray[np.uint16]:
     """
     import gdcm
 
-    hush_gdcm()
     fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
     fragment.SetByteStringValue(data + b"\0" * (len(data) % 2))
     fragments.AddFragment(fragment)
@@ -48,7 +35,7 @@ def decode_twelve_bits(data: bytes, stream: Stream) -> NDArray[np.uint16]:
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
     image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
-    with _silence():
+    with quiet_libraries():
         try:
             found = image.GetBuffer().encode("utf-8", "surrogateescape")
         except Exception as error:  # GDCM raises whatever SWIG makes of its failures
@@ -56,19 +43,3 @@ def decode_twelve_bits(data: bytes, stream: Stream) -> NDArray[np.uint16]:
     if len(found) != 2 * stream.rows * stream.columns:
         raise BrokenImage(f"damaged DICOM: its {stream.kind} decode to another size")
     return np.frombuffer(found, "<u2").astype(np.uint16).reshape(stream.rows, stream.columns)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Standard error of the whole process to nowhere, for a moment: a C library writes to it."""
-    with _SILENCED, open(os.devnull, "wb") as nowhere:
-        kept = os.dup(2)
-        try:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-_SILENCED = threading.Lock()

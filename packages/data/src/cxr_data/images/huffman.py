@@ -58,6 +58,9 @@ def _check(data: bytes) -> None:
         elif marker == 0xDA:
             end = _coded_end(data, at)
             if lossless:
+                # Selection values beyond 7 and point transforms beyond the depth cannot be (T.81, H.2.1).
+                if not 1 <= segment[-3] <= 7 or segment[-2] or segment[-1] >= frame[0]:
+                    raise BrokenImage(_DAMAGED)
                 _follow(_scan(data[at:end], segment, frame, interval), tables)
             else:
                 direct, alternating = segment[2] >> 4, 0x10 | (segment[2] & 15)

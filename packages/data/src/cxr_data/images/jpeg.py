@@ -31,7 +31,7 @@ _MARGIN = b"\x2a" * 16
 """Bytes put after a scan: more than libjpeg reads ahead."""
 _MARGIN_PASSED = f"Corrupt JPEG data: {len(_MARGIN)} extraneous bytes before marker 0xd"
 _ZEROS = bytes(64)
-_WITHOUT_CONSEQUENCE = ("JFIF", "SOS parameters", "Adobe")
+_WITHOUT_CONSEQUENCE = ("JFIF", "SOS parameters", "Adobe", "ICC marker")
 """Words of libjpeg's warnings on headers that do not change what is decoded."""
 _SEGMENTS = {*range(0xC0, 0xD0), *range(SOS, 0xF0), 0xFE} - {0xC8}
 
@@ -338,6 +338,8 @@ def _mended(data: bytes, parts: Sequence[Segment], frame: Frame) -> bytes:
     for part in parts:
         if part.marker == 0xE0 and new[part.start : part.start + 5] == b"JFIF\0":
             new[part.start + 5] = 1
+        if part.marker == 0xE2 and new[part.start : part.start + 11] == b"ICC_PROFILE":
+            new[part.start] = 0
         if part.marker == 0xEE and new[part.start : part.start + 5] == b"Adobe":
             new[part.start + 11] = len(frame.components) // 2  # YCbCr, YCCK
         if part.marker == SOS and frame.marker not in PROGRESSIVE:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FULL = 0.95
 """Share of a depth's largest value that entries of this depth reach."""
-LEAST_MAPPED = 0.25
+LEAST_MAPPED = 0.1
 """Least share of an image's values that lie within the table made for it."""
 MOST_TURNS = 8
 """How often entries may go up and down over their whole range; a curve does it once."""

@@ -13,11 +13,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_data.images.codestreams import check_jpeg_2000
 from cxr_data.images.header import BrokenImage, check_size
 from cxr_data.images.jpeg import exif_orientation, oriented
+from cxr_data.images.readings import check_order, check_sign
+from cxr_data.images.silence import quiet_libraries
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
+
+_NEEDED = (b"IHDR", b"PLTE", b"IDAT")
+_HOLE = 512
+"""Zero bytes that an interrupted copy leaves, and no coder of WebP writes."""
 
 
 def decode_raster(data: bytes, kind: str) -> NDArray[Any]:
@@ -116,17 +123,25 @@ def decode_png(data: bytes) -> NDArray[Any]:
     Raises:
         BrokenImage: Damaged, of several pictures, or of a size that is not decoded.
     """
-    significant = _check_png(data)
-    # Our message names the file; OpenCV's own lines on stderr would not.
+    needed, significant, orientation = _check_png(data)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+        with quiet_libraries():
+            values = cv2.imdecode(np.frombuffer(needed, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     except cv2.error:
         values = None
     if values is None:
         raise BrokenImage("damaged PNG: it cannot be decoded")
     if data[25] == 3:
         _check_palette(data)
+    if data[24:26] == b"\x10\0":  # 16 bits of gray, which some programs write as their memory holds them
+        check_order(values, "PNG")
+        check_sign(values, 16, "PNG")
+    return oriented(_by_significant_bits(values, significant), orientation)
+
+
+def _by_significant_bits(values: NDArray[Any], significant: int) -> NDArray[Any]:
+    """Values over the range of their type, where a file of 16 bits says that fewer are significant."""
     if values.dtype == np.uint8 or not 1 < significant < 16 or int(values.max()) >> significant:
         return values
     values = values.astype(np.uint16, copy=False)
@@ -137,10 +152,16 @@ def decode_png(data: bytes) -> NDArray[Any]:
     return np.rint(values * (65535.0 / (2**significant - 1))).astype(np.uint16)
 
 
-def _check_png(data: bytes) -> int:
-    """Refuse damaged chunks, which libpng would print a line on each, and animations; returns the significant bits."""
-    at, significant = 8, 16
+def _check_png(data: bytes) -> tuple[bytes, int, int]:
+    """Refuse damaged chunks and several pictures.
+
+    Returns:
+        The file without the chunks that do not decide its pixels, some of which libpng refuses or unpacks at length;
+        significant bits; EXIF orientation.
+    """
+    at, significant, orientation, pictures = 8, 16, 1, 0
     view = memoryview(data)
+    needed = [view[:8]]
     if data[12:16] != b"IHDR" or len(data) < 33:
         raise BrokenImage("truncated PNG: it ends within its header")
     check_size(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
@@ -150,12 +171,19 @@ def _check_png(data: bytes) -> int:
             raise BrokenImage("truncated PNG")
         if name[0] < 0x60 and zlib.crc32(view[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
             raise BrokenImage("damaged PNG: its checksums do not agree")
-        if name == b"acTL" and (frames := int.from_bytes(data[at + 8 : at + 12])) > 1:
-            raise BrokenImage(f"a PNG of {frames} pictures; one radiograph was expected")
+        # The picture that is shown need not be one of an animation's.
+        if name == b"fcTL" or (name == b"IDAT" and not pictures):
+            pictures += 1
         if name == b"sBIT" and end > at + 8:
             significant = min(data[at + 8 : end])
+        if name == b"eXIf":
+            orientation = exif_orientation(data[at + 8 : end])
+        if name in _NEEDED:
+            needed.append(view[at : end + 4])
         at = end + 4
-    return significant
+    if pictures > 1:
+        raise BrokenImage(f"a PNG of {pictures} pictures; one radiograph was expected")
+    return b"".join([*needed, view[at:]]), significant, orientation
 
 
 def _check_palette(data: bytes) -> None:
@@ -183,11 +211,18 @@ def _check_gif(data: bytes) -> None:
 
 
 def _check_webp(data: bytes) -> None:
-    _check_length(data, int.from_bytes(data[4:8], "little") + 8, "WebP")
+    at, claimed = 12, int.from_bytes(data[4:8], "little") + 8
+    _check_length(data, claimed, "WebP")
+    while at < claimed:
+        end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 3] == b"VP8" and bytes(_HOLE) in data[at + 8 : end]:
+            raise BrokenImage("damaged WebP: zero bytes within its pixels")
+        at = end + end % 2
 
 
 _CHECKS: dict[str, Callable[[bytes], None]] = {
     "BMP": _check_bmp,
     "GIF": _check_gif,
     "WebP": _check_webp,
+    "JPEG 2000": check_jpeg_2000,
 }

@@ -34,7 +34,11 @@ def check_order(values: NDArray[Any], kind: str, *, planes: bool = False) -> Non
     height, width = first.shape
     if height != width and _steps(first.reshape(width, height)) < FAR * claimed:
         raise _contradicted(kind, "height and width (Rows and Columns), which are exchanged")
-    if values.dtype.itemsize > 1 and values.dtype.kind != "f" and _steps(first.byteswap()) < FAR * claimed:
+    if values.dtype.kind == "f":
+        swapped = _likely(first) < 0.5 and _likely(first.byteswap()) > 0.99
+    else:
+        swapped = values.dtype.itemsize > 1 and _steps(first.byteswap()) < FAR * claimed
+    if swapped:
         raise _contradicted(kind, "the order of bytes")
     if values.ndim == 2 or values.shape[2] == 1:
         return
@@ -117,11 +121,18 @@ def _sampled(height: int) -> NDArray[np.int64]:
     return np.linspace(0, height - 1, min(height, _SAMPLED)).astype(np.int64)
 
 
+def _likely(values: NDArray[Any]) -> float:
+    """Share of floats that are of a size as measured values are, or 0."""
+    with np.errstate(all="ignore"):  # floats may be no numbers
+        size = np.abs(values[_sampled(len(values))].astype(np.float64))
+    return float(((size == 0) | ((size > 1e-9) & (size < 1e9))).mean())
+
+
 def _steps(values: NDArray[Any]) -> float:
     """Mean step from a row to the next, in standard deviations."""
     rows = _sampled(len(values) - 1)
-    upper, lower = (values[at].astype(np.float64) for at in (rows, rows + 1))
     with np.errstate(all="ignore"):  # floats may be no numbers
+        upper, lower = (values[at].astype(np.float64) for at in (rows, rows + 1))
         spread = float(upper.std())
         return float(np.abs(upper - lower).mean()) / spread if spread else 0.0
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import math
 import platform
 import re
 import subprocess
@@ -224,7 +225,7 @@ def parse_header(text: str, path: str | Path) -> Header:
     except (ValueError, RecursionError) as error:
         raise BadInput("a header in JSON", f"something else ({error})", where=path) from error
     schema = values.get("schema", 0)
-    if not isinstance(schema, int) or schema > SCHEMA:
+    if not isinstance(schema, int) or isinstance(schema, bool) or not 0 <= schema <= SCHEMA:
         found = f"schema {schema}"
         raise BadInput(f"a header of schema {SCHEMA} or older", found, where=path, do="update the cxr packages")
     try:
@@ -266,7 +267,7 @@ def metadata(path: Path) -> dict[str, str]:
             file.seek(8)
             table = json.loads(file.read(length))
             found = table.pop("__metadata__", {})
-            end = max((int(entry["data_offsets"][1]) for entry in table.values()), default=0)
+            end = _end(table)
     except FileNotFoundError as error:
         raise BadInput("a file", "nothing there", where=path, do=do) from error
     except OSError as error:
@@ -282,6 +283,24 @@ def metadata(path: Path) -> dict[str, str]:
             do="copy it again, or rerun the command that wrote it",
         )
     return found
+
+
+def _end(table: Mapping[str, Any]) -> int:
+    """Bytes of the numbers that the table of a safetensors file lists.
+
+    Raises:
+        ValueError, LookupError, TypeError: Tensors that overlap, leave a gap, or are not as long as their shape says.
+    """
+    end = 0
+    for name, entry in sorted(table.items(), key=lambda one: one[1]["data_offsets"]):
+        if name.startswith(TRAINING_IMAGES) and not (entry["dtype"] == "I64" and name.rpartition(".")[2].isdigit()):
+            raise ValueError("no keys of images of a size")
+        start, stop = entry["data_offsets"]
+        bits = 8 if entry["dtype"] == "BOOL" else int(re.findall(r"\d+", entry["dtype"])[0])  # BF16, F8_E4M3
+        if start != end or min(entry["shape"], default=0) < 0 or bits * math.prod(entry["shape"]) != 8 * (stop - start):
+            raise ValueError("tensors that overlap, leave a gap, or are not as long as their shape says")
+        end = stop
+    return end
 
 
 def describe_onnx(path: str | Path) -> tuple[Header, dict[str, Any]]:
@@ -313,4 +332,10 @@ def describe_onnx(path: str | Path) -> tuple[Header, dict[str, Any]]:
             where=path,
             do=do,
         )
-    return parse_header(texts[KEY], path), json.loads(texts[EXPORT_KEY])
+    header = parse_header(texts[KEY], path)
+    try:
+        about = json.loads(texts[EXPORT_KEY])
+        _ = about["precision"], about["source"]["sha256"]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise BadInput("what export-model says of the file", "something else", where=path, do=do) from error
+    return header, about

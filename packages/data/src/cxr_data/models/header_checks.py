@@ -10,6 +10,9 @@ from cxr_data.images.header import ASPECTS, WINDOWS
 if TYPE_CHECKING:
     from cxr_data.models.header import Header
 
+_FILES = {"parents": ("role", "path", "sha256"), "ancestors": ("name", "sha256", "licence", "source")}
+"""What is said of each file that a network comes from."""
+
 
 def check_header(header: "Header", path: str | Path) -> None:
     """Refuse a header whose values no network can be used with, such as a standard deviation of 0.
@@ -38,9 +41,18 @@ def check_header(header: "Header", path: str | Path) -> None:
         "activations and weights as bits",
         header.bits,
     )
-    for name in ("parents", "ancestors"):
+    for name, keys in _FILES.items():
         entries = getattr(header, name)
-        demand(all(isinstance(one, dict) for one in entries), f"tables as {name}", entries)
+        whole = all(isinstance(one, dict) and all(isinstance(one.get(key), str) for key in keys) for one in entries)
+        demand(whole, f"{', '.join(keys)} of each file as {name}", entries)
+    cohort = header.cohort or {}
+    texts = {"licence": header.licence, "git": header.git, **{key: cohort.get(key) for key in ("name", "source")}}
+    for name, text in texts.items():
+        demand(text is None or isinstance(text, str), f"text as {name}", text)
+    demand(header.seed is None or isinstance(header.seed, int), "a number as seed", header.seed)
+    demand(
+        _is_count(cohort.get("pixel_size", 1)), "the size of the cohort's images in pixels", cohort.get("pixel_size")
+    )
     demand(header.kind in ("backbone", "model"), "the kind backbone or model", header.kind)
     demand(_is_text(header.architecture), "the name of an architecture", header.architecture)
     tasks = ("multilabel", "multiclass", *(() if labels else (None,)))

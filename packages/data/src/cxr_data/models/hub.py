@@ -33,6 +33,10 @@ def local(word: str | Path) -> Path:
     """
     word = str(word)
     if not word.startswith(PREFIX):
+        try:
+            Path(word).is_dir()
+        except OSError as error:  # a name too long, a folder that may not be looked into
+            raise BadInput("a path", error.strerror or str(error), where=f"{word:.200}") from error
         return Path(word)
     repository, _, revision = word.removeprefix(PREFIX).partition("@")
     hub = _library()
