@@ -7,7 +7,8 @@ import pytest
 from cxr_data.errors import BadInput
 from cxr_data.typed_json import to_json
 from cxr_eval import Metric, read_report
-from cxr_eval.document import SCHEMA_FILE, Entry, Report, checked, schema
+from cxr_eval.document import SCHEMA_FILE, Report, checked, schema
+from cxr_eval.document_parts import Entry
 from cxr_eval.metrics.records import METRICS
 
 MODELS = {"teacher": 2.0, "guest": 1.0}

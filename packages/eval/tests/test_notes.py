@@ -59,7 +59,7 @@ def test_models_of_one_origin_share_a_sentence():
     other = header(cohort={"name": "nih", "fingerprint": "2"})
     found = notes("test", {"a": other, "b": other, "c": header(cohort=None)}, {96: COHORT}, MATCH)
     assert found[0].startswith("a, b were trained on another state of nih")
-    assert found[1].startswith("What c was trained on is not said")
+    assert found[1].startswith("The file does not say what c was trained on")
     assert len(found) == 2
 
 

@@ -75,9 +75,9 @@ def leave_one_out(
 ) -> tuple[float, NDArray[np.float64]]:
     """AUROC of one label, and the AUROC without each patient.
 
-    Of the P N pairs of a positive and a negative image, U rank rightly (ties count one half). Without patient c, who
-    has p_c positives and n_c negatives, U loses the pairs of his positives with all negatives and of his negatives with
-    all positives, of which those within himself were taken off twice.
+    Of the P N pairs of a positive and a negative image, U rank rightly (ties count one half). Without patient c, which
+    has p_c positives and n_c negatives, U loses the pairs of its positives with all negatives and of its negatives with
+    all positives; pairs within the patient are then subtracted twice and are added back once.
 
     Args:
         target: (N,) in {0, 1}, with both.

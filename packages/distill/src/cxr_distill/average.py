@@ -36,7 +36,7 @@ class Average:
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """Within the block the module has the averaged weights; what becomes of them there stays with them."""
+        """Within the block the module has the averaged weights; changes made to them there are kept in the average."""
         self._exchange(module)
         try:
             yield

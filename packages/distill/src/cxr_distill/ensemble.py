@@ -1,4 +1,4 @@
-"""Several teachers that answer as one."""
+"""Ensembles of teachers: joint logits, and the weight of each teacher."""
 
 from collections.abc import Sequence
 

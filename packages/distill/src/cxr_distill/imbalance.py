@@ -1,4 +1,4 @@
-"""What is done for rare labels: heavier in the loss, drawn more often, or their prior taken out."""
+"""Class imbalance: rare labels weighted up in the loss, drawn more often, or their prior taken out of the logits."""
 
 import functools
 import inspect

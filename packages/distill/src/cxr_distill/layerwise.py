@@ -1,4 +1,4 @@
-"""Lower layers learn more slowly."""
+"""Smaller learning rates for lower layers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

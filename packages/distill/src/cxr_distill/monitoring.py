@@ -1,4 +1,4 @@
-"""What is watched while a student learns: agreement with its teacher, and which loss moves it."""
+"""Measurements during training: agreement with the teacher, and the share of each loss in the gradient."""
 
 import math
 from collections.abc import Mapping, Sequence

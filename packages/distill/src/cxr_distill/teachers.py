@@ -160,7 +160,7 @@ def check_teachers(losses: Mapping[Loss, float], *, task: str, teachers: int, en
 
 
 class Seen(NamedTuple):
-    """What the teachers say of a batch.
+    """Outputs of the teachers for a batch.
 
     Attributes:
         joint: The classifiers' answer as one and, of a single teacher, its features; None where all are encoders.
@@ -237,7 +237,7 @@ class Teachers:
         return read
 
     def outputs(self, batch: Batch) -> Seen:
-        """What the teachers say of a batch."""
+        """Outputs of the teachers for a batch."""
         each = list(zip(self.distillation.teachers, self._each(batch), strict=True))
         answers = [outputs for teacher, outputs in each if not teacher.headless]
         features = [outputs.features for teacher, outputs in each if teacher.headless]

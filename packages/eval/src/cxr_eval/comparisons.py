@@ -170,9 +170,9 @@ def _overall(
 ) -> _Pair:
     """Both models' average over the labels for which both have the figure, or their figure of the decided class.
 
-    Each model's own average would do a favour to one that never calls a hard finding: the precision of that
-    finding is undefined, and left out. Where either model has no figure for one of these labels in a replicate both
-    averages are NaN: over the labels that remain it would be another quantity.
+    Comparing each model's own average would favour a model that never calls a difficult finding: the precision of
+    that finding is undefined, and left out. Where either model has no figure for one of these labels in a replicate
+    both averages are NaN: over the labels that remain it would be another quantity.
     """
     first, second = (models[name]["overall"][key]["value"] for name in pair)
     if METRICS[key].of_classes is not None and models[pair[0]]["confusion_matrix"] is not None and len(labels) > 1:

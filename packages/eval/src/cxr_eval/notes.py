@@ -132,17 +132,19 @@ def seen_in_training(met: Mapping[str, Mapping[str, Any]]) -> list[str]:
 _RELATIONS = {
     "external": (
         "External cohort: {models} {verb} trained on {origin}, not on {cohort}. Thresholds and temperatures come from "
-        "there. That no patient is in both is for you to know."
+        "there. Whether a patient is in both cohorts cannot be checked here."
     ),
     "overlapping": (
         "Overlapping cohorts: {models} {verb} trained on {origin}, which has a data set in common with {cohort}. The "
-        "split of that one holds; taken together the figures are neither internal nor external."
+        "shared data set is split alike in both; taken together the figures are neither internal nor external."
     ),
     "other state": (
         "{models} {verb} trained on another state of {origin}: images, labels or splits differ, so some of these "
         "images may have been among the training images."
     ),
-    "unknown": "What {models} {verb} trained on is not said by the file: these images may have been among it.",
+    "unknown": (
+        "The file does not say what {models} {verb} trained on: these images may have been among the training images."
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """How large and how fast the models are, measured so that they can be compared.
 
 All models are timed in one process, in alternation, with one runtime, one arithmetic (float32) and one
-number of threads: what the machine does besides hits all of them alike. Ratios between models carry over to
+number of threads: other load on the machine affects all of them alike. Ratios between models carry over to
 other machines better than milliseconds do.
 """
 

@@ -98,7 +98,7 @@ class EightBits(nn.Module):
         self.register_buffer("ranges", torch.zeros(0, 2))
 
     def __getattr__(self, name: str) -> Any:
-        """What this has not, the network has."""
+        """Attributes that this module lacks are those of the network."""
         try:
             return super().__getattr__(name)
         except AttributeError:

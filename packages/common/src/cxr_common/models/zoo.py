@@ -215,7 +215,7 @@ class GrayNetwork(nn.Module):
         """(B, 1, H, W) uint8 or float in 0..255 to logits (B, num_outputs).
 
         Raises:
-            BadInput: Floats in 0..1, which would be read as black images and answered without a word.
+            BadInput: Floats in 0..1, which would be read as black images without any warning.
         """
         asked = pixels.device.type == "cpu" or not self._in_range  # reading a value makes a GPU's step wait: once
         if asked and pixels.is_floating_point() and not (pixels.is_meta or torch.compiler.is_compiling()):

@@ -84,7 +84,7 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Let other processes have the folder; the end of the process does so too."""
+        """Release the lock on the folder; the end of the process does so too."""
         if self.tracker is not None:
             self.tracker.close()
             self.tracker = None

@@ -117,7 +117,7 @@ class TrainingSession:
         return self
 
     def __exit__(self, *details: object) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self.progress.__exit__(*details)
         self._stop.__exit__(*details)
 

@@ -1,4 +1,4 @@
-"""Distillation losses on feature maps and vectors: the student sees as the teacher does.
+"""Distillation losses on feature maps and vectors: the student's features become the teacher's.
 
 Shapes: a map is (B, C, H, W), a vector (B, C), B images and C channels. The formulas take features that
 already fit each other; where channels or sizes differ an adapter goes between

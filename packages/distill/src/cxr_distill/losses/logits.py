@@ -1,4 +1,4 @@
-"""Distillation losses on logits: the student answers as the teacher does.
+"""Distillation losses on logits: the student's answers become the teacher's.
 
 Shapes, for all: ``student`` z_s and ``teacher`` z_t are logits (B, L), B images and L labels. No gradient
 goes to the teacher. ``known`` marks what takes part: images, bool (B,), in the softmax losses; labels, bool

@@ -25,7 +25,7 @@ from cxr_eval.terminal import best_of
 
 GAPS_SHOWN = 10
 FOREMOST = 5
-"""Models told of before the page is unfolded."""
+"""Models listed at the top; the others are folded away."""
 Entry = Mapping[str, Any]
 
 
@@ -160,7 +160,7 @@ def image(png: bytes) -> str:
 def cell(entry: Entry, labels: int = 0) -> Markup:
     """A metric for a table cell: value, its interval below, and how many of the labels it averages if not all.
 
-    A dash that tells why stands for a value that is undefined.
+    An undefined value is a dash with the reason as its tooltip.
 
     Args:
         entry: The metric.
@@ -180,14 +180,14 @@ def cell(entry: Entry, labels: int = 0) -> Markup:
 
 
 def gap(entry: Entry) -> Markup:
-    """A difference with its sign; hovered over, it tells why it has no interval."""
+    """A difference with its sign; the reason for a missing interval is its tooltip."""
     if not entry.get("interval_reason"):
         return Markup("{}").format(signed(entry["value"]))
     return Markup('<abbr title="No interval: {}">{}</abbr>').format(entry["interval_reason"], signed(entry["value"]))
 
 
 def averaged(entry: Entry, labels: int) -> Markup:
-    """Says in small print how many of the labels an average is over; empty where it is all of them."""
+    """How many of the labels an average is over, in small print; empty where it is all of them."""
     if "labels" not in entry:
         return Markup("")
     return Markup("<small>{} of {} labels</small>").format(entry["labels"], labels)
