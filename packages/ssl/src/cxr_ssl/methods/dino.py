@@ -29,6 +29,8 @@ class DINOConfig(MethodConfig):
         prototypes: K, width of the output; null is a prototype to 4 images, but from 1024 to the published 65536.
         hidden: Width of the head's hidden layers.
         bottleneck: Width of the head before its last layer.
+        batch_norm: BatchNorm in the head's hidden layers, which removes what all images share. The published head of
+            vision transformers has none; on radiographs, which look alike, a ResNet then collapses to uniform outputs.
         momentum: Momentum of the teacher at the first step; it rises to 1 with the cosine. Published: .996 for long
             runs.
         teacher_temperature: Temperature of the teacher: lower is sharper.
@@ -40,6 +42,7 @@ class DINOConfig(MethodConfig):
     prototypes: int | None = None
     hidden: int = 2048
     bottleneck: int = 256
+    batch_norm: bool = True
     momentum: float = 0.99
     teacher_temperature: float = 0.04
     student_temperature: float = 0.1
@@ -100,7 +103,7 @@ class DINO(Method):
         sizes = (width, options.hidden, options.bottleneck, settings.prototypes)
         with warnings.catch_warnings():  # lightly's head uses torch's older weight_norm
             warnings.simplefilter("ignore", FutureWarning)
-            self.module = StudentTeacher(backbone, lambda: DINOProjectionHead(*sizes))
+            self.module = StudentTeacher(backbone, lambda: DINOProjectionHead(*sizes, batch_norm=options.batch_norm))
         # A part of the module, so that its center is moved and saved with it.
         self.module.criterion = DINOLoss(
             settings.prototypes, student_temp=options.student_temperature, center_momentum=options.center_momentum
