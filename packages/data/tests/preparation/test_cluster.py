@@ -1,6 +1,7 @@
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from distributed import LocalCluster
@@ -11,6 +12,7 @@ from cxr_data.cli import main
 DIES_ONCE = """
 import os
 from pathlib import Path
+from typing import Any
 from cxr_data.preparation import cluster
 
 def dask_setup(worker):
@@ -29,13 +31,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def cluster(tmp_path) -> Iterator[LocalCluster]:
+def cluster(tmp_path) -> Iterator[Any]:
     """Two worker processes, the first of which to decode part 5 dies of it."""
     preload = tmp_path / "preload.py"
     preload.write_text(DIES_ONCE.format(grave=str(tmp_path / "died")))
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, preload=str(preload)
-    ) as made:
+    options: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": None, "preload": str(preload)}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as made:
         yield made
 
 

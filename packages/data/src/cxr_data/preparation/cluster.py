@@ -56,14 +56,14 @@ def prepare_on_dask(
         raise BadInput("a Dask scheduler that answers", f"{error}", where=f"--dask {scheduler}", do=do) from error
     with client, Progress("decode", 1, parts, show=show) as bar:
         tasks = client.map(_decode, range(1, parts + 1), settings=settings, out=target, count=parts, pure=False)
+        folders: list[Path] = []
         try:
             for task in as_completed(tasks):
-                task.result()
+                folders.append(task.result())
                 bar.step(images // parts)
         except KilledWorker as error:
             do = "look at the workers' logs: they may need more memory"
             raise BadInput("workers that decode a part", "several that died of the same one", do=do) from error
-        folders = client.gather(tasks)
     cohort = merge(folders, target)
     for folder in folders:
         shutil.rmtree(folder)

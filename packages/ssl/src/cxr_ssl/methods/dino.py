@@ -101,9 +101,18 @@ class DINO(Method):
         self.settings, options = settings, settings.options
         width: Any = backbone.network.num_features
         sizes = (width, options.hidden, options.bottleneck, settings.prototypes)
+
+        def head() -> DINOProjectionHead:
+            made = DINOProjectionHead(*sizes, batch_norm=options.batch_norm)
+            last: Any = (
+                made.last_layer
+            )  # every forward computes its weight; a graph would hold the parameters meanwhile
+            last.weight = last.weight.detach()
+            return made
+
         with warnings.catch_warnings():  # lightly's head uses torch's older weight_norm
             warnings.simplefilter("ignore", FutureWarning)
-            self.module = StudentTeacher(backbone, lambda: DINOProjectionHead(*sizes, batch_norm=options.batch_norm))
+            self.module = StudentTeacher(backbone, head)
         # A part of the module, so that its center is moved and saved with it.
         self.module.criterion = DINOLoss(
             settings.prototypes, student_temp=options.student_temperature, center_momentum=options.center_momentum
