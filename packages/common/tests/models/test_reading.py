@@ -60,7 +60,7 @@ def test_weights_that_no_network_can_be_used_with_are_refused(state, tmp_path, k
 
 def test_tokens_and_tables_may_be_zeros(state):
     names = ("mask_token", "cls_token", "blocks.0.attn.rel_pos_h", "blocks.0.attention_biases")
-    refuse_unusable(state | {name: torch.zeros(1, 8) for name in names}, "file")
+    refuse_unusable(state | {name: torch.zeros(1, 8) for name in names}, state, "file")
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e5m2])
