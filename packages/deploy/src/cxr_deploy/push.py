@@ -118,7 +118,7 @@ def _joined(matter: Mapping[str, Any], body: str) -> str:
 
 def _made_of(exported: Path, digest: str) -> bool:
     """Whether an ONNX file was made of this very model; says so where it was not."""
-    made = describe_onnx(exported)[1]["source"]["sha256"] == digest
+    made = (describe_onnx(exported)[1].get("source") or {}).get("sha256") == digest
     if not made:
         say(f"note: {exported} was made of another model and is left out: run export-model again")
     return made

@@ -335,7 +335,9 @@ def describe_onnx(path: str | Path) -> tuple[Header, dict[str, Any]]:
     header = parse_header(texts[KEY], path)
     try:
         about = json.loads(texts[EXPORT_KEY])
-        _ = about["precision"], about["source"]["sha256"]
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise BadInput("what export-model says of the file", "something else", where=path, do=do) from error
+        whole = isinstance(about["precision"], str) and isinstance(about.get("source") or {}, dict)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise BadInput("what export-model says of the file", "something else", where=path, do=do)
     return header, about
