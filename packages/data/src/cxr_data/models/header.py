@@ -333,6 +333,7 @@ def describe_onnx(path: str | Path) -> tuple[Header, dict[str, Any]]:
             do=do,
         )
     header = parse_header(texts[KEY], path)
+    about: Any = None
     try:
         about = json.loads(texts[EXPORT_KEY])
         whole = isinstance(about["precision"], str) and isinstance(about.get("source") or {}, dict)
