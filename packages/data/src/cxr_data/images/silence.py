@@ -23,10 +23,21 @@ class _StillHeard(io.TextIOBase):
 
     encoding = "utf-8"
 
+    begun = threading.local()
+    """The line that a thread has begun: ``print`` writes its end apart, and lines of threads must not mix."""
+
     def write(self, text: str, /) -> int:
+        whole, end, self.begun.text = (getattr(self.begun, "text", "") + text).rpartition("\n")
+        self._out(whole + end)
+        return len(text)
+
+    def flush(self) -> None:
+        rest, self.begun.text = getattr(self.begun, "text", ""), ""
+        self._out(rest)
+
+    def _out(self, text: str) -> None:
         with _Silence.lock:
             os.write(2 if _Silence.kept < 0 else _Silence.kept, text.encode("utf-8", "backslashreplace"))
-        return len(text)
 
     def isatty(self) -> bool:
         with _Silence.lock:
