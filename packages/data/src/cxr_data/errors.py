@@ -74,10 +74,10 @@ def require(holds: bool, expected: str, found: object, option: str) -> None:
         raise BadInput(expected, found if isinstance(found, str) else repr(found), where=option)
 
 
-def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+def require_known(kind: str, name: Any, known: Iterable[str], where: str | Path | None = None) -> None:
     """Refuse a name that is not on a list; see `unknown_name`."""
     if name not in known:
-        raise unknown_name(kind, name, known)
+        raise unknown_name(kind, str(name), known, where)
 
 
 def require_folder_name(name: str, option: str) -> None:

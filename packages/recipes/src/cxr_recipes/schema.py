@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known
 
 COMMANDS = ("cxr-data", "ssl-pretrain", "finetune", "distill", "evaluate", "export-model")
 FIELDS = ("title", "about", "data", "scales", "stages", "reports", "gains", "published", "published_gains", "differs")
@@ -89,8 +89,7 @@ def _metrics(metrics: Any, where: str) -> None:
 
 def _known(kind: str, names: Iterable[Any], known: Iterable[str], where: str) -> None:
     for name in names:
-        if name not in known:
-            raise unknown_name(kind, str(name), known, where)
+        require_known(kind, name, known, where)
 
 
 def _mapping(value: Any, of: str, where: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known, unknown_name
 from cxr_data.readers.listing import UNCERTAIN, UNMENTIONED, Listing
 
 Policy = Literal["ones", "zeros", "ignore"]
@@ -45,10 +45,10 @@ class Selection:
     def __post_init__(self) -> None:
         policies = [self.uncertain] if isinstance(self.uncertain, str) else list(self.uncertain.values())
         for policy in policies:
-            _known("policy for uncertain labels", policy, get_args(Policy))
-        _known("policy for unmentioned labels", self.unmentioned, get_args(Silence))
-        _known("way to count votes", self.votes, get_args(Votes))
-        _known("view", self.view, get_args(View))
+            require_known("policy for uncertain labels", policy, get_args(Policy))
+        require_known("policy for unmentioned labels", self.unmentioned, get_args(Silence))
+        require_known("way to count votes", self.votes, get_args(Votes))
+        require_known("view", self.view, get_args(View))
         if repeated := sorted({name for name in self.labels if self.labels.count(name) > 1}):
             raise BadInput("each label once", f"{', '.join(repeated)} twice", where="--labels")
 
@@ -112,7 +112,7 @@ def select(listing: Listing, selection: Selection, where: Path) -> tuple[Listing
     listing = _of_labels(listing, selection, where, done)
     if isinstance(selection.uncertain, Mapping):
         for name in selection.uncertain:
-            _known("label", name, listing.labels)
+            require_known("label", name, listing.labels)
     table, notes, doubtful = listing.table, list(listing.notes), {}
     silent = voted = 0
     for name in listing.labels:
@@ -147,11 +147,6 @@ def select(listing: Listing, selection: Selection, where: Path) -> tuple[Listing
 
 _MEANING = {"ones": "present", "zeros": "absent", "ignore": "unknown"}
 _COUNTED = {"majority": "more than half of them", "union": "anyone's yes"}
-
-
-def _known(kind: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        raise unknown_name(kind, str(name), known)
 
 
 def _settled(values: NDArray[np.float32], policy: str, selection: Selection) -> NDArray[np.float32]:
