@@ -132,9 +132,9 @@ def _header(dataset: "Dataset") -> _Header:
 def _floats(dataset: "Dataset", keyword: str, header: _Header) -> NDArray[Any]:
     kind = np.dtype(("<" if dataset.original_encoding[1] is not False else ">") + _FLOATS[keyword])
     data = _native(dataset.get(keyword), header.rows * header.columns * kind.itemsize)
-    values = np.frombuffer(data, kind).reshape(header.rows, header.columns).astype(np.float64)
-    check_order(values.astype(kind.newbyteorder("=")), "DICOM")
-    return values
+    values = np.frombuffer(data, kind).reshape(header.rows, header.columns).astype(kind.newbyteorder("="))
+    check_order(values, "DICOM")
+    return values.astype(np.float64)
 
 
 def _native(data: Any, expected: int) -> bytes:

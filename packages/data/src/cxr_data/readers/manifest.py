@@ -1,11 +1,11 @@
 """Any folder with a table of its images: CSV or Parquet with a column of files, as ``file``, ``path`` or ``image``.
 
 ``manifest.csv``, ``manifest.parquet``, ``labels.csv`` or ``labels.parquet`` is recognised when it also has labels:
-columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks
-(but folds, sex and views). Beside images without class
-folders the only table of any other name is recognised too, or ``train.csv`` with ``val.csv`` and ``test.csv``. With
-``--reader manifest`` any name will do. ``patient``, ``split``, ``view``, ``sex`` and ``age`` are used in any usual
-spelling. A ``labels`` table that cannot be understood is refused where images would otherwise count as unlabelled.
+columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks (but folds, sex and views).
+Beside images without class folders the only table of any other name is recognised too, or ``train.csv`` with
+``val.csv`` and ``test.csv``. With ``--reader manifest`` any name will do. ``patient``, ``split``, ``view``, ``sex`` and
+``age`` are used in any usual spelling. A ``labels`` table that cannot be understood is refused where images would
+otherwise count as unlabelled.
 """
 
 import os
