@@ -74,7 +74,7 @@ def run(config: EvaluateConfig) -> Path:
     targets = aligned_targets(cohort.targets[rows], cohort.labels, match)
     groupings = subgroups.groupings(cohort.table[rows], config.subgroups)
     met = met_in_training(files, headers, cohorts, rows)
-    seen = seen_in_training(met) if config.split in ("val", "test") else []
+    seen = seen_in_training(met)
     for sentence in seen:
         say(f"evaluate: warning: {sentence}")
 

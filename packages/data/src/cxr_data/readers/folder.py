@@ -14,7 +14,8 @@ from cxr_data.readers.listing import (
     one_hot,
     order_classes,
 )
-from cxr_data.readers.values import merged_spellings, spelling_key
+from cxr_data.readers.values import merged_spellings
+from cxr_data.spelling import spelling_key
 
 
 def looks_like(path: Path) -> bool:

@@ -1,6 +1,5 @@
 """What a reader returns, and what several readers need to say it."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from cxr_data.cohorts.cohort import Task
 from cxr_data.errors import BadInput
 from cxr_data.preparation.image_files import find_images, spelt
+from cxr_data.spelling import sounds_healthy
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -26,7 +26,6 @@ MAX_CLASSES = 100
 """Most exclusive classes that are taken for classes."""
 UNCERTAIN, UNMENTIONED = -1.0, -2.0
 """Label values a reader may give beside 0, 1 and NaN: a doubtful finding, and one the report is silent on."""
-_HEALTHY = {"normal", "healthy", "negative", "nofinding", "nofindings", "control", "controls", "clear"}
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,6 @@ def named_images(root: Path) -> tuple[list[str], tuple[tuple[str, str], ...], tu
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:
     """Class names in label order: healthy-sounding first, so that of two ``labels[1]`` is the positive."""
     return tuple(sorted(names, key=lambda name: (not sounds_healthy(name), name)))
-
-
-def sounds_healthy(name: str) -> bool:
-    """Whether a class or folder name means that nothing was found ("NORMAL", "0_normal", "No Finding")."""
-    return re.sub(r"[^a-z]", "", name.lower()) in _HEALTHY
 
 
 def one_hot(classes: Sequence[str], labels: Sequence[str]) -> list[pl.Series]:

@@ -30,9 +30,9 @@ from cxr_data.readers.listing import (
     image_files,
     one_hot,
     order_classes,
-    sounds_healthy,
 )
 from cxr_data.readers.tables import numbers
+from cxr_data.spelling import sounds_healthy
 
 NAMES = tuple(f"{stem}.{kind}" for stem in ("manifest", "labels") for kind in ("csv", "csv.gz", "tsv", "parquet"))
 _KNOWN = ("file", "patient", "split", "class", "view", "sex", "age")
