@@ -20,10 +20,12 @@ from typing import Any
 
 import pytest
 
-from cxr_data.machine import cpu_name
+from cxr_data.machine import cpu_flags, cpu_name
 
 PACKAGES = ("torch", "onnxruntime", "lightly", "scikit-learn", "torchdistill")
 """Whose versions a file carries: what is measured runs in them, or against them."""
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+"""What of a processor decides how fast products of matrices are."""
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +153,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     machine_info.clear()
     machine_info |= {
         "cpu": cpu_name(),
+        "flags": [flag for flag in FLAGS if flag in cpu_flags()],
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.system(),

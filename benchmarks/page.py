@@ -1,8 +1,9 @@
-"""Writes docs/performance.md from the files of ``--benchmark-json``, one a machine.
+"""Writes docs/performance.md from the files of ``--benchmark-json``: one per machine, or several of one machine.
 
     uv run python benchmarks/page.py benchmarks/results/NAME.json --out docs/performance.md
 
-Every number on the page comes from the files. ``conftest.py`` says what lies in them.
+Every number on the page comes from the files. ``conftest.py`` says what lies in them. Of files of one machine the last
+that ran a test counts, so that a few tests can be run again alone.
 """
 
 import argparse
@@ -16,7 +17,7 @@ RESULTS = "benchmarks/results"
 HEAD = """# Performance
 
 Written by `benchmarks/page.py` from what the benchmarks kept, not by hand. One file per machine, which does nothing
-else meanwhile:
+else meanwhile; a second file of a machine holds tests that were run again:
 
 ```sh
 uv run pytest benchmarks -m benchmark -n 0 --benchmark-json {results}/NAME.json
@@ -42,33 +43,41 @@ def page(documents: Mapping[str, Mapping[str, Any]]) -> str:
     """
     files = " ".join(f"{RESULTS}/{name}" for name in documents)
     parts = [HEAD.format(results=RESULTS, files=files)]
+    machines: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name, document in documents.items():
-        parts += [_machine(name, document), *_tables(document)]
+        machines.setdefault(_machine(document["machine_info"]), {})[name] = document
+    for machine, runs in machines.items():
+        parts += [f"## {machine}\n", _about(runs), *_tables(list(runs.values()))]
     return "\n".join(parts)
 
 
-def _machine(name: str, document: Mapping[str, Any]) -> str:
-    """Heading of a machine, what it ran, and how many bounds hold."""
-    info, commit = document["machine_info"], document["commit_info"]
+def _machine(info: Mapping[str, Any]) -> str:
+    """Processor, cores and accelerator."""
     cores = f"{info['cores']} core{'' if info['cores'] == 1 else 's'}"
-    heading = ", ".join(part for part in (info["cpu"], cores, info["gpu"]) if part)
-    versions = [f"{package} {version}" for package, version in info["versions"].items() if version]
-    threads = f"{info['torch_threads']} thread{'' if info['torch_threads'] == 1 else 's'} of torch"
-    ran = ", ".join([f"{info['system']} {info['machine']}", f"Python {info['python']}", *versions, threads])
-    revision = commit["id"][:12] + (" with uncommitted changes" if commit["dirty"] else "")
-    rows = [row for _, _, rows in _tests(document) for row in rows]
+    return ", ".join(part for part in (info["cpu"], cores, info["gpu"]) if part)
+
+
+def _about(runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a machine is able to do, what it ran and when, and how many bounds hold."""
+    lines = []
+    for name, document in runs.items():
+        info, commit = document["machine_info"], document["commit_info"]
+        versions = [f"{package} {version}" for package, version in info["versions"].items() if version]
+        threads = f"{info['torch_threads']} thread{'' if info['torch_threads'] == 1 else 's'} of torch"
+        system = [f"{info['system']} {info['machine']}", *info.get("flags", [])]
+        ran = ", ".join([*system, f"Python {info['python']}", *versions, threads])
+        revision = commit["id"][:12] + (" with uncommitted changes" if commit["dirty"] else "")
+        lines.append(f"{ran}; revision {revision}, {document['datetime'][:10]} (`{RESULTS}/{name}`).\n")
+    rows = [row for _, _, rows in _tests(list(runs.values())) for row in rows]
     bounded = [row for row in rows if _bounds(row)]
     met = sum(row["met"] for row in bounded)
-    return (
-        f"## {heading}\n\n{ran}; revision {revision}, {document['datetime'][:10]} (`{RESULTS}/{name}`).\n\n"
-        f"{len(rows)} figures; {met} of {len(bounded)} bounds hold.\n"
-    )
+    return "\n".join([*lines, f"{len(rows)} figures; {met} of {len(bounded)} bounds hold.\n"])
 
 
-def _tables(document: Mapping[str, Any]) -> Iterable[str]:
+def _tables(documents: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     """One table for each file of benchmarks, in the order in which they ran."""
-    for title in dict.fromkeys(title for title, _, _ in _tests(document)):
-        tests = [(test, rows) for of, test, rows in _tests(document) if of == title]
+    for title in dict.fromkeys(title for title, _, _ in _tests(documents)):
+        tests = [(test, rows) for of, test, rows in _tests(documents) if of == title]
         lines = [f"### {title}\n"]
         rows = [row for _, rows in tests for row in rows]
         if rows:
@@ -84,11 +93,14 @@ def _tables(document: Mapping[str, Any]) -> Iterable[str]:
         yield "\n".join(lines) + "\n"
 
 
-def _tests(document: Mapping[str, Any]) -> list[tuple[str, str, Sequence[Mapping[str, Any]]]]:
+def _tests(documents: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Sequence[Mapping[str, Any]]]]:
     """(title of its file, name of the test, its rows); benchmarks that record no rows are not ours to tell."""
-    found = [(test["extra_info"], test["name"]) for test in document["benchmarks"]]
-    tests = [(extra["title"], name, extra["rows"]) for extra, name in found if "rows" in extra]
-    return tests + [(test["title"], test["name"], []) for test in document["failed"]]
+    last: dict[tuple[str, str], Sequence[Mapping[str, Any]]] = {}
+    for document in documents:
+        found = [(test["extra_info"], test["name"]) for test in document["benchmarks"]]
+        last |= {(extra["title"], name): extra["rows"] for extra, name in found if "rows" in extra}
+        last |= {(test["title"], test["name"]): [] for test in document["failed"]}
+    return [(title, name, rows) for (title, name), rows in last.items()]
 
 
 def _bounds(row: Mapping[str, Any]) -> str:
@@ -105,7 +117,7 @@ def _quantity(value: float, unit: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the files, write the page; returns the exit code."""
     parser = argparse.ArgumentParser(description="Write docs/performance.md from the files of --benchmark-json.")
-    parser.add_argument("files", nargs="+", type=Path, help=f"files of --benchmark-json in {RESULTS}, one a machine")
+    parser.add_argument("files", nargs="+", type=Path, help=f"files of --benchmark-json in {RESULTS}")
     parser.add_argument("--out", type=Path, help="file to write; without it the page goes to standard output")
     given = parser.parse_args(argv)
     documents = {}

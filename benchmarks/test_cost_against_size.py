@@ -32,9 +32,10 @@ print(json.dumps({"seconds": time.process_time() - start, "gib": peak_memory() /
 STEPS = {
     "index": """
 import json, sys, time
+from pathlib import Path
 from cxr_data.preparation.image_files import find_images
 start = time.process_time()
-find_images(sys.argv[1] + "/images")
+find_images(Path(sys.argv[1], "images"))
 """,
     "prepare": """
 import json, sys, time

@@ -106,7 +106,7 @@ def our_step(
     model, optimizer = accelerator.prepare(student, torch.optim.AdamW(parameters, lr=1e-3, fused=True))
     kept = (CachedOutputs(None, ("logits",)),) if cached else ()  # type: ignore[arg-type] - its answers come with the batch
     teachers = Teachers(distillation, torch.ones(1, LABELS), np.zeros((0, LABELS), np.float32), kept)
-    answers = {"logits": torch.zeros(1, len(images), LABELS, dtype=torch.float16, device=images.device)}
+    answers = {"0.logits": torch.zeros(len(images), LABELS, dtype=torch.float16, device=images.device)}
     batch = Batch(images, targets, {} if cached else {size: images}, answers if cached else {})
     loss = label_loss(task, "auto", targets.cpu().numpy())
 

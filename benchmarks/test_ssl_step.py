@@ -18,7 +18,7 @@ import pytest
 import torch
 from lightly.loss import SwaVLoss
 from lightly.models.modules import SwaVProjectionHead, SwaVPrototypes
-from lightly.transforms import SwaVTransform
+from lightly.transforms.swav_transform import SwaVTransform
 from PIL import Image
 from torch import nn
 
@@ -194,7 +194,7 @@ def test_end_to_end_from_files(kind, tmp_path: Path, medians, record) -> None:
             return images
 
         def __getitem__(self, place: int) -> Views:
-            return transform(Image.open(files[place]).convert("RGB"))
+            return transform(Image.open(files[place]).convert("RGB"))  # type: ignore[return-value] - tensors by default
 
     loader = torch.utils.data.DataLoader(Files(), batch_size=batch, shuffle=True, drop_last=True)
     plain = plain_step("resnet18", 64, channels=3)

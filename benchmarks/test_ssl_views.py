@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from lightly.transforms import SwaVTransform
+from lightly.transforms.swav_transform import SwaVTransform
 from PIL import Image
 
 from cxr_data import Cohort
@@ -93,9 +93,8 @@ def test_loader_from_1024_pixel_png_once_prepared(tmp_path: Path, medians, recor
     for number, image in enumerate(radiographs(32, 1024)):
         files.append(tmp_path / f"{number}.png")
         cv2.imwrite(str(files[-1]), image)
-    small = [
-        cv2.resize(cv2.imread(str(f), cv2.IMREAD_GRAYSCALE), (96, 96), interpolation=cv2.INTER_AREA) for f in files
-    ]
+    gray = [np.asarray(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)) for file in files]
+    small = [cv2.resize(image, (96, 96), interpolation=cv2.INTER_AREA) for image in gray]
     np.save(tmp_path / "pixels.npy", np.stack(small))
     cohort = cohort_of(np.load(tmp_path / "pixels.npy", mmap_mode="r"))
     transform = SwaVTransform(crop_sizes=(64, 32))
@@ -105,7 +104,7 @@ def test_loader_from_1024_pixel_png_once_prepared(tmp_path: Path, medians, recor
             return len(files)
 
         def __getitem__(self, place: int) -> list[torch.Tensor]:
-            return transform(Image.open(files[place]).convert("RGB"))
+            return transform(Image.open(files[place]).convert("RGB"))  # type: ignore[return-value] - tensors by default
 
     loader = torch.utils.data.DataLoader(Files(), batch_size=16, shuffle=True, drop_last=True)
 

@@ -185,7 +185,7 @@ class Batch(NamedTuple):
         images: Augmented images for the student, (B, 1, S, S) uint8 (float in 0..255 once mixed).
         targets: (B, L) float32, NaN where unknown.
         shown: The same augmented images at each teacher's input size, by that size.
-        cached: Cached teacher outputs for these augmented images, by name.
+        cached: Cached outputs for these augmented images, by "TEACHER.NAME", as in "0.logits".
     """
 
     images: Tensor
