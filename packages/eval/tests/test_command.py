@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cxr_data import open_cohort
+from cxr_common.checkpoint import load, save, trained_on
+from cxr_data import open_cohort, pixel_size_for
 from cxr_data.command_line.command import parse
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
@@ -136,13 +137,19 @@ def test_models_of_two_input_sizes_see_the_same_images(tmp_path, make_model, lab
 def test_another_hospital_is_called_external_and_can_be_taken_whole(tmp_path, make_model, labels, capsys):
     elsewhere = {"name": "another hospital", "fingerprint": "f" * 64}
     other = {"name": "phantom", "fingerprint": "e" * 64}
-    make_model("teacher", (*labels, "Scoliosis"), "multilabel", cohort=elsewhere)
+    teacher = make_model("teacher", (*labels, "Scoliosis"), "multilabel", cohort=elsewhere)
     make_model("student", labels[:2], "multilabel", cohort=other)
+    # Some of these images were training images elsewhere, under other names.
+    cohort = open_cohort(DATA, pixel_size=pixel_size_for(32), show=False)
+    save(teacher, *load(teacher), training_images=trained_on(cohort, ()))
     asked = ["--split", "all", "--subgroups", "view", "--speed", "false", "--margin", "0.4"]
     assert run(tmp_path, *asked) == 0
     report = tmp_path / "runs" / "quickstart" / "report"
     document = json.loads((report / "metrics.json").read_text())
     assert document["images"] == 60
+    met = f"{len(cohort.rows('train'))} of 60 evaluated images are identical to training images of teacher"
+    assert document["notes"][0].startswith(met)
+    assert f"evaluate: warning: {met}" in capsys.readouterr().out
     assert document["labels"] == list(labels[:2])
     assert [model["cohort"] for model in document["models"].values()] == ["external", "other state"]
     assert any(
@@ -217,7 +224,7 @@ def test_the_command_can_be_typed_again():
     config = EvaluateConfig(models=["a b", "c"], subgroups=["sex", "age"], speed=False, margin=0.05)
     words = shlex.split(stage.command(config))
     assert words[:3] == ["uv", "run", "evaluate"]
-    parsed = parse(EvaluateConfig, prog="evaluate", description="", argv=words[3:], positional="models")
+    parsed = parse(EvaluateConfig, prog="evaluate", argv=words[3:], positional="models")
     assert parsed == config
 
 

@@ -87,6 +87,7 @@ def test_relation_of_joined_cohorts_is_that_of_their_parts():
     assert relation(joined, cohort("padchest", "9")) == "other state"
     assert relation(joined, cohort("nih + chexpert", "y", nih="1", chexpert="3")) == "overlapping"
     assert relation(joined, cohort("vindr", "3")) == "external"
+    assert relation(joined, cohort("padchest + nih", "y", padchest="2", nih="1")) == "internal"
 
 
 def test_a_file_from_before_parts_were_told_is_known_by_its_names():

@@ -46,6 +46,15 @@ def test_all_images_flatter_every_model_that_is_not_external():
     assert found[1].startswith("Overlapping cohorts: m was trained on nih")
 
 
+def test_weights_of_others_are_said_to_have_seen_nobody_knows_what():
+    ours = {"name": "teacher/model.safetensors", "sha256": "1", "licence": "unknown", "source": "cxr resnet50"}
+    theirs = {"name": "nih-pc.pt", "sha256": "2", "licence": "unknown", "source": ""}
+    found = notes("test", {"a": header(ancestors=(ours, theirs)), "b": header(ancestors=(ours,))}, {96: COHORT}, MATCH)
+    assert found == [
+        "Nothing says which images nih-pc.pt was trained on, which a comes from: some of these may be among them."
+    ]
+
+
 def test_patients_on_both_sides_of_the_split_are_named_first():
     leaky: Any = SimpleNamespace(**{**vars(COHORT), "shared_groups": {("train", "test"): 3, ("train", "val"): 2}})
     (found,) = notes("test", {"m": header()}, {96: leaky}, MATCH)

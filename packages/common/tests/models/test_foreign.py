@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,13 @@ import torchvision
 from torch import nn
 
 from cxr_common.models import foreign
-from cxr_common.models.foreign import from_foreign, to_torchvision
+from cxr_common.models.foreign import read_foreign, to_torchvision
 from cxr_common.models.zoo import build
 from cxr_data.errors import BadInput
+
+
+def from_foreign(path: str | Path, architecture: str, *, channels: int = 1, **options: Any) -> dict[str, torch.Tensor]:
+    return read_foreign(path, architecture, channels=channels, **options).state
 
 
 def worn(network: Any, seed=0) -> Any:

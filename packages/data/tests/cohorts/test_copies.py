@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from cxr_data import join, open_cohort
+from cxr_data.cohorts import copies
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.errors import BadInput
 
@@ -97,9 +98,33 @@ def test_copies_that_are_not_identical_are_found_unless_images_look_alike_anyway
     training = [image for image, split in splits(both).items() if split == "train"]
     assert training == [*(f"one/one-{i}.png" for i in range(2, 6)), *(f"two/two-{i}.png" for i in range(2, 6))]
     assert both.notes[0].startswith("cohorts share images: 16 are copies")
-    alike = np.clip(pictures[:1].astype(int) + rng.normal(0, 3, (8, 96, 96)), 0, 255).astype(np.uint8)
-    drawn = cohort_of("drawn", alike[:4], ["train"] * 3 + ["test"])
-    assert len(join([drawn, cohort_of("drawn too", alike[4:], ["test"] + ["train"] * 3)])) == 8
+    alike = np.clip(pictures[:1].astype(int) + rng.normal(0, 3, (16, 96, 96)), 0, 255).astype(np.uint8)
+    drawn = cohort_of("drawn", alike[:8], ["train"] * 7 + ["test"])
+    both = join([drawn, cohort_of("drawn too", alike[8:], ["test"] + ["train"] * 7)])
+    assert len(both) == 16
+    assert both.notes[0].startswith("16 images look like many others: whether they are copies")
+
+
+def test_a_copy_is_found_though_its_own_cohort_holds_it_several_times():
+    rng = np.random.default_rng(0)
+    pictures = np.stack([cv2.resize(rng.integers(0, 256, (12, 12), np.uint8), (96, 96)) for _ in range(4)])
+    one = pictures[0]
+    half = cv2.resize(cv2.resize(one, (48, 48), interpolation=cv2.INTER_AREA), (96, 96))
+    saved = [cv2.imdecode(cv2.imencode(".jpg", one, [1, quality])[1], 0) for quality in (40, 90)]
+    forms = [np.asarray(form, np.uint8) for form in (*saved, 255 - one, half)]
+    first = cohort_of("one", np.stack([*forms, *pictures[1:3]]), ["train"] * 5 + ["val"])
+    both = join([first, cohort_of("two", np.stack([one, 255 - one, pictures[3]]), ["test", "test", "train"])])
+    assert [image for image, split in splits(both).items() if split == "train"] == ["one/one-4.png", "two/two-2.png"]
+    assert both.notes[1].startswith("4 images were left out (4 training)")
+    assert "labels of 1 shared images differ" in both.notes[2]
+    assert both.notes[3].startswith("1 test images are there more than once")
+
+
+def test_what_is_not_compared_is_said(monkeypatch):
+    parts = [cohort_of(name, noise(4, seed), ["train", "train", "val", "test"]) for seed, name in enumerate(("a", "b"))]
+    assert join(parts).notes[0].startswith("cohorts read as one")
+    monkeypatch.setattr(copies, "MOST_COMPARED", 7)
+    assert join(parts).notes[0].startswith("more than 7 images: only identical ones were searched for")
 
 
 def test_cohorts_whose_training_images_all_leak_are_refused():

@@ -54,7 +54,10 @@ def test_parts_are_told_by_their_own_names_and_fingerprints(tmp_path):
     assert both.describe()["parts"] == told
     assert "parts" not in one.describe()
     save(both, tmp_path / "both")
-    assert load(tmp_path / "both").describe()["parts"] == told
+    kept = load(tmp_path / "both")
+    assert kept.describe()["parts"] == told
+    third = made("three", ("Mass",), 8, seed=2)
+    assert join([kept, third]).describe()["parts"] == [*told, {"name": "three", "fingerprint": "2three"}]
 
 
 def test_images_and_patients_of_one_name_stay_apart():
@@ -68,6 +71,42 @@ def test_images_and_patients_of_one_name_stay_apart():
     rows = [*one.rows("test"), *(two.rows("test") + 8)]
     assert both.rows("test").tolist() == rows
     assert both.fingerprint != join([two, one]).fingerprint
+
+
+def test_every_cohort_has_a_name_of_its_own():
+    cohorts = [made(name, ("Mass",), 8, seed=seed) for seed, name in enumerate(("set", "set", "set 2", "set"))]
+    both = join(cohorts)
+    assert both.name == "set + set 2 + set 2 2 + set 3"
+    assert both.table["image"].n_unique() == len(both)
+    assert both.table["patient"].n_unique() == sum(cohort.table["patient"].n_unique() for cohort in cohorts)
+
+
+def test_signs_tell_labels_apart_and_spellings_do_not():
+    for one, other in (("COVID+", "COVID-"), ("Nodule > 1 cm", "Nodule < 1 cm"), ("Mass", "Masses")):
+        assert join([made("one", (one,), 8), made("two", (other,), 8, seed=1)]).labels == (one, other)
+    for one, other in (
+        ("Pleural Effusion", "pleural-effusion"),
+        ("Épanchement", "e\u0301panchement"),
+        ("A / B", "a_b"),
+    ):
+        assert join([made("one", (one,), 8), made("two", (other,), 8, seed=1)]).labels == (one,)
+
+
+def test_what_may_be_the_same_is_said():
+    one = made("one", ("NORMAL", "PNEUMONIA"), 8, "multiclass")
+    two = made("two", ("No Finding", "pneumonia"), 16, "multiclass", seed=1)
+    both = join([made("plain", (), 24, None, seed=2), one, two])
+    assert "classes that may mean the same, kept apart by their names: NORMAL, No Finding" in both.notes
+    assert "without labels, unknown for all images: plain" in both.notes
+    assert "labels of one: NORMAL; absent for images of cohorts without them (plain and two)" in both.notes
+    said = [note for note in both.notes if "called as patients of" in note]
+    assert [note.split(":")[0] for note in said] == [
+        "4 patients of plain are called as patients of one are",
+        "8 patients of plain are called as patients of two are",
+        "4 patients of one are called as patients of two are",
+    ]
+    alone = [replace(cohort, table=cohort.table.with_columns(patient="image")) for cohort in (one, two)]
+    assert not any("called as" in note for note in join(alone).notes)
 
 
 def test_a_class_one_cohort_does_not_know_is_absent():

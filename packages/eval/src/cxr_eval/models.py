@@ -109,6 +109,9 @@ def relation(header: Header, cohort: Cohort) -> str:
         return "internal"
     theirs = _parts(trained.get("name") or "", trained["fingerprint"], trained.get("parts") or ())
     ours = _parts(cohort.name, cohort.fingerprint, cohort.parts)
+    contents = [sorted(content for _, content in side) for side in (theirs, ours)]
+    if all(contents[0]) and contents[0] == contents[1]:  # joined in another order
+        return "internal"
     same = {content for _, content in theirs if content} & {content for _, content in ours}
     changed = [{name for name, content in side if name and content not in same} for side in (theirs, ours)]
     if changed[0] & changed[1]:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from cxr_common.checkpoint import training_images
 from cxr_data import pixel_size_for
-from cxr_data.cohorts.cohort import Cohort, image_keys
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.cohorts.digests import image_keys
 from cxr_data.models.header import Header
 from cxr_eval.models import Match, relation
 
@@ -48,6 +49,16 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
             first = _cohort(headers[names[0]], cohorts)
             verb = "was" if len(names) == 1 else "were"
             found.append(sentence.format(models=", ".join(names), verb=verb, origin=origin, cohort=first.name))
+    foreign: dict[str, list[str]] = {}
+    for name, header in headers.items():
+        for one in header.ancestors:
+            if not one["source"].startswith("cxr "):
+                foreign.setdefault(one["name"], []).append(name)
+    for origin, names in foreign.items():
+        found.append(
+            f"Nothing says which images {origin} was trained on, which {', '.join(names)} "
+            f"{'comes' if len(names) == 1 else 'come'} from: some of these may be among them."
+        )
     for name, header in headers.items():
         cohort = _cohort(header, cohorts)
         if header.input.pixels and header.input.pixels != cohort.pixel_mapping:
@@ -132,7 +143,7 @@ def seen_in_training(met: Mapping[str, Mapping[str, Any]]) -> list[str]:
 _RELATIONS = {
     "external": (
         "External cohort: {models} {verb} trained on {origin}, not on {cohort}. Thresholds and temperatures come from "
-        "there. Whether a patient is in both cohorts cannot be checked here."
+        "there. Whether a patient, or an image saved anew, is in both cannot be checked here."
     ),
     "overlapping": (
         "Overlapping cohorts: {models} {verb} trained on {origin}, which has a data set in common with {cohort}. The "

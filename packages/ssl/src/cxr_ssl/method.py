@@ -136,10 +136,10 @@ class Method(ABC):
         """
 
     def before_update(self, step: int) -> None:  # noqa: B027 - most methods have nothing to do
-        """Gradients of a step of the run, from 0, are complete."""
+        """Called when the gradients of a step are complete; steps are counted from 0 over the run."""
 
     def after_update(self, step: int) -> None:  # noqa: B027 - some methods have nothing to do
-        """The optimiser has moved the weights."""
+        """Called when the optimiser has moved the weights."""
 
     def change(self, settings: Any) -> None:
         """Continue with other settings."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cxr_data.auditing.shortcuts import LEAST
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.preparation.splits import SPLITS
-from cxr_data.readers.listing import SPLIT_FOLDERS, sounds_healthy
+from cxr_data.readers.listing import SPLIT_FOLDERS
+from cxr_data.spelling import sounds_healthy
 
 SHIFT, SIGMAS = 0.05, 3.0
 """A label's share in a split differs from that in train from 5 points, when 3 standard errors lie between them."""

@@ -1,17 +1,19 @@
 """Find images that several cohorts share under different names."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.cohorts.cohort import Cohort, image_keys
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.cohorts.digests import image_keys
 from cxr_data.preparation.splits import join_groups
 
 MOST_COMPARED = 20_000
 """Images up to which copies that are not identical are searched for, too: a few seconds."""
+MOST_ALIKE = 12
+"""Different images up to which a set that look alike counts as copies of one; larger sets are drawings or phantoms."""
 
 
 class Overlap(NamedTuple):
@@ -20,7 +22,7 @@ class Overlap(NamedTuple):
     Attributes:
         keep: (N,) whether an image stays; the others would leak into validation or test.
         groups: (N,) group of each image, patients that share an image joined.
-        notes: What was found and done, the most important first; empty where nothing is shared.
+        notes: What was found and done, the most important first; empty where nothing is shared, and all was compared.
     """
 
     keep: NDArray[np.bool_]
@@ -28,7 +30,7 @@ class Overlap(NamedTuple):
     notes: tuple[str, ...]
 
 
-def overlap(cohorts: Sequence[Cohort], names: Sequence[str]) -> Overlap:
+def overlap(cohorts: Sequence[Cohort], names: Sequence[str], targets: NDArray[np.float32]) -> Overlap:
     """Find images that are in several cohorts, and keep them from being trained on and tested on at once.
 
     Images with identical pixels are found in cohorts of any size; up to :data:`MOST_COMPARED` images also copies that
@@ -39,6 +41,7 @@ def overlap(cohorts: Sequence[Cohort], names: Sequence[str]) -> Overlap:
     Args:
         cohorts: Two or more, of one pixel size, in order.
         names: Their names, for the notes.
+        targets: (N, L) labels of all images, to say where cohorts disagree on an image they share.
 
     Returns:
         Of all N images, one cohort after the other.
@@ -47,25 +50,24 @@ def overlap(cohorts: Sequence[Cohort], names: Sequence[str]) -> Overlap:
     offsets = np.cumsum([0, *(int(cohort.groups.max(initial=-1)) + 1 for cohort in cohorts[:-1])])
     groups = np.concatenate([cohort.groups + offset for cohort, offset in zip(cohorts, offsets, strict=True)])
     split = np.concatenate([cohort.table["split"].to_numpy() for cohort in cohorts])
-    identical = _identical(cohorts, owner)
-    copies = _copies(cohorts, owner, identical) if len(owner) <= MOST_COMPARED else {}
+    _, number = np.unique(np.concatenate([image_keys(cohort.pixels) for cohort in cohorts]), return_inverse=True)
+    picture, unsure = _copies(cohorts, number, owner)
+    identical, shared = (_shared(cohorts, numbers, owner) for numbers in (number, picture))
     keep = np.ones(len(owner), bool)
-    if not (identical >= 0).any() and not copies:
-        return Overlap(keep, groups, ())
-    for tokens in (identical, *copies.values()):
-        joined = [None if token < 0 else int(token).to_bytes(8, "big") for token in tokens]
-        groups = join_groups([str(group) for group in groups], joined)
+    if not (shared >= 0).any():
+        return Overlap(keep, groups, unsure)
+    joined = [None if token < 0 else int(token).to_bytes(8, "big") for token in shared]
+    groups = join_groups([str(group) for group in groups], joined)
 
     tested = _owners(groups, owner, split == "test")
     keep = ~((split != "test") & _elsewhere(groups, owner, tested))
     validated = _owners(groups, owner, (split == "val") & keep)
     keep &= ~((split == "train") & _elsewhere(groups, owner, validated))
-    return Overlap(keep, groups, _overlap_notes(owner, split, identical, copies, keep, names))
+    return Overlap(keep, groups, (*_overlap_notes(owner, split, identical >= 0, shared, keep, names, targets), *unsure))
 
 
-def _identical(cohorts: Sequence[Cohort], owner: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) number of each image that has an identical one in another cohort, else -1; blank images do not count."""
-    _, number = np.unique(np.concatenate([image_keys(cohort.pixels) for cohort in cohorts]), return_inverse=True)
+def _shared(cohorts: Sequence[Cohort], number: NDArray[np.int64], owner: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) number of each image where images of several cohorts have it, else -1; blank images do not count."""
     holders = np.unique(np.stack([number, owner]), axis=1)[0]
     shared = np.flatnonzero(np.bincount(holders) > 1)
     tokens = np.where(np.isin(number, shared), number, -1)
@@ -78,30 +80,38 @@ def _identical(cohorts: Sequence[Cohort], owner: NDArray[np.int64]) -> NDArray[n
 
 
 def _copies(
-    cohorts: Sequence[Cohort], owner: NDArray[np.int64], identical: NDArray[np.int64]
-) -> dict[tuple[int, int], NDArray[np.int64]]:
-    """For each two cohorts, (N,) number of the pair of copies that an image is in, else -1.
+    cohorts: Sequence[Cohort], number: NDArray[np.int64], owner: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """(N,) one number for all copies of an image, from one for identical ones; and what was not compared, or in vain.
 
-    Only pairs of which each image has no other copy in the other's cohort: where many images of a cohort look alike,
-    as drawings and phantoms do, likeness says nothing.
+    In a set of many images that all look alike, as drawings do, likeness says nothing.
     """
     from cxr_data.auditing.duplicates import near_pairs
     from cxr_data.auditing.measures import measure
 
+    audit = "`cxr-data audit` of all these cohorts together compares them"
+    if len(number) > MOST_COMPARED:
+        many = f"more than {MOST_COMPARED:,} images: only identical ones were searched for in several cohorts"
+        return number, (f"{many}, not copies that were re-encoded or rescaled; {audit}",)
     measured = [measure(cohort) for cohort in cohorts]
     thumbs = np.concatenate([one.thumbs for one in measured])
-    rows = near_pairs(thumbs, [digest for one in measured for digest in one.digest]).rows
-    rows = rows[owner[rows[:, 0]] != owner[rows[:, 1]]]
-    found = {}
-    for first, second in combinations(range(len(cohorts)), 2):
-        pairs = rows[(owner[rows[:, 0]] == first) & (owner[rows[:, 1]] == second)]
-        left, right = (np.bincount(side, minlength=len(owner)) for side in pairs.T)
-        pairs = pairs[(left[pairs[:, 0]] == 1) & (right[pairs[:, 1]] == 1)]
-        if len(pairs):
-            tokens = np.full(len(owner), -1, np.int64)
-            tokens[pairs[:, 0]] = tokens[pairs[:, 1]] = np.arange(len(pairs))
-            found[first, second] = tokens
-    return found
+    found = near_pairs(thumbs, [digest for one in measured for digest in one.digest])
+    one, other = number[found.rows].T
+    least = np.arange(int(number.max(initial=-1)) + 1)
+    before = None
+    while before is None or (least != before).any():  # the smallest number goes from image to image
+        before = least.copy()
+        lower = np.minimum(before[one], before[other])
+        np.minimum.at(least, one, lower)
+        np.minimum.at(least, other, lower)
+    alike = np.bincount(least, minlength=len(least))[least] > MOST_ALIKE
+    unsure = () if found.complete else (f"so many images look alike that not all were compared; {audit}",)
+    if len(np.unique(owner[alike[number]])) > 1:
+        unsure += (
+            f"{int(alike[number].sum())} images look like many others: whether they are copies of images of another "
+            "cohort cannot be told, and they count as different",
+        )
+    return np.where(alike, np.arange(len(least)), least)[number], unsure
 
 
 def _owners(groups: NDArray[np.int64], owner: NDArray[np.int64], chosen: NDArray[np.bool_]) -> dict[int, set[int]]:
@@ -123,18 +133,18 @@ def _elsewhere(
 def _overlap_notes(
     owner: NDArray[np.int64],
     split: NDArray[Any],
-    identical: NDArray[np.int64],
-    copies: Mapping[tuple[int, int], NDArray[np.int64]],
+    same: NDArray[np.bool_],
+    shared: NDArray[np.int64],
     keep: NDArray[np.bool_],
     names: Sequence[str],
+    targets: NDArray[np.float32],
 ) -> tuple[str, ...]:
-    same, alike = identical >= 0, np.zeros(len(owner), bool)
-    for tokens in copies.values():
-        alike |= tokens >= 0
-    alike &= ~same
+    from cxr_data.auditing.leakage import labels_differ
+
+    alike = (shared >= 0) & ~same
     counts = [f"{int(same.sum())} images are identical"] if same.any() else []
     counts += [f"{int(alike.sum())} are copies, re-encoded or rescaled,"] if alike.any() else []
-    here = set(owner[same | alike].tolist())
+    here = set(owner[shared >= 0].tolist())
     holders = ", ".join(name for number, name in enumerate(names) if number in here)
     notes = [f"cohorts share images: {' and '.join(counts)} to an image of another cohort ({holders})"]
     if left := int((~keep).sum()):
@@ -147,7 +157,11 @@ def _overlap_notes(
             f"{left} images were left out ({parts}): an identical image, a copy, or an image of the same patient is in "
             "the test or validation part of another cohort"
         )
-    tokens = identical[same & keep & (split == "test")]
+    order = np.argsort(shared, kind="stable")[int((shared < 0).sum()) :]
+    rows = np.split(order, np.flatnonzero(np.diff(shared[order])) + 1)
+    if at_odds := sum(labels_differ(targets, of_one) for of_one in rows):
+        notes.append(f"the labels of {at_odds} shared images differ from cohort to cohort, and are used as they are")
+    tokens = shared[(shared >= 0) & keep & (split == "test")]
     if twice := len(tokens) - len(np.unique(tokens)):
         notes.append(
             f"{twice} test images are there more than once, in several cohorts; intervals count them as one patient"

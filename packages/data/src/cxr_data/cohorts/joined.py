@@ -4,16 +4,18 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from itertools import combinations
 from typing import cast
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cxr_data.cohorts.cohort import Cohort, Task
+from cxr_data.cohorts.cohort import Cohort, Task, label_matrix
 from cxr_data.cohorts.copies import overlap
 from cxr_data.cohorts.pixel_rows import PixelRows
 from cxr_data.errors import BadInput
+from cxr_data.spelling import sounds_healthy, spelling_key
 
 
 def join(cohorts: Sequence[Cohort], *, remove_leaks: bool = True) -> Cohort:
@@ -50,7 +52,7 @@ def join(cohorts: Sequence[Cohort], *, remove_leaks: bool = True) -> Cohort:
     task: Task | None = next((cohort.task for cohort in cohorts if cohort.task), None)
     tables = [_table(name, cohort, labels) for name, cohort in zip(names, cohorts, strict=True)]
     table = pl.concat(tables, how="diagonal_relaxed")
-    keep, groups, leaks = overlap(cohorts, names)
+    keep, groups, leaks = overlap(cohorts, names, label_matrix(table, tuple(labels.values())))
     table = table.with_columns(pl.Series("group", groups))
     rows = None
     if remove_leaks and not keep.all():
@@ -78,7 +80,7 @@ def join(cohorts: Sequence[Cohort], *, remove_leaks: bool = True) -> Cohort:
         fingerprint=hashlib.sha256(identity).hexdigest(),
         notes=(
             *(leaks if remove_leaks else ()),
-            *_matched(cohorts, names, labels),
+            *_matched(cohorts, names, labels, task),
             *(f"{name}: {note}" for name, cohort in zip(names, cohorts, strict=True) for note in cohort.notes),
         ),
         masks=masks,
@@ -87,7 +89,11 @@ def join(cohorts: Sequence[Cohort], *, remove_leaks: bool = True) -> Cohort:
             for name, cohort in zip(names, cohorts, strict=True)
             for file, reason in cohort.broken
         ),
-        parts=tuple({"name": cohort.name, "fingerprint": cohort.fingerprint} for cohort in cohorts),
+        parts=tuple(
+            part
+            for cohort in cohorts
+            for part in cohort.parts or ({"name": cohort.name, "fingerprint": cohort.fingerprint},)
+        ),
     )
 
 
@@ -95,8 +101,10 @@ def _names(cohorts: Sequence[Cohort]) -> list[str]:
     """The cohorts' names; a repeated one is numbered."""
     names: list[str] = []
     for cohort in cohorts:
-        again = sum(other.name == cohort.name for other in cohorts[: len(names)])
-        names.append(f"{cohort.name} {again + 1}" if again else cohort.name)
+        name, number = cohort.name, 2
+        while name in names:
+            name, number = f"{cohort.name} {number}", number + 1
+        names.append(name)
     return names
 
 
@@ -135,7 +143,8 @@ def _union(cohorts: Sequence[Cohort], names: list[str]) -> dict[str, str]:
 
 
 def _key(label: str) -> str:
-    return re.sub(r"[\W_]+", "", label.lower()) or label
+    """A label's name without case, spaces and punctuation, but for signs: COVID+ is not COVID-."""
+    return re.sub(r"[^\w+<>=%-]|_", "", spelling_key(label)) or label
 
 
 def _table(name: str, cohort: Cohort, labels: dict[str, str]) -> pl.DataFrame:
@@ -160,19 +169,36 @@ def _table(name: str, cohort: Cohort, labels: dict[str, str]) -> pl.DataFrame:
     )
 
 
-def _matched(cohorts: Sequence[Cohort], names: list[str], labels: dict[str, str]) -> list[str]:
+def _matched(cohorts: Sequence[Cohort], names: list[str], labels: dict[str, str], task: Task | None) -> list[str]:
     """What was matched, in plain sentences."""
     of = {name: {_key(label) for label in cohort.labels} for name, cohort in zip(names, cohorts, strict=True)}
     labelled = [name for name in names if of[name]]
     notes = [f"{len(cohort)} images of {name}" for name, cohort in zip(names, cohorts, strict=True)]
     notes = [f"cohorts read as one: {', '.join(notes)}"]
+    if labels and (silent := [name for name in names if not of[name]]):
+        notes.append(f"without labels, unknown for all images: {', '.join(silent)}")
+    healthy = [label for label in labels.values() if sounds_healthy(label)]
+    if task == "multiclass" and len(healthy) > 1:
+        notes.append(f"classes that may mean the same, kept apart by their names: {', '.join(healthy)}")
+    for (one, first), (other, second) in combinations(zip(names, cohorts, strict=True), 2):
+        if same := len(_patients(first) & _patients(second)):
+            notes.append(
+                f"{same} patients of {one} are called as patients of {other} are: they count as different people; if "
+                "they are the same, put the images into one folder and prepare that, or they are trained on and tested"
+            )
     shared = [label for key, label in labels.items() if all(key in of[name] for name in labelled)]
     if labels:
         notes.append(f"labels of all: {', '.join(shared) or 'none'}")
     for name in labelled:
         only = [label for key, label in labels.items() if key in of[name] and label not in shared]
         if only:
-            here = "absent" if cohorts[0].task == "multiclass" else "unknown"
+            here = "absent" if task == "multiclass" else "unknown"
             others = " and ".join(n for n in names if not {_key(label) for label in only} <= of[n])
             notes.append(f"labels of {name}: {', '.join(only)}; {here} for images of cohorts without them ({others})")
     return notes
+
+
+def _patients(cohort: Cohort) -> set[str]:
+    """Patients that have a number or name of their own, not that of their image."""
+    named = cohort.table.filter(pl.col("patient") != pl.col("image"))
+    return set(named["patient"].unique())

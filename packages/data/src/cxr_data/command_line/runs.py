@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_data.command_line.command import run_command
+from cxr_data.command_line.terminal import wide_console
 from cxr_data.errors import BadInput
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunsConfig:
-    """Which runs to list.
+    """List trainings: what of, how far they are, their validation AUROC, and the disk space they take.
 
     Attributes:
         names: Runs, as listed or with * and ?; none means all.
@@ -63,8 +64,7 @@ class Stage:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cxr runs``; returns the exit code."""
-    description = "List trainings: what of, how far they are, their validation AUROC, and the disk space they take."
-    return run_command(_list, RunsConfig, prog="cxr runs", description=description, argv=argv, positional="names")
+    return run_command(_list, RunsConfig, prog="cxr runs", argv=argv, positional="names")
 
 
 def stages(runs_dir: str | Path, names: Sequence[str] = ()) -> list[Stage]:
@@ -162,15 +162,10 @@ def table(found: Sequence[Stage]) -> "Table":
 
 
 def _list(config: RunsConfig) -> None:
-    from rich.console import Console
-
     found = stages(config.runs_dir, config.names)
     if config.sort == "auroc":
         found.sort(key=lambda stage: -1.0 if stage.auroc is None else stage.auroc, reverse=True)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    console.print(table(found))
+    wide_console().print(table(found))
     print("validation AUROC chose the epoch: `evaluate` compares models on test images, with intervals")
 
 

@@ -14,16 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cxr_data.cohorts.cache import cache_folder, content_key
-from cxr_data.cohorts.cohort import (
-    Cohort,
-    about,
-    fingerprint,
-    is_prepared,
-    label_matrix,
-    load,
-    pixel_digests,
-    write_tables,
-)
+from cxr_data.cohorts.cohort import Cohort, about, is_prepared, label_matrix, load, write_tables
+from cxr_data.cohorts.digests import fingerprint, pixel_digests
 from cxr_data.errors import BadInput
 from cxr_data.folders import existing_folder, locked, refuse_full, take_name
 from cxr_data.images.read import array_digest, check_bits, check_mapping, check_pixel_size, full_digest

@@ -1,6 +1,6 @@
 """What a reader returns, and what several readers need to say it."""
 
-import re
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from cxr_data.cohorts.cohort import Task
 from cxr_data.errors import BadInput
-from cxr_data.preparation.image_files import find_images, spelt
+from cxr_data.preparation.image_files import find_images, is_image, spelt
+from cxr_data.spelling import sounds_healthy
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -26,7 +27,6 @@ MAX_CLASSES = 100
 """Most exclusive classes that are taken for classes."""
 UNCERTAIN, UNMENTIONED = -1.0, -2.0
 """Label values a reader may give beside 0, 1 and NaN: a doubtful finding, and one the report is silent on."""
-_HEALTHY = {"normal", "healthy", "negative", "nofinding", "nofindings", "control", "controls", "clear"}
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,25 @@ def order_classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (not sounds_healthy(name), name)))
 
 
-def sounds_healthy(name: str) -> bool:
-    """Whether a class or folder name means that nothing was found ("NORMAL", "0_normal", "No Finding")."""
-    return re.sub(r"[^a-z]", "", name.lower()) in _HEALTHY
-
-
 def one_hot(classes: Sequence[str], labels: Sequence[str]) -> list[pl.Series]:
     """``label:NAME`` columns for exclusive classes."""
     column = pl.Series(classes, dtype=pl.String)
     return [(column == label).cast(pl.Float32).alias(f"label:{label}") for label in labels]
+
+
+def subfolders(path: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; without hidden ones and what macOS leaves in archives."""
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if _visible(entry.name) and os.path.isdir(entry.path))
+
+
+def is_flat(path: Path) -> bool:
+    """Whether a folder holds images and no folders."""
+    if subfolders(path):
+        return False
+    with os.scandir(path) as entries:
+        return any(is_image(Path(entry.path)) for entry in entries if _visible(entry.name))
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX"))

@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import re
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from cxr_data.errors import BadInput
+from cxr_data.spelling import POWER_OF_TEN, patient_key, spelling_key
 
 SEPARATORS = (",", ";", "\t", "|")
 NULL_WORDS = ("", "nan", "na", "n/a", "#n/a", "null", "-", "--", "—", "?", ".")
@@ -50,15 +50,18 @@ _LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn")
 _NOT_A_PATIENT = re.compile(r"age|sex|gender|weight|height|size|position|orientation|birth|race|ethnic|count|comment")
 
 
-def header(path: Path) -> list[str]:
-    """Column names of a CSV file; empty when it cannot be read as text."""
+def header(path: Path, separators: Sequence[str] = SEPARATORS) -> list[str]:
+    """Column names of a CSV file, plain or gzipped; empty when it cannot be read as text."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             start = file.read(2**16)
     except (OSError, EOFError, zlib.error):
         return []
     text = decoded(start)
-    return _cells(_without_preamble(text).split("\n", 1)[0]) if text else []
+    if not text:
+        return []
+    line = _without_preamble(text).split("\n", 1)[0]
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=_separator(line, separators)), [])]
 
 
 def read_csv(path: Path) -> pl.DataFrame:
@@ -112,15 +115,9 @@ def _decoded(data: bytes) -> str | None:
     return None if control else text
 
 
-def _separator(line: str) -> str:
+def _separator(line: str, separators: Sequence[str] = SEPARATORS) -> str:
     """The separator that a header line has most of, outside quotes; a comma where it has none."""
-    counts = {separator: len(next(csv.reader([line], delimiter=separator), [])) for separator in SEPARATORS}
-    return max(SEPARATORS, key=lambda separator: counts[separator])
-
-
-def _cells(line: str) -> list[str]:
-    line = line.rstrip("\r")
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=_separator(line)), [])]
+    return max(separators, key=lambda separator: len(next(csv.reader([line], delimiter=separator), [])))
 
 
 def cleaned(table: pl.DataFrame) -> pl.DataFrame:
@@ -185,17 +182,6 @@ def refuse_hidden_patients(names: Iterable[str], where: Path) -> None:
             )
 
 
-def spelling_key(name: str) -> str:
-    """A class name without case, invisible characters, and spaces, underscores and hyphens beside a letter.
-
-    A whole number is without decimals.
-    """
-    if re.fullmatch(r"-?\d+\.0+", name):
-        return name.partition(".")[0]
-    seen = "".join(one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) != "Cf")
-    return re.sub(r"(?<=[^\W\d_])[\s_-]+(?=\w)|(?<=[^\W_])[\s_-]+(?=[^\W\d_])", "", seen.strip()).casefold()
-
-
 def merged_patients(column: pl.Series) -> tuple[pl.Series, list[str]]:
     """Patients that programs spell in several ways (7, 7.0, 0007; p7, P7) as one, so that none is in two splits.
 
@@ -203,24 +189,24 @@ def merged_patients(column: pl.Series) -> tuple[pl.Series, list[str]]:
         column: Text; null where unknown.
 
     Returns:
-        The column, and a note where patients were merged.
+        The column, and notes: where patients were merged, and where a spreadsheet has cut their numbers.
     """
-
-    def key(name: str) -> str:
-        number = re.fullmatch(r"0*(\d+)(\.0+)?", name)
-        return number[1] if number else name.casefold()
-
     alike: dict[str, list[str]] = {}
     for name in column.drop_nulls().unique(maintain_order=True):
-        alike.setdefault(key(name), []).append(name)
+        alike.setdefault(patient_key(name), []).append(name)
+    first: dict[str, str | None] = dict.fromkeys(alike.pop("", ()))  # nothing that can be seen
     several = [names for names in alike.values() if len(names) > 1]
-    if not several:
-        return column, []
-    first = {name: names[0] for names in several for name in names}
-    note = (
-        f"{len(several)} patients are spelled in several ways, such as {' and '.join(several[0])}: each counts as one"
-    )
-    return column.replace(first), [note]
+    first |= {name: names[0] for names in several for name in names}
+    notes = []
+    if several:
+        such = " and ".join(several[0])
+        notes.append(f"{len(several)} patients are spelled in several ways, such as {such}: each counts as one")
+    if cut := [name for names in alike.values() for name in names if POWER_OF_TEN.fullmatch(name)]:
+        notes.append(
+            f"{len(cut)} patients have numbers such as {cut[0]}, as a spreadsheet shortens them: different patients "
+            "may have become one"
+        )
+    return column.replace(first) if first else column, notes
 
 
 def merged_spellings(names: Iterable[str | None]) -> tuple[dict[str, str], list[str]]:

@@ -109,7 +109,7 @@ class BYOL(Method):
         return loss
 
     def after_update(self, step: int) -> None:
-        """The teacher follows."""
+        """Move the teacher's weights towards the student's."""
         start = self.settings.momentum
         self.module.update_teacher(warmup_cosine(step, steps=self.settings.all_steps, peak=start, end=1.0))
 

@@ -154,7 +154,7 @@ class DINO(Method):
                 parameter.grad = None
 
     def after_update(self, step: int) -> None:
-        """The teacher follows."""
+        """Move the teacher's weights towards the student's."""
         start = self.settings.options.momentum
         self.module.update_teacher(warmup_cosine(step, steps=self.settings.all_steps, peak=start, end=1.0))
 
