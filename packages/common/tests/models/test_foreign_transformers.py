@@ -80,7 +80,8 @@ WIDE = {
 
 
 @pytest.mark.parametrize(
-    "made", [*(pytest.param(one, marks=pytest.mark.nightly) for one in (vit, dinov2, dinov2_with_registers, siglip, clip))]
+    "made",
+    [*(pytest.param(one, marks=pytest.mark.nightly) for one in (vit, dinov2, dinov2_with_registers, siglip, clip))],
 )
 @pytest.mark.filterwarnings("default")
 def test_encoders_of_transformers(made: Any, tmp_path: Path) -> None:

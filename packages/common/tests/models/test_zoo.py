@@ -53,7 +53,9 @@ def test_gray_bytes_in_logits_out_gradients_back(architecture, size, gray_networ
     assert gradients[first].abs().max() > 0
 
 
-@pytest.mark.parametrize("architecture", [pytest.param(n, marks=pytest.mark.nightly if n in BIG else []) for n in OFFERED])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(n, marks=pytest.mark.nightly if n in BIG else []) for n in OFFERED]
+)
 def test_no_outputs_gives_the_pooled_features(architecture):
     with torch.device("meta"):
         network: Any = build(architecture, 0, size=64)
