@@ -197,7 +197,7 @@ def test_two_at_once_divide_the_work(path, toy_cohort, monkeypatch) -> None:
     assert sorted(written) == [f"logits-000{k}.npy" for k in range(4)]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_commands_started_at_once(path, tmp_path, toy_folder) -> None:
     flags = f"--size 32 --batch_size 16 --epochs 1 --precision fp32 --data {toy_folder} --teacher {path}".split()
     flags += ["--student", "test_resnet", "--cached_views", "3", "--runs_dir", str(tmp_path / "runs")]

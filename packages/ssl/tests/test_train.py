@@ -340,9 +340,9 @@ def test_a_collapsed_run_recovers(recovered, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "steps",
     [
-        pytest.param(1, id="before the collapse", marks=pytest.mark.slow),
+        pytest.param(1, id="before the collapse", marks=pytest.mark.nightly),
         pytest.param(STEPS + 1, id="in the repeated epoch"),
-        pytest.param(2 * STEPS + 1, id="in the one after", marks=pytest.mark.slow),
+        pytest.param(2 * STEPS + 1, id="in the one after", marks=pytest.mark.nightly),
     ],
 )
 def test_a_recovering_run_resumes_recovering(recovered, data, tmp_path, monkeypatch, capsys, steps):

@@ -89,9 +89,9 @@ def test_networks_that_are_not_torchvisions_stay(architecture):
         ("mobilenetv2_100", "mobilenet_v2", 64),
         ("convnext_tiny", "convnext_tiny", 64),
         ("swin_tiny_patch4_window7_224", "swin_t", 224),
-        pytest.param("resnet50", "resnet50", 64, marks=pytest.mark.slow),
-        pytest.param("densenet161", "densenet161", 64, marks=pytest.mark.slow),
-        pytest.param("vgg19_bn", "vgg19_bn", 224, marks=pytest.mark.slow),
+        pytest.param("resnet50", "resnet50", 64, marks=pytest.mark.nightly),
+        pytest.param("densenet161", "densenet161", 64, marks=pytest.mark.nightly),
+        pytest.param("vgg19_bn", "vgg19_bn", 224, marks=pytest.mark.nightly),
     ],
 )
 def test_torchvisions_weights_enter(architecture, peer, size, tmp_path):
