@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cxr_data.command_line.command import run_command
 from cxr_data.command_line.terminal import wide_console
 from cxr_data.errors import BadInput
+from cxr_data.files import read_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -94,7 +95,7 @@ def stages(runs_dir: str | Path, names: Sequence[str] = ()) -> list[Stage]:
 
 def _stage(folder: Path, runs_dir: Path) -> Stage:
     run, *below = folder.relative_to(runs_dir).parts
-    identity, done = _json(folder / "run.json"), _json(folder / "done.json")
+    identity, done = read_json(folder / "run.json"), read_json(folder / "done.json")
     config = identity.get("config") or {}
     log = _log(folder / "metrics.jsonl")
     curve = [line.get("val_auroc", line.get("probe_auroc")) for line in log]
@@ -113,15 +114,6 @@ def _stage(folder: Path, runs_dir: Path) -> Stage:
         auroc=best,
         bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
     )
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """What a file says; nothing where it is missing or damaged, as of a run that was killed."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _log(file: Path) -> list[dict[str, Any]]:
