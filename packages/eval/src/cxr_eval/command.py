@@ -6,7 +6,6 @@ plots and the model cards are made from.
 
 import csv
 import dataclasses
-import datetime
 import io
 import shlex
 from collections.abc import Mapping, Sequence
@@ -20,17 +19,17 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from cxr_common.checkpoint import Header, load, provenance
+from cxr_common.checkpoint import Header, load
 from cxr_common.training.accelerator import has_bf16, uses_cuda
 from cxr_data import open_cohort, pixel_size_for, timing
 from cxr_data.cohorts.cohort import Cohort
-from cxr_data.command_line.command import config_dict
 from cxr_data.command_line.suggestions import suggest
 from cxr_data.command_line.terminal import counting, say
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, whole_folder, write_json, write_text
 from cxr_data.machine import cpu_name
 from cxr_data.models import model_files
+from cxr_data.models.header import made_now
 from cxr_eval import entries, results, speed, subgroups
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.document import SCHEMA, checked
@@ -173,10 +172,8 @@ def _first_of_kind(headers: Mapping[str, Header]) -> dict[str, str]:
 
 def _provenance(config: EvaluateConfig, device: str, low: bool) -> dict[str, Any]:
     return {
-        **provenance(),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **made_now(config),
         "command": command(config),
-        "config": config_dict(config),
         "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
         "precision": "bf16" if low else "fp32",
     }

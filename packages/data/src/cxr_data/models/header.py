@@ -1,6 +1,7 @@
 """The JSON header of model files (safetensors and ONNX), read without torch."""
 
 import dataclasses
+import datetime
 import functools
 import importlib.metadata
 import json
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_data.models.header_checks import check_header
@@ -159,6 +161,12 @@ def provenance() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {"versions": versions, "git": _git_revision(Path(__file__).parent)}
+
+
+def made_now(config: Any) -> dict[str, Any]:
+    """What a report says of its own making: `provenance` of this process, the time, and the config."""
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {**provenance(), "created": created, "config": config_dict(config)}
 
 
 def _git_revision(folder: Path) -> str | None:

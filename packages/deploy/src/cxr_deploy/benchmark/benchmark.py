@@ -7,7 +7,6 @@ eager float32 PyTorch over this one), "runs", "images_per_second" with its "batc
 measured is null.
 """
 
-import datetime
 import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,12 +21,11 @@ from rich.table import Table
 
 from cxr_data import timing
 from cxr_data.cohorts.cohort import Cohort
-from cxr_data.command_line.command import config_dict
 from cxr_data.command_line.terminal import say, wide_console
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json, write_text
 from cxr_data.machine import cpu_name, usable_cores
-from cxr_data.models.header import Header, provenance
+from cxr_data.models.header import Header, made_now
 from cxr_data.models.metrics import auroc, macro
 from cxr_deploy import cohort as images_of
 from cxr_deploy.benchmark.entries import EAGER, Entry, entries, model_files, versions
@@ -74,11 +72,7 @@ def benchmark(config: BenchmarkConfig) -> Path:
             "versions": versions(),
             "rows": [_row(row, timed, scores, memory) for row in rows],
             "notes": [*notes, *filter(None, [timing.disturbed(timed)])],
-            "provenance": {
-                **provenance(),
-                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "config": config_dict(config),
-            },
+            "provenance": made_now(config),
         }
     for row in document["rows"]:
         eager = timed.get(f"{row['model']}: {EAGER[0]} {EAGER[1]}")

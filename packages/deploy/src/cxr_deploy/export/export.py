@@ -10,7 +10,6 @@ bfloat16 pays in OpenVINO and PyTorch, which round the float32 file's numbers th
 both.
 """
 
-import datetime
 import shlex
 import tempfile
 from collections.abc import Mapping
@@ -21,14 +20,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from cxr_common.checkpoint import Header, load, provenance
+from cxr_common.checkpoint import Header, load
 from cxr_common.models.zoo import GrayNetwork
 from cxr_data.cohorts.cohort import Cohort
-from cxr_data.command_line.command import config_dict
 from cxr_data.command_line.suggestions import suggest
 from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, write_json
+from cxr_data.models.header import made_now
 from cxr_data.models.licences import trail
 from cxr_data.models.model_files import find, names, read_headers
 from cxr_deploy import cohort as images_of
@@ -203,11 +202,7 @@ def _write_about(
         "source": {**source, "path": str(file)},
         "check": checked,
         "quantisation": quantised,
-        "provenance": {
-            **provenance(),
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "config": config_dict(config),
-        },
+        "provenance": made_now(config),
     }
     document["files"] = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name), "precision": precision}
