@@ -94,18 +94,7 @@ def prepare(
 
     def make(beside: Path) -> None:
         listing, selected = listed(settings)
-        broken = decode_once(
-            settings.root,
-            listing.table["path"].to_list(),
-            beside,
-            identity=settings.identity,
-            pixel_size=pixel_size,
-            max_broken=allowed(settings, listing),
-            show=show,
-            images=listing.images,
-            bits=bits,
-            **settings.mapping,
-        )
+        broken = decode(settings, listing, slice(None), beside, identity=settings.identity, show=show)
         finish(settings, listing, selected, beside, broken)
 
     made_once(out, settings.identity, make)
@@ -206,6 +195,22 @@ def allowed(settings: Plan, listing: Listing) -> int:
         reasons = {row: reason for row, (_, reason) in enumerate(listing.refused)}
         raise too_many(settings.root, entries, reasons, len(entries), limit)
     return limit - len(listing.refused)
+
+
+def decode(settings: Plan, listing: Listing, rows: slice, folder: Path, *, identity: str, show: bool) -> dict[int, str]:
+    """Decode some rows of a listing into a working folder: their places among these -> why they are broken."""
+    return decode_once(
+        settings.root,
+        listing.table["path"].to_list()[rows],
+        folder,
+        identity=identity,
+        pixel_size=settings.pixel_size,
+        max_broken=allowed(settings, listing),
+        show=show,
+        images=listing.images,
+        bits=settings.bits,
+        **settings.mapping,
+    )
 
 
 def made_once(out: Path, identity: str, make: Callable[[Path], None]) -> None:
