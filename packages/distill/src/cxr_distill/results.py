@@ -127,7 +127,8 @@ def _write(
     header = _header(config, architecture, cohort, run, parents, network, best, logits)
     if logits is not None:
         targets, task = cohort.targets[cohort.rows("val")], labelled_task(cohort)
-        for note in decisions.not_fitted(logits, targets, cohort.labels, task, config.decision.calibration):
+        patients = cohort.groups[cohort.rows("val")]
+        for note in decisions.not_fitted(logits, targets, cohort.labels, task, config.decision.calibration, patients):
             print(f"{run.path.name}: warning: {note}", flush=True)
     file = weights_file(run.path, cohort)
     digest = checkpoint.save(file, network, header, training_images=checkpoint.trained_on(cohort, parents))
@@ -177,10 +178,12 @@ def _header(
     answers: dict[str, Any] = {}
     if logits is not None:
         task, wanted = labelled_task(cohort), config.decision
-        targets = cohort.targets[cohort.rows("val")]
+        rows = cohort.rows("val")
+        several = decisions.of_several_patients(cohort.targets[rows], cohort.groups[rows])
+        targets = cohort.targets[rows] if task == "multiclass" else several
         calibration = decisions.fit_calibration(logits, targets, task, wanted.calibration)
         found = decisions.probabilities(logits, task, calibration)
-        thresholds = decisions.fit_thresholds(found, targets, task, wanted.thresholds, wanted.sensitivity)
+        thresholds = decisions.fit_thresholds(found, several, task, wanted.thresholds, wanted.sensitivity)
         answers = {"task": task, "labels": cohort.labels, "thresholds": thresholds, "calibration": calibration or None}
     return checkpoint.Header(
         kind="backbone" if logits is None else "model",

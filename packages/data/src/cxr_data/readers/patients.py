@@ -71,6 +71,11 @@ def _from_dicom(root: Path, paths: Sequence[str], known: list[dict[str, Any]]) -
     salt = patient_salt(cache_folder())
     for i in dicom:
         known[i] = dicom_facts(root / paths[i], salt)
+    # Where some files of a number do not say who gave it, it is one patient throughout.
+    alone = {known[i]["number"] for i in dicom if known[i]["patient"] == known[i]["number"]}
+    for i in dicom:
+        if known[i]["number"] in alone:
+            known[i]["patient"] = known[i]["number"]
 
 
 def _is_dicom(root: Path, path: str) -> bool:
