@@ -25,3 +25,17 @@ def test_a_number_that_somewhere_lacks_its_issuer_is_one_patient(tmp_path, monke
     assert table["patient"].to_list() == [*expected, "d.dcm", "e.png"]
     assert table.columns == ["patient"]
     assert notes[0].startswith("for 2 images nothing says which images are of one patient")
+
+
+def test_a_table_of_some_images_names_the_patients_of_all(tmp_path, monkeypatch):
+    names = [f"{letter}.dcm" for letter in "abcde"]
+    facts = dict(zip(names, ["p1", "p1", "p1", "p2", "p3"], strict=True))
+    monkeypatch.setattr(patients, "_is_dicom", lambda root, path: True)
+    monkeypatch.setattr(
+        patients, "dicom_facts", lambda path, salt: dict.fromkeys(("patient", "number"), facts[path.name])
+    )
+    monkeypatch.setattr(patients, "patient_salt", lambda cache: b"")
+    (tmp_path / "manifest.csv").write_text("file,patient\na.dcm,anna\nb.dcm,\nd.dcm,berta\n")
+    table, notes = patients.facts(tmp_path, names)
+    assert table["patient"].to_list() == ["anna", "anna", "anna", "berta", "p3"]
+    assert notes == ["2 images are not in manifest.csv"]

@@ -106,6 +106,7 @@ def _from_manifest(root: Path, paths: Sequence[str], known: list[dict[str, Any]]
         table = table.with_columns(column)
         notes += said
         absent, seen = 0, set()
+        called: dict[str, str] = {}
         for row in table.iter_rows(named=True):
             path = inside(root, row["file"] or "", file)
             found = rows.get(path)
@@ -115,7 +116,12 @@ def _from_manifest(root: Path, paths: Sequence[str], known: list[dict[str, Any]]
                 absent += 1
                 continue
             seen.add(found)
-            known[found] = {"patient": (row["patient"] or "").strip() or None, **_extras(row)}
+            of_header, named = known[found]["patient"], (row["patient"] or "").strip()
+            known[found] = {"patient": named or of_header, **_extras(row)}
+            if of_header and named:
+                called[of_header] = named
+        for fact in known:  # images of the same patients whose rows are blank or missing
+            fact["patient"] = called.get(fact["patient"], fact["patient"])
         if absent:
             notes.append(f"{absent} files of {name} are not among the images")
         if len(seen) < len(paths):
