@@ -1,13 +1,16 @@
-"""Writes docs/performance.md from the files of ``--benchmark-json``: one per machine, or several of one machine.
+r"""Writes docs/performance.md from the files of ``--benchmark-json``: one per machine, or several of one machine.
 
-    uv run python benchmarks/page.py benchmarks/results/NAME.json --out docs/performance.md
+    uv run python benchmarks/page.py benchmarks/results/NAME.json \
+        --out docs/performance.md --plot docs/images/performance.svg
 
 Every number on the page comes from the files. ``conftest.py`` says what lies in them. Of files of one machine the last
 that ran a test counts, so that a few tests can be run again alone.
 """
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +24,8 @@ else meanwhile; a second file of a machine holds tests that were run again:
 
 ```sh
 uv run pytest benchmarks -m benchmark -n 0 --benchmark-json {results}/NAME.json
-uv run python benchmarks/page.py {files} --out docs/performance.md
+uv run python benchmarks/page.py {files} \\
+    --out docs/performance.md --plot docs/images/performance.svg
 ```
 
 A figure in x is the time of the peer over ours: more is better. The two take turns in one process and their medians
@@ -32,23 +36,62 @@ the bound that the benchmark holds a figure to; **missed** says that it does not
 """
 
 
-def page(documents: Mapping[str, Mapping[str, Any]]) -> str:
+def page(documents: Mapping[str, Mapping[str, Any]], plot: str | None = None) -> str:
     """The whole page.
 
     Args:
         documents: Name of a file in benchmarks/results -> what is in it.
+        plot: Where the plot of the ratios lies, from the page.
 
     Returns:
         Markdown, ending in a newline.
     """
     files = " ".join(f"{RESULTS}/{name}" for name in documents)
     parts = [HEAD.format(results=RESULTS, files=files)]
+    if plot:
+        parts.append(f"![Ratios to the peers by machine, with the bounds that are wanted]({plot})\n")
+    for machine, runs in _machines(documents).items():
+        parts += [f"## {machine}\n", _about(runs), *_tables(list(runs.values()))]
+    return "\n".join(parts)
+
+
+def chart(documents: Mapping[str, Mapping[str, Any]]) -> str:
+    """Ratios to peers that have a bound, a dot for each machine, as SVG; the same files give the same bytes."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    machines = _machines(documents)
+    ratios = {
+        machine: {row["what"]: row for _, _, rows in _tests(list(runs.values())) for row in rows if row["unit"] == "x"}
+        for machine, runs in machines.items()
+    }
+    bounds = {what: row["least"] for rows in ratios.values() for what, row in rows.items() if row["least"]}
+    with matplotlib.rc_context({"svg.hashsalt": "cxr", "svg.fonttype": "none", "font.size": 8}):
+        canvas = Figure(figsize=(10, 1.2 + 0.2 * len(bounds)), layout="constrained", facecolor="white")
+        axes = canvas.subplots()
+        places = range(len(bounds))
+        axes.scatter(list(bounds.values()), places, marker="|", s=90, color="black", label="wanted at least")
+        for machine, rows in ratios.items():
+            found = [(rows[what]["value"], place) for place, what in enumerate(bounds) if what in rows]
+            axes.scatter(*zip(*found, strict=True), s=22, alpha=0.8, label=machine)
+        axes.set_xscale("log")
+        axes.set_yticks(places, bounds)
+        axes.set_ylim(len(bounds) - 0.5, -0.5)
+        axes.set_xlabel("time of the peer over ours")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "left", "right"]].set_visible(False)
+        canvas.legend(loc="outside upper left", frameon=False, ncols=len(ratios) + 1)
+        written = io.StringIO()
+        canvas.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    return written.getvalue()
+
+
+def _machines(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Files by machine."""
     machines: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name, document in documents.items():
         machines.setdefault(_machine(document["machine_info"]), {})[name] = document
-    for machine, runs in machines.items():
-        parts += [f"## {machine}\n", _about(runs), *_tables(list(runs.values()))]
-    return "\n".join(parts)
+    return machines
 
 
 def _machine(info: Mapping[str, Any]) -> str:
@@ -119,14 +162,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write docs/performance.md from the files of --benchmark-json.")
     parser.add_argument("files", nargs="+", type=Path, help=f"files of --benchmark-json in {RESULTS}")
     parser.add_argument("--out", type=Path, help="file to write; without it the page goes to standard output")
+    parser.add_argument("--plot", type=Path, help="SVG to write, which the page then shows; needs --out")
     given = parser.parse_args(argv)
+    if given.plot and not given.out:
+        parser.error("--plot needs --out: the page says where the plot lies")
     documents = {}
     for file in given.files:
         try:
             documents[file.name] = json.loads(file.read_text("utf-8"))
         except (OSError, ValueError) as error:
             parser.error(f"expected a file of --benchmark-json, found {error}; where: {file}")
-    text = page(documents)
+    if given.plot:
+        given.plot.write_text(chart(documents), "utf-8")
+    text = page(documents, given.plot and os.path.relpath(given.plot, given.out.parent).replace(os.sep, "/"))
     if given.out:
         given.out.write_text(text, "utf-8")
     else:

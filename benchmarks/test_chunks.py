@@ -17,8 +17,10 @@ import torch
 
 from cxr_common.training.loader import epoch_order
 from cxr_data import Cohort, load, save
+from cxr_data.augment import ViewSpec
 from cxr_data.cohorts.chunk_cache import shuffle_window
 from cxr_data.cohorts.chunks import load_chunks, upload
+from cxr_ssl.config import Crops
 from cxr_ssl.crops import crop_batches, crop_specs
 
 TITLE = "Cohorts in chunks"
@@ -59,11 +61,9 @@ def epoch(cohort: Cohort, specs: list[Any], number: int) -> None:
 
 
 VIEWS = {
-    "pretraining, 2 views of 64 px and 6 of 32 px": crop_specs(
-        64, 2, (0.14, 1.0), local_size=32, local_count=6, local_scale=(0.05, 0.14)
-    ),
-    "one view of 224 px": crop_specs(224, 1, (0.3, 1.0), local_size=32, local_count=0, local_scale=(0.05, 0.14)),
-    "one view of 64 px": crop_specs(64, 1, (0.3, 1.0), local_size=32, local_count=0, local_scale=(0.05, 0.14)),
+    "pretraining, 2 views of 64 px and 6 of 32 px": crop_specs(64, Crops(), 32),
+    "one view of 224 px": [ViewSpec(224, (0.3, 1.0), 1, blur=0.3)],
+    "one view of 64 px": [ViewSpec(64, (0.3, 1.0), 1, blur=0.3)],
 }
 
 

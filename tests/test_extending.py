@@ -139,7 +139,7 @@ def test_an_ssl_method_knows_a_loss_that_is_not_finite(added):
     assert method.collapse({"loss": 25.0}) is None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_ssl_method_trains_and_is_kept(added, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     from cxr_ssl import pretrain

@@ -36,7 +36,7 @@ def suggested(said: str) -> list[str]:
     return words[3:]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_the_suggested_commands_lead_from_a_cohort_to_a_timed_model(tmp_path) -> None:
     said = typed(["cxr-data", "prepare", "phantom:60", "--size", "32", "--out", "my cohorts/small"], tmp_path)
@@ -59,7 +59,7 @@ def test_the_suggested_commands_lead_from_a_cohort_to_a_timed_model(tmp_path) ->
     assert {path.name for path in tmp_path.iterdir()} == {"my cohorts", "my runs"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_images_alone_are_pretrained_and_no_classifier_is_fitted_to_them(tmp_path) -> None:
     (tmp_path / "images").mkdir()
     for number, image in enumerate(open_cohort("phantom:60", pixel_size=64, show=False).pixels):

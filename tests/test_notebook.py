@@ -20,7 +20,7 @@ def test_no_output_is_kept() -> None:
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own packages
 def test_every_cell_runs(tmp_path) -> None:

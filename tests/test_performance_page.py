@@ -92,7 +92,7 @@ def test_every_machine_has_its_heading_and_the_commands_name_the_files(page, doc
     assert "\n## Another, 1 core, A Card\n" in text
     assert "Python 3.12.1, torch 9.8.7, 1 thread of torch; revision 0123456789ab with uncommitted changes, 2031" in text
     assert "revision 0123456789ab, 2031-02-03 (`benchmarks/results/b.json`)" in text
-    assert "page.py benchmarks/results/a.json benchmarks/results/b.json --out docs/performance.md" in text
+    assert "page.py benchmarks/results/a.json benchmarks/results/b.json \\\n    --out docs/performance.md" in text
     assert "uv run pytest benchmarks -m benchmark -n 0 --benchmark-json benchmarks/results/NAME.json" in text
 
 
@@ -118,6 +118,24 @@ def test_the_command_writes_a_file_or_standard_output(page, document, tmp_path) 
     told = subprocess.run(command, capture_output=True, check=True).stdout.decode()
     subprocess.run([*command, "--out", str(out)], check=True)
     assert told.replace("\r\n", "\n") == out.read_text("utf-8") == page({"a.json": document})
+
+
+def test_the_plot_has_a_dot_for_each_ratio_with_a_bound_and_the_page_shows_it(document, tmp_path) -> None:
+    file, out, plot = tmp_path / "a.json", tmp_path / "performance.md", tmp_path / "images" / "plot.svg"
+    file.write_text(json.dumps(document))
+    plot.parent.mkdir()
+    command = [sys.executable, str(PAGE), str(file), "--out", str(out), "--plot", str(plot)]
+    subprocess.run(command, check=True)
+    assert "](images/plot.svg)" in out.read_text("utf-8")
+    drawn = plot.read_text("utf-8")
+    for shown in ("a step", "late", "A Processor, 2 cores", "wanted at least"):
+        assert f">{shown}</text>" in drawn
+    assert "one | two" not in drawn
+    subprocess.run(command, check=True)
+    assert plot.read_text("utf-8") == drawn
+    alone = subprocess.run([*command[:3], "--plot", str(plot)], capture_output=True, text=True, check=False)
+    assert alone.returncode == 2
+    assert "needs --out" in alone.stderr
 
 
 def test_a_file_that_is_none_is_named(tmp_path) -> None:

@@ -23,7 +23,7 @@ def pretended(folder: Path, command: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "how",
     [
@@ -48,13 +48,13 @@ def test_teacher_and_student_on_a_device(tmp_path, how) -> None:
         "ssl-pretrain --architecture test_resnet --crops.local_count 2 --method byol",
     ],
 )
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_no_step_waits_for_the_device(tmp_path, command) -> None:
     said = pretended(tmp_path, *command.split())
     assert "step waits" not in said, said
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_answers_on_a_device_are_those_of_the_cpu() -> None:
     """What `predict`, `benchmark-model` and `evaluate` compute there."""
     code = f"""

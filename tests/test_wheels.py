@@ -180,7 +180,7 @@ print(answer.probabilities["effusion"])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_deploy_from_the_package_index_is_small_quick_and_without_torch(wheels, tmp_path) -> None:
     """Takes a network: the real dependencies of cxr-deploy, in an empty environment."""
     environment = tmp_path / "env"

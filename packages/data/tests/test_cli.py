@@ -122,7 +122,7 @@ def test_what_prepare_suggests_can_be_pasted(two_classes, tmp_path, run):
     assert fold[3:] == ["--data", "my cohort@1/3", "--run", "my-cohort-1of3"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_training_that_prepare_suggests_runs(two_classes, tmp_path, run):
     said = run(["uv", "run", "cxr-data", "prepare", str(two_classes), "--size", "32"], tmp_path)
     quick = ["--epochs", "1", "--architecture", "baseline_cnn"]

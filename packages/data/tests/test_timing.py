@@ -31,5 +31,5 @@ def test_any_function_of_pixels_is_timed_beside_the_others():
 
 def test_a_process_that_measures_memory_and_fails_is_named():
     with pytest.raises(BadInput, match="no_such_module") as error:
-        timing.peak_bytes("no_such_module", where="model.onnx", do="run it again")
+        timing.peak_memories("no_such_module", {"model": ["model.onnx"]}, do="run it again")
     assert (error.value.where, error.value.do) == ("model.onnx", "run it again")

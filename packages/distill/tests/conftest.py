@@ -2,7 +2,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cxr_data.cohorts.cohort import Cohort, Task, fingerprint, pixel_digests, save
+from cxr_data.cohorts.cohort import Cohort, Task, save
+from cxr_data.cohorts.digests import fingerprint, pixel_digests
 
 
 def toy(n: int = 96, *, task: Task = "multiclass", edge: int = 48, seed: int = 0) -> Cohort:

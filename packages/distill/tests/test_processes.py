@@ -12,7 +12,7 @@ from cxr_common.models.zoo import build
 
 SCRIPT = str(Path(__file__).parent / "whole_run.py")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
 def test_a_sigterm_to_one_of_two_processes_stops_both_and_both_go_on_exactly(tmp_path, toy_folder, in_two_processes):

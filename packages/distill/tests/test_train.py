@@ -164,7 +164,7 @@ def uninterrupted(tmp_path_factory, make_toy, typed) -> tuple[Path, list[str]]:
     return folder / "quickstart" / "test_resnet", words.split()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.slow) for s in STOPPED)])
+@pytest.mark.parametrize("how", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.nightly) for s in STOPPED)])
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(uninterrupted, tmp_path, typed, how) -> None:
     whole, start = uninterrupted
     cut = tmp_path / "quickstart" / "test_resnet"
@@ -196,7 +196,7 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 250) -> None
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("taught", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("taught", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, in_two_processes, typed, taught) -> None:
     """Without BatchNorm two processes must give the weights of one (same global batches, averaged gradients)."""
     flags = f"--size 32 --batch_size 8 --epochs 1 --precision fp32 --data {toy_folder}".split()

@@ -224,7 +224,7 @@ def test_the_command_can_be_typed_again():
     config = EvaluateConfig(models=["a b", "c"], subgroups=["sex", "age"], speed=False, margin=0.05)
     words = shlex.split(stage.command(config))
     assert words[:3] == ["uv", "run", "evaluate"]
-    parsed = parse(EvaluateConfig, prog="evaluate", description="", argv=words[3:], positional="models")
+    parsed = parse(EvaluateConfig, prog="evaluate", argv=words[3:], positional="models")
     assert parsed == config
 
 

@@ -14,7 +14,7 @@ from cxr_ssl.methods.swav import SwAVConfig
 
 
 def parsed(*arguments: str) -> PretrainConfig:
-    return parse(PretrainConfig, prog="ssl-pretrain", description="d", argv=arguments, presets=PRESETS)
+    return parse(PretrainConfig, prog="ssl-pretrain", argv=arguments, presets=PRESETS)
 
 
 def test_a_command_line_becomes_a_config():

@@ -75,7 +75,7 @@ def config_of(tmp_path: Path, run: str, **changes: Any) -> Path:
     return file
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("method", ["swav", "dino", "byol"])
 def test_a_sigterm_to_one_of_two_processes_stops_both_and_both_resume_exactly(tmp_path, in_two_processes, method):
@@ -98,7 +98,7 @@ def test_a_sigterm_to_one_of_two_processes_stops_both_and_both_resume_exactly(tm
     assert logs[0] == logs[1]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_what_two_processes_began_one_finishes(tmp_path, in_two_processes):
     script, stopped = str(HERE / "whole_run.py"), str(config_of(tmp_path, "stopped", method="swav"))

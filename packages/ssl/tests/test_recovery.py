@@ -9,7 +9,7 @@ from cxr_data.errors import BadInput
 from cxr_ssl.method import Collapse
 from cxr_ssl.methods import byol, dino, swav
 from cxr_ssl.plan import Plan, make_plan
-from cxr_ssl.recovery import MOST, answer, next_recovery
+from cxr_ssl.recovery import MOST, next_recovery, react_to_collapse
 
 PLAN = make_plan(800, batch_size=32, optimizer="adamw", epochs=40, lr=0.3)
 CONFIGS = {
@@ -48,15 +48,15 @@ def test_the_answer_to_a_collapse():
     method = SimpleNamespace(recoveries=swav.RECOVERIES, settings=CONFIGS["swav"][0].settings(800, PLAN))
     state: Any = SimpleNamespace(epoch=4, recoveries=[], healthy={"epoch": 3}, plan=PLAN, method=method)
     assert isinstance(state.plan, Plan)
-    assert answer(collapse, state, "warn", Path("runs/x")) == (None, "try advice")
-    recovery, said = answer(collapse, state, "recover", Path("runs/x"))
+    assert react_to_collapse(collapse, state, "warn", Path("runs/x")) == (None, "try advice")
+    recovery, said = react_to_collapse(collapse, state, "recover", Path("runs/x"))
     assert recovery is not None
     assert recovery.changes == {"lr": pytest.approx(0.1)}
     assert said == "back to the end of epoch 3, with lower learning rate (lr 0.3 -> 0.1)"
     with pytest.raises(BadInput, match="low rank in epoch 5: evidence") as caught:
-        answer(collapse, state, "stop", Path("runs/x"))
+        react_to_collapse(collapse, state, "stop", Path("runs/x"))
     assert "--on_collapse recover" in str(caught.value.do)
     state.recoveries = list(swav.RECOVERIES["low rank"])
     with pytest.raises(BadInput, match="after lower learning rate, longer freeze, sharper codes: evidence") as caught:
-        answer(collapse, state, "recover", Path("runs/x"))
+        react_to_collapse(collapse, state, "recover", Path("runs/x"))
     assert "--on_collapse recover" not in str(caught.value.do)

@@ -19,7 +19,7 @@ from cxr_common import checkpoint
 from cxr_common.models.pretrained import Pretrained
 from cxr_data import Cohort, open_cohort, save
 from cxr_data.cohorts.chunks import upload
-from cxr_data.cohorts.cohort import image_keys
+from cxr_data.cohorts.digests import image_keys
 from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
@@ -193,7 +193,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_backbone(finished, data, tmp_
         "    done.append(1)\n"
         "    return step(*arguments, **options)\n"
         "stage.train_step = steps_then_dies\n"
-        "stage.pretrain(parse(PretrainConfig, prog='p', description='d', argv=['--config', sys.argv[1]]))\n"
+        "stage.pretrain(parse(PretrainConfig, prog='p', argv=['--config', sys.argv[1]]))\n"
     )
     config = tiny(data, tmp_path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_dict(config)))
@@ -340,9 +340,9 @@ def test_a_collapsed_run_recovers(recovered, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "steps",
     [
-        pytest.param(1, id="before the collapse", marks=pytest.mark.slow),
+        pytest.param(1, id="before the collapse", marks=pytest.mark.nightly),
         pytest.param(STEPS + 1, id="in the repeated epoch"),
-        pytest.param(2 * STEPS + 1, id="in the one after", marks=pytest.mark.slow),
+        pytest.param(2 * STEPS + 1, id="in the one after", marks=pytest.mark.nightly),
     ],
 )
 def test_a_recovering_run_resumes_recovering(recovered, data, tmp_path, monkeypatch, capsys, steps):

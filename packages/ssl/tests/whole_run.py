@@ -26,4 +26,4 @@ def asks_one_process_to_stop(*arguments: Any, **options: Any) -> Any:
 
 if stop_after:
     setattr(loop, "train_step", asks_one_process_to_stop)  # noqa: B010 - it is imported there
-loop.pretrain(parse(PretrainConfig, prog="p", description="d", argv=["--config", config_file]))
+loop.pretrain(parse(PretrainConfig, prog="p", argv=["--config", config_file]))

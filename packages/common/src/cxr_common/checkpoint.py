@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.cohorts.cohort import image_keys
+from cxr_data.cohorts.digests import image_keys
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256, whole_file
 from cxr_data.models import licences
@@ -91,7 +91,8 @@ def trained_on(cohort: "Cohort", parents: Iterable[Mapping[str, str]]) -> dict[i
         parents: Provenance of the files the weights are made from (start, teachers): what these were trained on counts.
 
     Returns:
-        Stored edge -> :func:`cxr_data.cohorts.cohort.image_keys`; keys of one edge say nothing about images of another.
+        Stored edge -> :func:`cxr_data.cohorts.digests.image_keys`; keys of one edge say nothing about images of
+        another.
     """
     own = image_keys(cohort.pixels, cohort.rows("train"))
     found = {cohort.pixel_size: own}

@@ -9,7 +9,7 @@ from cxr_common.models.zoo import OFFERED, GrayNetwork, build
 from cxr_data.errors import BadInput
 
 BIG = {"densenet161", "vgg19_bn", "resnetv2_50+vgg19_bn"}
-ALL = [pytest.param(name, marks=pytest.mark.slow if name in BIG else []) for name in OFFERED]
+ALL = [pytest.param(name, marks=pytest.mark.nightly if name in BIG else []) for name in OFFERED]
 CHANNELS = {
     "baseline_cnn": {"stage3": 32, "stage4": 64, "pooled": 128},
     "convnext_tiny": {"stage1": 96, "stage2": 192, "stage3": 384, "stage4": 768, "pooled": 768},

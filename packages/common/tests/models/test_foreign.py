@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,13 @@ import torchvision
 from torch import nn
 
 from cxr_common.models import foreign
-from cxr_common.models.foreign import from_foreign, to_torchvision
+from cxr_common.models.foreign import read_foreign, to_torchvision
 from cxr_common.models.zoo import build
 from cxr_data.errors import BadInput
+
+
+def from_foreign(path: str | Path, architecture: str, *, channels: int = 1, **options: Any) -> dict[str, torch.Tensor]:
+    return read_foreign(path, architecture, channels=channels, **options).state
 
 
 def worn(network: Any, seed=0) -> Any:
@@ -84,9 +89,9 @@ def test_networks_that_are_not_torchvisions_stay(architecture):
         ("mobilenetv2_100", "mobilenet_v2", 64),
         ("convnext_tiny", "convnext_tiny", 64),
         ("swin_tiny_patch4_window7_224", "swin_t", 224),
-        pytest.param("resnet50", "resnet50", 64, marks=pytest.mark.slow),
-        pytest.param("densenet161", "densenet161", 64, marks=pytest.mark.slow),
-        pytest.param("vgg19_bn", "vgg19_bn", 224, marks=pytest.mark.slow),
+        pytest.param("resnet50", "resnet50", 64, marks=pytest.mark.nightly),
+        pytest.param("densenet161", "densenet161", 64, marks=pytest.mark.nightly),
+        pytest.param("vgg19_bn", "vgg19_bn", 224, marks=pytest.mark.nightly),
     ],
 )
 def test_torchvisions_weights_enter(architecture, peer, size, tmp_path):

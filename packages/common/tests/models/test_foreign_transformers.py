@@ -80,7 +80,8 @@ WIDE = {
 
 
 @pytest.mark.parametrize(
-    "made", [*(pytest.param(one, marks=pytest.mark.slow) for one in (vit, dinov2, dinov2_with_registers, siglip, clip))]
+    "made",
+    [*(pytest.param(one, marks=pytest.mark.nightly) for one in (vit, dinov2, dinov2_with_registers, siglip, clip))],
 )
 @pytest.mark.filterwarnings("default")
 def test_encoders_of_transformers(made: Any, tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_encoders_of_transformers(made: Any, tmp_path: Path) -> None:
     assert (said.mean, said.std) == (0.45, 0.25)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("default")
 def test_the_vision_tower_of_open_clip_itself(tmp_path: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
@@ -201,7 +202,7 @@ def test_vision_transformers_under_the_names_of_transformers(tmp_path: Path) -> 
     assert_same(tmp_path / "model.safetensors", "vit_tiny_patch16_224", theirs, 0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_vision_towers_of_open_clip(tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = shaken(OpenClipVision())

@@ -35,7 +35,7 @@ def cases():
     for name in OFFERED:
         for size in (64, 224):
             slow = name in BIG or (size == 224 and name not in QUICK)
-            yield pytest.param(name, size, marks=[pytest.mark.slow] if slow else [], id=f"{name}-{size}")
+            yield pytest.param(name, size, marks=[pytest.mark.nightly] if slow else [], id=f"{name}-{size}")
 
 
 @pytest.mark.parametrize(("architecture", "size"), list(cases()))
@@ -53,7 +53,9 @@ def test_gray_bytes_in_logits_out_gradients_back(architecture, size, gray_networ
     assert gradients[first].abs().max() > 0
 
 
-@pytest.mark.parametrize("architecture", [pytest.param(n, marks=pytest.mark.slow if n in BIG else []) for n in OFFERED])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(n, marks=pytest.mark.nightly if n in BIG else []) for n in OFFERED]
+)
 def test_no_outputs_gives_the_pooled_features(architecture):
     with torch.device("meta"):
         network: Any = build(architecture, 0, size=64)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known, unknown_name
 
 Views = dict[str, NDArray[np.float32]]
 """Parameters of n images x count views: name -> (n, count) array."""
@@ -148,8 +148,7 @@ def training_views(augment: str, size: int) -> ViewSpec:
     known = [field.name for field in fields(ViewSpec) if field.name not in ("size", "scale", "count")]
     for change in changes:
         name, _, text = change.partition("=")
-        if name not in known:
-            raise unknown_name("strength of the augmentation", name, known)
+        require_known("strength of the augmentation", name, known)
         pair = name in ("zoom", "contrast", "blur_sigma")
         try:
             numbers = tuple(float(number) for number in text.split(":"))

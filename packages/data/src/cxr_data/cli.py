@@ -6,9 +6,10 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cxr_data.command_line.command import as_typed, run_command, until_reader_leaves
+from cxr_data.command_line.help import paragraphs
 from cxr_data.config import (
     CONFIGS,
     AuditConfig,
@@ -20,41 +21,12 @@ from cxr_data.config import (
     ShowConfig,
     UploadConfig,
 )
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require, unknown_name
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cxr_data.cohorts.cohort import Cohort
-
-
-class _Command(NamedTuple):
-    """A command: its function, the option that needs no name, and what ``--help`` says."""
-
-    run: Callable[[Any], None]
-    positional: str
-    description: str
-
-
-def _commands() -> dict[str, _Command]:
-    prepare = "Read a data set once: check it, split it by patient, store its pixels as a memory map."
-    merge = "Put together what `cxr-data prepare --shard I/N` prepared in parts."
-    upload = "Write a prepared cohort in chunks to s3://, gs:// or another address, from where training reads it."
-    preview = "Draw a contact sheet of a cohort, class by class."
-    show = "Count a cohort's images, patients and labels by split."
-    folds = "Deal the training and validation patients into folds, and write them down in the cohort."
-    cache = "List the cohorts prepared into the cache, and remove them."
-    audit = "Look for leaks, duplicates, broken or odd images, shifts and shortcuts; write a page with thumbnails."
-    return {
-        "prepare": _Command(_prepare, "source", prepare),
-        "merge": _Command(_merge, "shards", merge),
-        "upload": _Command(_upload, "cohort", upload),
-        "preview": _Command(_preview, "cohort", preview),
-        "show": _Command(_show, "cohort", show),
-        "folds": _Command(_folds, "cohort", folds),
-        "cache": _Command(_cache, "names", cache),
-        "audit": _Command(_audit, "cohort", audit),
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,17 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name, commands, program = arguments.pop(0) if arguments else "--help", _commands(), as_typed("cxr-data")
-    if name in commands:
-        run, positional, about = commands[name]
-        prog = f"{program} {name}"
-        return run_command(run, CONFIGS[name], prog=prog, description=about, argv=arguments, positional=positional)
+    name, program = arguments.pop(0) if arguments else "--help", as_typed("cxr-data")
+    if name in CONFIGS:
+        run, positional = _COMMANDS[name]
+        return run_command(run, CONFIGS[name], prog=f"{program} {name}", argv=arguments, positional=positional)
     if name in ("-h", "--help"):
         print(f"usage: {program} COMMAND ...\n")
-        print("\n".join(f"  {name:<10}{command.description}" for name, command in commands.items()))
+        print("\n".join(f"  {name:<10}{paragraphs(config)[0]}" for name, config in CONFIGS.items()))
         print(f"\n`{program} COMMAND --help` lists the options; every command works without any, on the phantom.")
         return 0
-    print(f"error: {unknown_name('command', name, commands)}", file=sys.stderr)
+    print(f"error: {unknown_name('command', name, CONFIGS)}", file=sys.stderr)
     return 2
 
 
@@ -174,8 +145,7 @@ def _upload(config: UploadConfig) -> None:
     from cxr_data.preparation.sizes import pixel_size_for
     from cxr_data.sources import open_cohort
 
-    if not is_url(config.to):
-        raise BadInput("an address such as s3://bucket/cohort", repr(config.to), where="--to")
+    require(is_url(config.to), "an address such as s3://bucket/cohort", repr(config.to), "--to")
     source = _only(config.cohort)
     folder = Path(source).expanduser()
     stored = is_prepared(folder) and chunks_at(source) is None  # then with all bits that it has
@@ -366,6 +336,19 @@ def _count_table(cohort: "Cohort") -> "Table":
         if any(unknown):
             add(f"  {label} unknown", unknown, sum(unknown))
     return table
+
+
+_COMMANDS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "prepare": (_prepare, "source"),
+    "merge": (_merge, "shards"),
+    "upload": (_upload, "cohort"),
+    "preview": (_preview, "cohort"),
+    "show": (_show, "cohort"),
+    "folds": (_folds, "cohort"),
+    "cache": (_cache, "names"),
+    "audit": (_audit, "cohort"),
+}
+"""Name -> function, and the option that needs no name."""
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from cxr_data.errors import BadInput
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What to prepare, and how.
+    """Read a data set once: check it, split it by patient, store its pixels as a memory map.
 
     Attributes:
         source: Folder of the data set as it was downloaded, or phantom, phantom:500, phantom-multiclass.
@@ -63,7 +63,7 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """Which shards to put together.
+    """Put together what `cxr-data prepare --shard I/N` prepared in parts.
 
     Attributes:
         shards: Their folders; none means those beside --out that are called as its shards are.
@@ -76,7 +76,7 @@ class MergeConfig:
 
 @dataclass(frozen=True)
 class UploadConfig:
-    """What to upload, and where to.
+    """Write a prepared cohort in chunks to s3://, gs:// or another address, from where training reads it.
 
     Attributes:
         cohort: Prepared cohort, data set folder, or phantom.
@@ -97,7 +97,7 @@ class UploadConfig:
 
 @dataclass(frozen=True)
 class PreviewConfig:
-    """What to draw.
+    """Draw a contact sheet of a cohort, class by class.
 
     Attributes:
         cohort: Prepared cohort, data set folder, or phantom.
@@ -124,7 +124,7 @@ class PreviewConfig:
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """What to count.
+    """Count a cohort's images, patients and labels by split.
 
     Attributes:
         cohort: Prepared cohorts or data set folders (several are counted as one), or phantom.
@@ -137,7 +137,7 @@ class ShowConfig:
 
 @dataclass(frozen=True)
 class FoldsConfig:
-    """Which folds to write into a prepared cohort's folder.
+    """Deal the training and validation patients into folds, and write them down in the cohort.
 
     Attributes:
         cohort: Prepared cohort.
@@ -155,7 +155,9 @@ class FoldsConfig:
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """What to audit. Without --strict the exit code is 0 whatever is found.
+    """Look for leaks, duplicates, broken or odd images, shifts and shortcuts; write a page with thumbnails.
+
+    Without --strict the exit code is 0 whatever is found.
 
     Attributes:
         cohort: Prepared cohorts or data set folders (several are audited as one), or phantom.
@@ -173,7 +175,9 @@ class AuditConfig:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """What to do with the cache, $CXR_CACHE or ~/.cache/cxr. A cohort that is removed is prepared again when needed.
+    """List the cohorts prepared into the cache, and remove them.
+
+    The cache is $CXR_CACHE or ~/.cache/cxr. A cohort that is removed is prepared again when needed.
 
     Attributes:
         names: Cohorts in question, as listed or with * and ?; none means all.
@@ -198,7 +202,7 @@ CONFIGS = {
     "preview": PreviewConfig,
     "show": ShowConfig,
     "folds": FoldsConfig,
-    "audit": AuditConfig,
     "cache": CacheConfig,
+    "audit": AuditConfig,
 }
 """Options of each command."""

@@ -74,6 +74,20 @@ def require(holds: bool, expected: str, found: object, option: str) -> None:
         raise BadInput(expected, found if isinstance(found, str) else repr(found), where=option)
 
 
+def require_options(config: object, **checks: tuple[bool, str]) -> None:
+    """Refuse the value of the first option whose check fails.
+
+    Args:
+        config: Its attributes are the options.
+        **checks: By option, whether its value may be used, and what is needed instead.
+
+    Raises:
+        BadInput: A check fails.
+    """
+    for option, (holds, expected) in checks.items():
+        require(holds, expected, getattr(config, option), f"--{option}")
+
+
 def require_known(kind: str, name: Any, known: Iterable[str], where: str | Path | None = None) -> None:
     """Refuse a name that is not on a list; see `unknown_name`."""
     if name not in known:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from cxr_data.cohorts.cache import cache_folder, option_key
 from cxr_data.cohorts.chunks import about_chunks, chunks_at, load_chunks, written_folds
-from cxr_data.cohorts.cohort import Cohort, Task, fingerprint, is_prepared, load, pixel_digests, save
+from cxr_data.cohorts.cohort import Cohort, Task, is_prepared, load, save
+from cxr_data.cohorts.digests import fingerprint, pixel_digests
 from cxr_data.cohorts.joined import join
 from cxr_data.cohorts.pixel_rows import PixelRows
 from cxr_data.cohorts.remote import is_url

@@ -5,10 +5,12 @@ carry over to other machines better than milliseconds do.
 """
 
 import functools
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -112,22 +114,26 @@ def alternate(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict
     return times
 
 
-def peak_bytes(module: str, *arguments: str, where: str, do: str) -> int:
-    """Largest resident memory of a fresh process, which runs a module that ends by printing that number of bytes.
+def peak_memories(module: str, arguments: Mapping[str, Sequence[str]], *, do: str) -> dict[str, int]:
+    """Largest resident memory of fresh processes, bytes; as many at a time as there are cores.
 
     The interpreter and the libraries count: they are what a machine must hold.
 
     Args:
-        module: Run as ``python -m MODULE ARGUMENTS``.
-        *arguments: Its arguments.
-        where: What it measures, for the message.
-        do: What to do where it fails, for the message.
+        module: Run as ``python -m MODULE ARGUMENTS``; it ends by printing that number of bytes.
+        arguments: Name -> arguments, the first of them a file.
+        do: What to do where a process fails, for the message.
 
     Raises:
-        BadInput: The process failed.
+        BadInput: A process failed.
     """
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.splitlines() or ["no message"])[-1][:200]
-        raise BadInput("a model that runs in a process of its own", reason, where=where, do=do)
-    return int(done.stdout.split()[-1])
+
+    def peak(words: Sequence[str]) -> int:
+        done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.splitlines() or ["no message"])[-1][:200]
+            raise BadInput("a model that runs in a process of its own", reason, where=words[0], do=do)
+        return int(done.stdout.split()[-1])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(arguments, pool.map(peak, arguments.values()), strict=True))

@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from cxr_data import Cohort, load, save
-from cxr_data.cohorts.cohort import fingerprint, label_matrix, pixel_digests
+from cxr_data.cohorts.cohort import label_matrix
+from cxr_data.cohorts.digests import fingerprint, pixel_digests
 from cxr_data.errors import BadInput
 
 NAN = float("nan")

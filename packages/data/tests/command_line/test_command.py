@@ -58,7 +58,7 @@ class Config:
 
 
 def given(*argv: str) -> Config:
-    return parse(Config, prog="x", description="d", argv=argv, positional="models")
+    return parse(Config, prog="x", argv=argv, positional="models")
 
 
 def test_defaults_flags_and_positionals() -> None:
@@ -135,7 +135,7 @@ def test_a_preset_changes_defaults_alone(tmp_path, capsys) -> None:
     presets = {"large": {"size": 224, "inner.depth": 5}}
 
     def chosen(*argv: str) -> Preset:
-        return parse(Preset, prog="x", description="d", argv=argv, presets=presets)
+        return parse(Preset, prog="x", argv=argv, presets=presets)
 
     assert chosen() == Preset()
     assert chosen("--preset", "large") == Preset("large", 224, Inner(5))
@@ -163,7 +163,7 @@ def test_a_preset_changes_defaults_alone(tmp_path, capsys) -> None:
     ],
 )
 def test_bad_input_is_one_message_and_code_2(argv, says, capsys) -> None:
-    assert run_command(print, Config, prog="x", description="d", argv=argv, positional="models") == 2
+    assert run_command(print, Config, prog="x", argv=argv, positional="models") == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
@@ -174,7 +174,7 @@ def test_main_may_refuse_too(capsys) -> None:
     def main(_: Config) -> None:
         raise BadInput("a folder", "nothing", where="/data", do="give another")
 
-    assert run_command(main, Config, prog="x", description="d", argv=[]) == 2
+    assert run_command(main, Config, prog="x", argv=[]) == 2
     assert capsys.readouterr().err == (
         "error: expected a folder, found nothing\n  where: /data\n  do:    give another\n"
     )
@@ -183,7 +183,7 @@ def test_main_may_refuse_too(capsys) -> None:
 def test_a_config_file_that_is_no_text(tmp_path, capsys) -> None:
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
     argv = ["--config", str(tmp_path / "c.yaml")]
-    assert run_command(print, Config, prog="x", description="d", argv=argv, positional="models") == 2
+    assert run_command(print, Config, prog="x", argv=argv, positional="models") == 2
     assert "decode" in capsys.readouterr().err
 
 
@@ -192,13 +192,20 @@ def test_a_loop_that_was_told_to_stop_says_how_to_go_on(capsys) -> None:
         raise SystemExit(143)
 
     with pytest.raises(SystemExit, match="143"):
-        run_command(main, Config, prog="x", description="d", argv=[])
+        run_command(main, Config, prog="x", argv=[])
     assert capsys.readouterr().err == "terminated; start the same command again to resume\n"
+
+
+def test_a_function_is_imported_by_name_when_it_is_called() -> None:
+    assert run_command("cxr_data.errors:nothing", Config, prog="x", argv=["--no_option"]) == 2
+    with pytest.raises(AttributeError, match="nothing"):
+        run_command("cxr_data.errors:nothing", Config, prog="x", argv=[])
+    assert run_command("cxr_data.command_line.command:config_dict", Config, prog="x", argv=[]) == 0
 
 
 def test_the_caller_gets_its_own_signal_handler_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    run_command(lambda config: None, Config, prog="try", description="A try.", argv=[])
+    run_command(lambda config: None, Config, prog="try", argv=[])
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -249,7 +256,7 @@ class _Lists:
     ],
 )
 def test_lists_grow_by_the_options_that_help_lists(typed, expected):
-    config = parse(_Lists, prog="x", description="", argv=typed.split())
+    config = parse(_Lists, prog="x", argv=typed.split())
     assert config == _Lists(**expected)
 
 
@@ -277,7 +284,7 @@ def test_a_misspelt_name_in_a_yaml_file_gets_the_right_one(tmp_path, text, messa
     file.write_text(text)
     for arguments in (["--config", str(file)], [f"--config={file}"]):
         with pytest.raises(BadInput) as error:
-            parse(Config, prog="x", description="", argv=arguments)
+            parse(Config, prog="x", argv=arguments)
         assert message.format(file=file) in str(error.value)
 
 
@@ -293,7 +300,7 @@ def test_common_names_of_an_option_lead_to_ours(typed, meant):
         architecture: str = ""
 
     with pytest.raises(BadInput, match=f"did you mean {meant}"):
-        parse(Config, prog="x", description="", argv=[f"--{typed}", "1"])
+        parse(Config, prog="x", argv=[f"--{typed}", "1"])
 
 
 @pytest.mark.parametrize("buffered", [True, False])
@@ -327,7 +334,7 @@ def test_what_a_disk_refuses_is_one_message(number, capsys) -> None:
     def main(config: Config) -> None:
         raise OSError(code, os.strerror(code), "some/place")
 
-    assert run_command(main, Config, prog="x", description="d", argv=[]) == 2
+    assert run_command(main, Config, prog="x", argv=[]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: expected a place to read and write, found " + os.strerror(code))
     assert "some/place" in said
@@ -338,4 +345,4 @@ def test_a_missing_file_that_nothing_explained_is_a_fault_of_ours() -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file", "some/place")
 
     with pytest.raises(FileNotFoundError):
-        run_command(main, Config, prog="x", description="d", argv=[])
+        run_command(main, Config, prog="x", argv=[])

@@ -17,7 +17,9 @@ class Inner:
 
 @dataclass(frozen=True)
 class Config:
-    """A config.
+    """Looks.
+
+    At each file, long and often.
 
     Attributes:
         models: Files to look at.
@@ -45,8 +47,8 @@ def test_texts_are_those_of_the_docstring():
 
 
 def test_every_option_stands_there_with_its_default():
-    text = help_text(Config, prog="look", description="Looks.", positional="models", width=60)
-    assert text.startswith("usage: look [OPTIONS] [MODELS ...]\n\nLooks.\n")
+    text = help_text(Config, prog="look", positional="models", width=60)
+    assert text.startswith("usage: look [OPTIONS] [MODELS ...]\n\nLooks. At each file, long and often.\n")
     assert "  MODELS                Files to look at." in text
     assert "--models" not in text
     lines = " ".join(text.split())
@@ -61,7 +63,7 @@ def test_every_option_stands_there_with_its_default():
 
 
 def test_other_defaults_are_shown():
-    text = help_text(Config, prog="look", description="Looks.", defaults={"inner.depth": 7, "size": 8})
+    text = help_text(Config, prog="look", defaults={"inner.depth": 7, "size": 8})
     assert "(default: 7)" in text
     assert "(default: 8)" in text
 

@@ -228,7 +228,7 @@ def test_mutations_are_read_or_set_aside(tmp_path, capfd, monkeypatch):
     run(EVERY, tmp_path, capfd, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_thousands_of_mutations_are_read_or_set_aside(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))

@@ -102,7 +102,7 @@ def test_kill_9_and_again_gives_the_same_bytes(two_classes, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "two classes", "whole"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_kill_9_at_every_step_after_decoding_gives_the_same_bytes(two_classes, tmp_path):
     (two_classes / "COVID" / "patient16_0.png").write_bytes(b"")
     out = tmp_path / "killed"

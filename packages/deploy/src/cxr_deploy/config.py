@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require, require_known, unknown_name
 from cxr_data.models.licences import refuse_empty
 from cxr_deploy.runtimes import check_name
 
@@ -13,7 +13,11 @@ SPLITS = ("train", "val", "test", "all")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write a classifier as ONNX, in float32 and in 8 bits, and as a page that runs in a browser.
+    """Write a classifier as ONNX with its whole answer inside.
+
+    Gray pixels in; calibrated probabilities, logits and heat maps out. MODELS are model.safetensors files or their
+    folders. The file is compared with PyTorch before it is kept; an 8-bit file is kept where validation AUROC holds;
+    --web writes a page that classifies in the browser, without a server.
 
     Attributes:
         models: model.safetensors files or the folders they lie in. None given: every model of the run.
@@ -55,15 +59,17 @@ class ExportConfig:
         for option, least in (("calibration_images", 1), ("validation_images", 2), ("threads", 0)):
             if getattr(self, option) < least:
                 raise BadInput(f"a number from {least} up", str(getattr(self, option)), where=f"--{option}")
-        if not 0 <= self.min_agreement <= 1:
-            raise BadInput("a share in [0, 1]", str(self.min_agreement), where="--min_agreement")
+        require(0 <= self.min_agreement <= 1, "a share in [0, 1]", self.min_agreement, "--min_agreement")
         if self.max_drop is not None and not 0 <= self.max_drop < 0.5:
             raise BadInput("a loss of AUROC in [0, 0.5)", str(self.max_drop), where="--max_drop")
 
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Classify new images.
+    """Classify new radiographs: PATHS are the model, then images, DICOM files or folders.
+
+    Gives probabilities, decisions at the stored thresholds, heat maps, and a warning for images unlike radiographs. For
+    research only, not for diagnosis.
 
     Attributes:
         paths: The model (a .safetensors or .onnx file, or its folder), then any number of image files (JPEG, PNG,
@@ -95,8 +101,7 @@ class PredictConfig:
         check_name(self.runtime)
         if self.device is not None and self.device not in DEVICES:
             raise unknown_name("device", self.device, DEVICES)
-        if self.heatmaps_of not in ("called", "all"):
-            raise unknown_name("choice of heat maps", self.heatmaps_of, ("called", "all"))
+        require_known("choice of heat maps", self.heatmaps_of, ("called", "all"))
         if self.out and not self.out.endswith(FORMATS):
             raise BadInput(f"a file ending in {', '.join(FORMATS)}", self.out, where="--out")
         for option, least in (("batch_size", 1), ("threads", 0)):
@@ -106,7 +111,10 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class PushConfig:
-    """Write a model as a repository of the Hugging Face Hub, and upload it.
+    """Write a model as a folder laid out like a repository of the Hugging Face Hub.
+
+    With its ONNX files, its figures and a model card that says all licences it comes from; --repo OWNER/NAME uploads
+    it.
 
     Attributes:
         models: The model.safetensors (or backbone.safetensors), or its folder.
@@ -130,7 +138,9 @@ class PushConfig:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Open a page that answers for radiographs, on this computer alone.
+    """Open a page on this computer that answers for chest radiographs with the model that ships with the package.
+
+    Probabilities, decisions, heat maps. Nothing is downloaded, sent or kept. For research only.
 
     Attributes:
         model: Model file or its folder; the small model that ships with the package when empty.
@@ -149,7 +159,10 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Time classifiers in every runtime and precision, side by side in one process.
+    """Latency, throughput, peak memory and size of classifiers in PyTorch, ONNX Runtime and OpenVINO.
+
+    In every precision there is, timed in alternation in one process; a table, JSON, and a plot of AUROC against
+    latency.
 
     Attributes:
         models: model.safetensors files, .onnx files of export-model, or folders of either. None given: every model of
@@ -176,9 +189,7 @@ class BenchmarkConfig:
     memory: bool = True
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise unknown_name("split", self.split, SPLITS)
+        require_known("split", self.split, SPLITS)
         if self.threads < 0:
             raise BadInput("a number from 0 up", str(self.threads), where="--threads")
-        if not self.seconds > 0:
-            raise BadInput("a time above 0 s", str(self.seconds), where="--seconds")
+        require(self.seconds > 0, "a time above 0 s", self.seconds, "--seconds")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known
 from cxr_deploy.extras import require
 
 if TYPE_CHECKING:
@@ -145,5 +145,4 @@ def check_name(name: str) -> None:
         BadInput: It is none of "auto", "fastest" and "torch", nor in :data:`RUNTIMES`.
     """
     known = ("auto", "fastest", "torch", *RUNTIMES)
-    if name not in known:
-        raise unknown_name("runtime", name, known)
+    require_known("runtime", name, known)

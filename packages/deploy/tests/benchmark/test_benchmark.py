@@ -12,9 +12,9 @@ from cxr_common.checkpoint import Header, Input
 from cxr_common.models import cost
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.files import sha256
+from cxr_data.timing import peak_memories
 from cxr_deploy.benchmark import benchmark as stage
 from cxr_deploy.benchmark.entries import EAGER, entries
-from cxr_deploy.benchmark.memory import peak_bytes
 from cxr_deploy.benchmark.plot import plot
 from cxr_deploy.cli import benchmark_model as main
 from cxr_deploy.export import onnx_file
@@ -146,7 +146,8 @@ def test_an_onnx_file_alone_is_timed_and_scored_on_a_cohort(model, tmp_path, mon
 def test_peak_memory_is_that_of_a_fresh_process(model):
     ballast = np.ones(900_000_000, np.uint8)
     export_beside(model, "model.onnx", "fp32")
-    peak = peak_bytes(model.parent / "export" / "model.onnx", "ONNX Runtime", "fp32", 1)
+    arguments = str(model.parent / "export" / "model.onnx"), "ONNX Runtime", "fp32", "1"
+    peak = peak_memories("cxr_deploy.benchmark.memory", {"model": arguments}, do="run it again")["model"]
     assert model.stat().st_size < peak < ballast.nbytes
 
 

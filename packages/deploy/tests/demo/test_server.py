@@ -131,7 +131,7 @@ def test_two_classes_have_one_threshold(classifier):
     assert first + second == pytest.approx(1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium on the path")
 def test_the_page_answers_in_a_browser(port, png, tmp_path, browser):
     (tmp_path / "a.png").write_bytes(png)

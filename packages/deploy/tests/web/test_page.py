@@ -9,7 +9,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 import cxr_deploy
 from cxr_deploy.web.build import build
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")

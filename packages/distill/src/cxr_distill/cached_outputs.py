@@ -246,7 +246,7 @@ def _compute_view(
             kept = time.monotonic()
     for name, values in found.items():
         values.flush()
-        _finish(parts[name], cached.file(name, k))
+        os.replace(parts[name], cached.file(name, k))
     counter.unlink(missing_ok=True)
 
 
@@ -274,11 +274,6 @@ def sampled_features(
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             each.append({name: x.float().cpu() for name, x in teacher(images).features.items()})
     return {name: torch.cat([one[name] for one in each]) for name in teacher.stages}
-
-
-def _finish(part: Path, file: Path) -> None:
-    """Give a file that is written its name."""
-    os.replace(part, file)
 
 
 def _count(path: Path) -> int:

@@ -6,17 +6,12 @@ from cxr_distill.config import DistillConfig, FinetuneConfig
 
 def finetune() -> int:
     """Train a classifier on labels alone."""
-    description = "Train a chest X-ray classifier on labels, from an SSL backbone, other weights or from scratch."
-    return run_command(_run, FinetuneConfig, prog="finetune", description=description)
+    return run_command(_run, FinetuneConfig, prog="finetune")
 
 
 def distill() -> int:
     """Distil a teacher into a small student."""
-    description = (
-        "Train a small chest X-ray classifier to answer like its teachers, or, without labels, a backbone that gives "
-        "the features of encoders."
-    )
-    return run_command(_run, DistillConfig, prog="distill", description=description)
+    return run_command(_run, DistillConfig, prog="distill")
 
 
 def _run(config: FinetuneConfig | DistillConfig) -> None:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from cxr_data.errors import require, require_folder_name, require_known
+from cxr_common.training.options import Conduct
+from cxr_data.errors import require, require_folder_name, require_known, require_options
 from cxr_data.models.licences import refuse_empty
 
 MODES = ("full", "linear", "layerwise")
@@ -65,12 +66,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Inputs, places and conduct of a run: its result depends on the contents of the inputs, not on these values.
+    """Inputs of a run: its result depends on the contents of the inputs, not on these values.
 
     Attributes:
         data: "phantom", a folder of images, or a cohort prepared by cxr-data; several are read as one.
-        run: Name of the experiment; its stages lie in RUNS_DIR/RUN.
-        runs_dir: Folder of all experiments.
         name: Folder of this stage within the run; null is "teacher" for finetune and the name of the
             student's architecture for distill.
         start: Weights to begin with: "random", "imagenet" (timm's, fetched once), a safetensors or .pth file (FILE#PART
@@ -80,30 +79,16 @@ class RunOptions:
         seeds: Several seeds, "--seeds 0,1,2", each trained in a folder of its own; mean and interval come at the end.
         licence: Licence that the written file shall say, such as CC-BY-4.0: yours, within what the data and the
             licences of start and teachers allow. Null says none.
-        deterministic: On a GPU, train to the same bits every time, and fp32 without TF32; slower. A CPU does so anyway.
         workers: Threads that prepare batches; null chooses by the cores.
-        track: Experiment tracker: "tensorboard", "wandb", "mlflow" or "trackio", told curves, config, sample images and
-            summary; it writes to "tracking" in the stage's folder, and nothing leaves the machine.
-        restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
-        extend: When the folder holds the same run with fewer epochs, continue it from its last epoch.
-        keep_state: Keep the training state of the finished run (about three times the weights), so that it can be
-            extended later.
     """
 
     data: list[str] | str = "phantom"
-    run: str = "quickstart"
-    runs_dir: str = "runs"
     name: str | None = None
     start: str | None = None
     epochs: int | None = None
     seeds: list[int] = field(default_factory=list)
     licence: str | None = None
-    deterministic: bool = False
     workers: int | None = None
-    track: str | None = None
-    restart: bool = False
-    extend: bool = False
-    keep_state: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,45 +163,37 @@ class EightBitSettings:
 
 
 @dataclass(frozen=True)
-class TrainConfig(TrainingSettings, EightBitSettings, RunOptions):
+class TrainConfig(TrainingSettings, EightBitSettings, Conduct, RunOptions):
     """What fine-tuning and distillation share."""
 
     def __post_init__(self) -> None:
         # Below, the last maps of a ResNet are one pixel, where bf16 convolutions on a CPU lose gradients.
-        require(self.size is None or self.size >= 32, "a size of at least 32 pixels", self.size, "--size")
-        require(
-            self.batch_size >= 2,
-            "a batch size of at least 2 (BatchNorm needs two)",
-            self.batch_size,
-            "--batch_size",
+        require_options(
+            self,
+            size=(self.size is None or self.size >= 32, "a size of at least 32 pixels"),
+            batch_size=(self.batch_size >= 2, "a batch size of at least 2 (BatchNorm needs two)"),
+            epochs=(self.epochs is None or self.epochs >= 1, "1 or more epochs, or null"),
+            lr=(self.lr is None or self.lr > 0, "a learning rate above 0, or null"),
+            weight_decay=(self.weight_decay >= 0, "a weight decay of 0 or more"),
+            patience=(self.patience >= 0, "a patience of 0 or more"),
+            label_fraction=(0 < self.label_fraction <= 1, "a label fraction in (0, 1]"),
+            seed=(0 <= self.seed < 2**63, "a seed from 0 up, below 2^63"),
+            workers=(self.workers is None or self.workers >= 1, "1 or more threads, or null"),
+            bits=(self.bits in (None, 8), "8 bits, or null"),
+            weight_bits=(self.weight_bits in (7, 8), "7 or 8 bits"),
+            bits_epochs=(self.bits_epochs is None or self.bits_epochs >= 0, "0 or more epochs, or null"),
         )
-        require(self.epochs is None or self.epochs >= 1, "1 or more epochs, or null", self.epochs, "--epochs")
-        require(self.lr is None or self.lr > 0, "a learning rate above 0, or null", self.lr, "--lr")
-        require(self.weight_decay >= 0, "a weight decay of 0 or more", self.weight_decay, "--weight_decay")
-        require(self.patience >= 0, "a patience of 0 or more", self.patience, "--patience")
-        require(
-            0 < self.label_fraction <= 1,
-            "a label fraction in (0, 1]",
-            self.label_fraction,
-            "--label_fraction",
-        )
-        require(0 <= self.seed < 2**63, "a seed from 0 up, below 2^63", self.seed, "--seed")
         require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
         require(all(0 <= one < 2**63 for one in self.seeds), "seeds from 0 up, below 2^63", self.seeds, "--seeds")
-        require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
         refuse_empty(self.licence)
         from cxr_data.augment import training_views  # here: --help shall not wait for OpenCV
 
         training_views(self.augment, self.size or 224)
-        require(self.bits in (None, 8), "8 bits, or null", self.bits, "--bits")
-        require(self.weight_bits in (7, 8), "7 or 8 bits", self.weight_bits, "--weight_bits")
-        epochs = self.bits_epochs
-        require(epochs is None or epochs >= 0, "0 or more epochs, or null", epochs, "--bits_epochs")
         require_known("mode", self.mode, MODES)
         require(
-            not (self.bits and self.mode == "linear" and epochs != 0),
+            not (self.bits and self.mode == "linear" and self.bits_epochs != 0),
             "--bits_epochs 0 in mode linear: in 8 bits all layers are trained",
-            epochs,
+            self.bits_epochs,
             "--bits_epochs",
         )
         require_known("treatment of imbalance", self.imbalance, IMBALANCE)
@@ -236,7 +213,7 @@ class TrainConfig(TrainingSettings, EightBitSettings, RunOptions):
 
 @dataclass(frozen=True)
 class FinetuneConfig(TrainConfig):
-    """Train a classifier on labels alone.
+    """Train a chest X-ray classifier on labels, from an SSL backbone, other weights or from scratch.
 
     Attributes:
         architecture: Name of the network: any of timm's, eeea_net_c2, baseline_cnn, or A+B.
@@ -279,7 +256,9 @@ class TeachingSettings:
 
 @dataclass(frozen=True)
 class DistillConfig(TeachingSettings, TrainConfig):
-    """Train a small student to answer like its teacher.
+    """Train a small chest X-ray classifier to answer like its teachers.
+
+    Or, without labels, a backbone that gives the features of encoders.
 
     The loss is task_weight x task loss + sum of weight x distillation loss.
 

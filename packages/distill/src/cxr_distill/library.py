@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.models.structure import evaluating
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require, require_known
 from cxr_distill.losses import (
     FEATURES,
     TASK_LOSSES,
@@ -22,6 +22,7 @@ from cxr_distill.losses import (
     recommended,
 )
 from cxr_distill.losses import task_loss as loss_on_labels
+from cxr_distill.teacher import put
 
 
 def distill(
@@ -89,19 +90,8 @@ def distill(
         BadInput: Modules, losses or batches that do not fit each other, another device, or NaN where none may be.
     """
     teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
-    if task not in TASK_LOSSES:
-        raise unknown_name("task", task, TASK_LOSSES)
-    if not teachers:
-        raise BadInput("at least one teacher", "none", where="teacher")
-    if epochs < 1:
-        raise BadInput("1 or more epochs", repr(epochs), where="epochs")
+    _check_call(teachers, loader, task, epochs)
     device = _device_of([student, *teachers])
-    if isinstance(loader, Iterator):
-        raise BadInput(
-            "a loader that can be iterated once per epoch, such as a DataLoader or a list",
-            f"an iterator, {type(loader).__name__}",
-            where="loader",
-        )
     first = next(iter(_batches(loader, device)), None)
     if first is None:
         raise BadInput("a loader that yields batches", "an empty one", where="loader")
@@ -155,12 +145,17 @@ def distill(
             if on_epoch is not None:
                 on_epoch(history[-1])
         if answering is not None:
-            own_layer = cast(nn.Linear, _classifier(student))
-            with torch.no_grad():
-                weight, bias = answering.folded()
-                own_layer.weight.copy_(weight)
-                own_layer.bias.copy_(bias)
+            put(cast(nn.Linear, _classifier(student)), *answering.folded())
     return history
+
+
+def _check_call(teachers: Sequence[nn.Module], loader: Iterable[Any], task: str, epochs: int) -> None:
+    """Refuse what can be told to be wrong before anything is computed."""
+    require_known("task", task, TASK_LOSSES)
+    require(bool(teachers), "at least one teacher", "none", "teacher")
+    require(epochs >= 1, "1 or more epochs", epochs, "epochs")
+    once_per_epoch = "a loader that can be iterated once per epoch, such as a DataLoader or a list"
+    require(not isinstance(loader, Iterator), once_per_epoch, f"an iterator, {type(loader).__name__}", "loader")
 
 
 def _device_of(modules: Sequence[nn.Module]) -> torch.device:
@@ -258,10 +253,8 @@ def _observed(module: nn.Module, layers: Mapping[str, str]) -> Iterator[Callable
         return lambda _module, _inputs, output: seen.update({name: output})
 
     for feature, layer in layers.items():
-        if feature not in FEATURES:
-            raise unknown_name("feature", feature, FEATURES)
-        if layer not in known:
-            raise unknown_name(f"module of {type(module).__name__}", layer, known)
+        require_known("feature", feature, FEATURES)
+        require_known(f"module of {type(module).__name__}", layer, known)
         handles.append(known[layer].register_forward_hook(keep(feature)))
     if classifier is not None and "pooled" not in layers:
         handles.append(classifier.register_forward_pre_hook(lambda _module, inputs: seen.update(pooled=inputs[0])))

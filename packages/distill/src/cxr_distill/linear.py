@@ -19,7 +19,7 @@ from cxr_data.cohorts.cohort import Cohort
 from cxr_data.command_line.progress import Progress
 from cxr_data.files import whole_file
 from cxr_distill.monitoring import score
-from cxr_distill.teacher import linear_layer
+from cxr_distill.teacher import linear_layer, put
 
 PENALTIES = tuple(10.0**power for power in range(1, -6, -1))
 """Ridge penalties tried, strongest first, each from the solution before it."""
@@ -88,7 +88,7 @@ def fit(
         run.log({"epoch": number, "penalty": head.penalty, "loss": head.loss, **val})
         if not best or score(val) > best["score"]:
             best = {"score": score(val), "epoch": number, "val": val, "head": head}
-    put(best["head"], layer)
+    put(layer, best["head"].weight, best["head"].bias)
     if run.main:
         area = "undefined" if best["val"]["val_auroc"] is None else f"{best['val']['val_auroc']:.4f}"
         print(
@@ -182,14 +182,6 @@ def fit_heads(x: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tenso
             own = weight * inverse
             heads.append(Head(own.clone(), bias - own @ mean, penalty, value))
     return heads
-
-
-def put(head: Head, layer: nn.Linear) -> None:
-    """Give a linear layer this classifier."""
-    with torch.no_grad():
-        layer.weight.copy_(head.weight)
-        if layer.bias is not None:
-            layer.bias.copy_(head.bias)
 
 
 class _Pooled(nn.Module):

@@ -19,7 +19,7 @@ from cxr_data.files import write_text
 from cxr_data.models import decisions
 from cxr_data.models.header import identities, portable
 from cxr_data.models.licences import trail
-from cxr_distill.config import EightBitSettings, TeachingSettings, TrainConfig, TrainingSettings
+from cxr_distill.config import Decision, EightBitSettings, TeachingSettings, TrainConfig, TrainingSettings
 from cxr_distill.data import TrainingSet, labelled_task
 from cxr_distill.validation import validation_logits
 
@@ -97,9 +97,30 @@ def conclude(
         best: The best epoch.
         facts: More figures for done.json.
     """
+    cohort = data.cohort
     logits = validation_logits(network, data, config, accelerator, torch.float32) if data.task else None
     if run.main:
-        digest = _write(config, architecture, data.cohort, run, parents, network, best, logits)
+        extended = {EXTENDED: list(run.extended)} if run.extended else {}
+        header = checkpoint.Header(
+            kind="backbone" if logits is None else "model",
+            architecture=architecture,
+            input=network.describe_input(config.input_size, cohort.pixel_mapping),
+            **({} if logits is None else _decisions(config.decision, cohort, logits, run.path.name)),
+            config=portable(config_dict(config)),
+            parents=parents,
+            licence=config.licence,
+            cohort=cohort.describe(),
+            seed=config.seed,
+            bits=getattr(network.network, "bits", None),
+            metrics={"epoch": best.epoch, **best.figures, **extended},
+            **checkpoint.provenance(),
+        )
+        file = weights_file(run.path, cohort)
+        digest = checkpoint.save(file, network, header, training_images=checkpoint.trained_on(cohort, parents))
+        above = checkpoint.describe(file).ancestors
+        for line in trail(config.licence, above) if above else []:
+            print(f"{run.path.name}: {line}", flush=True)
+        write_curves(run)
         summary = {
             "sha256": digest,
             "best_epoch": best.epoch,
@@ -113,30 +134,19 @@ def conclude(
     accelerator.wait_for_everyone()
 
 
-def _write(
-    config: TrainConfig,
-    architecture: str,
-    cohort: Cohort,
-    run: RunFolder,
-    parents: tuple[dict[str, str], ...],
-    network: GrayNetwork,
-    best: Best,
-    logits: NDArray[np.float32] | None,
-) -> str:
-    """Write the weights with their header, and the curves; returns the SHA-256 of the weights file."""
-    header = _header(config, architecture, cohort, run, parents, network, best, logits)
-    if logits is not None:
-        targets, task = cohort.targets[cohort.rows("val")], labelled_task(cohort)
-        patients = cohort.groups[cohort.rows("val")]
-        for note in decisions.not_fitted(logits, targets, cohort.labels, task, config.decision.calibration, patients):
-            print(f"{run.path.name}: warning: {note}", flush=True)
-    file = weights_file(run.path, cohort)
-    digest = checkpoint.save(file, network, header, training_images=checkpoint.trained_on(cohort, parents))
-    above = checkpoint.describe(file).ancestors
-    for line in trail(config.licence, above) if above else []:
-        print(f"{run.path.name}: {line}", flush=True)
-    write_curves(run)
-    return digest
+def _decisions(wanted: Decision, cohort: Cohort, logits: NDArray[np.float32], name: str) -> dict[str, Any]:
+    """Calibration and thresholds fitted on validation data, as a header has them; prints what could not be fitted."""
+    rows, task, labels = cohort.rows("val"), labelled_task(cohort), cohort.labels
+    targets, patients = cohort.targets[rows], cohort.groups[rows]
+    for note in decisions.not_fitted(logits, targets, labels, task, wanted.calibration, patients):
+        print(f"{name}: warning: {note}", flush=True)
+    several = decisions.of_several_patients(targets, patients)
+    calibration = decisions.fit_calibration(
+        logits, targets if task == "multiclass" else several, task, wanted.calibration
+    )
+    found = decisions.probabilities(logits, task, calibration)
+    thresholds = decisions.fit_thresholds(found, several, task, wanted.thresholds, wanted.sensitivity)
+    return {"task": task, "labels": labels, "thresholds": thresholds, "calibration": calibration or None}
 
 
 def weights_file(folder: Path, cohort: Cohort) -> Path:
@@ -161,41 +171,3 @@ def write_curves(run: RunFolder) -> None:
     text = "<p class='quiet'>Over epochs; in mode linear over penalties. Numbers: metrics.jsonl.</p>"
     body = f"{text}<div class='row'>{''.join(shown)}</div>"
     write_text(run.path / "curves.html", page(f"Learning curves: {run.path.name}", body))
-
-
-def _header(
-    config: TrainConfig,
-    architecture: str,
-    cohort: Cohort,
-    run: RunFolder,
-    parents: tuple[dict[str, str], ...],
-    network: GrayNetwork,
-    best: Best,
-    logits: NDArray[np.float32] | None,
-) -> checkpoint.Header:
-    """Header of the best weights, with calibration and thresholds fitted on validation data."""
-    extended = {EXTENDED: list(run.extended)} if run.extended else {}
-    answers: dict[str, Any] = {}
-    if logits is not None:
-        task, wanted = labelled_task(cohort), config.decision
-        rows = cohort.rows("val")
-        several = decisions.of_several_patients(cohort.targets[rows], cohort.groups[rows])
-        targets = cohort.targets[rows] if task == "multiclass" else several
-        calibration = decisions.fit_calibration(logits, targets, task, wanted.calibration)
-        found = decisions.probabilities(logits, task, calibration)
-        thresholds = decisions.fit_thresholds(found, several, task, wanted.thresholds, wanted.sensitivity)
-        answers = {"task": task, "labels": cohort.labels, "thresholds": thresholds, "calibration": calibration or None}
-    return checkpoint.Header(
-        kind="backbone" if logits is None else "model",
-        architecture=architecture,
-        input=network.describe_input(config.input_size, cohort.pixel_mapping),
-        **answers,
-        config=portable(config_dict(config)),
-        parents=parents,
-        licence=config.licence,
-        cohort=cohort.describe(),
-        seed=config.seed,
-        bits=getattr(network.network, "bits", None),
-        metrics={"epoch": best.epoch, **best.figures, **extended},
-        **checkpoint.provenance(),
-    )

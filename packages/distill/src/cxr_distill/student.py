@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from cxr_common.models.features import features
@@ -11,7 +10,7 @@ from cxr_common.models.pretrained import Start, build_pretrained
 from cxr_common.models.small_maps import fast_layout
 from cxr_common.models.zoo import GrayNetwork
 from cxr_distill.losses import AnsweringAdapter, Outputs
-from cxr_distill.teacher import classifier_weight, linear_layer
+from cxr_distill.teacher import classifier_weight, linear_layer, put
 
 
 class Student(nn.Module):
@@ -54,15 +53,12 @@ class Student(nn.Module):
         adapter = cast(AnsweringAdapter, self.adapters[self.answering])
         return Outputs(adapter(maps["pooled"]), maps, adapter.folded()[0])
 
-    @torch.no_grad()
     def fold(self) -> None:
         """Make the network alone answer as the student does in training, where that is through an adapter."""
         if self.answering is None:
             return
         own = linear_layer(self.network, f"a student for the loss {self.answering}")
-        weight, bias = cast(AnsweringAdapter, self.adapters[self.answering]).folded()
-        own.weight.copy_(weight)
-        own.bias.copy_(bias)
+        put(own, *cast(AnsweringAdapter, self.adapters[self.answering]).folded())
 
 
 def new_network(

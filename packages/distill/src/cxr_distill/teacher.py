@@ -185,3 +185,11 @@ def linear_layer(network: GrayNetwork, what: str) -> nn.Linear:
             do="choose another architecture",
         )
     return layer
+
+
+@torch.no_grad()
+def put(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    """Give a linear layer a weight (L, C) and, where it has one, a bias (L,)."""
+    layer.weight.copy_(weight)
+    if layer.bias is not None:
+        layer.bias.copy_(bias)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cxr_common.models.features import stage_channels
 from cxr_common.models.pretrained import Start
 from cxr_common.models.zoo import GrayNetwork
-from cxr_common.training.accelerator import arithmetic, peak_memories
+from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.parameters import groups, set_lr
 from cxr_common.training.processes import (
     align_gradients,
@@ -128,53 +128,59 @@ def train(
         written = weights_file(folder, cohort)
         if run.finished:
             return written
-        finish = functools.partial(conclude, config, architecture, data, accelerator, run, parents)
         if not plan.epochs:
-            student.to(accelerator.device)
-            logits = validation_logits(student.network, data, config, accelerator, torch.float32)
-            figures = validation(
-                logits, targets=cohort.targets[data.val_rows], task=labelled_task(cohort), teacher=None
-            )
-            finish(student.network, Best(0, None, figures, {}), {"epochs": 0})
-            return written
+            outcome = _without_training(config, data, student, accelerator)
+        elif config.mode == "linear":
+            outcome = _fit_linear(config, data, student, accelerator, run)
+        else:
+            outcome = _train_epochs(config, data, plan, student, distillation, accelerator, run)
+        conclude(config, architecture, data, accelerator, run, parents, student.network, *outcome)
         if config.mode == "linear":
-            finish(
-                student.network.to(accelerator.device), *_fit_linear(config, data, student.network, accelerator, run)
-            )
             shutil.rmtree(folder / linear.FEATURES, ignore_errors=True)
-            return written
-
-        state = _new_state(config, data, student, plan, distillation, accelerator)
-        with TrainingSession(run, state, epochs=plan.epochs, steps=plan.steps, batch_size=plan.batch_size) as session:
-            state.stopped = state.stopped and not run.extended
-            while state.epoch < plan.epochs and not state.stopped:
-                state.model.train()
-                for batch in session.timed(_epoch(config, data, plan, state), lambda batch: batch.images):
-                    set_lr(state.optimizer, plan.lr_at(state.epoch * plan.steps + state.step))
-                    metrics = train_step(state, batch)
-                    state.means.add(metrics, optional=[name for name in metrics if name.endswith("_share")])
-                    session.end_step(plan.batch_size, metrics["loss"])
-                line = _validate(config, data, state, folder)
-                session.end_epoch({**line, "lr": plan.lr_at((state.epoch + 1) * plan.steps - 1)}, line)
-                _warn_of_dominating_loss(line, state, session)
-                _stop_early(config.patience, state, session)
-                state.end_epoch()
-                session.save_in_time()
-            if config.keep_state:
-                session.save()
-
-        assert state.best is not None
-        student.network.network.load_state_dict(state.best.weights)
-        speed = {
-            "epochs": plan.epochs,
-            "seconds": round(state.seconds, 1),
-            "images_per_second": round(state.images / state.seconds, 1),
-            **session.speed(),
-            **peak_memories(),
-            "precision": accelerator.mixed_precision.replace("no", "fp32"),
-        }
-        finish(student.network, state.best, speed)
     return written
+
+
+def _train_epochs(
+    config: TrainConfig,
+    data: TrainingSet,
+    plan: Plan,
+    student: Student,
+    distillation: Distillation | None,
+    accelerator: "Accelerator",
+    run: RunFolder,
+) -> tuple[Best, dict[str, Any]]:
+    """Train epoch by epoch, from where an earlier start was stopped; the student ends with the best weights."""
+    state = _new_state(config, data, student, plan, distillation, accelerator)
+    with TrainingSession(run, state, epochs=plan.epochs, steps=plan.steps, batch_size=plan.batch_size) as session:
+        state.stopped = state.stopped and not run.extended
+        while state.epoch < plan.epochs and not state.stopped:
+            state.model.train()
+            for batch in session.timed(_epoch(config, data, plan, state), lambda batch: batch.images):
+                set_lr(state.optimizer, plan.lr_at(state.epoch * plan.steps + state.step))
+                metrics = train_step(state, batch)
+                state.means.add(metrics, optional=[name for name in metrics if name.endswith("_share")])
+                session.end_step(plan.batch_size, metrics["loss"])
+            line = _validate(config, data, state, run.path)
+            session.end_epoch({**line, "lr": plan.lr_at((state.epoch + 1) * plan.steps - 1)}, line)
+            _warn_of_dominating_loss(line, state, session)
+            _stop_early(config.patience, state, session)
+            state.end_epoch()
+            session.save_in_time()
+        if config.keep_state:
+            session.save()
+    assert state.best is not None
+    student.network.network.load_state_dict(state.best.weights)
+    return state.best, {"epochs": plan.epochs, **session.facts()}
+
+
+def _without_training(
+    config: TrainConfig, data: TrainingSet, student: Student, accelerator: "Accelerator"
+) -> tuple[Best, dict[str, Any]]:
+    """The network as it is: one in 8 bits of which only the ranges were taken."""
+    student.to(accelerator.device)
+    logits = validation_logits(student.network, data, config, accelerator, torch.float32)
+    targets, task = data.cohort.targets[data.val_rows], labelled_task(data.cohort)
+    return Best(0, None, validation(logits, targets=targets, task=task, teacher=None), {}), {"epochs": 0}
 
 
 def train_step(state: TrainState, batch: Batch) -> dict[str, Tensor]:
@@ -366,10 +372,10 @@ def _warn_of_dominating_loss(line: dict[str, Any], state: TrainState, session: T
 
 
 def _fit_linear(
-    config: TrainConfig, data: TrainingSet, network: GrayNetwork, accelerator: "Accelerator", run: RunFolder
+    config: TrainConfig, data: TrainingSet, student: Student, accelerator: "Accelerator", run: RunFolder
 ) -> tuple[Best, dict[str, Any]]:
     """Fit the classifier alone; the best penalty and the time it took."""
-    network.to(accelerator.device)
+    network = student.network.to(accelerator.device)
     rows, n = data.rows, len(data.rows)
     if data.weights is not None:
         window = shuffle_window(data.cohort, rows)

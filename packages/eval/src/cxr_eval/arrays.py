@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cxr_data.errors import unknown_name
+from cxr_data.errors import require_known
 from cxr_eval import entries
 from cxr_eval.metrics import compute, records
 from cxr_eval.metrics.classification import macro
@@ -254,8 +254,7 @@ def _checked(
         raise ValueError(f"labels must be {targets.shape[1]} different names, got {names}")
     wanted = list(METRICS) if metrics is None else list(metrics)
     for name in wanted:
-        if name not in METRICS:
-            raise unknown_name("metric", name, METRICS)
+        require_known("metric", name, METRICS)
     return targets, scores, _patients(groups, len(targets)), names, wanted
 
 

@@ -32,7 +32,7 @@ from cxr_data.files import refuse_unwritable, sha256, whole_folder, write_json, 
 from cxr_data.machine import cpu_name
 from cxr_data.models import model_files
 from cxr_data.models.decisions import in_use
-from cxr_eval import entries, memory, results, speed, subgroups
+from cxr_eval import entries, results, speed, subgroups
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.document import SCHEMA, checked
 from cxr_eval.explain.explanations import explain
@@ -96,7 +96,9 @@ def run(config: EvaluateConfig) -> Path:
         timed = speed.measure({name: networks[name] for name in first}, threads=config.threads)
     explained = None
     with ThreadPoolExecutor(1) as beside:  # new processes measure the memory meanwhile
-        held = beside.submit(memory.peaks, {name: files[name] for name in timed}, config.threads)
+        started = {name: (str(files[name]), str(config.threads)) for name in timed}
+        do = "run it again; --speed false leaves this out"
+        held = beside.submit(timing.peak_memories, "cxr_eval.memory", started, do=do)
         if config.explain:
             options = {"resamples": config.resamples, "seed": config.seed}
             explained = explain(config.explain, networks, headers, cohorts, given, match, targets, rows, **options)

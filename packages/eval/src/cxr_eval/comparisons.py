@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +16,29 @@ from cxr_eval.statistics import bootstrap, comparison, delong
 Samples = Mapping[str, Mapping[str, NDArray[np.float64]]]
 
 
-def compare(
-    models: Mapping[str, Any],
-    samples: Mapping[str, Samples],
-    labels: Sequence[str],
-    tests: Mapping[str, Sequence[delong.Comparison]],
-) -> dict[str, Any]:
+class Measured(NamedTuple):
+    """Figures of several models.
+
+    Attributes:
+        models: Name -> figures, as ``results.measure`` returns them.
+        samples: Name -> scope -> metric -> (G, L) for the scope "labels", (G,) for "decided" (the metrics of the
+            decided class); empty without resamples.
+        labels: Names of the L labels.
+    """
+
+    models: Mapping[str, Any]
+    samples: Mapping[str, Samples]
+    labels: Sequence[str]
+
+
+def compare(measured: Measured, tests: Mapping[str, Sequence[delong.Comparison]]) -> dict[str, Any]:
     """Paired differences of every model to the first.
 
     p values are adjusted by Holm's method within each metric: the overall figures over the models, the labels over
     models and labels.
 
     Args:
-        models: Name -> figures, as ``results.measure`` returns them.
-        samples: Name -> scope -> metric -> (G, L) for the scope "labels", (G,) for "decided" (the metrics of the
-            decided class); empty without resamples.
-        labels: Names of the L labels.
+        measured: Figures of the models.
         tests: Name of every model but the first -> DeLong test of each label.
 
     Returns:
@@ -39,20 +46,18 @@ def compare(
         both models define, where that is not all of them) and "labels" (label -> the same; the AUROC also with
         "delong_p" and "delong_p_holm", null with "delong_reason").
     """
-    first, *others = models
+    first, *others = measured.models
     found: dict[str, Any] = {}
     for name in others:
         found[name] = {
             "reference": first,
-            "overall": {
-                key: _difference(key, _overall(key, (name, first), models, samples, labels)) for key in compared()
-            },
+            "overall": {key: _difference(key, _overall(key, (name, first), measured)) for key in compared()},
             "labels": {
-                label: {key: _label(key, i, label, name, first, models, samples) for key in compared()}
-                for i, label in enumerate(labels)
+                label: {key: _label(key, i, (name, first), measured) for key in compared()}
+                for i, label in enumerate(measured.labels)
             },
         }
-        for label, test in zip(labels, tests[name], strict=True):
+        for label, test in zip(measured.labels, tests[name], strict=True):
             entry = found[name]["labels"][label]["auroc"]
             entry["delong_p"] = entries.number(test.p)
             if entry["value"] is not None and entry["delong_p"] is None:
@@ -67,18 +72,11 @@ def compare(
     return found
 
 
-def gains(
-    models: Mapping[str, Any],
-    samples: Mapping[str, Samples],
-    labels: Sequence[str],
-    controls: Mapping[str, str],
-) -> dict[str, Any]:
+def gains(measured: Measured, controls: Mapping[str, str]) -> dict[str, Any]:
     """Overall differences of every student to its control: the gain by the teacher.
 
     Args:
-        models: Name -> figures.
-        samples: Name -> scope -> metric -> (G, L) for the scope "labels"; empty without resamples.
-        labels: Names of the L labels.
+        measured: Figures of the models.
         controls: Student -> the same student trained without the teacher.
 
     Returns:
@@ -86,29 +84,18 @@ def gains(
     """
     found: dict[str, Any] = {}
     for name, other in controls.items():
-        pairs = {key: _overall(key, (name, other), models, samples, labels) for key in compared()}
-        found[name] = {
-            "control": other,
-            "overall": {key: _difference(key, pair) for key, pair in pairs.items()},
-        }
+        differences = {key: _difference(key, _overall(key, (name, other), measured)) for key in compared()}
+        found[name] = {"control": other, "overall": differences}
     for key in compared():
         _adjust([gain["overall"][key] for gain in found.values()], "p")
     return found
 
 
-def noninferiority(
-    models: Mapping[str, Any],
-    samples: Mapping[str, Samples],
-    labels: Sequence[str],
-    against: Mapping[str, str],
-    margin: float,
-) -> dict[str, Any]:
+def noninferiority(measured: Measured, against: Mapping[str, str], margin: float) -> dict[str, Any]:
     """Whether each model's overall AUROC is not worse than another's by a margin or more.
 
     Args:
-        models: Name -> figures.
-        samples: Name -> scope -> metric -> (G, L) for the scope "labels"; empty without resamples.
-        labels: Names of the L labels.
+        measured: Figures of the models.
         against: Model -> the model it is held against (its teacher).
         margin: Loss of AUROC that is said not to matter, > 0.
 
@@ -122,7 +109,7 @@ def noninferiority(
     for name, other in against.items():
         entry: dict[str, Any] = {"against": other, "metric": "auroc", "margin": margin}
         entry |= {"value": None, "low": None, "p": None, "noninferior": None}
-        pair = _overall("auroc", (name, other), models, samples, labels)
+        pair = _overall("auroc", (name, other), measured)
         if pair.values is None:
             entry["reason"] = entries.ONE_UNDEFINED
         else:
@@ -165,15 +152,14 @@ class _Pair:
     labels: dict[str, int]
 
 
-def _overall(
-    key: str, pair: tuple[str, str], models: Mapping[str, Any], samples: Mapping[str, Samples], labels: Sequence[str]
-) -> _Pair:
+def _overall(key: str, pair: tuple[str, str], measured: Measured) -> _Pair:
     """Both models' average over the labels for which both have the figure, or their figure of the decided class.
 
     Comparing each model's own average would favour a model that never calls a difficult finding: the precision of
     that finding is undefined, and left out. Where either model has no figure for one of these labels in a replicate
     both averages are NaN: over the labels that remain it would be another quantity.
     """
+    models, samples, labels = measured
     first, second = (models[name]["overall"][key]["value"] for name in pair)
     if METRICS[key].of_classes is not None and models[pair[0]]["confusion_matrix"] is not None and len(labels) > 1:
         if first is None or second is None:
@@ -198,12 +184,11 @@ def _difference(key: str, pair: _Pair) -> entries.Entry:
     return {**entries.difference(key, value, other, drawn, other_drawn), **pair.labels}
 
 
-def _label(
-    key: str, column: int, label: str, name: str, first: str, models: Mapping[str, Any], samples: Mapping[str, Samples]
-) -> entries.Entry:
-    values = [models[model]["labels"][label][key]["value"] for model in (name, first)]
-    drawn = [samples[model]["labels"][key][:, column] if samples else None for model in (name, first)]
-    about = models[name]["labels"][label]
+def _label(key: str, column: int, pair: tuple[str, str], measured: Measured) -> entries.Entry:
+    models, samples, labels = measured
+    values = [models[model]["labels"][labels[column]][key]["value"] for model in pair]
+    drawn = [samples[model]["labels"][key][:, column] if samples else None for model in pair]
+    about = models[pair[0]]["labels"][labels[column]]
     patients = about["positive_patients"], about["negative_patients"]
     return entries.difference(key, values[0], values[1], drawn[0], drawn[1], patients)
 

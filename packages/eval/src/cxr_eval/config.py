@@ -11,7 +11,10 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Compare classifiers on one cohort and write one report.
+    """Compare classifiers on one cohort: metrics with intervals, calibration, size, speed, differences, one report.
+
+    MODELS are model.safetensors files or their folders, the reference first; without any, all models of the run, the
+    teacher first.
 
     Attributes:
         models: model.safetensors files, the folders they lie in, or folders of such folders, each taken with all its

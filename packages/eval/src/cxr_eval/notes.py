@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from cxr_common.checkpoint import training_images
 from cxr_data import pixel_size_for
-from cxr_data.cohorts.cohort import Cohort, image_keys
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.cohorts.digests import image_keys
 from cxr_data.models.decisions import unfitted
 from cxr_data.models.header import Header
 from cxr_eval.models import Match, relation

@@ -96,11 +96,12 @@ def measure(
     against = {name: (teachers or {}).get(name, first) for name in others}
     if first in (teachers or {}):
         against[first] = (teachers or {})[first]
+    measured = comparisons.Measured(models, samples, shown)
     return {
         "models": models,
-        "differences": comparisons.compare(models, samples, shown, tests),
-        "gains": comparisons.gains(models, samples, shown, controls or {}),
-        "noninferiority": comparisons.noninferiority(models, samples, shown, against, margin),
+        "differences": comparisons.compare(measured, tests),
+        "gains": comparisons.gains(measured, controls or {}),
+        "noninferiority": comparisons.noninferiority(measured, against, margin),
     }
 
 

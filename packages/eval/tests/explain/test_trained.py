@@ -79,7 +79,7 @@ def explained(cohort, trained):
     return explain
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("method", ["gradcam", "layercam"])
 def test_a_trained_network_points_at_lesions(explained, method):

@@ -1,22 +1,9 @@
-r"""Whole experiments in one command.
+"""Whole experiments in one command.
 
 >>> from pathlib import Path
 >>> from cxr_recipes import recipe
->>> print(*recipe.names(), sep="\n")
-any-teacher
-babaahmadi2023
-bits
-daniel2024
-demo
-desbele2025
-evidence
-kermany
-label-efficiency
-methods-multiclass
-methods-multilabel
-quickstart
-ssl-methods
-termritthikun2023
+>>> "quickstart" in recipe.names()
+True
 >>> quickstart = recipe.read("quickstart")
 >>> stages = quickstart.commands("tiny", Path("runs/try"), data="phantom:60")
 >>> [stage[0][0] for stage in stages]

@@ -11,23 +11,11 @@ def main() -> int:
     if sys.argv[1:2] == ["gpu-check"]:
         return gpu_check(sys.argv[2:])
 
-    def reproduce(config: ReproduceConfig) -> None:
-        from cxr_recipes import runner
-
-        runner.reproduce(config)
-
-    description = "Run a whole experiment, stage by stage, as typed by hand; resumes where it stopped."
-    return run_command(reproduce, ReproduceConfig, prog="reproduce", description=description, positional="recipes")
+    return run_command("cxr_recipes.runner:reproduce", ReproduceConfig, prog="reproduce", positional="recipes")
 
 
 def gpu_check(argv: list[str]) -> int:
     """Check correctness and speed on the device there is."""
     from cxr_recipes.gpu_check.config import GpuCheckConfig
 
-    def check(config: GpuCheckConfig) -> None:
-        from cxr_recipes.gpu_check import check
-
-        check.gpu_check(config)
-
-    description = "Check correctness and speed on a GPU lent for minutes, then run a recipe; resumes where it was cut."
-    return run_command(check, GpuCheckConfig, prog="reproduce gpu-check", description=description, argv=argv)
+    return run_command("cxr_recipes.gpu_check.check:gpu_check", GpuCheckConfig, prog="reproduce gpu-check", argv=argv)

@@ -7,7 +7,7 @@ from cxr_data.errors import BadInput
 
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """Run a recipe: every stage as a person would type it.
+    """Run a whole experiment, stage by stage, as typed by hand; resumes where it stopped.
 
     Attributes:
         recipes: Names of recipes, or YAML files.

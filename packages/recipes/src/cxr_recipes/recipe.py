@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known
 from cxr_recipes import schema
 
 ONE_REPORT = {"report": "the test images"}
@@ -63,8 +63,7 @@ class Recipe:
         Raises:
             BadInput: Unknown scale, a placeholder or loop nobody fills, or a report that no stage writes.
         """
-        if scale not in self.scales:
-            raise unknown_name(f"scale of the recipe {self.name}", scale, self.scales, self.file)
+        require_known(f"scale of the recipe {self.name}", scale, self.scales, self.file)
         values = {**self.scales[scale], "run": str(run)}
         data = values["data"] = data or values.get("data", self.data)
         place = ["--run", run.name]
@@ -112,8 +111,7 @@ def read(name: str) -> Recipe:
     """
     file: Any = Path(name)
     if file.suffix not in (".yaml", ".yml"):
-        if name not in names():
-            raise unknown_name("recipe", name, names())
+        require_known("recipe", name, names())
         file = _folder() / f"{name}.yaml"
     elif not file.is_file():
         raise BadInput("a recipe file", "nothing there", where=name)

@@ -11,6 +11,7 @@ import numpy as np
 
 from cxr_common.gain import over_seeds
 from cxr_data.machine import cpu_name, memory
+from cxr_data.markdown import table
 from cxr_data.models.header import provenance
 from cxr_data.models.model_files import set_aside
 from cxr_recipes.differences import difference, points
@@ -113,23 +114,22 @@ def by_seed(models: Iterable[str]) -> dict[str, list[str]]:
 
 def _cohort(report: Mapping[str, Any]) -> str:
     cohort = report["cohort"]
-    lines = ["| split | images | patients | " + " | ".join(cohort["labels"]) + " |"]
-    lines.append("|---" * (3 + len(cohort["labels"])) + "|")
-    for split, counts in cohort["splits"].items():
-        positives = " | ".join(str(counts["positive"][label]) for label in cohort["labels"])
-        lines.append(f"| {split} | {counts['images']} | {counts['patients']} | {positives} |")
-    lines += ["", f"{cohort['name']}, {cohort['task']}, fingerprint `{cohort['fingerprint'][:16]}`."]
-    return "\n".join(lines)
+    labels = cohort["labels"]
+    rows = [
+        [split, counts["images"], counts["patients"], *(counts["positive"][label] for label in labels)]
+        for split, counts in cohort["splits"].items()
+    ]
+    about = f"{cohort['name']}, {cohort['task']}, fingerprint `{cohort['fingerprint'][:16]}`."
+    return "\n".join([*table(["split", "images", "patients", *labels], rows), "", about])
 
 
 def _figures(groups: Mapping[str, list[str]], models: Models) -> str:
-    header = "| model | seeds | " + " | ".join(METRICS.values()) + " |"
-    lines = [header, "|---" * (2 + len(METRICS)) + "|"]
+    rows = []
     for group, names in groups.items():
         grouped = [models[name] for name in names]
         cells = [_cell([one["overall"][metric] for one in grouped]) + _over(grouped, metric) for metric in METRICS]
-        lines.append(f"| {group} | {len(names)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([group, len(names), *cells])
+    return "\n".join(table(["model", "seeds", *METRICS.values()], rows))
 
 
 def _cell(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -144,7 +144,7 @@ def _cell(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _over(models: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """In brackets over how many labels a metric is averaged, where it is not all of them in every model."""
+    """Say in brackets over how many labels a metric is averaged, where it is not all of them in every model."""
     counts = {model["overall"][metric].get("labels", len(model.get("labels", ()))) for model in models}
     if not any("labels" in model["overall"][metric] for model in models):
         return ""
@@ -157,32 +157,35 @@ def _gains(
 ) -> str:
     if not recipe.gains:
         return ""
-    lines = [
-        "### Gains",
-        "",
+    rows: list[list[object]] = []
+    for title, pairs in paired(recipe, groups, models):
+        better = sum((difference(models[a], models[b], "auroc") or 0) > 0 for a, b in pairs)
+        rows.append(
+            [
+                title,
+                len(pairs),
+                _gain([points(validation.get(a), validation.get(b)) for a, b in pairs]),
+                *(_gain([difference(models[a], models[b], metric) for a, b in pairs]) for metric in METRICS),
+                f"{better} of {len(pairs)}",
+            ]
+        )
+        if paper := recipe.published_gains.get(title):
+            rows.append(["the paper's", "", "", *(f"{paper[m]:+.2f}" if m in paper else "" for m in METRICS), ""])
+    if not rows:
+        return ""
+    about = (
         "Difference of the same seed with and without, in percentage points. Several seeds: mean and 95 % t interval "
         "of the paired differences. Where an interval contains 0, the difference is within seed-to-seed variation. "
-        "Methods are chosen by the first column, on validation images.",
-        "",
-        "| gain of | pairs | validation AUROC | " + " | ".join(METRICS.values()) + " | AUROC better in |",
-        "|---" * (4 + len(METRICS)) + "|",
-    ]
-    for title, pairs in paired(recipe, groups, models):
-        cells = [_gain([points(validation.get(a), validation.get(b)) for a, b in pairs])]
-        cells += [_gain([difference(models[a], models[b], metric) for a, b in pairs]) for metric in METRICS]
-        better = sum((difference(models[a], models[b], "auroc") or 0) > 0 for a, b in pairs)
-        lines.append(f"| {title} | {len(pairs)} | " + " | ".join(cells) + f" | {better} of {len(pairs)} |")
-        paper = recipe.published_gains.get(title)
-        if paper:
-            cells = [f"{paper[metric]:+.2f}" if metric in paper else "" for metric in METRICS]
-            lines.append("| the paper's | | | " + " | ".join(cells) + " | |")
-    return "\n".join(lines) if len(lines) > 6 else ""
+        "Methods are chosen by the first column, on validation images."
+    )
+    heads = ["gain of", "pairs", "validation AUROC", *METRICS.values(), "AUROC better in"]
+    return "\n".join(["### Gains", "", about, "", *table(heads, rows)])
 
 
 def paired(
     recipe: Recipe, groups: Mapping[str, list[str]], models: Iterable[str]
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Models with and without what each gain compares, matched by seed; without the gains of other scales."""
+    """Pair the models with and without what each gain compares, by seed; without the gains of other scales."""
     found = []
     for title, (with_it, without) in recipe.gains.items():
         matches = [(name, without + name.removeprefix(with_it)) for name in groups.get(with_it, [])]
@@ -202,22 +205,14 @@ def _gain(differences: Sequence[float | None]) -> str:
 def _published(paper: Mapping[str, Mapping[str, float]], groups: Mapping[str, list[str]], models: Models) -> str:
     if not paper:
         return ""
-    lines = [
-        "### Beside the paper",
-        "",
-        "| model | metric | paper | here | difference |",
-        "|---|---|---|---|---|",
-    ]
+    rows: list[list[object]] = []
     for group, metrics in paper.items():
         for metric, value in metrics.items():
             entries = [models[name]["overall"][metric] for name in groups.get(group, [])]
-            if entries:
-                here = [entry["value"] for entry in entries]
-                difference = "" if None in here else f"{float(np.mean(here)) - value:+.4f} "
-                lines.append(f"| {group} | {METRICS[metric]} | {value} | {_cell(entries)} | {difference}|")
-            else:
-                lines.append(f"| {group} | {METRICS[metric]} | {value} | | |")
-    return "\n".join(lines)
+            here = [entry["value"] for entry in entries]
+            gap = f"{float(np.mean(here)) - value:+.4f}" if entries and None not in here else ""
+            rows.append([group, METRICS[metric], value, _cell(entries) if entries else "", gap])
+    return "\n".join(["### Beside the paper", "", *table(["model", "metric", "paper", "here", "difference"], rows)])
 
 
 def _confusion(groups: Mapping[str, list[str]], models: Models, labels: Sequence[str]) -> str:
@@ -228,55 +223,50 @@ def _confusion(groups: Mapping[str, list[str]], models: Models, labels: Sequence
     lines = ["### Confusion matrices", ""]
     if len(labels) == 2:
         lines += ["Images by what they are and what they were taken for; over several seeds, the sum.", ""]
-        lines.append("| model | " + " | ".join(f"{true} as {decided}" for true in labels for decided in labels) + " |")
-        lines.append("|---" * (1 + len(labels) ** 2) + "|")
-        lines += [f"| {group} | " + " | ".join(map(str, matrix.ravel())) + " |" for group, matrix in sums.items()]
-        return "\n".join(lines)
+        heads = ["model", *(f"{true} as {decided}" for true in labels for decided in labels)]
+        return "\n".join([*lines, *table(heads, [[group, *matrix.ravel()] for group, matrix in sums.items()])])
     lines.append("Rows: what the images are; columns: what they were taken for; over several seeds, the sum.")
     for group, matrix in sums.items():
-        lines += ["", f"| {group} | " + " | ".join(labels) + " |", "|---" * (1 + len(labels)) + "|"]
-        lines += [f"| {true} | " + " | ".join(map(str, row)) + " |" for true, row in zip(labels, matrix, strict=True)]
+        rows = [[true, *counts] for true, counts in zip(labels, matrix, strict=True)]
+        lines += ["", *table([group, *labels], rows)]
     return "\n".join(lines)
 
 
 def _speed(groups: Mapping[str, list[str]], models: Models) -> str:
-    lines = [
-        "### Size and speed",
-        "",
-        "PyTorch in fp32 on the CPU, measured in alternation in one process; one model of each kind.",
-        "",
-        "| model | parameters | MACs | file | latency, batch 1 (p50, p99) | throughput | peak memory |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for group, names in groups.items():
         size, speed = models[names[0]]["size"], models[names[0]]["speed"]
-        timed = "not timed | not timed | not measured"
+        timed = ["not timed", "not timed", "not measured"]
         if speed:
-            timed = (
-                f"{speed['latency_ms_p50']:.1f}, {speed['latency_ms_p99']:.1f} ms | "
-                f"{speed['images_per_second']:.0f} images/s | {speed['peak_bytes'] / 1e6:.0f} MB"
-            )
-        lines.append(
-            f"| {group} | {size['parameters'] / 1e6:.2f} M | {size['macs'] / 1e6:.0f} M "
-            f"| {size['bytes'] / 1e6:.1f} MB | {timed} |"
-        )
-    return "\n".join(lines)
+            timed = [
+                f"{speed['latency_ms_p50']:.1f}, {speed['latency_ms_p99']:.1f} ms",
+                f"{speed['images_per_second']:.0f} images/s",
+                f"{speed['peak_bytes'] / 1e6:.0f} MB",
+            ]
+        sizes = f"{size['parameters'] / 1e6:.2f} M", f"{size['macs'] / 1e6:.0f} M", f"{size['bytes'] / 1e6:.1f} MB"
+        rows.append([group, *sizes, *timed])
+    about = "PyTorch in fp32 on the CPU, measured in alternation in one process; one model of each kind."
+    heads = ["model", "parameters", "MACs", "file", "latency, batch 1 (p50, p99)", "throughput", "peak memory"]
+    return "\n".join(["### Size and speed", "", about, "", *table(heads, rows)])
 
 
 def _training(done: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = [
-        "| stage | epochs (best) | validation AUROC | time | images/s | peak memory | device, precision |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for stage, end in done.items():
         area = end.get("val_auroc")
-        best = f"{end.get('epochs', '')} ({end.get('best_epoch', '')})"
-        lines.append(
-            f"| {stage} | {best} | {'' if area is None else f'{area:.4f}'} | {end.get('seconds', 0):.0f} s "
-            f"| {end.get('images_per_second', 0):.0f} | {end.get('peak_memory_gib', 0):.1f} GiB "
-            f"| {end.get('device', '')}, {end.get('precision', '')} |"
+        rows.append(
+            [
+                stage,
+                f"{end.get('epochs', '')} ({end.get('best_epoch', '')})",
+                "" if area is None else f"{area:.4f}",
+                f"{end.get('seconds', 0):.0f} s",
+                f"{end.get('images_per_second', 0):.0f}",
+                f"{end.get('peak_memory_gib', 0):.1f} GiB",
+                f"{end.get('device', '')}, {end.get('precision', '')}",
+            ]
         )
-    return "\n".join(lines)
+    heads = ["stage", "epochs (best)", "validation AUROC", "time", "images/s", "peak memory", "device, precision"]
+    return "\n".join(table(heads, rows))
 
 
 def _commands(commands: Sequence[str], record: Mapping[str, Any]) -> str:

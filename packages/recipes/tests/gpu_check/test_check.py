@@ -21,7 +21,7 @@ def gpu_check(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_everything_passes_on_a_cpu_and_is_not_done_twice(tmp_path) -> None:
     options = ("--runs_dir", tmp_path, "--recipe", "")

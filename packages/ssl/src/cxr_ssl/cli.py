@@ -6,14 +6,7 @@ from cxr_ssl.config import PRESETS, PretrainConfig
 
 def main() -> int:
     """Pretrain a backbone without labels."""
-
-    def pretrain(config: PretrainConfig) -> None:
-        from cxr_ssl.train import pretrain
-
-        pretrain(config)
-
-    description = "Pretrain a backbone on chest radiographs without labels, with SwAV, DINO or BYOL."
-    return run_command(pretrain, PretrainConfig, prog="ssl-pretrain", description=description, presets=PRESETS)
+    return run_command("cxr_ssl.train:pretrain", PretrainConfig, prog="ssl-pretrain", presets=PRESETS)
 
 
 if __name__ == "__main__":

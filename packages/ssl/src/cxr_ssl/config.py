@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from cxr_data.errors import require, require_folder_name, require_known, unknown_name
+from cxr_common.training.options import Conduct
+from cxr_data.errors import require, require_folder_name, require_known, require_options, unknown_name
 from cxr_ssl.method import MethodConfig
 from cxr_ssl.methods.byol import BYOLConfig
 from cxr_ssl.methods.dino import DINOConfig
@@ -77,12 +78,8 @@ class Crops:
     def __post_init__(self) -> None:
         require(self.global_count >= 2, "two or more global crops", self.global_count, "--crops.global_count")
         require(self.local_count >= 0, "0 or more local crops", self.local_count, "--crops.local_count")
-        require(
-            self.local_size is None or self.local_size >= 8,
-            "at least 8 pixels, or null",
-            self.local_size,
-            "--crops.local_size",
-        )
+        edge = self.local_size
+        require(edge is None or edge >= 8, "at least 8 pixels, or null", edge, "--crops.local_size")
         for name in ("global_scale", "local_scale"):
             low, high = getattr(self, name)
             require(0 < low <= high <= 1, "0 < low <= high <= 1", [low, high], f"--crops.{name}")
@@ -90,7 +87,7 @@ class Crops:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Inputs, places and conduct of a run: its result depends on the contents of the inputs, not on these values.
+    """Inputs of a run: its result depends on the contents of the inputs, not on these values.
 
     Attributes:
         preset: Other defaults for all that follows: "quickstart", "paper-256" (the published recipe of SwAV for a
@@ -98,8 +95,6 @@ class RunOptions:
         data: "phantom", a folder of images, or a cohort prepared by cxr-data; only training images are used.
         probe_data: Labelled cohort for the probe; null is that of the pretraining. Needs training and validation
             images.
-        run: Name of the experiment; its stages lie in RUNS_DIR/RUN.
-        runs_dir: Folder of all experiments.
         name: Folder of this stage within the run.
         start: Weights to begin with: "random", "imagenet" (timm's, fetched once; the best start where there are few
             images), or a safetensors or .pth file (FILE#PART for one of several networks in it); for A+B also one of
@@ -108,35 +103,21 @@ class RunOptions:
             is what the file says, else the cohort's.
         start_std: Standard deviation likewise.
         epochs: Passes over the training images; null chooses (see cxr_ssl.plan for this and other choices).
-        deterministic: On a GPU, train to the same bits every time, and fp32 without TF32; slower. A CPU does so anyway.
         workers: Threads that prepare crops; null chooses by the cores.
         on_collapse: What to do when all images come to look the same to the network: "stop", "warn", or "recover",
             which returns to the last healthy epoch and continues with one published change after the other.
-        track: Experiment tracker: "tensorboard", "wandb", "mlflow" or "trackio", told curves, config, sample images and
-            summary; it writes to "tracking" in the stage's folder, and nothing leaves the machine.
-        restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
-        extend: When the folder holds the same run with fewer epochs, continue it from its last epoch.
-        keep_state: Keep the training state of the finished run (about three times the weights), so that it can be
-            extended later.
     """
 
     preset: str | None = None
     data: list[str] | str = "phantom"
     probe_data: list[str] | str | None = None
-    run: str = "quickstart"
-    runs_dir: str = "runs"
     name: str = "ssl"
     start: str = "random"
     start_mean: list[float] = field(default_factory=list)
     start_std: list[float] = field(default_factory=list)
     epochs: int | None = None
-    deterministic: bool = False
     workers: int | None = None
-    track: str | None = None
     on_collapse: str = "stop"
-    restart: bool = False
-    extend: bool = False
-    keep_state: bool = True
 
 
 @dataclass(frozen=True)
@@ -204,8 +185,10 @@ class MethodOptions:
 
 
 @dataclass(frozen=True)
-class PretrainConfig(MethodOptions, PretrainSettings, RunOptions):
-    """Pretrain a backbone on radiographs without labels."""
+class PretrainConfig(MethodOptions, PretrainSettings, Conduct, RunOptions):
+    """Pretrain a backbone on chest radiographs without labels, with SwAV, DINO or BYOL."""
+
+    keep_state: bool = True
 
     @property
     def methods(self) -> list[str]:
@@ -213,22 +196,21 @@ class PretrainConfig(MethodOptions, PretrainSettings, RunOptions):
         return [one.name for one in fields(self) if isinstance(getattr(self, one.name), MethodConfig)]
 
     def __post_init__(self) -> None:
-        require(self.size is None or self.size >= 16, "a size of at least 16 pixels", self.size, "--size")
-        require(self.batch_size >= 2, "a batch of at least 2 images", self.batch_size, "--batch_size")
-        require(self.accumulate >= 1, "1 or more parts", self.accumulate, "--accumulate")
-        require(
-            self.batch_size >= 2 * self.accumulate,
-            f"at least 2 images in each of {self.accumulate} parts",
-            f"a batch of {self.batch_size}",
-            "--accumulate",
+        require_options(
+            self,
+            size=(self.size is None or self.size >= 16, "a size of at least 16 pixels"),
+            batch_size=(self.batch_size >= 2, "a batch of at least 2 images"),
+            accumulate=(self.accumulate >= 1, "1 or more parts"),
+            epochs=(self.epochs is None or self.epochs >= 1, "1 or more epochs, or null"),
+            lr=(self.lr is None or self.lr > 0, "a learning rate above 0, or null"),
+            workers=(self.workers is None or self.workers >= 1, "1 or more threads, or null"),
+            seed=(self.seed < 2**63, "a seed below 2^63"),
         )
-        require(self.epochs is None or self.epochs >= 1, "1 or more epochs, or null", self.epochs, "--epochs")
-        require(self.lr is None or self.lr > 0, "a learning rate above 0, or null", self.lr, "--lr")
+        parts, batch = self.accumulate, f"a batch of {self.batch_size}"
+        require(self.batch_size >= 2 * parts, f"at least 2 images in each of {parts} parts", batch, "--accumulate")
         for name in ("warmup", "weight_decay", "weight_decay_end", "seed"):
             value = getattr(self, name)
             require(value is None or value >= 0, "0 or more", value, f"--{name}")
-        require(self.seed < 2**63, "a seed below 2^63", self.seed, "--seed")
-        require(self.workers is None or self.workers >= 1, "1 or more threads, or null", self.workers, "--workers")
         require_known("method", self.method, self.methods)
         if self.preset is not None:
             require_known("preset", self.preset, PRESETS)

@@ -14,28 +14,21 @@ from cxr_data.augment import ViewSpec, draw, render
 from cxr_data.cohorts.chunk_cache import shuffle_window
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.cohorts.prefetch import prefetch
+from cxr_ssl.config import Crops
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def crop_specs(
-    size: int,
-    count: int,
-    scale: tuple[float, float],
-    *,
-    local_size: int,
-    local_count: int,
-    local_scale: tuple[float, float],
-) -> list[ViewSpec]:
+def crop_specs(size: int, crops: Crops, local_size: int) -> list[ViewSpec]:
     """Global crops and, where there are any, local ones, with the mild augmentation that suits radiographs.
 
     Shapes as SwAV's multi-crop (section 3.3); of its colour distortion only brightness, contrast, gamma and
     blur are left, since hue and saturation mean nothing in gray.
     """
-    specs = [ViewSpec(size, scale, count, blur=0.3)]
-    if local_count:
-        specs.append(ViewSpec(local_size, local_scale, local_count, blur=0.15))
+    specs = [ViewSpec(size, crops.global_scale, crops.global_count, blur=0.3)]
+    if crops.local_count:
+        specs.append(ViewSpec(local_size, crops.local_scale, crops.local_count, blur=0.15))
     return specs
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cxr_ssl.method import Collapse
+from cxr_ssl.method import LOW_SPREAD, Collapse
 
 UNIFORM_CODES = 0.98
 """Code entropy / ln K above which codes are called uniform."""
@@ -19,8 +19,6 @@ ONE_PROTOTYPE = 0.5
 """Share of images nearest to one single prototype above which that prototype has taken over."""
 LOW_RANK = 2.0
 """Effective rank below which embeddings lie on a line."""
-LOW_SPREAD = 0.1
-"""Spread of the embeddings below which they all but coincide."""
 
 Sums = dict[str, Tensor]
 

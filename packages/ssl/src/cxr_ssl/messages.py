@@ -1,4 +1,4 @@
-"""Messages of a run."""
+"""What ``ssl-pretrain`` prints: an introduction, the linear probe before training, and what was written."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from cxr_data.cohorts.cohort import Cohort
     from cxr_ssl.plan import Plan
 
+LOW_SPREAD = 0.1
+"""Spread of the embeddings below which they all but coincide, unless a method says another."""
+
 
 @dataclass(frozen=True)
 class Collapse:
@@ -96,12 +99,16 @@ class Method(ABC):
             (V_s, B, 1, H_s, W_s) for each size with the global ones first, and returns what `loss` takes.
         sums: Name -> tensor: sums over the steps of an epoch, of this process; adding them up over processes gives
             those of the whole run. Nothing of them is read before the epoch ends.
+        advice: Kind of collapse -> what to change, best first.
+        low_spread: Spread of the embeddings below which they all but coincide.
         recoveries: Kind of collapse -> name -> change, best first.
     """
 
     settings: Any
     module: Any
     sums: "dict[str, Tensor]"
+    advice: Mapping[str, str] = {"not finite": "a lower --lr (a third), or --precision fp32"}
+    low_spread: float = LOW_SPREAD
     recoveries: Mapping[str, Mapping[str, Change]] = {"not finite": {"lower learning rate": lower_lr}}
 
     def __init__(self, settings: Any, module: Any):
@@ -122,11 +129,18 @@ class Method(ABC):
         """Set the sums to zero."""
         self.sums = self.new_sums()
 
-    def new_sums(self) -> "dict[str, Tensor]":
-        """Sums at zero, on the device; those of the loss alone unless a method has more."""
-        from cxr_ssl.diagnostics import loss_sums
+    @property
+    def dimensions(self) -> tuple[int | None, int | None]:
+        """D, width of the embeddings that are diagnosed, and K, number of prototypes; None where there are none."""
+        return None, None
 
-        return loss_sums(self.device)
+    def new_sums(self) -> "dict[str, Tensor]":
+        """Sums at zero, on the device, of all that `diagnostics` tells."""
+        from cxr_ssl.diagnostics import code_sums, embedding_sums, loss_sums
+
+        d, k = self.dimensions
+        sums = loss_sums(self.device) | (code_sums(k, self.device) if k else {})
+        return sums | (embedding_sums(d, self.device) if d else {})
 
     @abstractmethod
     def loss(self, outputs: Any) -> "Tensor":
@@ -136,10 +150,10 @@ class Method(ABC):
         """
 
     def before_update(self, step: int) -> None:  # noqa: B027 - most methods have nothing to do
-        """Gradients of a step of the run, from 0, are complete."""
+        """Called when the gradients of a step are complete; steps are counted from 0 over the run."""
 
     def after_update(self, step: int) -> None:  # noqa: B027 - some methods have nothing to do
-        """The optimiser has moved the weights."""
+        """Called when the optimiser has moved the weights."""
 
     def change(self, settings: Any) -> None:
         """Continue with other settings."""
@@ -147,17 +161,31 @@ class Method(ABC):
         self.start_epoch()
 
     def diagnostics(self, sums: "Mapping[str, Tensor]") -> dict[str, float]:
-        """Numbers of an epoch, "loss" among them, from sums over all processes, in float64 on the CPU."""
-        return {"loss": sums["loss"].item() / sums["steps"].item()}
+        """Numbers of an epoch from sums over all processes, in float64 on the CPU.
+
+        "loss"; with prototypes "loss_ratio", the loss / ln K (1 = predicting nothing), and
+        `cxr_ssl.diagnostics.code_figures`; with embeddings `cxr_ssl.diagnostics.embedding_figures`.
+        """
+        from cxr_ssl.diagnostics import code_figures, embedding_figures
+
+        d, k = self.dimensions
+        loss = sums["loss"].item() / sums["steps"].item()
+        of_codes = {"loss_ratio": loss / math.log(k), **code_figures(sums)} if k else {}
+        return {"loss": loss, **of_codes, **(embedding_figures(sums) if d else {})}
 
     def collapse(self, figures: Mapping[str, float]) -> Collapse | None:
         """The collapse that the numbers of an epoch show; None where it looks healthy.
 
         A loss alone shows only that it is not finite.
         """
+        from cxr_ssl.diagnostics import find_collapse
+
+        d, k = self.dimensions
+        if d is not None:
+            return find_collapse(figures, self.advice, embedding_dim=d, num_prototypes=k, low_spread=self.low_spread)
         if all(math.isfinite(value) for value in figures.values()):
             return None
-        return Collapse("not finite", "the loss is NaN or infinite", "a lower --lr (a third), or --precision fp32")
+        return Collapse("not finite", "the loss is NaN or infinite", self.advice["not finite"])
 
     def warnings(self, plan: "Plan") -> list[str]:
         """What in the settings has been seen to fail, each with what to do."""

@@ -39,8 +39,10 @@ class Recovery:
         state.follow(self.changes)
 
 
-def answer(collapse: Collapse, state: TrainState, on_collapse: str, folder: Path) -> tuple[Recovery | None, str]:
-    """What to do about a collapsed epoch.
+def react_to_collapse(
+    collapse: Collapse, state: TrainState, on_collapse: str, folder: Path
+) -> tuple[Recovery | None, str]:
+    """Choose what to do about a collapsed epoch: stop, warn, or recover.
 
     Args:
         collapse: What went wrong.

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_common import checkpoint
 from cxr_common.models.foreign import to_torchvision
-from cxr_common.models.zoo import GrayNetwork
-from cxr_common.training.accelerator import peak_memories
+from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.run_folder import RunFolder
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.command_line.command import config_dict
@@ -26,33 +24,54 @@ from cxr_ssl.pictures import maps
 from cxr_ssl.state import TrainState
 
 
-def header(
+def write_results(
     config: PretrainConfig,
     cohort: Cohort,
-    backbone: GrayNetwork,
     parents: tuple[dict[str, str], ...],
-    metrics: dict[str, Any],
-) -> checkpoint.Header:
-    """Header of the backbone's file.
+    state: TrainState,
+    run: RunFolder,
+    facts: dict[str, Any],
+) -> list[Path]:
+    """Write the backbone, the pictures and the summary, in the main process; marks the run as finished.
 
     Args:
         config: Config of the run.
         cohort: What it was trained on.
-        backbone: The network, for its normalisation.
         parents: Provenance of the start.
-        metrics: Figures of the epoch whose weights these are, JSON types.
+        state: The state after the last step.
+        run: The run's folder.
+        facts: More figures for ``done.json``.
+
+    Returns:
+        The files with the backbone, and the page of pictures.
     """
-    return checkpoint.Header(
+    best, accelerator = state.best, state.accelerator
+    assert best is not None
+    header = checkpoint.Header(
         kind="backbone",
         architecture=config.architecture,
-        input=backbone.describe_input(config.input_size, cohort.pixel_mapping),
+        input=state.method.backbone.describe_input(config.input_size, cohort.pixel_mapping),
         config=portable(config_dict(config)),
         parents=parents,
         cohort=cohort.describe(),
         seed=config.seed,
-        metrics=metrics,
+        metrics={"epoch": best.epoch, **best.figures},
         **checkpoint.provenance(),
     )
+    written = write_backbone(run.path, best.weights, header, checkpoint.trained_on(cohort, parents))
+    written.append(_write_pictures(config, cohort, state, run))
+    summary = {
+        "backbone": written[0].name,
+        "pictures": written[-1].name,
+        "best_epoch": best.epoch,
+        "probe_auroc_before": before(run),
+        **best.figures,
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+        **facts,
+    }
+    run.finish(summary, keep_state=config.keep_state)
+    return written
 
 
 def write_backbone(
@@ -82,22 +101,9 @@ def write_backbone(
     return written
 
 
-def write_pictures(
-    folder: Path, config: PretrainConfig, cohort: Cohort, state: TrainState, run: RunFolder, precision: torch.dtype
-) -> Path:
-    """Write ``pictures.html``; the backbone takes the weights that were kept.
-
-    Args:
-        folder: The run's folder.
-        config: Config of the run.
-        cohort: What it was trained on.
-        state: The state after the last step.
-        run: The run, for its log.
-        precision: Arithmetic of the forwards.
-
-    Returns:
-        The file.
-    """
+def _write_pictures(config: PretrainConfig, cohort: Cohort, state: TrainState, run: RunFolder) -> Path:
+    """Write ``pictures.html``; the backbone takes the weights that were kept."""
+    precision = arithmetic(state.accelerator)
     assert state.best is not None
     # The method's part is of the last weights, which heads and prototypes belong to.
     part = state.method.page_part(cohort, config.input_size, seed=config.seed, precision=precision)
@@ -112,35 +118,11 @@ def write_pictures(
     score = best.figures["probe_auroc"]
     if score is not None:
         facts["linear probe on validation images"] = f"AUROC {score:.4f}"
-    path = folder / "pictures.html"
+    path = run.path / "pictures.html"
     title = f"Pretraining: {config.run}/{config.name}"
     drawn = maps(backbone, cohort, config.input_size, seed=config.seed, precision=precision)
     write_text(path, page(title, facts, part, drawn, run.lines()))
     return path
-
-
-def summary(run: RunFolder, state: TrainState) -> dict[str, Any]:
-    """The run in a few numbers, for ``done.json``.
-
-    Args:
-        run: The run's folder.
-        state: The state after the last step.
-    """
-    accelerator, best = state.accelerator, state.best
-    assert best is not None
-    return {
-        "backbone": "backbone.safetensors",
-        "pictures": "pictures.html",
-        "best_epoch": best.epoch,
-        "probe_auroc_before": before(run),
-        **best.figures,
-        "seconds": round(state.seconds, 1),
-        "images_per_second": round(state.images / state.seconds, 1),
-        **peak_memories(),
-        "device": str(accelerator.device),
-        "processes": accelerator.num_processes,
-        "precision": accelerator.mixed_precision.replace("no", "fp32"),
-    }
 
 
 def before(run: RunFolder) -> float | None:

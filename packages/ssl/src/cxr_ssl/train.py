@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cxr_common import checkpoint
 from cxr_common.models.pretrained import parents_of, resolve
 from cxr_common.training.accelerator import arithmetic
 from cxr_common.training.accelerator import start as start_accelerator
@@ -31,8 +30,8 @@ from cxr_ssl.messages import SHOWN, farewell, introduction, probe_sentence
 from cxr_ssl.method import Method
 from cxr_ssl.plan import Plan, make_plan
 from cxr_ssl.probe import probe_backbone
-from cxr_ssl.recovery import answer
-from cxr_ssl.results import before, header, summary, write_backbone, write_pictures
+from cxr_ssl.recovery import react_to_collapse
+from cxr_ssl.results import before, write_results
 from cxr_ssl.state import TrainState, make_optimizer, new_backbone, set_weight_decay
 from cxr_ssl.step import train_step
 
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from accelerate import Accelerator
-
-    from cxr_data.augment import ViewSpec
 
     Probe = Callable[[], dict[str, float | None]]
 
@@ -72,7 +69,8 @@ def pretrain(config: PretrainConfig) -> Path:
     cohort, probed = _open_cohorts(config)
     rows, folder = cohort.rows("train"), Path(config.runs_dir, config.run, config.name)
     accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
-    plan, specs = planned(config, len(rows), accelerator.num_processes), _crop_specs(config)
+    plan = planned(config, len(rows), accelerator.num_processes)
+    specs = crop_specs(config.input_size, config.crops, config.local_size)
     method, parents = _new_method(config, cohort, plan, min(spec.size for spec in specs), accelerator)
     identity = _identity(config, plan, cohort, probed, parents)
     options: Any = {"restart": config.restart, "extend": config.extend, "track": config.track}
@@ -111,7 +109,9 @@ def pretrain(config: PretrainConfig) -> Path:
             if config.keep_state:
                 session.save()
         if run.main:
-            _write_results(config, cohort, parents, state, run, session.speed())
+            written = write_results(config, cohort, parents, state, run, session.facts())
+            assert state.best is not None
+            print(farewell(config, cohort, before(run), state.best, written))
         accelerator.wait_for_everyone()
     return folder / "backbone.safetensors"
 
@@ -145,18 +145,6 @@ def _open_cohorts(config: PretrainConfig) -> tuple[Cohort, Cohort]:
     if probed.task is None:
         raise BadInput("a cohort with labels", "images alone", where="--probe_data")
     return cohort, probed
-
-
-def _crop_specs(config: PretrainConfig) -> "list[ViewSpec]":
-    crops = config.crops
-    return crop_specs(
-        config.input_size,
-        crops.global_count,
-        crops.global_scale,
-        local_size=config.local_size,
-        local_count=crops.local_count,
-        local_scale=crops.local_scale,
-    )
 
 
 def _new_method(
@@ -206,7 +194,7 @@ def _new_state(
     method.start(accelerator.device, plan.global_batch // accelerator.num_processes)
     if run.extended:  # what began at a step of the shorter run does not begin again
         shorter = planned(config, images, accelerator.num_processes)
-        shorter = Plan(**{**vars(shorter), "epochs": run.extended[0]})
+        shorter = replace(shorter, epochs=run.extended[0])
         method.change(config.method_options.settings(images, shorter))
     state = TrainState(
         network=method.module,
@@ -247,7 +235,7 @@ def _end_epoch(config: PretrainConfig, state: TrainState, session: TrainingSessi
     session.progress.epoch({name: figures[name] for name in SHOWN if name in figures})
     recovery = None
     if collapse := method.collapse(diagnostics):
-        recovery, advice = answer(collapse, state, config.on_collapse, session.run.path)
+        recovery, advice = react_to_collapse(collapse, state, config.on_collapse, session.run.path)
         line |= {"collapse": collapse.kind, "recovery": recovery and recovery.description}
         session.say(f"warning: {collapse.kind}: {collapse.evidence}; {advice}")
     session.run.log(line)
@@ -267,22 +255,3 @@ def _end_epoch(config: PretrainConfig, state: TrainState, session: TrainingSessi
         method.start_epoch()
     if state.healthy is not None:
         state.healthy = state.snapshot()
-
-
-def _write_results(
-    config: PretrainConfig,
-    cohort: Cohort,
-    parents: tuple[dict[str, str], ...],
-    state: TrainState,
-    run: RunFolder,
-    speed: dict[str, float | None],
-) -> None:
-    """Write the backbone, the pictures and the summary, in the main process."""
-    best = state.best
-    assert best is not None
-    metrics = {"epoch": best.epoch, **best.figures}
-    about = header(config, cohort, state.method.backbone, parents, metrics)
-    written = write_backbone(run.path, best.weights, about, checkpoint.trained_on(cohort, parents))
-    written.append(write_pictures(run.path, config, cohort, state, run, arithmetic(state.accelerator)))
-    run.finish({**summary(run, state), **speed}, keep_state=config.keep_state)
-    print(farewell(config, cohort, before(run), best, written))

@@ -1,7 +1,6 @@
 """Encoders of others: which network a file, a name of timm's or a Hub repository stands for, and at what size."""
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from cxr_common import checkpoint
 from cxr_common.models.foreign import fitting
 from cxr_common.models.pretrained import Pretrained, resolve, timm_config
 from cxr_data.errors import BadInput
+from cxr_data.files import read_json
 from cxr_data.models import hub
 
 _WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1152: "so400m", 1536: "giant"}
@@ -123,11 +123,7 @@ def _configs(path: Path) -> dict[str, Any]:
     """The configurations beside a weights file, one dict; empty where there are none."""
     found: dict[str, Any] = {}
     for name in ("config.json", "open_clip_config.json", "preprocessor_config.json"):
-        try:
-            values = json.loads((path.parent / name).read_text("utf-8"))
-        except (OSError, ValueError):
-            continue
-        found |= values if isinstance(values, dict) else {}
+        found |= read_json(path.parent / name)
     return found
 
 

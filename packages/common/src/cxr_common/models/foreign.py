@@ -59,51 +59,13 @@ def to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**kept, "conv1.weight": _with_channels(stem, 3)}
 
 
-def from_foreign(
-    path: str | Path,
-    architecture: str,
-    *,
-    channels: int = 1,
-    size: int | None = None,
-    num_outputs: int = 0,
-    part: str = "",
-) -> dict[str, Tensor]:
-    """Read somebody else's weights as a state dict of a network in the zoo.
-
-    Names may be timm's, torchvision's, lightly's or those of published SwAV files, under any wrapper
-    (``module.``, ``backbone.``, ``module.encoder_q.``...). Projection heads, prototypes and whatever else is
-    beside the network are left out, and so is the classifier unless it has ``num_outputs`` outputs. A stem
-    for 3 channels is summed to 1, which gives the same features as the gray image on 3 channels that are normalised
-    alike (:func:`cxr_common.models.pretrained.build_pretrained` keeps what normalisation the weights were trained
-    with). Position embeddings are resampled to ``size``. Of several networks in one file the teacher (DINO), target
-    (BYOL) or average is taken, then the query encoder (MoCo), unless ``part`` names another.
-
-    Args:
-        path: ``.safetensors``, or a PyTorch file (``.pth``, ``.pt``, ``.tar``); nothing in it is executed.
-        architecture: Name for :func:`cxr_common.models.zoo.build`.
-        channels: Channels of the image that the network shall take.
-        size: Edge of the square input, pixels, as for ``build``.
-        num_outputs: Outputs of a classifier worth keeping.
-        part: Name of one of several networks in the file, such as "student".
-
-    Returns:
-        Float32 state dict on the CPU that ``build(architecture, 0, channels=..., size=...)`` loads strictly,
-        with the classifier's weights besides where the file has them for ``num_outputs``.
-
-    Raises:
-        BadInput: The file is missing, damaged, holds code, holds no weights or weights that are not finite, those of
-            another network, or no network called ``part``.
-    """
-    file = read_foreign(path, architecture, channels=channels, size=size, num_outputs=num_outputs, part=part)
-    return file.state
-
-
 @dataclass(frozen=True)
 class Foreign:
     """The weights of a network in somebody else's file.
 
     Attributes:
-        state: As `from_foreign` returns it.
+        state: Float32 state dict on the CPU that ``build(architecture, 0, channels=..., size=...)`` loads strictly,
+            with the classifier's weights besides where the file has them for ``num_outputs``.
         channels: Channels of the image that these weights are for.
         names: Names of the tensors in the file.
         part: Name of the network that was taken, where there are several; else "".
@@ -126,18 +88,27 @@ def read_foreign(
     num_outputs: int = 0,
     part: str = "",
 ) -> Foreign:
-    """Read somebody else's weights, with what there is to know about them.
+    """Read somebody else's weights as a state dict of a network in the zoo, with what there is to know about them.
+
+    Names may be timm's, torchvision's, lightly's or those of published SwAV files, under any wrapper
+    (``module.``, ``backbone.``, ``module.encoder_q.``...). Projection heads, prototypes and whatever else is
+    beside the network are left out, and so is the classifier unless it has ``num_outputs`` outputs. A stem
+    for 3 channels is summed to 1, which gives the same features as the gray image on 3 channels that are normalised
+    alike (:func:`cxr_common.models.pretrained.build_pretrained` keeps what normalisation the weights were trained
+    with). Position embeddings are resampled to ``size``. Of several networks in one file the teacher (DINO), target
+    (BYOL) or average is taken, then the query encoder (MoCo), unless ``part`` names another.
 
     Args:
-        path: As in `from_foreign`.
-        architecture: Likewise.
-        channels: Likewise; None keeps those of the file.
-        size: Likewise.
-        num_outputs: Likewise.
-        part: Likewise.
+        path: ``.safetensors``, or a PyTorch file (``.pth``, ``.pt``, ``.tar``); nothing in it is executed.
+        architecture: Name for :func:`cxr_common.models.zoo.build`.
+        channels: Channels of the image that the network shall take; None keeps those of the file.
+        size: Edge of the square input, pixels, as for ``build``.
+        num_outputs: Outputs of a classifier worth keeping.
+        part: Name of one of several networks in the file, such as "student".
 
     Raises:
-        BadInput: As in `from_foreign`.
+        BadInput: The file is missing, damaged, holds code, holds no weights or weights that are not finite, those of
+            another network, or no network called ``part``.
     """
     path = Path(path)
     found = tensors_of(path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known
 from cxr_data.machine import cpu_has_bf16, peak_memory
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def start(precision: str = "auto", seed: int = 0, *, deterministic: bool = False
     """
     from accelerate import Accelerator
 
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS)
+    require_known("precision", precision, PRECISIONS)
     _refuse_sharding()
     cuda = uses_cuda()
     if precision == "fp16" and not cuda:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import torch
 from torch import Tensor
 
+from cxr_common.training.accelerator import peak_memories
 from cxr_common.training.processes import any_process, gather_per_process, highest_signal
 from cxr_common.training.resume import StopSignal, load_state, save_state
 from cxr_common.training.run_folder import RunFolder, open_run
@@ -183,6 +184,17 @@ class TrainingSession:
             return {"training_images_per_second": None, "waiting_share": None}
         rate, share = self._timed_images / self._passed, self._waited / self._passed
         return {"training_images_per_second": round(rate, 1), "waiting_share": round(share, 4)}
+
+    def facts(self) -> dict[str, Any]:
+        """The run in a few numbers, for ``done.json``: time, speed, memory and precision."""
+        state = self.state
+        return {
+            "seconds": round(state.seconds, 1),
+            "images_per_second": round(state.images / state.seconds, 1),
+            **self.speed(),
+            **peak_memories(),
+            "precision": state.accelerator.mixed_precision.replace("no", "fp32"),
+        }
 
     def end_epoch(self, line: dict[str, Any], shown: Mapping[str, Any] | None = None) -> None:
         """Log the epoch and say its numbers.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +29,7 @@ def check_tracker(name: str | None) -> None:
     """
     if name is None:
         return
-    if name not in TRACKERS:
-        raise unknown_name("tracker", name, TRACKERS)
+    require_known("tracker", name, TRACKERS)
     if importlib.util.find_spec(name) is None:
         raise BadInput(f"the package {name}", "not installed", where=f"--track {name}", do=f"pip install {name}")
 

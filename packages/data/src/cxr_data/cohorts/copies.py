@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.cohorts.cohort import Cohort, image_keys
+from cxr_data.cohorts.cohort import Cohort
+from cxr_data.cohorts.digests import image_keys
 from cxr_data.preparation.splits import join_groups
 
 MOST_COMPARED = 20_000

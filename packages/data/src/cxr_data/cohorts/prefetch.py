@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 from cxr_data.machine import usable_cores
@@ -28,16 +29,11 @@ def prefetch(make: Callable[[int], T], steps: Sequence[int], *, workers: int | N
     with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
         ready: deque[Future[T]] = deque()
         try:
-            for _ in range(workers + 1):
-                ready.extend(pool.submit(make, step) for step in _next(waiting))
+            ready.extend(pool.submit(make, step) for step in islice(waiting, workers + 1))
             while ready:
                 batch = ready.popleft().result()
-                ready.extend(pool.submit(make, step) for step in _next(waiting))
+                ready.extend(pool.submit(make, step) for step in islice(waiting, 1))
                 yield batch
         finally:
             for future in ready:
                 future.cancel()
-
-
-def _next(steps: Iterator[int]) -> list[int]:
-    return [step for step in [next(steps, None)] if step is not None]

@@ -1,6 +1,7 @@
 """Build a command line from a frozen dataclass, and turn errors into exit codes."""
 
 import dataclasses
+import importlib
 import json
 import os
 import signal
@@ -13,17 +14,16 @@ from typing import Any, TypeVar, get_args, get_origin
 from cxr_data.command_line import slurm
 from cxr_data.command_line.help import help_text
 from cxr_data.errors import BadInput, unknown_name
-from cxr_data.files import OF_THE_PLACE
+from cxr_data.files import OF_THE_PLACE, read_yaml
 
 C = TypeVar("C")
 
 
 def run_command(
-    main: Callable[[C], None],
+    main: Callable[[C], object] | str,
     config_class: type[C],
     *,
     prog: str,
-    description: str,
     argv: Sequence[str] | None = None,
     positional: str | None = None,
     presets: Mapping[str, Mapping[str, Any]] | None = None,
@@ -32,13 +32,12 @@ def run_command(
 
     Every field is a flag (``--batch_size 32``), a field of a dataclass within it a dotted one (``--optim.ema
     0.99``); ``--config FILE.yaml`` sets many at once, later flags win, ``--print_config`` prints what would
-    run, ``--slurm`` a batch script that runs it. Help texts come from the class's "Attributes:" docstring.
+    run, ``--slurm`` a batch script that runs it. Help texts come from the class's docstring.
 
     Args:
-        main: Called with the finished config.
+        main: Called with the finished config; as "module:function" it is imported only then.
         config_class: Frozen dataclass with a default for every field.
         prog: Name of the command.
-        description: One or two sentences for ``--help``.
         argv: Arguments; those of the process when None.
         positional: A ``list[str]`` field that positional arguments fill.
         presets: Defaults by the name that the field ``preset`` may take, dots leading into nested configs.
@@ -49,8 +48,44 @@ def run_command(
     """
     prog = as_typed(prog) if argv is None else prog
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options: dict[str, Any] = {"prog": prog, "description": description, "positional": positional, "presets": presets}
-    return until_reader_leaves(lambda: _run(main, config_class, arguments, **options))
+
+    def run() -> int:
+        if {"-h", "--help"} & set(arguments):
+            defaults = (presets or {}).get(_preset(arguments), {})
+            print(help_text(config_class, prog=prog, positional=positional, defaults=defaults), end="")
+            return 0
+        argv = [argument for argument in arguments if argument != "--slurm"]
+        previous = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            config = parse(config_class, prog=prog, argv=argv, positional=positional, presets=presets)
+            if "--slurm" in arguments:
+                print(slurm.script([*prog.split(), *argv]), end="")
+            else:
+                module, _, function = main.partition(":") if isinstance(main, str) else ("", "", "")
+                call: Any = getattr(importlib.import_module(module), function) if module else main
+                call(config)
+        except BadInput as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            if error.errno not in OF_THE_PLACE:
+                raise
+            found, do = error.strerror or str(error), "check the path, its permissions and the free space"
+            where = f"{error.filename:.200}" if isinstance(error.filename, str) else None
+            print(f"error: {BadInput('a place to read and write', found, where=where, do=do)}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted; start the same command again to resume", file=sys.stderr)
+            return 130
+        except SystemExit as stopped:
+            if stopped.code == 143:
+                print("terminated; start the same command again to resume", file=sys.stderr)
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+        return 0
+
+    return until_reader_leaves(run)
 
 
 def until_reader_leaves(run: Callable[[], int]) -> int:
@@ -72,54 +107,6 @@ def until_reader_leaves(run: Callable[[], int]) -> int:
         return 141
 
 
-def _run(
-    main: Callable[[C], None],
-    config_class: type[C],
-    arguments: list[str],
-    *,
-    prog: str,
-    description: str,
-    positional: str | None,
-    presets: Mapping[str, Mapping[str, Any]] | None,
-) -> int:
-    if {"-h", "--help"} & set(arguments):
-        defaults = (presets or {}).get(_preset(arguments), {})
-        text = help_text(config_class, prog=prog, description=description, positional=positional, defaults=defaults)
-        print(text, end="")
-        return 0
-    argv = [argument for argument in arguments if argument != "--slurm"]
-    batch = len(argv) < len(arguments)
-    previous = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        config = parse(
-            config_class, prog=prog, description=description, argv=argv, positional=positional, presets=presets
-        )
-        if batch:
-            print(slurm.script([*prog.split(), *argv]), end="")
-        else:
-            main(config)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in OF_THE_PLACE:
-            raise
-        found, do = error.strerror or str(error), "check the path, its permissions and the free space"
-        where = f"{error.filename:.200}" if isinstance(error.filename, str) else None
-        print(f"error: {BadInput('a place to read and write', found, where=where, do=do)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; start the same command again to resume", file=sys.stderr)
-        return 130
-    except SystemExit as stopped:
-        if stopped.code == 143:
-            print("terminated; start the same command again to resume", file=sys.stderr)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    return 0
-
-
 def as_typed(prog: str) -> str:
     """The command's name as it was typed: ``cxr predict`` where ``cxr`` started it, else its own."""
     return sys.argv[0] if sys.argv[0].startswith("cxr ") else prog
@@ -129,7 +116,6 @@ def parse(
     config_class: type[C],
     *,
     prog: str,
-    description: str,
     argv: Sequence[str] | None = None,
     positional: str | None = None,
     presets: Mapping[str, Mapping[str, Any]] | None = None,
@@ -147,7 +133,7 @@ def parse(
     arguments = _familiar(list(sys.argv[1:] if argv is None else argv), config_class)
     _check_files(arguments, config_class)
     # No abbreviations: a flag that works today must not become ambiguous when a field is added.
-    parser = ArgumentParser(prog=prog, description=description, allow_abbrev=False, exit_on_error=False)
+    parser = ArgumentParser(prog=prog, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
     if positional is not None:
         parser.add_argument(positional, type=str, nargs="*", default=[], help="any number of them")
@@ -224,14 +210,7 @@ def _check_files(arguments: Sequence[str], config_class: type) -> None:
         file = value or (arguments[place + 1] if place + 1 < len(arguments) else "")
         if flag != "--config" or not Path(file).is_file():
             continue
-        import yaml
-
-        try:
-            values = yaml.safe_load(Path(file).read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            continue
-        if isinstance(values, dict):
-            _check_names(values, config_class, file, "")
+        _check_names(read_yaml(file), config_class, file, "")
 
 
 def _check_names(values: Mapping[Any, Any], config_class: type, file: str, prefix: str) -> None:
@@ -261,13 +240,7 @@ def _preset(arguments: Sequence[str]) -> str:
         return ""
     if found.preset is not None or found.config is None or not Path(found.config).is_file():
         return found.preset or ""
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(found.config).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return ""
-    return str(values.get("preset") or "") if isinstance(values, dict) else ""
+    return str(read_yaml(found.config).get("preset") or "")
 
 
 def _made(config_class: type[C], found: Any) -> C:

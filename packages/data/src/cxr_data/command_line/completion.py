@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from cxr_data.command_line.help import options
 from cxr_data.command_line.umbrella import COMMANDS, COMPLETION, SHELLS, load
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known
 
 COMMON = ("--help", "--config", "--print_config", "--slurm")
 HOW = {
@@ -29,8 +29,7 @@ def completion(arguments: Sequence[str]) -> str:
     """
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         raise BadInput(f"one of {', '.join(SHELLS)}", "none", where="cxr completion", do=f"for example: {HOW['bash']}")
-    if arguments[0] not in SHELLS:
-        raise unknown_name("shell", arguments[0], SHELLS)
+    require_known("shell", arguments[0], SHELLS)
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[arguments[0]](words())
 
 

@@ -16,7 +16,6 @@ def help_text(
     config_class: type,
     *,
     prog: str,
-    description: str,
     positional: str | None = None,
     defaults: Mapping[str, Any] | None = None,
     width: int | None = None,
@@ -24,9 +23,9 @@ def help_text(
     """The help of a command whose options are the fields of a dataclass.
 
     Args:
-        config_class: Dataclass with an "Attributes:" docstring and a default for every field.
+        config_class: Dataclass whose docstring says what the command does and has a section "Attributes:", with a
+            default for every field.
         prog: Name of the command.
-        description: One or two sentences.
         positional: A ``list[str]`` field that positional arguments fill.
         defaults: Defaults other than the class's own, by dotted name.
         width: Columns; those of the terminal when None.
@@ -36,7 +35,7 @@ def help_text(
     """
     width = width or min(120, shutil.get_terminal_size().columns)
     usage = f"usage: {prog} [OPTIONS]" + (f" [{positional.upper()} ...]" if positional else "")
-    lines = [usage, "", *textwrap.wrap(description, width), ""]
+    lines = [usage, "", *textwrap.wrap(" ".join(paragraphs(config_class)), width), ""]
     documented = list(options(config_class))
     if positional:
         text = next(option.text for option in documented if option.name == positional)
@@ -87,6 +86,12 @@ def options(config_class: type, prefix: str = "") -> Iterator[Option]:
         default = field.default_factory() if callable(field.default_factory) else field.default
         metavar, choices = _values(field.type)
         yield Option(name, texts.get(field.name, ""), default, metavar, choices)
+
+
+def paragraphs(config_class: type) -> list[str]:
+    """What a class's docstring says before its sections, each paragraph on one line."""
+    said = re.split(r"\n(?=[A-Z]\w+:\n)", inspect.cleandoc(config_class.__doc__ or ""))[0].strip()
+    return [" ".join(text.split()) for text in said.split("\n\n")]
 
 
 def attributes(config_class: type) -> dict[str, str]:

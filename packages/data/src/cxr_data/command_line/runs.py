@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_data.command_line.command import run_command
+from cxr_data.command_line.terminal import wide_console
 from cxr_data.errors import BadInput
+from cxr_data.files import read_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunsConfig:
-    """Which runs to list.
+    """List trainings: what of, how far they are, their validation AUROC, and the disk space they take.
 
     Attributes:
         names: Runs, as listed or with * and ?; none means all.
@@ -63,8 +65,7 @@ class Stage:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cxr runs``; returns the exit code."""
-    description = "List trainings: what of, how far they are, their validation AUROC, and the disk space they take."
-    return run_command(_list, RunsConfig, prog="cxr runs", description=description, argv=argv, positional="names")
+    return run_command(_list, RunsConfig, prog="cxr runs", argv=argv, positional="names")
 
 
 def stages(runs_dir: str | Path, names: Sequence[str] = ()) -> list[Stage]:
@@ -94,7 +95,7 @@ def stages(runs_dir: str | Path, names: Sequence[str] = ()) -> list[Stage]:
 
 def _stage(folder: Path, runs_dir: Path) -> Stage:
     run, *below = folder.relative_to(runs_dir).parts
-    identity, done = _json(folder / "run.json"), _json(folder / "done.json")
+    identity, done = read_json(folder / "run.json"), read_json(folder / "done.json")
     config = identity.get("config") or {}
     log = _log(folder / "metrics.jsonl")
     curve = [line.get("val_auroc", line.get("probe_auroc")) for line in log]
@@ -113,15 +114,6 @@ def _stage(folder: Path, runs_dir: Path) -> Stage:
         auroc=best,
         bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
     )
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """What a file says; nothing where it is missing or damaged, as of a run that was killed."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _log(file: Path) -> list[dict[str, Any]]:
@@ -162,15 +154,10 @@ def table(found: Sequence[Stage]) -> "Table":
 
 
 def _list(config: RunsConfig) -> None:
-    from rich.console import Console
-
     found = stages(config.runs_dir, config.names)
     if config.sort == "auroc":
         found.sort(key=lambda stage: -1.0 if stage.auroc is None else stage.auroc, reverse=True)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    console.print(table(found))
+    wide_console().print(table(found))
     print("validation AUROC chose the epoch: `evaluate` compares models on test images, with intervals")
 
 

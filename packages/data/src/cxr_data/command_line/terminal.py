@@ -4,11 +4,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def say(text: str) -> None:
     """Print one line at once."""
     print(text, flush=True)
+
+
+def wide_console() -> "Console":
+    """The terminal; of what is no terminal 200 columns, so that tables do not wrap."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False)
+    return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=200)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known
 
 
 class Command(NamedTuple):
@@ -95,8 +95,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
             print(completion(rest), end="")
             return 0
-        if name not in COMMANDS:
-            raise unknown_name("command", name, [*COMMANDS, COMPLETION])
+        require_known("command", name, [*COMMANDS, COMPLETION])
         run = load(COMMANDS[name].main, name)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)

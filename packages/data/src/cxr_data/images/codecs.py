@@ -30,8 +30,31 @@ def deflate_decode(data: bytes, limit: int) -> bytes:
     return output
 
 
+def unpack_bits(data: bytes, most: int) -> tuple[bytes, bytes] | None:
+    """Decode Apple's PackBits (TIFF 6.0, section 9; DICOM PS3.5, annex G).
+
+    Args:
+        data: The coded bytes.
+        most: Decoded bytes from which no further run is decoded.
+
+    Returns:
+        The decoded bytes, and what was left of the data; None where a run ends beyond the data.
+    """
+    output, at = bytearray(), 0
+    while at < len(data) and len(output) < most:
+        code = data[at]
+        if code < 128:
+            output += data[at + 1 : at + 2 + code]
+            at += 2 + code
+        else:
+            if code > 128:
+                output += data[at + 1 : at + 2] * (257 - code)
+            at += 2 if code > 128 else 1
+    return None if at > len(data) else (bytes(output), data[at:])
+
+
 def packbits_decode(data: bytes, limit: int) -> bytes:
-    """Decode Apple's PackBits (TIFF 6.0, section 9).
+    """Decode a strip or tile in PackBits.
 
     Args:
         data: The coded bytes.
@@ -40,23 +63,10 @@ def packbits_decode(data: bytes, limit: int) -> bytes:
     Raises:
         BrokenImage: A run that ends beyond the data, or too many bytes.
     """
-    output = bytearray()
-    at = 0
-    while at < len(data) and len(output) < limit:
-        head = data[at]
-        if head < 128:
-            run = data[at + 1 : at + 2 + head]
-            if len(run) <= head:
-                raise BrokenImage("damaged TIFF: a strip or tile ends early or late")
-            output += run
-            at += 2 + head
-        else:
-            if head > 128:
-                output += data[at + 1 : at + 2] * (257 - head)
-            at += 2 if head > 128 else 1
-    if len(output) > limit or data[at:].strip(b"\0\x80"):
+    found = unpack_bits(data, limit)
+    if found is None or len(found[0]) > limit or found[1].strip(b"\0\x80"):
         raise BrokenImage("damaged TIFF: a strip or tile ends early or late")
-    return bytes(output)
+    return found[0]
 
 
 _CLEAR, _END, _FIRST = 256, 257, 258

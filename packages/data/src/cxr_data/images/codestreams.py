@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_data.images.codecs import unpack_bits
 from cxr_data.images.header import BrokenImage
 from cxr_data.images.huffman import check_huffman
 from cxr_data.images.jpeg import decode_jpeg, segments
@@ -129,20 +130,10 @@ def unpack_rle(data: bytes, rows: int, columns: int, samples: int, itemsize: int
 
 def _unpacked(data: bytes, size: int) -> bytes:
     """PackBits; the segment must end with the plane, but for one byte of padding and codes that do nothing."""
-    out = bytearray()
-    at, end = 0, len(data)
-    while at < end and len(out) < size:
-        code = data[at]
-        if code < 128:
-            out += data[at + 1 : at + 2 + code]
-            at += 2 + code
-        else:
-            if code > 128:
-                out += data[at + 1 : at + 2] * (257 - code)
-            at += 2 if code > 128 else 1
-    if len(out) != size or at > end or len(data[at:].strip(b"\x80\x00")) > 0:
+    found = unpack_bits(data, size)
+    if found is None or len(found[0]) != size or found[1].strip(b"\x80\x00"):
         raise BrokenImage("damaged DICOM: its RLE pixels decode to another size than the image has")
-    return bytes(out)
+    return found[0]
 
 
 def _frame(data: bytes) -> tuple[int, int]:

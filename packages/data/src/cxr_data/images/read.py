@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known
 from cxr_data.images.dicom import decode_dicom
 from cxr_data.images.header import ASPECTS, WINDOWS, BrokenImage, image_kind, read_content
 from cxr_data.images.jpeg import decode_jpeg
@@ -96,10 +96,8 @@ def check_mapping(aspect: str, window: str) -> None:
     Raises:
         BadInput: Unknown name, with the nearest known one.
     """
-    if aspect not in ASPECTS:
-        raise unknown_name("aspect", aspect, ASPECTS)
-    if window not in WINDOWS:
-        raise unknown_name("window", window, WINDOWS)
+    require_known("aspect", aspect, ASPECTS)
+    require_known("window", window, WINDOWS)
 
 
 def check_bits(bits: int) -> None:

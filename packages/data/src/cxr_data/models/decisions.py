@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cxr_data.errors import unknown_name
+from cxr_data.errors import require_known
 
 Array = NDArray[np.float64]
 
@@ -164,8 +164,7 @@ def fit_calibration(logits: ArrayLike, targets: ArrayLike, task: str, method: st
     Returns:
         JSON types; empty for "none".
     """
-    if method not in CALIBRATIONS:
-        raise unknown_name("calibration", method, CALIBRATIONS)
+    require_known("calibration", method, CALIBRATIONS)
     return CALIBRATIONS[method](logits, targets, task)
 
 
@@ -320,8 +319,7 @@ def fit_thresholds(
         labels[1] decides and the pair sums to 1. Other classes, and two that lack a threshold, are decided by the
         largest probability: empty.
     """
-    if rule not in RULES:
-        raise unknown_name("threshold rule", rule, RULES)
+    require_known("threshold rule", rule, RULES)
     p, target = np.asarray(probs, np.float64), np.asarray(targets, np.float64)
     if task == "multiclass" and p.shape[1] != 2:
         return ()

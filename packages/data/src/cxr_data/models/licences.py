@@ -1,13 +1,13 @@
 """Licences of weights and of all their ancestors, and the places where they are shown."""
 
 import importlib.metadata
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cxr_data.errors import BadInput
+from cxr_data.files import read_json
 from cxr_data.models import header as headers
 
 UNKNOWN = "unknown"
@@ -112,11 +112,9 @@ def hub_source(path: Path) -> str:
 
 def _configured(path: Path) -> str:
     """The licence in timm's configuration beside a file."""
-    try:
-        values = json.loads((path.parent / "config.json").read_text("utf-8"))
-        return str(values.get("pretrained_cfg", values).get("license") or "")
-    except (OSError, ValueError, AttributeError):
-        return ""
+    values = read_json(path.parent / "config.json")
+    about = values.get("pretrained_cfg", values)
+    return str(about.get("license") or "") if isinstance(about, dict) else ""
 
 
 def _packaged(folder: Path) -> dict[str, str]:

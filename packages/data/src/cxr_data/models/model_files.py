@@ -4,9 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from cxr_data.errors import BadInput
+from cxr_data.files import read_yaml
 from cxr_data.models import hub
 from cxr_data.models.header import Header, describe
 from cxr_data.models.licences import hub_source
@@ -102,21 +102,16 @@ def cohort_of(header: Header, data: str | Sequence[str], where: Path, *, wanted:
     Raises:
         BadInput: Neither names one.
     """
-    named = data or _data_beside(where) or header.config.get("data") or (header.cohort or {}).get("source")
+    # In a run its folder says it: the file itself does not carry paths of the machine.
+    named = (
+        data
+        or read_yaml(where.with_name("config.yaml")).get("data")
+        or header.config.get("data")
+        or (header.cohort or {}).get("source")
+    )
     if not named:
         raise BadInput(wanted, "none named in the model's file", where=where, do="give --data")
     return named
-
-
-def _data_beside(where: Path) -> Any:
-    """The data of the run in whose folder a model lies: its file itself does not carry paths of the machine."""
-    import yaml
-
-    try:
-        config = yaml.safe_load((where.parent / "config.yaml").read_text("utf-8"))
-        return config.get("data") if isinstance(config, dict) else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
 
 
 def set_aside(folder: Path) -> bool:

@@ -14,16 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cxr_data.cohorts.cache import cache_folder, content_key
-from cxr_data.cohorts.cohort import (
-    Cohort,
-    about,
-    fingerprint,
-    is_prepared,
-    label_matrix,
-    load,
-    pixel_digests,
-    write_tables,
-)
+from cxr_data.cohorts.cohort import Cohort, about, is_prepared, label_matrix, load, write_tables
+from cxr_data.cohorts.digests import fingerprint, pixel_digests
 from cxr_data.errors import BadInput
 from cxr_data.folders import existing_folder, locked, refuse_full, take_name
 from cxr_data.images.read import array_digest, check_bits, check_mapping, check_pixel_size, full_digest
@@ -102,18 +94,7 @@ def prepare(
 
     def make(beside: Path) -> None:
         listing, selected = listed(settings)
-        broken = decode_once(
-            settings.root,
-            listing.table["path"].to_list(),
-            beside,
-            identity=settings.identity,
-            pixel_size=pixel_size,
-            max_broken=allowed(settings, listing),
-            show=show,
-            images=listing.images,
-            bits=bits,
-            **settings.mapping,
-        )
+        broken = decode(settings, listing, slice(None), beside, identity=settings.identity, show=show)
         finish(settings, listing, selected, beside, broken)
 
     made_once(out, settings.identity, make)
@@ -214,6 +195,22 @@ def allowed(settings: Plan, listing: Listing) -> int:
         reasons = {row: reason for row, (_, reason) in enumerate(listing.refused)}
         raise too_many(settings.root, entries, reasons, len(entries), limit)
     return limit - len(listing.refused)
+
+
+def decode(settings: Plan, listing: Listing, rows: slice, folder: Path, *, identity: str, show: bool) -> dict[int, str]:
+    """Decode some rows of a listing into a working folder: their places among these -> why they are broken."""
+    return decode_once(
+        settings.root,
+        listing.table["path"].to_list()[rows],
+        folder,
+        identity=identity,
+        pixel_size=settings.pixel_size,
+        max_broken=allowed(settings, listing),
+        show=show,
+        images=listing.images,
+        bits=settings.bits,
+        **settings.mapping,
+    )
 
 
 def made_once(out: Path, identity: str, make: Callable[[Path], None]) -> None:

@@ -14,8 +14,8 @@ from cxr_data.cohorts.cohort import Cohort, is_prepared, load
 from cxr_data.errors import BadInput
 from cxr_data.files import not_writable, write_json
 from cxr_data.folders import locked, refuse_full, take_name
-from cxr_data.preparation.decoding import CHUNK, create_pixels, decode_once, forget_journal, too_many
-from cxr_data.preparation.prepare import Plan, allowed, finish, listed, made_once, outside, plan
+from cxr_data.preparation.decoding import CHUNK, create_pixels, forget_journal, too_many
+from cxr_data.preparation.prepare import Plan, allowed, decode, finish, listed, made_once, outside, plan
 from cxr_data.preparation.selection import Selection
 
 _ABOUT = "shard.json"
@@ -58,27 +58,16 @@ def prepare_shard(settings: Plan, out: str | Path, number: int, count: int, *, s
     folder = outside(settings, shard_folder(out, number, count))
     working = folder.parent / f".{folder.name}.part"
     lock = folder.parent / f".{folder.name}.lock"
-    identity = f"{settings.identity} {number}/{count}"
     with locked(lock):
         if not ((folder / _ABOUT).is_file() and _about(folder)["identity"] == settings.identity):
             refuse_full(folder)
             listing, _ = listed(settings)
-            paths = listing.table["path"].to_list()
-            if count > len(paths):
-                raise BadInput(f"at most {len(paths)} shards, one an image", str(count), where="--shard")
-            start, stop = _rows(len(paths), number, count)
-            broken = decode_once(
-                settings.root,
-                paths[start:stop],
-                working,
-                identity=identity,
-                pixel_size=settings.pixel_size,
-                max_broken=allowed(settings, listing),
-                show=show,
-                images=listing.images,
-                bits=settings.bits,
-                **settings.mapping,
-            )
+            images = listing.table.height
+            if count > images:
+                raise BadInput(f"at most {images} shards, one an image", str(count), where="--shard")
+            start, stop = _rows(images, number, count)
+            identity = f"{settings.identity} {number}/{count}"
+            broken = decode(settings, listing, slice(start, stop), working, identity=identity, show=show)
             about = {
                 "schema": 1,
                 "shard": number,

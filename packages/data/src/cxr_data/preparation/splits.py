@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require, require_known
 
 if TYPE_CHECKING:
     from cxr_data.cohorts.cohort import Cohort
@@ -212,10 +212,8 @@ def redraw(
     Raises:
         BadInput: A share or a way that cannot be, or too few patients.
     """
-    if by not in ("patients", "images"):
-        raise unknown_name("way to split", by, ("patients", "images"))
-    if not 0 < test_share < 1:
-        raise BadInput("a share of test images above 0 and below 1", str(test_share), where="--test_share")
+    require_known("way to split", by, ("patients", "images"))
+    require(0 < test_share < 1, "a share of test images above 0 and below 1", test_share, "--test_share")
     rest = 1 - test_share
     parts = [max(1, round(1000 * share)) for share in (rest * 7 / 8, rest / 8, test_share)]
     drawn = groups if by == "patients" else np.arange(len(groups))

@@ -6,7 +6,6 @@ any folder whose table has the official columns and a ``file`` column of paths. 
 are left out and counted.
 """
 
-import os
 from pathlib import Path
 
 import polars as pl
@@ -14,8 +13,8 @@ import polars as pl
 from cxr_data.errors import BadInput
 from cxr_data.folders import inside
 from cxr_data.images.dicom import age_in_years
-from cxr_data.readers.listing import SPLIT_FOLDERS, Listing, image_files
-from cxr_data.readers.tables import header
+from cxr_data.readers.listing import SPLIT_FOLDERS, Listing
+from cxr_data.readers.tables import find_tables, header, match_images, read_columns
 
 LABELS = (
     "Atelectasis",
@@ -63,25 +62,14 @@ def read(path: Path) -> Listing:
         raise BadInput(
             f"a table with the columns {', '.join(_COLUMNS)} (Data_Entry_2017_v2020.csv)", "none", where=path
         )
-    entries, table_path = read_table(tables[0]), tables[0]
-    images = pl.DataFrame({"path": image_files(path)})
+    # Its header is broken: OriginalImage[Width,Height] is one name written with a comma, so that the columns after
+    # View Position carry halves of names. They are not read.
+    entries, table_path = read_columns(tables[0], [*_COLUMNS, *_EXTRAS, "file"]), tables[0]
     if "file" in entries.columns:
-        paths = [inside(path, name or "", table_path) for name in entries["file"]]
-        entries = entries.with_columns(pl.Series("path", paths, pl.String))
-        matched = entries.join(images, on="path", how="inner")
+        keys = pl.Series("key", [inside(path, name or "", table_path) for name in entries["file"]], pl.String)
+        matched, notes = match_images(path, entries.with_columns(keys), table_path, parts=0)
     else:
-        named = images.with_columns(pl.col("path").str.split("/").list.last().alias("Image Index"))
-        once = named.unique("Image Index", keep="first", maintain_order=True)
-        matched = entries.join(once, on="Image Index", how="inner")
-    if matched.is_empty():
-        raise BadInput("images that the table names", "none of them", where=table_path)
-    matched = matched.unique("path", keep="first", maintain_order=True).sort("path")
-
-    notes = []
-    if missing := entries.height - matched.height:
-        notes.append(f"{missing} images of {table_path.name} are not there and were left out")
-    if unlisted := images.height - matched.height:
-        notes.append(f"{unlisted} images are not in {table_path.name} and were left out")
+        matched, notes = match_images(path, entries.with_columns(key="Image Index"), table_path)
     split, split_notes = _split(path, matched)
     table = matched.select(
         "path", pl.col("Patient ID").alias("patient"), split, *_labels(matched, table_path), *_extras(matched)
@@ -90,33 +78,6 @@ def read(path: Path) -> Listing:
         split_notes.append(f"{outside} images are in neither official list and were left out")
         table = table.filter(pl.col("split").is_not_null())
     return Listing("chestxray14", table, LABELS, "multilabel", (*notes, *split_notes))
-
-
-def read_table(path: Path) -> pl.DataFrame:
-    """The official table as text columns.
-
-    Its header is broken: ``OriginalImage[Width,Height]`` is one name written with a comma, so that the
-    columns after View Position carry halves of names. They are dropped.
-
-    Args:
-        path: CSV file, plain or gzipped.
-
-    Returns:
-        Image Index, Finding Labels, Patient ID, and those of Patient Age, Patient Gender, View Position and
-        ``file`` that are there.
-    """
-    wanted = [*_COLUMNS, *_EXTRAS, "file"]
-    names = header(path)
-    try:
-        table = pl.read_csv(
-            path,
-            infer_schema=False,
-            truncate_ragged_lines=True,
-            columns=[names.index(name) for name in wanted if name in names],
-        )
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise BadInput("a readable CSV table", str(error).splitlines()[0], where=path) from error
-    return table.select(pl.all().str.strip_chars())
 
 
 def boxes(path: Path) -> pl.DataFrame:
@@ -153,12 +114,7 @@ def boxes(path: Path) -> pl.DataFrame:
 
 def _tables(path: Path) -> list[Path]:
     """CSV files with the official columns; one that names files by path first."""
-    with os.scandir(path) as entries:
-        names = sorted(
-            e.name for e in entries if e.name.lower().endswith((".csv", ".csv.gz")) and os.path.isfile(e.path)
-        )
-    found = [path / name for name in names if set(_COLUMNS) <= set(header(path / name))]
-    return sorted(found, key=lambda table: ("file" not in header(table), table.name))
+    return sorted(find_tables(path, _COLUMNS), key=lambda table: ("file" not in header(table), table.name))
 
 
 def _labels(matched: pl.DataFrame, table_path: Path) -> list[pl.Series]:

@@ -13,6 +13,7 @@ from cxr_data.readers.listing import (
     named_images,
     one_hot,
     order_classes,
+    subfolders,
 )
 from cxr_data.readers.values import merged_spellings
 from cxr_data.spelling import spelling_key
@@ -40,7 +41,7 @@ def read(path: Path) -> Listing:
         BadInput: Fewer than two classes, a class folder without images, or too many to be classes.
     """
     images, refused, other = named_images(path)
-    split_of = {name: SPLIT_FOLDERS[name.lower()] for name in _folders(path) if name.lower() in SPLIT_FOLDERS}
+    split_of = {name: SPLIT_FOLDERS[name.lower()] for name in subfolders(path) if name.lower() in SPLIT_FOLDERS}
     rows: list[tuple[str, str, str | None]] = []
     loose = masks = 0
     for image in images:
@@ -71,9 +72,9 @@ def read(path: Path) -> Listing:
 
 
 def _check_classes(path: Path, labels: tuple[str, ...], above: list[Path]) -> None:
-    subfolders = {name for folder in above for name in _folders(folder)}
+    there = {name for folder in above for name in subfolders(folder)}
     known = {spelling_key(label) for label in labels}
-    if empty := sorted(name for name in subfolders if spelling_key(name) not in known):
+    if empty := sorted(name for name in there if spelling_key(name) not in known):
         links = {name for name in empty if any((folder / name).is_symlink() for folder in above)}
         named = [f"{name} (a link to a folder elsewhere)" if name in links else name for name in empty]
         raise BadInput(
@@ -84,7 +85,7 @@ def _check_classes(path: Path, labels: tuple[str, ...], above: list[Path]) -> No
         )
     if len(labels) < 2:
         do = "add the other classes, or use --reader unlabelled for pretraining without labels"
-        if len(labels) == 1 and above == [path] and _folders(path / labels[0]):
+        if len(labels) == 1 and above == [path] and subfolders(path / labels[0]):
             do = f"if the classes are in there, name that folder: {path / labels[0]}"
         raise BadInput("at least two class folders", f"one: {labels[0]}" if labels else "none", where=path, do=do)
     if len(labels) > MAX_CLASSES:
@@ -94,7 +95,3 @@ def _check_classes(path: Path, labels: tuple[str, ...], above: list[Path]) -> No
             where=path,
             do="use --reader unlabelled for pretraining without labels",
         )
-
-
-def _folders(path: Path) -> list[str]:
-    return sorted(e.name for e in path.iterdir() if e.is_dir() and not e.name.startswith((".", "__MACOSX")))

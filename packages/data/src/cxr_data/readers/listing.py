@@ -1,5 +1,6 @@
 """What a reader returns, and what several readers need to say it."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from cxr_data.cohorts.cohort import Task
 from cxr_data.errors import BadInput
-from cxr_data.preparation.image_files import find_images, spelt
+from cxr_data.preparation.image_files import find_images, is_image, spelt
 from cxr_data.spelling import sounds_healthy
 
 SPLIT_FOLDERS = {
@@ -91,3 +92,21 @@ def one_hot(classes: Sequence[str], labels: Sequence[str]) -> list[pl.Series]:
     """``label:NAME`` columns for exclusive classes."""
     column = pl.Series(classes, dtype=pl.String)
     return [(column == label).cast(pl.Float32).alias(f"label:{label}") for label in labels]
+
+
+def subfolders(path: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; without hidden ones and what macOS leaves in archives."""
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if _visible(entry.name) and os.path.isdir(entry.path))
+
+
+def is_flat(path: Path) -> bool:
+    """Whether a folder holds images and no folders."""
+    if subfolders(path):
+        return False
+    with os.scandir(path) as entries:
+        return any(is_image(Path(entry.path)) for entry in entries if _visible(entry.name))
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX"))

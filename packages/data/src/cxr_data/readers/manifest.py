@@ -30,6 +30,7 @@ from cxr_data.readers.listing import (
     image_files,
     one_hot,
     order_classes,
+    subfolders,
 )
 from cxr_data.readers.tables import numbers
 from cxr_data.spelling import sounds_healthy
@@ -58,13 +59,8 @@ def _without_classes(path: Path) -> bool:
     """Whether no folders stand for classes: images lie in the folder itself, or all in one folder below it."""
     if unlabelled.looks_like(path):
         return True
-    with os.scandir(path) as entries:
-        folders = [
-            entry.path
-            for entry in entries
-            if os.path.isdir(entry.path) and not entry.name.startswith((".", "__MACOSX"))
-        ]
-    return len(folders) == 1 and unlabelled.looks_like(Path(folders[0]))
+    folders = subfolders(path)
+    return len(folders) == 1 and unlabelled.looks_like(path / folders[0])
 
 
 def read(path: Path) -> Listing:

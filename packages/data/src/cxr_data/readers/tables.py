@@ -1,28 +1,19 @@
 """Label tables beside images: their headers, their columns as text, and which image a row speaks of."""
 
-import gzip
-import io
 import os
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from cxr_data.errors import BadInput
+from cxr_data.readers import values
 from cxr_data.readers.listing import image_files
-
-_HEADER_BYTES = 2**16
 
 
 def header(path: Path) -> list[str]:
-    """Column names of a CSV file, plain or gzipped; empty when it cannot be read."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            line = io.BytesIO(file.read(_HEADER_BYTES)).readline()
-    except (OSError, EOFError, zlib.error):
-        return []
-    return [name.strip().strip('"') for name in line.decode("utf-8-sig", "replace").split(",")]
+    """Column names of an official table, which has commas; empty when it cannot be read."""
+    return values.header(path, (",",))
 
 
 def find_tables(folder: Path, columns: Iterable[str], *, prefix: str = "") -> list[Path]:
@@ -104,7 +95,7 @@ def match_images(
         entries: A table with a text column ``key``: the last ``parts`` parts of the image's path, with
             forward slashes.
         table_path: Where the entries come from, for notes and errors.
-        parts: How many parts of a path name an image.
+        parts: How many parts of a path name an image; 0 for the whole path.
         stem: Whether keys lack the suffix of the file.
 
     Returns:

@@ -50,15 +50,18 @@ _LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn")
 _NOT_A_PATIENT = re.compile(r"age|sex|gender|weight|height|size|position|orientation|birth|race|ethnic|count|comment")
 
 
-def header(path: Path) -> list[str]:
-    """Column names of a CSV file; empty when it cannot be read as text."""
+def header(path: Path, separators: Sequence[str] = SEPARATORS) -> list[str]:
+    """Column names of a CSV file, plain or gzipped; empty when it cannot be read as text."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             start = file.read(2**16)
     except (OSError, EOFError, zlib.error):
         return []
     text = decoded(start)
-    return _cells(_without_preamble(text).split("\n", 1)[0]) if text else []
+    if not text:
+        return []
+    line = _without_preamble(text).split("\n", 1)[0]
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=_separator(line, separators)), [])]
 
 
 def read_csv(path: Path) -> pl.DataFrame:
@@ -112,15 +115,9 @@ def _decoded(data: bytes) -> str | None:
     return None if control else text
 
 
-def _separator(line: str) -> str:
+def _separator(line: str, separators: Sequence[str] = SEPARATORS) -> str:
     """The separator that a header line has most of, outside quotes; a comma where it has none."""
-    counts = {separator: len(next(csv.reader([line], delimiter=separator), [])) for separator in SEPARATORS}
-    return max(SEPARATORS, key=lambda separator: counts[separator])
-
-
-def _cells(line: str) -> list[str]:
-    line = line.rstrip("\r")
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=_separator(line)), [])]
+    return max(separators, key=lambda separator: len(next(csv.reader([line], delimiter=separator), [])))
 
 
 def cleaned(table: pl.DataFrame) -> pl.DataFrame:

@@ -67,14 +67,10 @@ def boxes(path: Path) -> pl.DataFrame:
     Raises:
         BadInput: A corner is not a number.
     """
-    found = [_corners(table) for folder in (path, path / "annotations") for table in _box_tables(folder)]
+    found = [_corners(table) for folder in (path, path / "annotations") for table in find_tables(folder, _PLACES)]
     names = ("image", "label", "x", "y", "width", "height")
     empty = pl.DataFrame(schema={name: pl.String if name in names[:2] else pl.Float64 for name in names})
     return pl.concat([empty, *found])
-
-
-def _box_tables(folder: Path) -> list[Path]:
-    return find_tables(folder, _PLACES) if folder.is_dir() else []
 
 
 def _corners(table_path: Path) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known
 from cxr_data.machine import usable_cores
 from cxr_data.synthetic import findings
 from cxr_data.synthetic.body import Layers, Patient, draw_patient, layers
@@ -58,8 +58,7 @@ def phantom(n: int, *, size: int, seed: int = 0, task: str = "multilabel") -> di
     Raises:
         BadInput: n, size, seed or task out of range.
     """
-    if task not in ("multilabel", "multiclass"):
-        raise unknown_name("task", task, ("multilabel", "multiclass"))
+    require_known("task", task, ("multilabel", "multiclass"))
     for name, value, least in (("n", n, 1), ("size", size, 16), ("seed", seed, 0)):
         if value < least:
             raise BadInput(f"{name} of at least {least}", str(value), where="phantom cohort")

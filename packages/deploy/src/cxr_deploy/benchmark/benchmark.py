@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from cxr_data import timing
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.command_line.command import config_dict
-from cxr_data.command_line.terminal import say
+from cxr_data.command_line.terminal import say, wide_console
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json, write_text
 from cxr_data.machine import cpu_name, usable_cores
@@ -32,7 +31,6 @@ from cxr_data.models.header import Header, provenance
 from cxr_data.models.metrics import auroc, macro
 from cxr_deploy import cohort as images_of
 from cxr_deploy.benchmark.entries import EAGER, Entry, entries, model_files, versions
-from cxr_deploy.benchmark.memory import peaks
 from cxr_deploy.benchmark.plot import plot
 from cxr_deploy.config import BenchmarkConfig
 from cxr_deploy.extras import installed
@@ -148,7 +146,10 @@ def _measured_on(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _peaks(rows: Sequence[Entry], threads: int) -> dict[str, int]:
     say(f"  peak memory, in {len(rows)} processes of their own")
-    return peaks({row.name: (row.file, row.runtime, row.precision) for row in rows}, threads)
+    arguments = {row.name: (str(row.file), row.runtime, row.precision, str(threads)) for row in rows}
+    return timing.peak_memories(
+        "cxr_deploy.benchmark.memory", arguments, do="run it again; --memory false leaves this out"
+    )
 
 
 @contextmanager
@@ -184,9 +185,7 @@ def _macs(header: Header) -> int | None:
 
 def _show(document: Mapping[str, Any]) -> None:
     """Print the table."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
+    console = wide_console()
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None)
     titles = ("ms p50", "p95", "p99", "times eager", "images/s", "peak MB", "file MB", "MACs", "AUROC")
     for title in ("model", "runtime", "precision"):

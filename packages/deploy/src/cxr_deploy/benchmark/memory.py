@@ -1,40 +1,9 @@
 """Peak memory of a new process that loads one model and classifies one image."""
 
-import os
 import sys
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cxr_data import timing
 from cxr_data.machine import peak_memory
-
-
-def peaks(wanted: Mapping[str, tuple[Path, str, str]], threads: int) -> dict[str, int]:
-    """:func:`peak_bytes` of several (file, runtime, precision) by name, as many at a time as there are cores.
-
-    Raises:
-        BadInput: A process failed.
-    """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        started = {name: pool.submit(peak_bytes, *row, threads) for name, row in wanted.items()}
-        return {name: peak.result() for name, peak in started.items()}
-
-
-def peak_bytes(file: Path, runtime: str, precision: str, threads: int) -> int:
-    """Largest resident memory of a fresh process that answers for one image in this runtime, bytes.
-
-    Args:
-        file: The model file.
-        runtime: First part of a key of :func:`cxr_deploy.benchmark.entries.makers`.
-        precision: Second part.
-        threads: CPU threads.
-
-    Raises:
-        BadInput: The process failed.
-    """
-    do = "run it again; --memory false leaves this out"
-    return timing.peak_bytes(__spec__.name, str(file), runtime, precision, str(threads), where=str(file), do=do)
 
 
 def _main(file: str, runtime: str, precision: str, threads: str) -> None:

@@ -4,14 +4,13 @@ import functools
 import json
 import platform
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cxr_data import timing
 from cxr_data.cohorts.cache import cache_folder
 from cxr_data.command_line.terminal import say
-from cxr_data.files import write_json
+from cxr_data.files import read_json, write_json
 from cxr_data.machine import cpu_name, usable_cores
 from cxr_data.models.header import Header
 from cxr_deploy import runtimes
@@ -32,7 +31,7 @@ def remembered(file: Path, precision: str, threads: int) -> str:
         precision: "fp32" or "int8".
         threads: As in :func:`measured`.
     """
-    return _known().get(_key(file, precision, threads), {}).get("fastest", DEFAULT)
+    return read_json(cache_folder() / REMEMBERED).get(_key(file, precision, threads), {}).get("fastest", DEFAULT)
 
 
 def measured(file: Path, header: Header, precision: str, threads: int) -> str:
@@ -46,7 +45,7 @@ def measured(file: Path, header: Header, precision: str, threads: int) -> str:
         precision: "fp32" or "int8".
         threads: CPU threads; 0 takes every core.
     """
-    key, known = _key(file, precision, threads), _known()
+    key, known = _key(file, precision, threads), read_json(cache_folder() / REMEMBERED)
     there = [name for name, one in runtimes.RUNTIMES.items() if one.extra is None or installed(one.extra)]
     if key in known or len(there) == 1:
         return remembered(file, precision, threads)
@@ -60,14 +59,6 @@ def measured(file: Path, header: Header, precision: str, threads: int) -> str:
     place.parent.mkdir(parents=True, exist_ok=True)
     write_json(place, {**known, key: {"fastest": fastest, "milliseconds": times}})
     return fastest
-
-
-def _known() -> dict[str, Any]:
-    try:
-        known = json.loads((cache_folder() / REMEMBERED).read_text("utf-8"))
-    except (OSError, ValueError):  # never measured, or a damaged file: measure again
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _key(file: Path, precision: str, threads: int) -> str:

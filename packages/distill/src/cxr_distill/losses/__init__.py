@@ -23,7 +23,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cxr_common.models.structure import STAGES
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known, unknown_name
 from cxr_distill.losses import task
 from cxr_distill.losses.base import FEATURES, AnsweringAdapter, Given, Interface, Loss, Outputs
 from cxr_distill.losses.features import CAM, CRD, AttentionTransfer, FitNets, PooledCosine, ReviewKD, SimKD
@@ -110,8 +110,7 @@ def recommended(task: str, labels: int) -> dict[Loss, float]:
     Raises:
         BadInput: No such task.
     """
-    if task not in TASK_LOSSES:
-        raise unknown_name("task", task, TASK_LOSSES)
+    require_known("task", task, TASK_LOSSES)
     loss = MultilabelKD() if task == "multilabel" else DKD() if labels > 2 else KD()
     return {loss: loss.weight}
 
@@ -141,8 +140,7 @@ def build_losses(settings: Mapping[str, Any]) -> dict[Loss, float]:
             raise unknown_name("distillation loss", name, LOSSES)
         options = {field.name: field for field in dataclasses.fields(kind)}
         for option in given.keys() - {""}:
-            if option not in options:
-                raise unknown_name(f"hyperparameter of the loss {name}", option, options)
+            require_known(f"hyperparameter of the loss {name}", option, options)
         values = {key: _typed(value, options[key], f"--loss {name}.{key}") for key, value in given.items() if key}
         loss = kind(**values)
         losses[loss] = _number(given.get("", loss.weight), f"--loss {name}")
@@ -173,8 +171,7 @@ def check_losses(losses: Mapping[Loss, float], task: str, labels: int | None = N
         BadInput: A loss that does not suit the task or so few labels, two of one name, or a weight below 0 or not
             finite.
     """
-    if task not in TASK_LOSSES:
-        raise unknown_name("task", task, TASK_LOSSES)
+    require_known("task", task, TASK_LOSSES)
     names = [loss.name for loss in losses]
     for loss, weight in losses.items():
         if task not in loss.tasks:
@@ -272,8 +269,7 @@ def task_loss(task: str, name: str = "auto") -> Callable[..., Tensor]:
     Raises:
         BadInput: No such task or loss.
     """
-    if task not in TASK_LOSSES:
-        raise unknown_name("task", task, TASK_LOSSES)
+    require_known("task", task, TASK_LOSSES)
     known = TASK_LOSSES[task]
     if name == "auto":
         return next(iter(known.values()))

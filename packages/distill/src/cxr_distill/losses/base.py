@@ -133,8 +133,9 @@ class Loss(ABC):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The features of `reads`; a subclass overrides it where they depend on its hyperparameters."""
-        return self.reads
+        """The feature that a hyperparameter ``stage`` chooses, else those of `reads`."""
+        chosen = getattr(self, "stage", None)
+        return self.reads if chosen is None else (chosen,)
 
     def adapter(self, student: Interface, teacher: Interface) -> nn.Module | None:
         """Build the module that fits the student's features to the teacher's; None where none is needed.

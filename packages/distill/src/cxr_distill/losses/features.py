@@ -49,11 +49,6 @@ class FitNets(Loss):
 
     stage: str = "stage4"
 
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The stage chosen."""
-        return (self.stage,)
-
     def adapter(self, student: Interface, teacher: Interface) -> nn.Module:
         """A 1×1 convolution (maps) or a linear layer (pooled) from student to teacher channels."""
         own, its = student.channels_of(self.stage), teacher.channels_of(self.stage)

@@ -9,7 +9,7 @@ Softmax losses are for one class an image. On multi-label logits they teach the 
 probabilities of an image do not add up to 1: use the sigmoid losses.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -101,13 +101,7 @@ class KD(Loss):
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`kd` of the logits."""
-        return kd(
-            student.logits,
-            teacher.logits,
-            temperature=self.temperature,
-            scale_by_t2=self.scale_by_t2,
-            known=given.known_images,
-        )
+        return kd(student.logits, teacher.logits, known=given.known_images, **asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +128,7 @@ class StandardisedKD(Loss):
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`kd` of the logits."""
-        return kd(
-            student.logits,
-            teacher.logits,
-            temperature=self.temperature,
-            standardise=True,
-            ddof=self.ddof,
-            known=given.known_images,
-        )
+        return kd(student.logits, teacher.logits, standardise=True, known=given.known_images, **asdict(self))
 
 
 @in_float32
@@ -260,16 +247,7 @@ class DKD(Loss):
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`dkd` of the logits."""
-        return dkd(
-            student.logits,
-            teacher.logits,
-            given.targets,
-            temperature=self.temperature,
-            alpha=self.alpha,
-            beta=self.beta,
-            standardise=self.standardise,
-            ddof=self.ddof,
-        )
+        return dkd(student.logits, teacher.logits, given.targets, **asdict(self))
 
 
 @in_float32
@@ -331,14 +309,7 @@ class DIST(Loss):
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`dist` of the logits."""
-        return dist(
-            student.logits,
-            teacher.logits,
-            temperature=self.temperature,
-            beta=self.beta,
-            gamma=self.gamma,
-            known=given.known_images,
-        )
+        return dist(student.logits, teacher.logits, known=given.known_images, **asdict(self))
 
 
 def _correlation(a: Tensor, b: Tensor, dim: int, weights: Tensor | None = None) -> Tensor:

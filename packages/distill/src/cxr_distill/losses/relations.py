@@ -148,11 +148,6 @@ class SP(Loss):
 
     stage: str = "stage4"
 
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The stage chosen."""
-        return (self.stage,)
-
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`sp` of the maps or pooled features."""
         return sp(feature(student, self.stage), feature(teacher, self.stage))

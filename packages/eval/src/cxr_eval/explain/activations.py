@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cxr_common.models.concatenated import Concatenated
 from cxr_common.models.structure import dry_run, evaluating, feature_levels
 from cxr_common.models.zoo import GrayNetwork
-from cxr_data.errors import BadInput, unknown_name
+from cxr_data.errors import BadInput, require_known
 
 GRID = 7
 """Cells on the edge of the map that most networks end with at their usual input, 224 / 32."""
@@ -107,8 +107,7 @@ def _places(network: Any, stage: str) -> list[tuple[nn.Module, Any]]:
     if isinstance(network, Concatenated):
         return [place for part in network.parts for place in _places(part, stage)]
     levels = feature_levels(network)
-    if stage not in levels:
-        raise unknown_name("stage", stage, levels)
+    require_known("stage", stage, levels)
     module = network.get_submodule(network.feature_info[levels[stage]]["module"])
     reductions = {level["reduction"] for level in network.feature_info}
     if len(reductions) == 1 and isinstance(getattr(module, "norm1", None), nn.LayerNorm):

@@ -20,7 +20,7 @@ from cxr_data import pixel_size_for
 from cxr_data.augment import whole
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.command_line.terminal import say
-from cxr_data.errors import unknown_name
+from cxr_data.errors import require_known
 from cxr_data.models.header import Header
 from cxr_data.preparation.outlines import boxes_of
 from cxr_eval import entries
@@ -124,8 +124,7 @@ def explain(
     Raises:
         BadInput: Unknown method, or a network that shows no inner features.
     """
-    if method not in METHODS:
-        raise unknown_name("explanation method", method, METHODS)
+    require_known("explanation method", method, METHODS)
     subjects = []
     for name, (network, size) in networks.items():
         if not isinstance(network, GrayNetwork):

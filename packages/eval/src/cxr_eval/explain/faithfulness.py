@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cxr_common.models.structure import evaluating
 from cxr_common.models.zoo import GrayNetwork
-from cxr_data.errors import unknown_name
+from cxr_data.errors import require_known
 from cxr_data.models.decisions import probabilities
 from cxr_eval.explain.activations import device_of
 
@@ -59,8 +59,7 @@ def curve(
     Raises:
         BadInput: Another kind.
     """
-    if kind not in KINDS:
-        raise unknown_name("kind of curve", kind, KINDS)
+    require_known("kind of curve", kind, KINDS)
     device, size = device_of(network), pixels.shape[-1]
     rank = torch.from_numpy(_ranks(maps.cpu().numpy(), seed)).to(device)
     sharp = pixels.to(device).float()

@@ -107,10 +107,6 @@ class Metric:
         return next((_MISSING[need] for need in self.needs if not present[need]), self.otherwise)
 
 
-def _places(*names: str) -> frozenset[str]:
-    return frozenset(names)
-
-
 _FEW_DECIDE = "a few positives decide the threshold, and no interval covers the true value as often as it says"
 
 
@@ -152,7 +148,7 @@ RECORDS = (
         of_arrays=lambda t, s, d: auroc(t, s),
         resampled=ranking,
         needs=_BOTH,
-        places=_places("summary", "terminal", "label", "gap", "subgroup"),
+        places=frozenset({"summary", "terminal", "label", "gap", "subgroup"}),
         hub="roc_auc",
     ),
     Metric(
@@ -164,7 +160,7 @@ RECORDS = (
         resampled=ranking,
         needs=("positive",),
         degrees=0.6,
-        places=_places("summary", "terminal", "label", "subgroup"),
+        places=frozenset({"summary", "terminal", "label", "subgroup"}),
     ),
     *_operating_levels(),
     Metric(
@@ -175,7 +171,7 @@ RECORDS = (
         of_counts=classification.f1,
         otherwise="no positive image and none called positive",
         scale="proportion",
-        places=_places("summary", "terminal", "label", "subgroup"),
+        places=frozenset({"summary", "terminal", "label", "subgroup"}),
         hub="f1",
     ),
     Metric(
@@ -187,7 +183,7 @@ RECORDS = (
         of_classes=classification.classes_accuracy,
         scale="proportion",
         images=lambda t, d: ~np.isnan(t),
-        places=_places("summary", "terminal", "subgroup"),
+        places=frozenset({"summary", "terminal", "subgroup"}),
         hub="accuracy",
     ),
     Metric(
@@ -200,7 +196,7 @@ RECORDS = (
         of_classes=classification.classes_balanced_accuracy,
         needs=_BOTH,
         scale="proportion",
-        places=_places("subgroup"),
+        places=frozenset({"subgroup"}),
     ),
     Metric(
         "precision",
@@ -211,7 +207,7 @@ RECORDS = (
         needs=("called positive",),
         scale="proportion",
         images=lambda t, d: ~np.isnan(t) & d,
-        places=_places("card", "subgroup"),
+        places=frozenset({"card", "subgroup"}),
         hub="precision",
     ),
     Metric(
@@ -225,7 +221,7 @@ RECORDS = (
         scale="proportion",
         degrees=3,
         images=lambda t, d: t == 1,
-        places=_places("summary", "terminal", "label", "gap", "subgroup"),
+        places=frozenset({"summary", "terminal", "label", "gap", "subgroup"}),
         hub="recall",
     ),
     Metric(
@@ -238,7 +234,7 @@ RECORDS = (
         needs=("negative",),
         scale="proportion",
         images=lambda t, d: t == 0,
-        places=_places("summary", "terminal", "label", "gap", "subgroup"),
+        places=frozenset({"summary", "terminal", "label", "gap", "subgroup"}),
     ),
     Metric(
         "npv",
@@ -250,7 +246,7 @@ RECORDS = (
         scale="proportion",
         degrees=3,
         images=lambda t, d: ~np.isnan(t) & ~d,
-        places=_places("card", "subgroup"),
+        places=frozenset({"card", "subgroup"}),
     ),
     Metric(
         "mcc",
@@ -261,7 +257,7 @@ RECORDS = (
         of_classes=classification.classes_mcc,
         needs=("positive", "negative", "called positive", "called negative"),
         scale="signed logit",
-        places=_places("subgroup"),
+        places=frozenset({"subgroup"}),
     ),
     Metric(
         "brier",
@@ -271,7 +267,7 @@ RECORDS = (
         better="lower",
         of_arrays=lambda t, s, d: calibration.brier(t, s),
         resampled=resampled_calibration.resample,
-        places=_places("summary", "subgroup"),
+        places=frozenset({"summary", "subgroup"}),
     ),
     Metric(
         "ece",
@@ -283,7 +279,7 @@ RECORDS = (
         interval="none",
         no_interval=_ECE,
         compared=False,
-        places=_places("summary", "terminal"),
+        places=frozenset({"summary", "terminal"}),
     ),
     Metric(
         "calibration_slope",

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from cxr_data.file_names import file_names
+from cxr_data.markdown import table
 from cxr_data.models import licences
 from cxr_eval import entries
 from cxr_eval.metrics import records
@@ -149,39 +150,38 @@ def _results(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     drawn = "no intervals were computed"
     if intervals["resamples"]:
         drawn = f"{intervals['level']:.0%} intervals with patients as the unit"
-    lines = ["## Results", "", f"{_text(document['headline'])}; {drawn}.", "", "| metric | value |", "|---|---|"]
-    lines += [
-        f"| {metric.title} | {figure(model['overall'][key], len(model['labels']))} |"
-        for key, metric in METRICS.items()
-        if metric.places & {"summary", "card"}
-    ]
-    if len(model["labels"]) > 1:
-        of_labels = records.shown("label")
-        lines += [
-            "",
-            "| label | positive images | patients | " + " | ".join(METRICS[k].title for k in of_labels) + " |",
+    averaged = len(model["labels"])
+    chosen = [(key, metric) for key, metric in METRICS.items() if metric.places & {"summary", "card"}]
+    rows = [(metric.title, figure(model["overall"][key], averaged)) for key, metric in chosen]
+    lines = ["## Results", "", f"{_text(document['headline'])}; {drawn}.", "", *table(["metric", "value"], rows)]
+    if averaged > 1:
+        keys = records.shown("label")
+        of_labels = [
+            [
+                _text(label),
+                f"{values['positives']} of {values['positives'] + values['negatives']}",
+                values["positive_patients"],
+                *(figure(values[key]) for key in keys),
+            ]
+            for label, values in model["labels"].items()
         ]
-        lines.append("|---" * (3 + len(of_labels)) + "|")
-        for label, values in model["labels"].items():
-            cells = " | ".join(figure(values[key]) for key in of_labels)
-            known = values["positives"] + values["negatives"]
-            people = values["positive_patients"]
-            lines.append(f"| {_text(label)} | {values['positives']} of {known} | {people} | {cells} |")
+        heads = ["label", "positive images", "patients", *(METRICS[key].title for key in keys)]
+        lines += ["", *table(heads, of_labels)]
     return "\n".join(lines)
 
 
 def _subgroups(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     if not model["subgroups"]:
         return ""
-    titles = [METRICS[key].title for key in records.shown("gap")]
-    lines = ["## Subgroups", "", f"| group | images | {' | '.join(titles)} |", "|---" * (2 + len(titles)) + "|"]
+    keys, rows = records.shown("gap"), []
     for column, groups in model["subgroups"].items():
-        for about in document["subgroups"]["columns"][column]["groups"]:
+        of_column = document["subgroups"]["columns"][column]
+        for about in of_column["groups"]:
             overall = groups[about["name"]]["overall"]
-            labels = len(document["subgroups"]["columns"][column]["labels"])
-            cells = " | ".join(figure(overall[key], labels) for key in records.shown("gap"))
-            lines.append(f"| {_text(column)}: {_text(about['name'])} | {about['images']} | {cells} |")
-    return "\n".join(lines)
+            cells = (figure(overall[key], len(of_column["labels"])) for key in keys)
+            rows.append([f"{_text(column)}: {_text(about['name'])}", about["images"], *cells])
+    heads = ["group", "images", *(METRICS[key].title for key in keys)]
+    return "\n".join(["## Subgroups", "", *table(heads, rows)])
 
 
 def _calibration(model: Mapping[str, Any]) -> str:
@@ -192,14 +192,12 @@ def _calibration(model: Mapping[str, Any]) -> str:
         temperature = model["calibration"]["temperature"]
         scaled = "scaled and shifted by label" if temperature is None else f"divided by {temperature:.3g}"
         lines += [f"Logits are {scaled}, as fitted on validation images.", ""]
-    lines += [
-        "| | before | as the model answers |" if before else "| | value |",
-        "|---|---|---|" if before else "|---|---|",
-    ]
+    rows = []
     for key in records.of_family("calibration"):
-        first = f" {figure(before[key], len(model['labels']))} |" if before else ""
-        lines.append(f"| {METRICS[key].title} |{first} {figure(scope[key], len(model['labels']))} |")
-    return "\n".join(lines)
+        first = [figure(before[key], len(model["labels"]))] if before else []
+        rows.append([METRICS[key].title, *first, figure(scope[key], len(model["labels"]))])
+    heads = ["", "before", "as the model answers"] if before else ["", "value"]
+    return "\n".join([*lines, *table(heads, rows)])
 
 
 def _comparison(document: Mapping[str, Any], name: str) -> str:

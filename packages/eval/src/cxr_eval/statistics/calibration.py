@@ -18,6 +18,7 @@ from cxr_eval.metrics.calibration import (
     sigmoid,
     squared_error,
 )
+from cxr_eval.metrics.classification import ratio
 
 Floats = NDArray[np.float64]
 Weights = NDArray[np.float32]
@@ -94,18 +95,14 @@ def _figures(sums: dict[str, Floats], fit: Recalibration | None, names: Sequence
     both = (sums["positive"] > 0) & (sums["positive"] < count)
     found = {}
     if "brier" in names:
-        found["brier"] = _ratio(sums["squared"], count)
+        found["brier"] = ratio(sums["squared"], count)
     if fit is None:
         return found
     if "calibration_intercept" in names:
-        step = _ratio(sums["intercept score"], sums["intercept information"])
+        step = ratio(sums["intercept score"], sums["intercept information"])
         found["calibration_intercept"] = np.where(both, fit.intercept + step, np.nan)
     if "calibration_slope" in names:
         h0, h1, h2 = (sums[f"information {k}"] for k in range(3))
-        step = _ratio(h0 * sums["score 1"] - h1 * sums["score 0"], h0 * h2 - h1**2)
+        step = ratio(h0 * sums["score 1"] - h1 * sums["score 0"], h0 * h2 - h1**2)
         found["calibration_slope"] = np.where(both, fit.slope + step, np.nan)
     return found
-
-
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), np.nan)

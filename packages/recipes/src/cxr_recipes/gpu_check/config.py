@@ -48,7 +48,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class GpuCheckConfig:
-    """Check correctness and speed on the device there is, then run a recipe until the time is over.
+    """Check correctness and speed on a GPU lent for minutes, then run a recipe; resumes where it was cut.
 
     Attributes:
         minutes: Time for everything; a part that does not fit in any more is left out and said so.

@@ -123,7 +123,7 @@ def checks(place: Place) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
 
 
 def judged(differences: dict[str, float], tolerances: dict[str, float]) -> dict[str, Any]:
-    """Differences, tolerances, and whether every difference is a number within its tolerance."""
+    """Compare differences with tolerances: both, and whether every difference is a number within its tolerance."""
     passed = differences.keys() == tolerances.keys() and all(
         np.isfinite(value) and value <= tolerances[name] for name, value in differences.items()
     )

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from cxr_data.markdown import table
+
 
 def page(record: dict[str, Any]) -> str:
     """The page, in Markdown.
@@ -63,53 +65,52 @@ def _speed(speed: dict[str, Any]) -> list[str]:
         f"products over those of a product of two large matrices on this device, {measured}.",
         "*Waiting*: share of the time in which no batch was ready.",
         "",
-        "| training | images/s | of peak | waiting | memory | precision |",
-        "|---|---|---|---|---|---|",
     ]
+    rows = []
     for name, found in speed.items():
         if name == "product of matrices":
             continue
         if "error" in found or "left_out" in found:
-            lines.append(f"| {name} | {verdict(found)} | | | | |")
+            rows.append([name, verdict(found), "", "", "", ""])
             continue
         rate = found["training_images_per_second"]
         share = rate * found["gflops"] / 1e3 / peak if rate and peak else None
         memory = found.get("peak_gpu_memory_gib") or found.get("peak_memory_gib")
-        cells = [
-            f"{rate:.0f}" if rate else "too few steps",
-            f"{100 * share:.1f} %" if share else "",
-            f"{100 * found['waiting_share']:.1f} %" if found["waiting_share"] is not None else "",
-            f"{memory:.2f} GiB" if memory else "",
-            found.get("precision") or "",
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+        rows.append(
+            [
+                name,
+                f"{rate:.0f}" if rate else "too few steps",
+                f"{100 * share:.1f} %" if share else "",
+                f"{100 * found['waiting_share']:.1f} %" if found["waiting_share"] is not None else "",
+                f"{memory:.2f} GiB" if memory else "",
+                found.get("precision") or "",
+            ]
+        )
+    return [*lines, *table(["training", "images/s", "of peak", "waiting", "memory", "precision"], rows)]
 
 
 def _recipe(recipe: dict[str, Any]) -> list[str]:
     if not recipe:
         return []
-    lines = [
-        "## Recipe",
-        "",
-        f"`{recipe['recipe']}`: {recipe['ended']}; {len(recipe['done'])} commands done.",
-        "",
-        "| training | validation AUROC (linear probe for SSL) | seconds | images/s | waiting | precision | device |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, found in recipe["trained"].items():
         auroc = found.get("val_auroc", found.get("probe_auroc"))
         rate, waiting = found.get("training_images_per_second"), found.get("waiting_share")
-        cells = [
-            f"{auroc:.4f}" if auroc is not None else "",
-            f"{found.get('seconds', 0):.0f}",
-            f"{rate:.0f}" if rate else "",
-            f"{100 * waiting:.1f} %" if waiting is not None else "",
-            found.get("precision", ""),
-            found.get("device", ""),
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+        rows.append(
+            [
+                name,
+                f"{auroc:.4f}" if auroc is not None else "",
+                f"{found.get('seconds', 0):.0f}",
+                f"{rate:.0f}" if rate else "",
+                f"{100 * waiting:.1f} %" if waiting is not None else "",
+                found.get("precision", ""),
+                found.get("device", ""),
+            ]
+        )
+    training = "validation AUROC (linear probe for SSL)"
+    heads = ["training", training, "seconds", "images/s", "waiting", "precision", "device"]
+    about = f"`{recipe['recipe']}`: {recipe['ended']}; {len(recipe['done'])} commands done."
+    return ["## Recipe", "", about, "", *table(heads, rows)]
 
 
 def _numbers(values: dict[str, Any]) -> str:

@@ -1,12 +1,11 @@
 """BYOL: bootstrap your own latent (Grill et al. 2020, arXiv 2006.07733), with lightly's loss and heads."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cxr_common.training.schedules import warmup_cosine
 from cxr_data.errors import require
-from cxr_ssl.method import Change, Collapse, Method, MethodConfig, lower_lr
+from cxr_ssl.method import Change, Method, MethodConfig, lower_lr
 from cxr_ssl.plan import Plan
 
 if TYPE_CHECKING:
@@ -78,13 +77,12 @@ class BYOL(Method):
         predictor = BYOLPredictionHead(d, hidden, d)
         self.module = StudentTeacher(backbone, lambda: BYOLProjectionHead(width, hidden, d), predictor)
         self._criterion = NegativeCosineSimilarity()
-        self.recoveries = RECOVERIES
+        self.advice, self.recoveries, self.low_spread = ADVICE, RECOVERIES, LOW_SPREAD
 
-    def new_sums(self) -> "dict[str, Tensor]":
-        """Sums at zero, on the device."""
-        from cxr_ssl.diagnostics import embedding_sums, loss_sums
-
-        return loss_sums(self.device) | embedding_sums(self.settings.embedding, self.device)
+    @property
+    def dimensions(self) -> tuple[int, None]:
+        """Width of the student's projections."""
+        return self.settings.embedding, None
 
     def loss(self, outputs: "CropOutputs") -> "Tensor":
         """Mean negative cosine of prediction (V, B, D) and teacher (A, B, D) over all pairs of different crops.
@@ -109,21 +107,9 @@ class BYOL(Method):
         return loss
 
     def after_update(self, step: int) -> None:
-        """The teacher follows."""
+        """Move the teacher's weights towards the student's."""
         start = self.settings.momentum
         self.module.update_teacher(warmup_cosine(step, steps=self.settings.all_steps, peak=start, end=1.0))
-
-    def diagnostics(self, sums: "Mapping[str, Tensor]") -> dict[str, float]:
-        """Loss in [-1, 1], lowest also where all outputs are the same, and the student's projections."""
-        from cxr_ssl.diagnostics import embedding_figures
-
-        return {"loss": sums["loss"].item() / sums["steps"].item(), **embedding_figures(sums)}
-
-    def collapse(self, figures: Mapping[str, float]) -> Collapse | None:
-        """The collapse that the numbers of an epoch show."""
-        from cxr_ssl.diagnostics import find_collapse
-
-        return find_collapse(figures, ADVICE, embedding_dim=self.settings.embedding, low_spread=LOW_SPREAD)
 
     def description(self) -> str:
         """The settings in a few words."""

@@ -1,14 +1,12 @@
 """DINO: self-distillation with no labels (Caron et al. 2021, arXiv 2104.14294), with lightly's loss and heads."""
 
-import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cxr_common.training.schedules import warmup_cosine
 from cxr_data.errors import require
-from cxr_ssl.method import Change, Collapse, Method, MethodConfig, PagePart, lower_lr
+from cxr_ssl.method import Change, Method, MethodConfig, PagePart, lower_lr
 from cxr_ssl.methods.swav import CODE_CHARTS
 from cxr_ssl.plan import Plan
 
@@ -117,20 +115,17 @@ class DINO(Method):
         self.module.criterion = DINOLoss(
             settings.prototypes, student_temp=options.student_temperature, center_momentum=options.center_momentum
         )
-        self.recoveries = RECOVERIES
+        self.advice, self.recoveries = ADVICE, RECOVERIES
 
     @property
     def backbone(self) -> "GrayNetwork":
         """The teacher's network, which is the better one throughout training (section 5.2 of the paper)."""
         return self.module.teacher_backbone
 
-    def new_sums(self) -> "dict[str, Tensor]":
-        """Sums at zero, on the device."""
-        from cxr_ssl.diagnostics import code_sums, embedding_sums, loss_sums
-
-        k = self.settings.prototypes
-        sums = loss_sums(self.device) | code_sums(k, self.device)
-        return sums | embedding_sums(self.settings.options.bottleneck, self.device)
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """Width of the teacher's bottleneck, and of its output."""
+        return self.settings.options.bottleneck, self.settings.prototypes
 
     def loss(self, outputs: "CropOutputs") -> "Tensor":
         """Cross-entropy of the student (V, B, K) with the teacher (A, B, K) over all pairs of different crops."""
@@ -154,24 +149,9 @@ class DINO(Method):
                 parameter.grad = None
 
     def after_update(self, step: int) -> None:
-        """The teacher follows."""
+        """Move the teacher's weights towards the student's."""
         start = self.settings.options.momentum
         self.module.update_teacher(warmup_cosine(step, steps=self.settings.all_steps, peak=start, end=1.0))
-
-    def diagnostics(self, sums: "Mapping[str, Tensor]") -> dict[str, float]:
-        """Loss, loss / ln K, the teacher's codes and embeddings."""
-        from cxr_ssl.diagnostics import code_figures, embedding_figures
-
-        loss = sums["loss"].item() / sums["steps"].item()
-        ratio = loss / math.log(self.settings.prototypes)
-        return {"loss": loss, "loss_ratio": ratio} | code_figures(sums) | embedding_figures(sums)
-
-    def collapse(self, figures: Mapping[str, float]) -> Collapse | None:
-        """The collapse that the numbers of an epoch show."""
-        from cxr_ssl.diagnostics import find_collapse
-
-        k, d = self.settings.prototypes, self.settings.options.bottleneck
-        return find_collapse(figures, ADVICE, embedding_dim=d, num_prototypes=k)
 
     def description(self) -> str:
         """The settings in a few words."""

@@ -10,13 +10,11 @@ below exclude:
   frozen for some epochs the embedding spreads over them first.
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cxr_data.errors import BadInput, require
-from cxr_ssl.method import Change, Collapse, Method, MethodConfig, PagePart, lower_lr
+from cxr_ssl.method import Change, Method, MethodConfig, PagePart, lower_lr
 from cxr_ssl.plan import Plan
 
 if TYPE_CHECKING:
@@ -175,7 +173,7 @@ class SwAVMethod(Method):
             num_prototypes=settings.prototypes,
             standardise=settings.standardise,
         )
-        self.recoveries = RECOVERIES
+        self.advice, self.recoveries = _advice(settings), RECOVERIES
         self._share = 0
         self._embedded: list[Tensor] = []
 
@@ -187,12 +185,10 @@ class SwAVMethod(Method):
         self.queue = FeatureQueue(self.coded, self.settings.queue, share, self.settings.embedding, device)
         super().start(device, share)
 
-    def new_sums(self) -> "dict[str, Tensor]":
-        """Sums at zero, on the device."""
-        from cxr_ssl.diagnostics import code_sums, embedding_sums, loss_sums
-
-        sums = loss_sums(self.device) | code_sums(self.settings.prototypes, self.device)
-        return sums | embedding_sums(self.settings.embedding, self.device)
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """Width of the embedding, and number of prototypes."""
+        return self.settings.embedding, self.settings.prototypes
 
     def loss(self, outputs: "tuple[Tensor, Tensor]") -> "Tensor":
         """Swapped prediction loss of embeddings (V, B, D) and scores (V, B, K)."""
@@ -246,31 +242,8 @@ class SwAVMethod(Method):
             from cxr_ssl.feature_queue import FeatureQueue
 
             self.queue = FeatureQueue(self.coded, settings.queue, self._share, settings.embedding, self.device)
-        self.module.used_prototypes = settings.prototypes
+        self.module.used_prototypes, self.advice = settings.prototypes, _advice(settings)
         super().change(settings)
-
-    def diagnostics(self, sums: "Mapping[str, Tensor]") -> dict[str, float]:
-        """Loss, loss / ln K (1 = predicting nothing), codes, prototypes and embeddings."""
-        from cxr_ssl.diagnostics import code_figures, embedding_figures
-
-        loss = sums["loss"].item() / sums["steps"].item()
-        ratio = loss / math.log(self.settings.prototypes)
-        return {"loss": loss, "loss_ratio": ratio, **code_figures(sums), **embedding_figures(sums)}
-
-    def collapse(self, figures: Mapping[str, float]) -> Collapse | None:
-        """The collapse that the numbers of an epoch show."""
-        from cxr_ssl.diagnostics import find_collapse
-
-        k, d = self.settings.prototypes, self.settings.embedding
-        more = f"more --swav.prototypes than {k} for a --swav.embedding of {d} (at least four times), "
-        advice = {
-            "not finite": "a lower --lr (a third), or --precision fp32",
-            "low rank": "a lower --lr, a longer --swav.freeze, softer crops (larger --crops.global_scale)",
-            "uniform codes": (more if k <= 2 * d else "")
-            + "a longer --swav.freeze, --swav.epsilon 0.03, a smaller or no --swav.queue, softer crops",
-            "one prototype": "a longer --swav.freeze, a lower --lr, fewer --swav.prototypes",
-        }
-        return find_collapse(figures, advice, embedding_dim=d, num_prototypes=k)
 
     def warnings(self, plan: Plan) -> list[str]:
         """What in the settings has been seen to collapse on radiographs, the surest first."""
@@ -353,6 +326,19 @@ CODE_CHARTS = {
     }
 }
 """Charts of a method with prototypes."""
+
+
+def _advice(settings: SwAVSettings) -> dict[str, str]:
+    """Kind of collapse -> what to change, best first."""
+    k, d = settings.prototypes, settings.embedding
+    more = f"more --swav.prototypes than {k} for a --swav.embedding of {d} (at least four times), "
+    return {
+        "not finite": "a lower --lr (a third), or --precision fp32",
+        "low rank": "a lower --lr, a longer --swav.freeze, softer crops (larger --crops.global_scale)",
+        "uniform codes": (more if k <= 2 * d else "")
+        + "a longer --swav.freeze, --swav.epsilon 0.03, a smaller or no --swav.queue, softer crops",
+        "one prototype": "a longer --swav.freeze, a lower --lr, fewer --swav.prototypes",
+    }
 
 
 def _sharper_codes(_plan: Plan, settings: SwAVSettings, _step: int) -> dict[str, Any]:

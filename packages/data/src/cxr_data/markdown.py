@@ -1,0 +1,17 @@
+"""Tables in Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+
+def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
+    """A table, line by line.
+
+    >>> table(["model", "AUROC"], [["teacher", 0.9]])
+    ['| model | AUROC |', '|---|---|', '| teacher | 0.9 |']
+    """
+    return [row(heads), "|---" * len(heads) + "|", *map(row, rows)]
+
+
+def row(cells: Iterable[object]) -> str:
+    """A line of a table."""
+    return "|" + "|".join(f" {cell} " if str(cell) else " " for cell in cells) + "|"
