@@ -83,6 +83,13 @@ def test_every_number_among_the_readmes_results_is_on_a_results_page() -> None:
     assert set(numbers) <= written
 
 
+def test_every_row_of_a_table_is_in_a_table() -> None:
+    for page in [*PAGES, *sorted(ROOT.glob("docs/results/*.md")), *RECORDS]:
+        text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
+        for table in re.findall(r"(?:^\|.*\n?)+", text, flags=re.M):
+            assert re.match(r"\|.*\n\|[-:| ]+\|$", table, flags=re.M), f"{page.name}: {table[:80]}"
+
+
 @pytest.mark.slow
 def test_the_manual_builds_without_a_warning(tmp_path) -> None:
     mkdocs = Path(sys.executable).with_name("mkdocs")

@@ -84,12 +84,19 @@ def test_mixing() -> None:
     assert one.targets[:, 0].isnan().sum() == (1 if other[0] == 0 else 2)
 
 
-def with_values(cohort, label, rows):
+def with_same(cohort):
+    """The cohort with labels that are 0 in all images."""
+    return replace(
+        cohort, table=cohort.table.with_columns(pl.lit(0.0).alias(f"label:{label}") for label in cohort.labels)
+    )
+
+
+def with_values(cohort, label, rows, values: int | list[int] = 1):
     """The cohort with a label unknown in all training images but some."""
     column = np.where(
         np.isin(np.arange(len(cohort.table)), cohort.rows("train")), np.nan, cohort.table[f"label:{label}"]
     )
-    column[rows] = 1
+    column[rows] = values
     return replace(cohort, table=cohort.table.with_columns(pl.Series(f"label:{label}", column)))
 
 
@@ -100,10 +107,12 @@ def test_a_label_unknown_in_the_training_images_that_are_used_is_left_out(multil
     found = with_trained_labels(blank)
     assert found.labels == ("square",)
     assert found.notes == (
-        "no training image has a value for rare: left out of training, thresholds and averages",
+        "training images do not differ in rare (no value, or the same for all): left out of training, thresholds and "
+        "averages",
         "of before",
     )
-    one = with_values(whole, "rare", whole.rows("train")[:1])
+    assert with_trained_labels(with_values(whole, "rare", whole.rows("train")[:3])).labels == ("square",)
+    one = with_values(whole, "rare", whole.rows("train")[:2], [1, 0])
     assert with_trained_labels(one) is one
     few = [with_trained_labels(one, 0.5, seed) for seed in range(6)]
     assert {cohort.labels for cohort in few} == {("square",), ("square", "rare")}
@@ -112,7 +121,11 @@ def test_a_label_unknown_in_the_training_images_that_are_used_is_left_out(multil
         assert not np.isnan(targets[rows]).all(axis=0).any()
         assert np.array_equal(rows, label_fraction(cohort, 0.5, seed=seed))
         if cohort.labels == ("square",):
-            assert cohort.notes[0].startswith("no training image among the 0.5 of the labels that are used has a value")
+            said = "training images among the 0.5 of the labels that are used do not differ in rare"
+            assert cohort.notes[0].startswith(said)
+    alone = replace(blank, labels=("rare",))
+    with pytest.raises(BadInput, match="training images that differ in a label"):
+        with_trained_labels(with_same(alone))
 
 
 def test_a_label_that_the_teacher_answers_for_stays(multilabel_cohort) -> None:

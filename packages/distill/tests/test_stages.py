@@ -161,7 +161,7 @@ def test_a_student_learns_a_label_of_which_only_its_teacher_knows(tmp_path, mult
     )
     assert (student.labels, control.labels) == (("square", "rare"), ("square",))
     said = capsys.readouterr().out
-    assert "test_resnet-control: note: no training image has a value for rare" in said
+    assert "test_resnet-control: note: training images do not differ in rare" in said
     assert "95 % interval" in said  # the gain is that in the labels of both
 
     def known(config: DistillConfig, run: Path) -> set[str]:

@@ -70,29 +70,28 @@ def scan_with_links(root: Path) -> tuple[list[File], list[str]]:
     while folders:
         folder, place, through = folders.pop()
         try:
-            entries = list(os.scandir(root / folder))
-        except OSError as error:
-            raise BadInput("a readable folder", error.strerror or str(error), where=root / folder) from error
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name in SKIPPED:
-                continue
-            path = folder + entry.name
-            link = entry.is_symlink()
-            if os.path.isdir(entry.path) if link else entry.is_dir():
-                real = os.path.realpath(entry.path) if link else os.path.join(place, entry.name)
-                if link and (real in through or not Path(real).is_relative_to(root)):
-                    links.append(path)
+            for entry in os.scandir(root / folder):
+                if entry.name.startswith(".") or entry.name in SKIPPED:
+                    continue
+                path = folder + entry.name
+                link = entry.is_symlink()
+                if os.path.isdir(entry.path) if link else entry.is_dir():
+                    real = os.path.realpath(entry.path) if link else os.path.join(place, entry.name)
+                    if link and (real in through or not Path(real).is_relative_to(root)):
+                        links.append(path)
+                    else:
+                        folders.append((path + "/", real, through | {real}))
+                    continue
+                if link:
+                    readable = _within(root, path) and os.path.isfile(entry.path)
+                    state = entry.stat(follow_symlinks=readable)
+                elif entry.is_file():
+                    state = entry.stat()
                 else:
-                    folders.append((path + "/", real, through | {real}))
-                continue
-            if link:
-                readable = _within(root, path) and os.path.isfile(entry.path)
-                state = entry.stat(follow_symlinks=readable)
-            elif entry.is_file():
-                state = entry.stat()
-            else:
-                continue
-            files.append(File(path, state.st_size, state.st_mtime_ns))
+                    continue
+                files.append(File(path, state.st_size, state.st_mtime_ns))
+        except OSError as error:  # no permission to list it or to look at what is in it, or something has just gone
+            raise BadInput("a readable folder", error.strerror or str(error), where=root / folder) from error
     return sorted(files), sorted(links)
 
 

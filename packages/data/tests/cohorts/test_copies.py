@@ -60,6 +60,15 @@ def test_an_image_tested_in_one_cohort_is_not_trained_on_in_another():
         assert both.targets[row, 0] == cohort.targets[own, 0]
 
 
+def test_images_stored_in_16_and_in_8_bits_are_compared():
+    shared = noise(4)
+    deep = cohort_of("deep", shared.astype(np.uint16) * 257, ["train", "train", "val", "test"])
+    both = join([cohort_of("one", shared, ["test", "train", "train", "test"]), deep])
+    assert both.notes[0].startswith("cohorts share images: 8 images are identical")
+    assert list(splits(both)) == [*(f"one/one-{i}.png" for i in (0, 1, 3)), *(f"deep/deep-{i}.png" for i in (1, 2, 3))]
+    np.testing.assert_array_equal(both.pixels[3], shared[1])
+
+
 def test_patients_of_a_shared_image_are_one_patient():
     shared = noise(1)
     first = cohort_of("one", np.concatenate([shared, noise(2, 1)]), ["test", "test", "train"], ["a", "a", "b"])

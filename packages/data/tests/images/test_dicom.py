@@ -161,6 +161,11 @@ def test_patients_are_salted_hashes(tmp_path):
     assert first["patient"] != dicom_facts(other, b"salt two")["patient"]
     assert "Muster" not in first["patient"]
     assert (first["sex"], first["age"], first["view"]) == ("F", 42.0, "PA")
+    for number in ("12", "0012", " 12 ", "１２", "12\0"):
+        other.write_bytes(dicom(SpecificCharacterSet="ISO_IR 192", PatientID=number))
+        one.write_bytes(dicom(PatientID="12", IssuerOfPatientID="Hospital"))
+        told, known = dicom_facts(other, b"salt one"), dicom_facts(one, b"salt one")
+        assert told["patient"] == told["number"] == known["number"] != known["patient"], number
     other.write_bytes(dicom())
     assert dicom_facts(other, b"salt one")["patient"] is None
     other.write_bytes(b"no DICOM at all")

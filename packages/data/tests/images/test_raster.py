@@ -94,6 +94,18 @@ def test_a_bmp_stored_from_the_top_and_one_of_coded_runs():
         decode_raster(bytes(data), "BMP")
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_bmp_whose_pixels_begin_elsewhere_is_refused(mode):
+    data = saved(GRAY if mode == "L" else np.stack([GRAY] * 3, axis=-1), "BMP")
+    np.testing.assert_array_equal(decode_raster(data + b"\0\0", "BMP"), GRAY)  # filled up to whole words
+    start = int.from_bytes(data[10:14], "little")
+    gap = data[:10] + struct.pack("<I", start + 64) + data[14:start] + bytes(64) + data[start:]
+    np.testing.assert_array_equal(decode_raster(gap, "BMP"), GRAY)
+    for wrong in (0, 54 if mode == "L" else 40, start - 4, start + 60, start + 68):
+        with pytest.raises(BrokenImage, match=r"do not begin where its header says|(truncated|damaged) BMP"):
+            decode_raster(gap[:10] + struct.pack("<I", wrong) + gap[14:], "BMP")
+
+
 def test_a_bmp_of_a_version_that_pillow_does_not_read_is_not_called_cut():
     head = struct.pack("<IIIHH", 16, GRAY.shape[1], GRAY.shape[0], 1, 8)
     with pytest.raises(BrokenImage, match="a BMP of a kind that is not read: convert it to PNG"):

@@ -53,6 +53,13 @@ def test_exchanged_rows_and_columns_are_refused(bits):
         decode_dicom(dicom(stored, bits=bits, Rows=80, Columns=96), "voi")
 
 
+@pytest.mark.parametrize("rows", [40, 48, 60, 64, 120, 128, 160, 192])
+def test_rows_of_another_length_are_refused(rows):
+    stored = (GRAY * 4095).astype(np.uint16)
+    with pytest.raises(BrokenImage, match="Rows and Columns"):
+        decode_dicom(dicom(stored, Rows=rows, Columns=stored.size // rows), "voi")
+
+
 @pytest.mark.parametrize("bits", [12, 16])
 def test_bytes_in_the_other_order_are_refused(bits):
     stored = (GRAY * (2**bits - 1)).astype(np.uint16)

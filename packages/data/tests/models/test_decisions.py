@@ -65,14 +65,21 @@ def test_two_classes_decide_by_the_second() -> None:
     targets = np.eye(2)[[0, 0, 1, 1]]
     p = probabilities(logits, "multiclass")
     thresholds = fit_thresholds(p, targets, "multiclass")
-    assert sum(thresholds) == pytest.approx(1)
+    assert sum(filter(None, thresholds)) == pytest.approx(1)
     assert decide(p, thresholds, "multiclass").tolist() == (targets == 1).tolist()
 
 
 def test_nothing_to_fit_on() -> None:
     p = np.full((4, 2), 0.3)
-    assert fit_thresholds(p, np.full((4, 2), np.nan), "multilabel") == (0.5, 0.5)
-    assert fit_thresholds(p, np.ones((4, 2)), "multilabel") == (0.5, 0.5)
+    assert fit_thresholds(p, np.full((4, 2), np.nan), "multilabel") == (None, None)
+    assert fit_thresholds(p, np.ones((4, 2)), "multilabel") == (None, None)
+    assert fit_thresholds(p, np.eye(2)[[0, 1, 0, 1]], "multilabel") == (None, None)  # a constant answer
+    assert decide(p + np.array([0, 0.3]), (None, None), "multilabel").tolist() == [[False, True]] * 4
+    assert decisions.in_use((None, 0.2), 2) == [0.5, 0.2]
+    assert decisions.in_use(None, 2) == [0.5, 0.5]
+    assert decisions.unfitted((None, 0.2), "ab", "multilabel") == ["a"]
+    assert decisions.unfitted((), "ab", "multiclass") == ["a", "b"]
+    assert decisions.unfitted((), "abc", "multiclass") == []
     assert fit_temperature(p, np.full((4, 2), np.nan), "multilabel") == 1.0
     assert fit_thresholds(np.ones((4, 3)), np.eye(3)[[0, 1, 2, 0]], "multiclass") == ()
     assert decide(np.array([[0.2, 0.5, 0.3]]), (), "multiclass").tolist() == [[False, True, False]]
@@ -130,7 +137,7 @@ def test_a_threshold_of_fixed_sensitivity() -> None:
     y = np.repeat([1.0, 0.0], [20, 60])[:, None]
     p = np.clip(0.3 * y + rng.random((80, 1)) * 0.6, 0, 1)
     for wanted in (0.5, 0.95, 1.0):
-        (threshold,) = fit_thresholds(p, y, "multilabel", "sensitivity", wanted)
+        (threshold,) = decisions.in_use(fit_thresholds(p, y, "multilabel", "sensitivity", wanted), 1)
         assert (p[y == 1] >= threshold).mean() >= wanted
         higher = np.unique(p[p > threshold])[0] + 1e-9  # calling one case less would miss it
         assert (p[y == 1] >= higher).mean() < wanted or (p[y == 0] >= higher).mean() == (p[y == 0] >= threshold).mean()
@@ -143,7 +150,8 @@ def test_one_outcome_alone_calibrates_nothing_and_is_named(task):
     logits = np.random.default_rng(0).normal(size=(40, 2))
     targets = np.tile([1.0, 0.0], (40, 1))
     assert decisions.fit_temperature(logits, targets, task) == 1
-    assert decisions.fit_thresholds(decisions.probabilities(logits, task), targets, task) == (0.5, 0.5)
+    expected = () if task == "multiclass" else (None, None)
+    assert decisions.fit_thresholds(decisions.probabilities(logits, task), targets, task) == expected
     notes = decisions.not_fitted(logits, targets, ("healthy", "ill"), task)
     assert len(notes) == (1 if task == "multiclass" else 2)
     assert "one class only (healthy)" in notes[0] or "no validation image without healthy" in notes[0]
@@ -156,9 +164,25 @@ def test_labels_of_one_outcome_do_not_move_the_temperature_of_the_others():
     targets[:, 1] = 0
     assert decisions.fit_temperature(logits, targets, "multilabel") == pytest.approx(alone)
     assert decisions.not_fitted(np.zeros((3, 1)), np.full((3, 1), np.nan), ("a",), "multilabel") == [
-        "no validation image with a: its threshold of 0.5 and its scale are not fitted"
+        "no validation image with a: its threshold of 0.5 and its scale are not fitted; it is left out of the mean "
+        "AUROC"
     ]
-    assert decisions.not_fitted(np.eye(2), np.eye(2), ("a", "b"), "multiclass", "none") == []
+    assert decisions.not_fitted(np.eye(4)[:, :2], np.eye(2)[[0, 1, 0, 1]], ("a", "b"), "multiclass", "none") == []
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_a_single_patient_with_a_finding_fits_no_threshold(task):
+    targets = np.eye(2)[[0] * 6 + [1] * 3]
+    logits = np.random.default_rng(0).normal(size=(9, 2))
+    patients = np.array([*range(6), 7, 7, 7])
+    several = decisions.of_several_patients(targets, patients)
+    assert np.isnan(several).all()
+    assert not np.isnan(decisions.of_several_patients(targets, range(9))).any()
+    thresholds = fit_thresholds(probabilities(logits, task), several, task)
+    assert thresholds == (() if task == "multiclass" else (None, None))
+    notes = decisions.not_fitted(logits, targets, ("healthy", "ill"), task, "none", patients)
+    assert notes[-1].startswith("only one validation patient with ill: its threshold of 0.5")
+    assert len(notes) == (1 if task == "multiclass" else 2)
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
@@ -191,5 +215,6 @@ def test_a_label_of_one_outcome_hides_no_perfect_separation_of_the_others():
     logits = np.where(targets[:, :1] == 1, 3.0, -3.0) * np.array([1, -1, 1])
     notes = decisions.not_fitted(logits, targets, "abc", "multilabel")
     assert "no validation image with b" in notes[0]
-    assert "no error on the validation images" in notes[1]
+    assert "only one validation patient with c" in notes[1]
+    assert "no error on the validation images" in notes[2]
     assert fit_temperature(logits, targets, "multilabel") == 1

@@ -152,3 +152,22 @@ def test_linked_folders_that_are_not_followed_are_named_by_every_reader(tmp_path
     (root / "images_002").symlink_to(tmp_path / "elsewhere")
     cohort = prepare(root, tmp_path / "cohort", pixel_size=32, show=False)
     assert any("links to folders elsewhere were not followed: images_002" in note for note in cohort.notes)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "No such file")])
+def test_a_folder_that_cannot_be_looked_into_is_one_message(tmp_path, monkeypatch, error):
+    class Entry:  # a test run by root could look into any folder
+        name, path = "a.png", str(tmp_path / "a.png")
+
+        def is_symlink(self):
+            return False
+
+        is_dir = is_symlink
+
+        def is_file(self):
+            raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.scandir", lambda path: iter([Entry()]))
+        with pytest.raises(BadInput, match=f"readable folder, found {error.strerror}"):
+            scan(tmp_path)

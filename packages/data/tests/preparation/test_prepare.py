@@ -12,6 +12,7 @@ import pytest
 from cxr_data import prepare as prepare_folder
 from cxr_data import read_image
 from cxr_data.errors import BadInput
+from cxr_data.preparation.decoding import decode_once
 
 
 def prepare(source, out, **options):
@@ -263,3 +264,28 @@ def test_the_cache_is_keyed_by_content_and_options(two_classes, monkeypatch, tmp
     os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1))
     prepare(two_classes, None)
     assert len(list((tmp_path / "cache" / "cohorts").iterdir())) == 3
+
+
+def test_files_that_change_while_they_are_read_are_refused(two_classes, tmp_path, monkeypatch):
+    def meanwhile(*args, **options):
+        found = decode_once(*args, **options)
+        (two_classes / "NORMAL" / "patient3_1.png").write_bytes(b"another picture")
+        return found
+
+    monkeypatch.setattr("cxr_data.preparation.prepare.decode_once", meanwhile)
+    with pytest.raises(BadInput, match="files that stay as they are while they are read"):
+        prepare(two_classes, tmp_path / "cohort")
+    assert not (tmp_path / "cohort").exists()
+
+
+def test_a_number_that_may_be_a_placeholder_is_told(two_classes, tmp_path):
+    names = [path.relative_to(two_classes).as_posix() for path in sorted(two_classes.rglob("*.png"))]
+    rows = [f"{name},{'ANONYMOUS' if i % 2 else i}" for i, name in enumerate(names)]
+    (two_classes / "manifest.csv").write_text("\n".join(["file,patient", *rows]))
+    cohort = prepare(two_classes, tmp_path / "cohort")
+    assert any(note.startswith("30 of 60 images are of one patient: if that is no person") for note in cohort.notes)
+    alone = [f"{name},ANONYMOUS" for name in names]
+    (two_classes / "manifest.csv").write_text("\n".join(["file,patient", *alone]))
+    with pytest.raises(BadInput, match="60 images of 1") as error:
+        prepare(two_classes, tmp_path / "alone")
+    assert "placeholder" in str(error.value)

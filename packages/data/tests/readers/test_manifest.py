@@ -197,13 +197,31 @@ def test_classes_that_are_numbers_with_and_without_decimals_are_one(images):
     assert labels == [[1, 0], [1, 0], [0, 1], [0, 1]]
 
 
-@pytest.mark.parametrize("spellings", [("7", "7.0"), ("0007", "7"), ("p7", "P7"), ("0", "0.00")])
+@pytest.mark.parametrize(
+    "spellings",
+    [("7", "7.0"), ("0007", "7"), ("p7", "P7"), ("0", "0.00"), ("p  7", "P\u00a07"), ("p7", "p\u200b7"), ("p7", "p７")],
+)
 def test_a_patient_spelled_in_several_ways_is_one(images, spellings):
     text = "file,patient,class\na/1.png,{},A\na/2.png,{},B\nb/3.png,17,A\nb/4.png,70,B\n".format(*spellings)
     listing, _ = labels_of(images, text)
     assert listing.table["patient"].to_list() == [spellings[0], spellings[0], "17", "70"]
     said = f"1 patients are spelled in several ways, such as {spellings[0]} and {spellings[1]}: each counts as one"
     assert said in listing.notes
+
+
+def test_numbers_that_a_spreadsheet_has_cut_are_said(images):
+    text = "file,patient,class\na/1.png,1.2E+05,A\na/2.png,120000,B\nb/3.png,3e12,A\nb/4.png,12e7,B\n"
+    listing, _ = labels_of(images, text)
+    assert listing.table["patient"].to_list() == ["1.2E+05", "1.2E+05", "3e12", "12e7"]
+    assert any(note.startswith("1 patients have numbers such as 1.2E+05, as a spreadsheet") for note in listing.notes)
+
+
+def test_a_blank_column_of_patients_hides_no_other(images):
+    text = "file,patient,subject_id,class\na/1.png,,1,A\na/2.png,,1,B\nb/3.png,,2,A\nb/4.png,-,2,B\n"
+    listing, _ = labels_of(images, text)
+    assert listing.table["patient"].to_list() == ["1", "1", "2", "2"]
+    listing, _ = labels_of(images, text.replace("subject_id", "age"))
+    assert "labels.csv has no column patient: each image counts as one patient of its own" in listing.notes
 
 
 def test_images_without_a_patient_among_others_are_counted(images):

@@ -1,5 +1,6 @@
 """The page's arithmetic, run by Node, against Python's pixels."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from importlib.resources import files
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -25,12 +27,21 @@ SCRIPT = """
 import { readFileSync } from "node:fs";
 import { fit, reduceBlocks, resemblance, resize } from PIXELS;
 import { readDicom } from DICOM;
+import { checkJpeg, checkPng } from FILES;
 const given = JSON.parse(readFileSync(0, "utf8"));
 const answers = given.map((one) => {
   if (one.dicom) {
     try {
       const { image, lateral } = readDicom(new Uint8Array(readFileSync(one.dicom)), one.window);
       return { data: Array.from(image.data), lateral };
+    } catch (error) {
+      return { refused: error.message };
+    }
+  }
+  if (one.file) {
+    try {
+      (one.file.endsWith(".png") ? checkPng : checkJpeg)(new Uint8Array(readFileSync(one.file)));
+      return {};
     } catch (error) {
       return { refused: error.message };
     }
@@ -47,9 +58,11 @@ console.log(JSON.stringify(answers));
 
 def run(cases, tmp_path):
     place = files("cxr_deploy.web")
-    for name in ("pixels", "dicom"):  # as modules, which Node tells by the suffix
+    for name in ("pixels", "dicom", "files"):  # as modules, which Node tells by the suffix
         (tmp_path / f"{name}.mjs").write_text(place.joinpath(f"{name}.js").read_text("utf-8"))
-    script = SCRIPT.replace("PIXELS", '"./pixels.mjs"').replace("DICOM", '"./dicom.mjs"')
+    script = (
+        SCRIPT.replace("PIXELS", '"./pixels.mjs"').replace("DICOM", '"./dicom.mjs"').replace("FILES", '"./files.mjs"')
+    )
     (tmp_path / "main.mjs").write_text(script)
     done = subprocess.run(
         [str(NODE), str(tmp_path / "main.mjs")], input=json.dumps(cases), capture_output=True, text=True, check=False
@@ -147,9 +160,9 @@ def test_dicom_values_are_those_of_python(tmp_path, shared_data):
 
 
 def test_dicom_whose_bytes_contradict_its_header_is_refused_or_shown_as_python_shows_it(tmp_path):
-    smooth = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 1, (40, 30)), (0, 0), 4)
+    smooth = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 1, (80, 60)), (0, 0), 8)
     gray = np.rint((smooth - smooth.min()) / np.ptp(smooth) * 4000).astype(np.uint16)
-    corner = np.where(np.add.outer(np.arange(40), np.arange(30)) < 12, 1, 0).astype(np.uint16)
+    corner = np.where(np.add.outer(np.arange(80), np.arange(60)) < 12, 1, 0).astype(np.uint16)
     padded = np.where(corner == 1, -32768, gray.astype(np.int32) - 2000).astype(np.int16)
     variants = [
         (gray, {}),
@@ -157,8 +170,8 @@ def test_dicom_whose_bytes_contradict_its_header_is_refused_or_shown_as_python_s
         (gray, {"HighBit": 15}),
         (gray | corner << 13, {}),
         (gray * 16, {}),
-        (np.stack([gray, gray]), {"Rows": 40, "Columns": 30}),
-        (gray, {"Rows": 39}),
+        (np.stack([gray, gray]), {"Rows": 80, "Columns": 60}),
+        (gray, {"Rows": 79}),
         (gray, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}),
         (gray, {"PhotometricInterpretation": ""}),
         (gray, {"WindowCenter": 40_000, "WindowWidth": 100}),
@@ -169,6 +182,14 @@ def test_dicom_whose_bytes_contradict_its_header_is_refused_or_shown_as_python_s
         (padded, {"PixelPaddingValue": ("IS", "-32768"), "BitsStored": 16, "HighBit": 15}),
         (gray | corner * 0xFFF, {"PixelPaddingValue": ("SS", -1)}),
         (gray | corner * 0xFFFF, {"PixelPaddingValue": ("US", 0xFFFF)}),
+        (gray, {"PixelPaddingValue": ("US", 0), "PixelPaddingRangeLimit": ("US", 3999)}),
+        *((gray, {"Rows": rows, "Columns": 4800 // rows}) for rows in (40, 50, 60, 120)),
+        (gray.byteswap(), {"BitsStored": 16, "HighBit": 15}),
+        (gray * 16, {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1}),
+        (gray, {"PresentationLUTShape": "INVERSE"}),
+        (gray, {"PhotometricInterpretation": "MONOCHROME3"}),
+        (gray, {"WindowCenter": [9, 2000], "WindowWidth": [0, 1500]}),
+        (gray, {"RescaleIntercept": "50000000", "WindowCenter": 50_002_000, "WindowWidth": 3000}),
     ]
     cases = []
     for i, (values, tags) in enumerate(variants):
@@ -195,6 +216,52 @@ def test_dicom_whose_bytes_contradict_its_header_is_refused_or_shown_as_python_s
             np.testing.assert_allclose(np.reshape(found["data"], expected.shape), expected, atol=2e-6)
             shown.append(case)
     assert len(shown) >= 5
+
+
+def test_files_that_a_browser_would_show_wrongly_are_refused(tmp_path):
+    gray = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 56), np.uint8), (0, 0), 2)
+    colours = np.stack([gray, gray, 255 - gray], axis=-1)
+
+    def pillow(mode, kind, **options):
+        file = io.BytesIO()
+        image = Image.fromarray(gray).convert(mode)
+        image.save(file, kind, **options)
+        return file.getvalue()
+
+    def encoded(suffix, image, *options):
+        return cv2.imencode(suffix, image, options)[1].tobytes()
+
+    png, jpeg = encoded(".png", gray), encoded(".jpg", gray)
+    scan = jpeg.index(b"\xff\xda") + 40
+    sound = {
+        "gray.png": png,
+        "colour.png": encoded(".png", colours),
+        "palette.png": pillow("P", "PNG"),
+        "gray.jpg": jpeg,
+        "colour.jpg": encoded(".jpg", colours),
+        "progressive.jpg": encoded(".jpg", colours, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+        "restarts.jpg": encoded(".jpg", gray, cv2.IMWRITE_JPEG_RST_INTERVAL, 2),
+        "exif.jpg": pillow("L", "JPEG", exif=Image.Exif().tobytes()),
+        "trailing.jpg": jpeg + b"more",
+    }
+    wrong = {
+        "deep.png": encoded(".png", gray.astype(np.uint16) * 16),
+        "cut.png": png[: len(png) // 2],
+        "no end.png": png[:-12],
+        "flipped.png": png[:60] + bytes([png[60] ^ 1]) + png[61:],
+        "animated.png": pillow("L", "PNG", save_all=True, append_images=[Image.fromarray(255 - gray)]),
+        "cut.jpg": jpeg[: len(jpeg) // 2],
+        "no end.jpg": jpeg[:-2],
+        "header.jpg": jpeg[:30],
+        "marker.jpg": jpeg[:scan] + b"\xff\x17" + jpeg[scan + 2 :],
+        "inks.jpg": pillow("CMYK", "JPEG"),
+        "two.jpg": jpeg[:-2] + jpeg[2:],
+    }
+    for name, content in (sound | wrong).items():
+        (tmp_path / name).write_bytes(content)
+    found = run([{"file": str(tmp_path / name)} for name in sound | wrong], tmp_path)
+    assert [name for name, one in zip(sound | wrong, found, strict=True) if one] == list(wrong)
+    assert "16 bits" in found[len(sound)]["refused"]
 
 
 def test_resemblance_is_pythons(tmp_path, shared_data):

@@ -42,7 +42,7 @@ def labelled_task(cohort: Cohort) -> str:
 
 
 def with_trained_labels(cohort: Cohort, fraction: float = 1.0, seed: int = 0, taught: Collection[str] = ()) -> Cohort:
-    """The cohort without labels that no training image knows: nothing could be learned, fitted or claimed of them.
+    """The cohort without labels that training images do not differ in: nothing could be learned or claimed of them.
 
     Args:
         cohort: The cohort.
@@ -51,7 +51,7 @@ def with_trained_labels(cohort: Cohort, fraction: float = 1.0, seed: int = 0, ta
         taught: Labels that a teacher answers for: they stay in a multi-label cohort.
 
     Raises:
-        BadInput: A class without training images.
+        BadInput: A class without training images, or no label left.
     """
     dropped: list[str] = []
     kept = cohort
@@ -71,22 +71,28 @@ def with_trained_labels(cohort: Cohort, fraction: float = 1.0, seed: int = 0, ta
         kept = replace(kept, labels=tuple(label for label in kept.labels if label not in unlearnt))
     if not dropped:
         return cohort
+    if not kept.labels:
+        found = f"no value, or the same for all, in {', '.join(dropped)}"
+        raise BadInput("training images that differ in a label", found, where=cohort.source)
     used = f" among the {fraction:.3g} of the labels that are used" if fraction < 1 else ""
     note = (
-        f"no training image{used} has a value for {', '.join(dropped)}: left out of training, thresholds and averages"
+        f"training images{used} do not differ in {', '.join(dropped)} (no value, or the same for all): left out of "
+        "training, thresholds and averages"
     )
     return replace(kept, notes=(note, *cohort.notes))
 
 
 def _blank_labels(cohort: Cohort, fraction: float, seed: int) -> list[str]:
-    """Labels without a value, classes without an image, among the labelled training images; none where no one is."""
+    """Labels of at most one value, classes without an image, among the labelled training images if there are any."""
     rows = cohort.rows("train")
     labelled = rows[~np.isnan(cohort.targets[rows]).all(axis=1)] if cohort.labels else rows[:0]
     if not len(labelled):
         return []
     used = label_fraction(cohort, fraction, seed=seed) if fraction < 1 else labelled
     targets = cohort.targets[used]
-    held = (targets == 1).any(axis=0) if cohort.task == "multiclass" else ~np.isnan(targets).all(axis=0)
+    held = (targets == 1).any(axis=0)
+    if cohort.task != "multiclass":
+        held &= (targets == 0).any(axis=0)
     return [label for label, one in zip(cohort.labels, np.atleast_1d(held).tolist(), strict=True) if not one]
 
 

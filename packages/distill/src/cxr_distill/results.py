@@ -136,12 +136,16 @@ def conclude(
 
 def _decisions(wanted: Decision, cohort: Cohort, logits: NDArray[np.float32], name: str) -> dict[str, Any]:
     """Calibration and thresholds fitted on validation data, as a header has them; prints what could not be fitted."""
-    targets, task, labels = cohort.targets[cohort.rows("val")], labelled_task(cohort), cohort.labels
-    for note in decisions.not_fitted(logits, targets, labels, task, wanted.calibration):
+    rows, task, labels = cohort.rows("val"), labelled_task(cohort), cohort.labels
+    targets, patients = cohort.targets[rows], cohort.groups[rows]
+    for note in decisions.not_fitted(logits, targets, labels, task, wanted.calibration, patients):
         print(f"{name}: warning: {note}", flush=True)
-    calibration = decisions.fit_calibration(logits, targets, task, wanted.calibration)
+    several = decisions.of_several_patients(targets, patients)
+    calibration = decisions.fit_calibration(
+        logits, targets if task == "multiclass" else several, task, wanted.calibration
+    )
     found = decisions.probabilities(logits, task, calibration)
-    thresholds = decisions.fit_thresholds(found, targets, task, wanted.thresholds, wanted.sensitivity)
+    thresholds = decisions.fit_thresholds(found, several, task, wanted.thresholds, wanted.sensitivity)
     return {"task": task, "labels": labels, "thresholds": thresholds, "calibration": calibration or None}
 
 

@@ -29,6 +29,7 @@ from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, whole_folder, write_json, write_text
 from cxr_data.machine import cpu_name
 from cxr_data.models import model_files
+from cxr_data.models.decisions import in_use
 from cxr_data.models.header import made_now
 from cxr_eval import entries, results, speed, subgroups
 from cxr_eval.config import EvaluateConfig
@@ -351,8 +352,8 @@ def _thresholds(header: Header, match: Match) -> dict[str, float] | None:
     """Decision threshold by label; None where the most probable class decides."""
     if match.task == "multiclass" and len(match.labels) > 2:
         return None
-    values = header.thresholds or [0.5] * len(header.labels)
-    return {label: float(values[header.labels.index(label)]) for label in match.labels}
+    values = in_use(header.thresholds, len(header.labels))
+    return {label: values[header.labels.index(label)] for label in match.labels}
 
 
 def _file(path: Path, header: Header) -> dict[str, Any]:
@@ -362,7 +363,7 @@ def _file(path: Path, header: Header) -> dict[str, Any]:
         "architecture": header.architecture,
         "input_size": header.input.size,
         "labels": list(header.labels),
-        "fitted_thresholds": bool(header.thresholds),
+        "fitted_thresholds": bool(header.thresholds) and None not in header.thresholds,
         "temperature": (header.calibration or {}).get("temperature"),
         "parents": [dict(parent) for parent in header.parents],
         "licence": header.licence,

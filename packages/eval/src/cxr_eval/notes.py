@@ -11,6 +11,7 @@ from cxr_common.checkpoint import training_images
 from cxr_data import pixel_size_for
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.cohorts.digests import image_keys
+from cxr_data.models.decisions import unfitted
 from cxr_data.models.header import Header
 from cxr_eval.models import Match, relation
 
@@ -66,8 +67,10 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
                 f"{name} was trained on pixels mapped as {_plain(header.input.pixels)}, the cohort's are "
                 f"{_plain(cohort.pixel_mapping)}."
             )
-        if not header.thresholds and not (match.task == "multiclass" and len(match.labels) > 2):
-            found.append(f"{name}: no threshold was fitted; 0.5 decides.")
+        own = unfitted(header.thresholds, header.labels, match.task)
+        if without := [label for label in match.labels if label in own]:
+            of = "" if len(without) == len(match.labels) else f" for {', '.join(without)}"
+            found.append(f"{name}: no threshold was fitted{of}; 0.5 decides.")
     return found
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import cast
 
@@ -46,6 +47,10 @@ def join(cohorts: Sequence[Cohort], *, remove_leaks: bool = True) -> Cohort:
     """
     if len(cohorts) == 1:
         return cohorts[0]
+    cohorts = [  # images of 16 bits are compared as they are read, in 8
+        one if one.pixels.dtype == np.uint8 else replace(one, pixels=cast(NDArray[np.uint8], PixelRows([one.pixels])))
+        for one in cohorts
+    ]
     names = _names(cohorts)
     _refuse_unlike(cohorts, names)
     labels = _union(cohorts, names)

@@ -21,6 +21,7 @@ from cxr_data.images.dicom_file import dicom_header, open_dicom, text_of
 from cxr_data.images.dicom_pixels import Stored, stored_values
 from cxr_data.images.header import BrokenImage
 from cxr_data.images.lookup_tables import depth, look_up, palette, table_of
+from cxr_data.spelling import patient_key
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -76,19 +77,23 @@ def dicom_facts(path: Path, salt: bytes) -> dict[str, Any]:
         salt: Secret of this machine, from :func:`patient_salt`.
 
     Returns:
-        ``patient`` (salted hash, or None), ``view``, ``sex``, ``age`` in years; None where not given or not DICOM.
+        ``patient`` (salted hash of number and issuer, or None), ``number`` (likewise, of the number alone), ``view``,
+        ``sex``, ``age`` in years; None where not given or not DICOM.
     """
     tags = ["PatientID", "IssuerOfPatientID", "ViewPosition", "PatientSex", "PatientAge", "SpecificCharacterSet"]
     dataset = dicom_header(path, tags)
     if dataset is None:
-        return {"patient": None, "view": None, "sex": None, "age": None}
-    identity = text_of(dataset, "PatientID")
-    if identity:
-        # Tables of patients are read likewise: another spelling is no other patient.
-        whole = f"{text_of(dataset, 'IssuerOfPatientID')}\0{identity}".casefold().encode("utf-8", "backslashreplace")
-        identity = "p" + hashlib.blake2b(whole, key=salt, digest_size=10).hexdigest()
+        return dict.fromkeys(("patient", "number", "view", "sex", "age"))
+    # Tables of patients are read likewise: another spelling is no other patient.
+    issuer, number = (patient_key(text_of(dataset, name)) for name in ("IssuerOfPatientID", "PatientID"))
+
+    def hashed(issuer: str) -> str | None:
+        whole = f"{issuer}\0{number}".encode("utf-8", "backslashreplace")
+        return "p" + hashlib.blake2b(whole, key=salt, digest_size=10).hexdigest() if number else None
+
     return {
-        "patient": identity or None,
+        "patient": hashed(issuer),
+        "number": hashed(""),
         "view": text_of(dataset, "ViewPosition").upper() or None,
         "sex": text_of(dataset, "PatientSex").upper() or None,
         "age": age_in_years(text_of(dataset, "PatientAge")),

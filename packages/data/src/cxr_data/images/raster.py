@@ -200,9 +200,21 @@ def _check_length(data: bytes, claimed: int, kind: str) -> None:
 
 
 def _check_bmp(data: bytes) -> None:
-    """Refuse coded runs, which Pillow fills up with zeros where they end early."""
-    if int.from_bytes(data[14:18], "little") >= 40 and int.from_bytes(data[30:34], "little") in (1, 2):
+    """Refuse coded runs, which Pillow fills up with zeros where they end early, and pixels that begin elsewhere."""
+
+    def number(at: int, size: int = 4) -> int:
+        return int.from_bytes(data[at : at + size], "little", signed=size == 4)
+
+    start, header = number(10), number(14)
+    if header >= 40 and number(30) in (1, 2):
         raise BrokenImage("a BMP with coded runs (RLE), which is not read: convert it to PNG")
+    width, height, bits = (number(18, 2), number(20, 2), number(24, 2)) if header == 12 else (
+        number(18), abs(number(22)), number(28, 2))  # fmt: skip
+    colours = 0 if bits > 8 else (number(46) if header >= 40 else 0) or 1 << bits
+    rest = len(data) - start - -(-width * bits // 32) * 4 * height
+    profile = number(130) if header == 124 else 0
+    if start < 14 + header + (3 if header == 12 else 4) * colours or not (rest <= 3 or rest - profile in range(4)):
+        raise BrokenImage("a BMP file whose pixels do not begin where its header says")
 
 
 def _check_gif(data: bytes) -> None:

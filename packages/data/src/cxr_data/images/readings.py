@@ -5,6 +5,7 @@ wrong one of them makes noise, stripes or steps of the picture, and the right on
 is far smoother, the header is wrong.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ from cxr_data.images.header import BrokenImage
 
 FAR = 0.5
 """Share of the steps between rows that another reading must do without."""
+_PART, _ROUGH = 0.8, 0.3
+"""Likewise for rows that are a whole part of those claimed, and steps from which other lengths of rows are tried."""
+_FEW = 48**2
+"""Pixels below which a picture may be of any pattern."""
 _SAMPLED = 256
 """Rows that are looked at."""
 
@@ -27,13 +32,15 @@ def check_order(values: NDArray[Any], kind: str, *, planes: bool = False) -> Non
         planes: Whether the file holds colours in planes.
 
     Raises:
-        BrokenImage: Rows for columns, bytes of a value in the other order, or planes for pixels.
+        BrokenImage: Rows for columns or of another length, bytes of a value in the other order, or planes for pixels.
     """
     first = values if values.ndim == 2 else values[..., 0]
     claimed = _steps(first)
     height, width = first.shape
     if height != width and _steps(first.reshape(width, height)) < FAR * claimed:
         raise _contradicted(kind, "height and width (Rows and Columns), which are exchanged")
+    if first.size == values.size and _smoother_in_other_rows(first, claimed):
+        raise _contradicted(kind, "height and width (Rows and Columns)")
     if values.dtype.kind == "f":
         swapped = _likely(first) < 0.5 and _likely(first.byteswap()) > 0.99
     else:
@@ -48,6 +55,26 @@ def check_order(values: NDArray[Any], kind: str, *, planes: bool = False) -> Non
     # Planes read as pixels are rather smooth too, but their thirds are one picture.
     if steps < FAR * claimed or (not planes and steps < 0.8 * claimed and _alike(other)):
         raise _contradicted(kind, "the order of its colours (PlanarConfiguration)")
+
+
+def _smoother_in_other_rows(values: NDArray[Any], claimed: float) -> bool:
+    """Whether rows of another length, up to four times as long as there are rows or the reverse, are far smoother.
+
+    Rows twice as long as the true ones show the picture twice side by side, and are rather smooth themselves.
+    """
+    width, pixels = values.shape[1], values.size
+    if pixels < _FEW:
+        return False
+    rows = values[_sampled(len(values))]
+    with np.errstate(all="ignore"):  # floats may be no numbers
+        varied = float(rows.std(axis=1, dtype=np.float64).mean()) > 0.3 * float(rows.std(dtype=np.float64))
+    for other in range(math.isqrt(pixels // 4), math.isqrt(4 * pixels) + 1):
+        part = varied and width % other == 0
+        if other == width or pixels % other or not (part or claimed > _ROUGH):
+            continue
+        if _steps(values.reshape(-1, other)) < (_PART if part else FAR) * claimed:
+            return True
+    return False
 
 
 def check_differences(values: NDArray[Any], kind: str) -> None:

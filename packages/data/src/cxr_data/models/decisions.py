@@ -35,8 +35,30 @@ def probabilities(logits: ArrayLike, task: str, calibration: dict[str, Any] | No
     return 0.5 * (1 + np.tanh(0.5 * scaled))
 
 
+def of_several_patients(targets: ArrayLike, patients: ArrayLike) -> Array:
+    """Targets without the labels that one patient alone has, or alone has not: a threshold would be that patient's.
+
+    Args:
+        targets: (N, L) in {0, 1, NaN}.
+        patients: (N,) patient of each image.
+
+    Returns:
+        (N, L); such labels, and those of one outcome, are NaN throughout.
+    """
+    target, patient = np.array(targets, np.float64), np.asarray(patients)
+    for column in target.T:
+        if min(len(np.unique(patient[column == outcome])) for outcome in (0, 1)) < 2:
+            column[:] = np.nan
+    return target
+
+
 def not_fitted(
-    logits: ArrayLike, targets: ArrayLike, labels: Sequence[str], task: str, method: str = "temperature"
+    logits: ArrayLike,
+    targets: ArrayLike,
+    labels: Sequence[str],
+    task: str,
+    method: str = "temperature",
+    patients: ArrayLike | None = None,
 ) -> list[str]:
     """What the validation images cannot calibrate, in sentences.
 
@@ -46,22 +68,28 @@ def not_fitted(
         labels: L names.
         task: "multiclass" or "multilabel".
         method: As in `fit_calibration`.
+        patients: (N,) patient of each image; None counts each image as one.
     """
     target = np.asarray(targets, np.float64)
+    patient = np.arange(len(target)) if patients is None else np.asarray(patients)
     notes = []
     if task == "multiclass":
         held = [label for label, column in zip(labels, target.T, strict=True) if (column == 1).any()]
         if len(held) < 2:
             only = f"images of one class only ({held[0]})" if held else "no labelled image"
-            return [f"the validation part has {only}: temperature 1 and threshold 0.5 are kept, not fitted"]
-    else:
-        for label, column in zip(labels, target.T, strict=True):
-            if not ((column == 1).any() and (column == 0).any()):
-                missing = "without" if (column == 1).any() else "with"
-                notes.append(
-                    f"no validation image {missing} {label}: its threshold of 0.5 and its scale are not fitted"
-                )
-    if method == "temperature" and (reason := _likeliest_temperature(logits, targets, task)[1]):
+            kept = "temperature 1 and threshold 0.5 are kept, not fitted, and AUROC is undefined"
+            return [f"the validation part has {only}: {kept}"]
+    if task != "multiclass" or len(labels) == 2:
+        for label, column in list(zip(labels, target.T, strict=True))[task == "multiclass" :]:
+            found = {word: len(np.unique(patient[column == value])) for word, value in (("with", 1), ("without", 0))}
+            few, word = min((count, word) for word, count in found.items())
+            if few < 2:
+                who = "only one validation patient" if few else "no validation image"
+                what = "threshold of 0.5 is" if task == "multiclass" else "threshold of 0.5 and its scale are"
+                alone = "" if few else "; it is left out of the mean AUROC"
+                notes.append(f"{who} {word} {label}: its {what} not fitted{alone}")
+    used = target if task == "multiclass" else of_several_patients(target, patient)
+    if method == "temperature" and (reason := _likeliest_temperature(logits, used, task)[1]):
         notes.append(reason)
     if method == "platt" and task == "multiclass" and _separated(np.asarray(logits, np.float64), target, task):
         notes.append(f"{_SEPARATED}: slope 1 and shifts 0 are kept, not fitted")
@@ -271,7 +299,7 @@ def _golden_section(f: Callable[[float], float], low: float, high: float, steps:
 
 def fit_thresholds(
     probs: ArrayLike, targets: ArrayLike, task: str, rule: str = "youden", sensitivity: float = 0.95
-) -> tuple[float, ...]:
+) -> tuple[float | None, ...]:
     """Decision threshold of every label, on validation data.
 
     Candidates lie half-way between neighbouring probabilities, so that the choice does not hug a case.
@@ -287,8 +315,9 @@ def fit_thresholds(
         sensitivity: Wanted by the rule "sensitivity", in (0, 1].
 
     Returns:
-        (L,) thresholds; 0.5 where a label lacks positives or negatives. Two classes: labels[1] decides and
-        the pair sums to 1. More classes are decided by the largest probability: empty.
+        (L,) thresholds; None where a label lacks positives or negatives, or all probabilities are equal. Two classes:
+        labels[1] decides and the pair sums to 1. Other classes, and two that lack a threshold, are decided by the
+        largest probability: empty.
     """
     require_known("threshold rule", rule, RULES)
     p, target = np.asarray(probs, np.float64), np.asarray(targets, np.float64)
@@ -296,18 +325,20 @@ def fit_thresholds(
         return ()
     score = functools.partial(_at_sensitivity, wanted=sensitivity) if rule == "sensitivity" else RULES[rule]
     fitted = [_best_threshold(p[:, i], target[:, i], score) for i in range(p.shape[1])]
-    return (1 - fitted[1], fitted[1]) if task == "multiclass" else tuple(fitted)
+    if task == "multiclass":
+        return () if fitted[1] is None else (1 - fitted[1], fitted[1])
+    return tuple(fitted)
 
 
-def _best_threshold(p: Array, target: Array, score: Callable[[Array, Array, int, int], Array]) -> float:
+def _best_threshold(p: Array, target: Array, score: Callable[[Array, Array, int, int], Array]) -> float | None:
     known = ~np.isnan(target)
     p, positive = p[known], target[known] > 0.5
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     if not n_positive or not n_negative:
-        return 0.5
+        return None
     values, inverse = np.unique(p, return_inverse=True)
     if len(values) == 1:
-        return 0.5
+        return None
     # Cases at or above each distinct value: what a threshold just below it calls positive.
     hits = np.bincount(inverse, positive, len(values))[::-1].cumsum()[::-1]
     alarms = np.bincount(inverse, ~positive, len(values))[::-1].cumsum()[::-1]
@@ -334,7 +365,19 @@ def _at_sensitivity(hits: Array, alarms: Array, n_positive: int, n_negative: int
 RULES = {"youden": _youden, "f1": _f1, "sensitivity": _at_sensitivity}
 
 
-def decide(probs: ArrayLike, thresholds: tuple[float, ...] | None, task: str) -> NDArray[np.bool_]:
+def in_use(thresholds: Sequence[float | None] | None, labels: int) -> list[float]:
+    """The threshold of each label: those that were fitted, else 0.5."""
+    return [0.5 if one is None else float(one) for one in thresholds or [None] * labels]
+
+
+def unfitted(thresholds: Sequence[float | None] | None, labels: Sequence[str], task: str) -> list[str]:
+    """Labels that 0.5 decides since no threshold was fitted; none of more than two classes, which need no threshold."""
+    if task == "multiclass" and len(labels) > 2:
+        return []
+    return [label for label, one in zip(labels, thresholds or [None] * len(labels), strict=True) if one is None]
+
+
+def decide(probs: ArrayLike, thresholds: Sequence[float | None] | None, task: str) -> NDArray[np.bool_]:
     """Whether each label is called.
 
     Args:
@@ -347,8 +390,8 @@ def decide(probs: ArrayLike, thresholds: tuple[float, ...] | None, task: str) ->
     """
     p = np.asarray(probs, np.float64)
     if task == "multilabel":
-        return p >= np.asarray(thresholds or [0.5] * p.shape[1])
+        return p >= np.asarray(in_use(thresholds, p.shape[1]))
     if p.shape[1] == 2 and thresholds:
-        positive = p[:, 1] >= thresholds[1]
+        positive = p[:, 1] >= in_use(thresholds, 2)[1]
         return np.stack([~positive, positive], axis=1)
     return np.arange(p.shape[1]) == p.argmax(axis=1, keepdims=True)

@@ -59,7 +59,8 @@ class Header:
         input: What the network takes.
         task: "multilabel", "multiclass", or None for a backbone.
         labels: Label names in the order of the logits.
-        thresholds: Decision threshold of each label, fitted on validation data.
+        thresholds: Decision threshold of each label, fitted on validation data; None for one that could not be fitted
+            (0.5 decides), or altogether.
         calibration: What `cxr_data.models.decisions.probabilities` takes: ``{"temperature": T}``, or ``{"scale": [...],
             "shift": [...]}`` of each label, or nothing; fitted on validation data.
         config: The config of the run that wrote the file, as :func:`portable` leaves it.
@@ -81,7 +82,7 @@ class Header:
     input: Input
     task: str | None = None
     labels: tuple[str, ...] = ()
-    thresholds: tuple[float, ...] | None = None
+    thresholds: tuple[float | None, ...] | None = None
     calibration: dict[str, Any] | None = None
     config: dict[str, Any] = field(default_factory=dict)
     parents: tuple[dict[str, str], ...] = ()

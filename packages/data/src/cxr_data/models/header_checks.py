@@ -65,7 +65,7 @@ def check_header(header: "Header", path: str | Path) -> None:
     demand(isinstance(given.pixels, dict), "a table as pixels", given.pixels)
     for name, known in (("aspect", ASPECTS), ("window", WINDOWS)):
         demand(given.pixels.get(name, known[0]) in known, f"a known {name}", given.pixels.get(name))
-    fitting = len(thresholds) in (0, len(labels)) and _within(thresholds, 0, 1)
+    fitting = len(thresholds) in (0, len(labels)) and _within([one for one in thresholds if one is not None], 0, 1)
     demand(fitting, "one threshold in [0, 1] for each label", thresholds)
     demand(_is_calibration(calibration, len(labels)), "a temperature, or a scale and shift for each label", calibration)
 

@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -267,9 +267,10 @@ def finish(settings: Plan, listing: Listing, selected: dict[str, Any], beside: P
         broken: Row -> reason.
 
     Raises:
-        BadInput: No usable image, or none of a class.
+        BadInput: No usable image, none of a class, or files that changed meanwhile.
     """
     root, seed = settings.root, settings.seed
+    _refuse_changed(settings)
     kept = np.setdiff1d(np.arange(listing.table.height), np.fromiter(broken, np.int64, len(broken)))
     paths = listing.table["path"].to_list()
     set_aside = (*listing.refused, *((paths[row], broken[row]) for row in sorted(broken)))
@@ -291,6 +292,7 @@ def finish(settings: Plan, listing: Listing, selected: dict[str, Any], beside: P
         *listing.notes,
         *split_notes,
         *_duplicate_notes(identical, targets),
+        *_placeholder_notes(rows["patient"]),
         *_missing_classes(listing, split, targets),
         *faint_notes(pixels),
     ]
@@ -326,6 +328,15 @@ def finish(settings: Plan, listing: Listing, selected: dict[str, Any], beside: P
         extra["bits"] = settings.bits
     write_tables(cohort, beside, seed=seed, **extra)
     forget_journal(beside)
+
+
+def _refuse_changed(settings: Plan) -> None:
+    """Refuse to call a cohort by the files that were there before some of them changed."""
+    options = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    root = options.pop("root")
+    if plan(root, **{name: one for name, one in options.items() if name != "identity"}).identity != settings.identity:
+        expected, do = "files that stay as they are while they are read", "run it again when nothing writes there"
+        raise BadInput(expected, "some that came, went or changed", where=root, do=do)
 
 
 def _refuse_empty_class(
@@ -381,6 +392,17 @@ def _duplicate_notes(identical: list[bytes | None], targets: NDArray[np.float32]
         for rows in repeated
     )
     return [note, f"the labels differ within {at_odds} of these groups"] if at_odds else [note]
+
+
+def _placeholder_notes(patients: pl.Series) -> list[str]:
+    """A note where one patient has far more images than any other."""
+    most, second = [*patients.value_counts(sort=True)["count"].head(2), 0][:2]
+    if most < max(20, 0.05 * len(patients), 4 * second):
+        return []
+    return [
+        f"{most} of {len(patients)} images are of one patient: if that is no person but a placeholder such as "
+        "ANONYMOUS, list the patients in manifest.csv (columns file, patient)"
+    ]
 
 
 def _missing_classes(listing: Listing, split: list[str], targets: NDArray[np.float32]) -> list[str]:

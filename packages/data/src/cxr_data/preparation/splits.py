@@ -315,7 +315,8 @@ def _own_split(groups: NDArray[np.int64], targets: NDArray[np.float32], seed: in
         raise BadInput(
             "enough patients for train, val and test",
             f"{len(groups)} images of {len(np.unique(groups))} (identical images count as one patient)",
-            do="add images, or bring train, val and test folders",
+            do="add images, or bring train, val and test folders; if a placeholder such as ANONYMOUS is the number of "
+            "many, list patients in manifest.csv (columns file, patient)",
         )
     shares = " / ".join(f"{10 * size}" for size in parts)
     counts = ", ".join(f"{_count(groups, split == name)} {name}" for name in SPLITS)

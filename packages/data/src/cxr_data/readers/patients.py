@@ -71,6 +71,11 @@ def _from_dicom(root: Path, paths: Sequence[str], known: list[dict[str, Any]]) -
     salt = patient_salt(cache_folder())
     for i in dicom:
         known[i] = dicom_facts(root / paths[i], salt)
+    # Where some files of a number do not say who gave it, it is one patient throughout.
+    alone = {known[i]["number"] for i in dicom if known[i]["patient"] == known[i]["number"]}
+    for i in dicom:
+        if known[i]["number"] in alone:
+            known[i]["patient"] = known[i]["number"]
 
 
 def _is_dicom(root: Path, path: str) -> bool:
@@ -101,6 +106,7 @@ def _from_manifest(root: Path, paths: Sequence[str], known: list[dict[str, Any]]
         table = table.with_columns(column)
         notes += said
         absent, seen = 0, set()
+        called: dict[str, str] = {}
         for row in table.iter_rows(named=True):
             path = inside(root, row["file"] or "", file)
             found = rows.get(path)
@@ -110,7 +116,12 @@ def _from_manifest(root: Path, paths: Sequence[str], known: list[dict[str, Any]]
                 absent += 1
                 continue
             seen.add(found)
-            known[found] = {"patient": (row["patient"] or "").strip() or None, **_extras(row)}
+            of_header, named = known[found]["patient"], (row["patient"] or "").strip()
+            known[found] = {"patient": named or of_header, **_extras(row)}
+            if of_header and named:
+                called[of_header] = named
+        for fact in known:  # images of the same patients whose rows are blank or missing
+            fact["patient"] = called.get(fact["patient"], fact["patient"])
         if absent:
             notes.append(f"{absent} files of {name} are not among the images")
         if len(seen) < len(paths):

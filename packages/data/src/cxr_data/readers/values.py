@@ -121,11 +121,12 @@ def _separator(line: str, separators: Sequence[str] = SEPARATORS) -> str:
 
 
 def cleaned(table: pl.DataFrame) -> pl.DataFrame:
-    """Text cells stripped, null words as null, rows of nulls left out."""
+    """Text cells stripped, null words as null, rows of nulls and blank columns of patients left out."""
     text = pl.all().str.strip_chars()
     table = table.select(text)
     table = table.select(pl.when(~pl.all().str.to_lowercase().is_in(NULL_WORDS)).then(pl.all()))
-    return table.filter(~pl.all_horizontal(pl.all().is_null()))
+    blank = [c for c in table.columns if key(c) in COLUMNS["patient"] and table[c].null_count() == table.height]
+    return table.drop(blank).filter(~pl.all_horizontal(pl.all().is_null()))
 
 
 def binary(column: pl.Series) -> pl.Series:

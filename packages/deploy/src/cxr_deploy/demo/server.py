@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.images.header import BrokenImage
+from cxr_data.models.decisions import in_use
 from cxr_deploy import demo
 from cxr_deploy.config import DemoConfig
 from cxr_deploy.predict import overlay, unusual
@@ -206,7 +207,7 @@ def threshold(classifier: Classifier, label: int) -> float | None:
     stored = classifier.header.thresholds
     if not stored:
         return 0.5 if classifier.header.task == "multilabel" else None
-    return float(stored[label])
+    return in_use(stored, len(classifier.labels))[label]
 
 
 def _png(picture: NDArray[np.uint8]) -> str:

@@ -14,6 +14,7 @@ from cxr_data.command_line.terminal import counting, say
 from cxr_data.errors import BadInput
 from cxr_data.file_names import file_names
 from cxr_data.images.header import BrokenImage
+from cxr_data.models.decisions import unfitted
 from cxr_data.preparation.image_files import find_images, spelt
 from cxr_deploy import demo
 from cxr_deploy.config import PredictConfig
@@ -85,7 +86,9 @@ def predict(config: PredictConfig) -> None:
             advance(1)
         if not answered:
             raise _none_usable(refused)
-    _report(config, refused, warned, answered)
+    header = classifier.header
+    without = unfitted(header.thresholds, header.labels, header.task or "multilabel")
+    _report(config, refused, warned, answered, without)
     for place, written in ((config.out, True), (config.heatmaps, drawn)):
         if place:
             say(f"wrote {place}" if written else "no heat map: no label was called (--heatmaps_of all draws them too)")
@@ -177,9 +180,11 @@ def _line(row: Row, labels: Sequence[str]) -> str:
     return f"  {row.file}: {said}" + (f"  (warning: {'; '.join(row.warnings)})" if row.warnings else "")
 
 
-def _report(config: PredictConfig, refused: Sequence[Row], warned: int, answered: int) -> None:
+def _report(config: PredictConfig, refused: Sequence[Row], warned: int, answered: int, without: Sequence[str]) -> None:
     if answered <= SPOKEN:
         say("  * called at the threshold stored in the file")
+    if without:
+        say(f"no threshold was fitted for {', '.join(without)}: 0.5 decides")
     if warned:
         say(f"{_plural(warned, 'image')} unlike the radiographs that classifiers are trained on: see the warnings")
     if refused:

@@ -2,7 +2,8 @@
 import * as ort from "./ort/ort.wasm.min.mjs";
 import { bar } from "./bar.js";
 import { isDicom, readDicom } from "./dicom.js";
-import { enlarge, fit, isBlank, isColoured, luma, reduceBlocks, resemblance, resize } from "./pixels.js";
+import { checkJpeg, checkPng } from "./files.js";
+import { enlarge, fit, isColoured, luma, reduceBlocks, resemblance, resize } from "./pixels.js";
 
 const $ = (id) => document.getElementById(id);
 const LARGEST = 100_000_000;
@@ -31,6 +32,7 @@ async function decode(file) {
   }
   const jpeg = bytes[0] === 0xff && bytes[1] === 0xd8, png = bytes[0] === 0x89 && bytes[1] === 0x50;
   if (!jpeg && !png) throw new Error("not a PNG, a JPEG or an uncompressed DICOM file");
+  (jpeg ? checkJpeg : checkPng)(bytes);
   let bitmap;
   try {
     const type = jpeg ? "image/jpeg" : "image/png";
@@ -67,7 +69,6 @@ async function classify(file) {
   for (const id of ["warning", "answers", "timing", "heat", "view"]) $(id).hidden = true;
   try {
     const { image, warnings } = await decode(file);
-    if (isBlank(image)) throw new Error("blank: every pixel has the same value");
     const stored = fit(image, model.stored, model.aspect, model.window);
     const pixels = resize(stored, model.size, model.size);
     const tensor = new ort.Tensor("uint8", pixels.data, [1, 1, model.size, model.size]);

@@ -9,13 +9,14 @@ from typing import Any
 from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, whole_folder, write_text
+from cxr_data.models.decisions import in_use
 from cxr_data.models.header import EXPORT_KEY, KEY, Header
 from cxr_deploy.export import onnx_file
 from cxr_deploy.predict import unusual
 from cxr_deploy.predict.classifier import Classifier
 from cxr_deploy.web.runtime_files import VERSION, runtime_files
 
-PAGE = ("index.html", "style.css", "icon.svg", "app.js", "bar.js", "pixels.js", "dicom.js")
+PAGE = ("index.html", "style.css", "icon.svg", "app.js", "bar.js", "files.js", "pixels.js", "dicom.js")
 MODEL, FACTS, RUNTIME = "model.onnx", "model.json", "ort"
 
 
@@ -77,7 +78,7 @@ def facts(header: Header, about: Mapping[str, Any]) -> dict[str, object]:
         "ort": VERSION,
         "task": header.task,
         "labels": list(header.labels),
-        "thresholds": list(header.thresholds or ()),
+        "thresholds": in_use(header.thresholds, len(header.labels)) if header.thresholds else [],
         "size": header.input.size,
         "stored": classifier.stored_size,
         "aspect": classifier.mapping["aspect"],

@@ -6,6 +6,7 @@ const LONG = new Set(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN"
 const WANTED = new Set([
   0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103,
   0x00280120, 0x00280121, 0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281056, 0x00283000, 0x00283010, 0x00185101,
+  0x20500020, 0x52009229, 0x52009230,
 ]);
 const PIXELS = 0x7fe00010, END = 0xffffffff;
 const LEAST_SHOWN = 0.005, LEAST_SHADES = 0.08; // as in dicom.py
@@ -52,7 +53,10 @@ export function readDicom(bytes, window) {
   if (!pixels) throw new Error("a DICOM file without an image");
   const number = (tag) => (tags.get(tag) ? view.getUint16(tags.get(tag).start, true) : undefined);
   const string = (tag) => (tags.get(tag) ? text(tags.get(tag).start, tags.get(tag).length) : "");
-  const decimal = (tag) => (string(tag) ? parseFloat(string(tag).split("\\")[0]) : undefined);
+  const decimals = (tag) => string(tag).split("\\").map((one) => (one.trim() ? Number(one) : undefined));
+  const decimal = (tag) => decimals(tag)[0];
+  if ([0x00281052, 0x00281053].some((tag) => Number.isNaN(decimal(tag)))) throw new Error("a damaged DICOM file");
+  if (tags.has(0x52009229) || tags.has(0x52009230)) throw new Error("an enhanced DICOM file, which this page does not read");
   if ((number(0x00280002) ?? 1) !== 1 || tags.has(0x00283000) || tags.has(0x00283010) || parseInt(string(0x00280008) || "1", 10) > 1) {
     throw new Error("a DICOM file with colour, several frames or lookup tables, which this page does not read");
   }
@@ -65,10 +69,12 @@ export function readDicom(bytes, window) {
     throw new Error("a DICOM file with more pixels than one frame of its size has");
   }
   if ((number(0x00280102) ?? stored - 1) !== stored - 1) throw new Error("a DICOM file whose HighBit is unusual, which this page does not read");
-  if (!string(0x00280004).toUpperCase().startsWith("MONOCHROME")) {
-    throw new Error("a DICOM file that does not say whether air is dark");
+  const kind = string(0x00280004).toUpperCase();
+  if (!["MONOCHROME1", "MONOCHROME2"].includes(kind) || (kind === "MONOCHROME2" && string(0x20500020) === "INVERSE")) {
+    throw new Error("a DICOM file that does not say, or not without contradiction, whether air is dark");
   }
   const held = new Kind(pixels.buffer, 0, width * height);
+  checkOrder(held, width, height);
   const outside = paddingOf(tags, view, held, signed, allocated);
   // Bits above the stored ones hold nothing or repeat the sign; a shift up and down clears them and extends the sign.
   const unused = 32 - stored;
@@ -79,9 +85,11 @@ export function readDicom(bytes, window) {
   }
   const slope = decimal(0x00281053) || 1, intercept = decimal(0x00281052) || 0;
   let [low, high] = ends(signed, stored).map((end) => end * slope + intercept).sort((a, b) => a - b);
-  const values = Float32Array.from(raw, (value) => value * slope + intercept);
+  checkSign(raw, width, stored);
+  const values = Float64Array.from(raw, (value) => value * slope + intercept);
   const padding = outside ?? paddingOf(tags, view, raw, signed, allocated, ends(signed, stored));
-  const centre = decimal(0x00281050), span = decimal(0x00281051);
+  const spans = decimals(0x00281051), windows = decimals(0x00281050).map((one, i) => [one, spans[i]]);
+  const [centre, span] = windows.find(([one, other]) => other > 0 && Number.isFinite(one + other)) ?? [];
   let show = (value) => (value - low) / Math.max(high - low, 1e-12);
   if (window === "voi" && centre !== undefined && span > 0) {
     const rule = string(0x00281056).toUpperCase() || "LINEAR";
@@ -95,12 +103,66 @@ export function readDicom(bytes, window) {
       if (!padding?.[i]) [low, high] = [Math.min(low, value), Math.max(high, value)];
     });
   }
-  const inverted = string(0x00280004) === "MONOCHROME1";
-  const data = values.map((value, i) => {
+  const inverted = kind === "MONOCHROME1";
+  const data = Float32Array.from(values, (value, i) => {
     const shown = Math.min(1, Math.max(0, show(value)));
     return padding?.[i] ? 0 : inverted ? 1 - shown : shown;
   });
   return { image: { data, width, height, top: 1 }, lateral: ["LL", "RL", "LATERAL", "LAT"].includes(string(0x00185101).toUpperCase()) };
+}
+
+/** Refuses pixels that another order of the same bytes makes far smoother; the rules of cxr_data/images/readings.py. */
+function checkOrder(values, width, height) {
+  const claimed = steps(values, width), what = "a DICOM file whose pixels contradict what its header says of";
+  if (height !== width && steps(values, height) < 0.5 * claimed) throw new Error(`${what} Rows and Columns`);
+  const last = values.length < 48 ** 2 ? 0 : Math.sqrt(4 * values.length); // few pixels may be of any pattern
+  for (let other = Math.floor(Math.sqrt(values.length / 4)); other <= last; other++) {
+    const limit = width % other === 0 ? 0.8 : 0.5;
+    if (values.length % other || other === width || (limit === 0.5 && claimed <= 0.3)) continue;
+    if (steps(values, other) < limit * claimed) throw new Error(`${what} Rows and Columns`);
+  }
+  if (values.BYTES_PER_ELEMENT === 2) {
+    const swapped = values.map((value) => ((value & 255) << 8) | ((value >> 8) & 255));
+    if (steps(swapped, width) < 0.5 * claimed) throw new Error(`${what} the order of bytes`);
+  }
+}
+
+/** Mean step from a row to the next, in standard deviations; of at most 256 rows. */
+function steps(values, width) {
+  const rows = sampled(values.length / width - 1);
+  let [count, step, sum, squares] = [0, 0, 0, 0];
+  for (const row of rows) {
+    for (let at = row * width; at < (row + 1) * width; at++) {
+      const value = values[at];
+      [count, step, sum, squares] = [count + 1, step + Math.abs(value - values[at + width]), sum + value, squares + value * value];
+    }
+  }
+  const spread = Math.sqrt(Math.max(0, squares / count - (sum / count) ** 2));
+  return spread > 0 ? step / count / spread : 0;
+}
+
+function sampled(height) {
+  const count = Math.min(height, 256);
+  return Array.from({ length: count }, (_, i) => Math.trunc((i * (height - 1)) / Math.max(count - 1, 1)));
+}
+
+/** Refuses values that run over one end of their range and go on at the other: signed for unsigned, or the reverse. */
+function checkSign(values, width, bits) {
+  const whole = 2 ** bits, upper = new Map(), lower = new Map();
+  let [over, apart, count] = [0, 0, 0];
+  for (const row of sampled(values.length / width)) {
+    for (let at = row * width; at < (row + 1) * width - 1; at++) {
+      const [one, other] = [values[at], values[at + 1]], step = Math.abs(one - other);
+      count += 1;
+      if (Math.min(step, whole - step) > whole / 4) apart += 1;
+      if (step <= whole - whole / 4) continue;
+      over += 1;
+      for (const [ends, end] of [[upper, Math.max(one, other)], [lower, Math.min(one, other)]]) ends.set(end, (ends.get(end) ?? 0) + 1);
+    }
+  }
+  if (over < Math.max(20, 1e-4 * count) || 4 * apart > over) return;
+  if ([upper, lower].some((ends) => 2 * Math.max(...ends.values()) > over)) return;
+  throw new Error("a DICOM file whose pixels contradict what its header says of their sign");
 }
 
 /** Smallest and largest value of some bits. */
@@ -140,6 +202,10 @@ function paddingOf(tags, view, raw, signed, allocated, range = null) {
   const [low, high] = [Math.min(one, other), Math.max(one, other)];
   const mask = Uint8Array.from(raw, (value) => value >= low && value <= high);
   const count = mask.reduce((a, b) => a + b, 0);
+  const different = (inside) => new Set(raw.filter((_, i) => !!mask[i] === inside)).size;
+  if (one !== other && count < mask.length && different(true) > different(false)) {
+    throw new Error("a DICOM file that calls most of its values padding");
+  }
   if (count === 0 && range && (one < range[0] || one > range[1])) {
     throw new Error("a DICOM file whose padding value is unusual, which this page does not read");
   }

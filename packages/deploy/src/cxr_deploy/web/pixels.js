@@ -121,6 +121,7 @@ export function fit(image, size, aspect, window) {
     columns = Math.max(1, round((width * size) / longest));
   }
   const gray = toBytes(resize(image, columns, rows), window);
+  if (gray.data.every((value) => value === gray.data[0])) throw new Error("blank: every pixel has the same value");
   if (aspect !== "pad") return gray;
   const data = new Uint8Array(size * size), top = (size - rows) >> 1, left = (size - columns) >> 1;
   for (let y = 0; y < rows; y++) data.set(gray.data.subarray(y * columns, (y + 1) * columns), (top + y) * size + left);
@@ -150,11 +151,6 @@ function toBytes(image, window) {
   }
   const scale = 255 / Math.max(high - low, 1e-12);
   return { ...image, data: Uint8Array.from(image.data, (value) => toByte((value - low) * scale)), top: 255 };
-}
-
-/** Whether every pixel has the same value. */
-export function isBlank(image) {
-  return image.data.every((value) => value === image.data[0]);
 }
 
 /** Pearson correlation of the image's thumbnail with the average radiograph, both edge x edge. */
