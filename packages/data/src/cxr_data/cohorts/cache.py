@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from cxr_data.folders import scan
 
-FORMAT = 3
+FORMAT = 4
 """Part of every key: raised when the same files would become other cohorts."""
 
 
