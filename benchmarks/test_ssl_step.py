@@ -27,6 +27,7 @@ from cxr_common.training.accelerator import has_bf16
 from cxr_data import Cohort
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.codes import sinkhorn
+from cxr_ssl.config import Crops
 from cxr_ssl.crops import crop_batches, crop_specs
 from cxr_ssl.methods.swav import SwAVConfig
 from cxr_ssl.plan import make_plan
@@ -200,7 +201,7 @@ def test_end_to_end_from_files(kind, tmp_path: Path, medians, record) -> None:
     plain = plain_step("resnet18", 64, channels=3)
     state = our_state("resnet18", (64, 32), batch, "auto")
     ours = our_step(state)
-    specs = crop_specs(64, 2, (0.14, 1.0), local_size=32, local_count=6, local_scale=(0.05, 0.14))
+    specs = crop_specs(64, Crops(), 32)
     rows = np.arange(images)
 
     def plain_epoch() -> None:

@@ -19,6 +19,7 @@ from lightly.transforms.swav_transform import SwaVTransform
 from PIL import Image
 
 from cxr_data import Cohort
+from cxr_ssl.config import Crops
 from cxr_ssl.crops import crop_batches, crop_specs
 
 TITLE = "Views and loader of pretraining"
@@ -48,7 +49,7 @@ def cohort_of(pixels: np.ndarray) -> Cohort:
 
 
 def our_epoch(cohort: Cohort, sizes: tuple[int, int], batch: int, epoch: int) -> None:
-    specs = crop_specs(sizes[0], 2, (0.14, 1.0), local_size=sizes[1], local_count=6, local_scale=(0.05, 0.14))
+    specs = crop_specs(sizes[0], Crops(), sizes[1])
     rows = np.arange(len(cohort.pixels))
     engine: Any = Engine()
     options = {"seed": 0, "epoch": epoch, "first_step": 0, "global_batch": batch, "accelerator": engine, "workers": 1}
