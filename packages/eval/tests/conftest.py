@@ -109,7 +109,7 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
     if task == "multilabel" or len(labels) == 2:
         thresholds = dict.fromkeys(labels, 0.5 if task == "multiclass" else 0.6)
     document = {
-        "schema": 3,
+        "schema": 4,
         "task": task,
         "split": "test",
         "labels": labels,

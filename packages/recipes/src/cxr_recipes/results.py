@@ -16,8 +16,7 @@ from cxr_data.models.header import provenance
 from cxr_data.models.model_files import set_aside
 from cxr_recipes.differences import difference, points
 from cxr_recipes.figure import figure
-from cxr_recipes.recipe import Recipe
-from cxr_recipes.schema import METRICS
+from cxr_recipes.recipe import METRICS, Recipe
 
 Models = Mapping[str, Mapping[str, Any]]
 
