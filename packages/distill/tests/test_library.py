@@ -91,17 +91,17 @@ def test_the_student_keeps_the_answers_of_a_reused_classifier() -> None:
 
 def test_maps_are_those_of_the_layers_named() -> None:
     student, teacher = networks()
-    layers = {"stage4": "body"}
+    layers = {"level4": "body"}
     losses: dict[Loss, float] = {FitNets(): 1.0}
     history = distill(
         student, teacher, batches("multiclass"), task="multiclass", losses=losses, epochs=5,
         student_layers=layers, teacher_layers=layers,
     )  # fmt: skip
     assert history[-1]["fitnets"] < history[0]["fitnets"]
-    with pytest.raises(BadInput, match="features 'stage4'"):
+    with pytest.raises(BadInput, match="features 'level4'"):
         distill(student, teacher, batches("multiclass"), task="multiclass", losses=losses)
     with pytest.raises(BadInput, match="did you mean body"):
-        distill(student, teacher, batches("multiclass"), task="multiclass", student_layers={"stage4": "bodi"})
+        distill(student, teacher, batches("multiclass"), task="multiclass", student_layers={"level4": "bodi"})
 
 
 def test_several_teachers_answer_by_their_mean() -> None:

@@ -234,7 +234,7 @@ class TeachingSettings:
         teacher_size: Edge, pixels, at which teachers without a classifier see the images; null is what their weights
             were trained at.
         patch_grid: Edge of the grid to which such teachers' patch tokens (or last maps) are averaged for losses that
-            read stage4; null is the student's own.
+            read level4; null is the student's own.
         loss: Distillation losses with weights and hyperparameters, "--loss dkd=1 --loss dkd.beta=4 --loss
             pooled_cosine=0.5"; when empty, kd for two classes, dkd for more and multilabel_kd for labels, at their
             usual weights, and pooled_cosine for teachers without a classifier. "my_package.my_module:MyLoss=1" takes

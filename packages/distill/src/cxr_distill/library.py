@@ -78,7 +78,7 @@ def distill(
         task_weight: Weight of the loss on labels; None takes the one usual with the first distillation loss.
         use_unlabelled: Whether the teachers' answers are also learnt where a label is unknown.
         student_layers: For losses that read maps, dotted names of the student's modules that give them, e.g.
-            {"stage4": "layer4"}. "pooled" is the input of the last linear layer unless named here.
+            {"level4": "layer4"}. "pooled" is the input of the last linear layer unless named here.
         teacher_layers: The same of the teacher.
         on_epoch: Called with the metrics of every epoch.
 

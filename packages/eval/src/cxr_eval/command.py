@@ -101,7 +101,7 @@ def run(config: EvaluateConfig) -> Path:
         if config.explain:
             options = {"resamples": config.resamples, "seed": config.seed}
             explained = explain(config.explain, networks, headers, cohorts, given, match, targets, rows, **options)
-            document["explanations"] = {key: explained[key] for key in ("method", "stages", "scores", "curves")}
+            document["explanations"] = {key: explained[key] for key in ("method", "levels", "scores", "curves")}
     speeds = {name: timed[other] | {"peak_bytes": held.result()[other]} for name, other in like.items()}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": speeds.get(name)}

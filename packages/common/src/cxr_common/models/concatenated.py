@@ -29,7 +29,7 @@ class Concatenated(nn.Module):
         self.classifier = nn.Identity()
         self.reset_classifier(num_outputs)
         levels = [feature_levels(part) for part in self._parts]
-        # Stages count from the deepest, so the parts share as many as the shallowest of them has.
+        # Levels count from the deepest, so the parts share as many as the shallowest of them has.
         self._levels = [list(level.values())[-min(map(len, levels)) :] for level in levels]
         self.feature_info = [self._level(position) for position in range(len(self._levels[0]))]
 
