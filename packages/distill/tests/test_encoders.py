@@ -89,9 +89,8 @@ def test_labels_are_not_looked_at_and_the_cache_asks_no_teacher(tmp_path, toy_co
     digests = []
     for name, cohort in (("a", toy_cohort), ("b", replace(toy_cohort, table=other))):
         taught = load_encoder(str(backbone(tmp_path)), ["pooled"], mean=0.5, std=0.2)
-        guide = Distillation(
-            (taught,), build_losses({"pooled_cosine": 1.0, "sp.feature": "pooled"}), 0.0, cached_views=2
-        )
+        losses = build_losses({"pooled_cosine": 1.0, "sp.feature": "pooled"})
+        guide = Distillation((taught,), losses, 0.0, cached_views=2)
         given = DistillConfig(**SMALL, cached_views=2)
         engine, images = start_engine("fp32"), without_labels(cohort)
         path = train(given, "test_resnet", tmp_path / name, images, engine, distillation=guide)

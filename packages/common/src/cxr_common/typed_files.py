@@ -12,6 +12,9 @@ _EXPECTED = {
     "dict_type": ("a mapping", None),
     "model_type": ("a mapping", None),
     "float_type": ("a number", None),
+    "list_type": ("a list", None),
+    "too_short": ("{min_length} entries or more", None),
+    "too_long": ("{max_length} entries or fewer", None),
 }
 """Kind of pydantic's error -> what is expected, and what to do."""
 
@@ -66,13 +69,14 @@ def read(kind: type[T], values: Any, where: str) -> T:
 
 
 def _bad_input(error: ErrorDetails, where: str) -> BadInput:
-    path = [*error["loc"]]
-    if error["type"] == "bad_input":
-        expected, found, do = (error["ctx"][key] for key in ("expected", "found", "do"))  # pyright: ignore[reportTypedDictNotRequiredAccess]
-    elif error["type"] == "missing":
+    kind, context = error["type"], error.get("ctx", {})
+    path = [part for part in error["loc"] if part != "[key]"]
+    if kind == "bad_input":
+        expected, found, do = context["expected"], context["found"], context["do"]
+    elif kind == "missing":
         expected, found, do = f"the field {path.pop()!r}", "none", None
     else:
-        expected, do = _EXPECTED.get(error["type"], (error["msg"], None))
-        found = repr(error["input"])[:80]
-    places = [str(part + 1) if isinstance(part, int) else part for part in path]  # people count from 1
-    return BadInput(expected, found, where=", ".join([where, *places]), do=do)
+        expected, do = _EXPECTED.get(kind, (error["msg"], None))
+        expected, found = expected.format(**context), repr(error["input"])[:80]
+    places = "".join(f"[{part}]" if isinstance(part, int) else f", {part}" for part in path)
+    return BadInput(expected, found, where=where + places, do=do)

@@ -9,7 +9,7 @@ from torch import nn
 from cxr_common import checkpoint
 from cxr_common.checkpoint import Header, Input
 from cxr_common.models.eight_bits import in_eight_bits, observing
-from cxr_common.models.features import features, feature_channels
+from cxr_common.models.features import feature_channels, features
 from cxr_common.models.zoo import GrayNetwork, build
 
 SMALL = ("test_resnet", "test_efficientnet", "test_vit", "test_byobnet")

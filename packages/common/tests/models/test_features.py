@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from cxr_common.models.features import features, feature_channels, feature_names
+from cxr_common.models.features import feature_channels, feature_names, features
 from cxr_common.models.structure import feature_levels
 from cxr_common.models.zoo import OFFERED, GrayNetwork, build
 from cxr_data.errors import BadInput

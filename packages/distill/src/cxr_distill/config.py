@@ -79,7 +79,6 @@ class RunOptions:
         seeds: Several seeds, "--seeds 0,1,2", each trained in a folder of its own; mean and interval come at the end.
         licence: Licence that the written file shall say, such as CC-BY-4.0: yours, within what the data and the
             licences of start and teachers allow. Null says none.
-        workers: Threads that prepare batches; null chooses by the cores.
     """
 
     data: list[str] | str = "phantom"
@@ -88,7 +87,6 @@ class RunOptions:
     epochs: int | None = None
     seeds: list[int] = field(default_factory=list)
     licence: str | None = None
-    workers: int | None = None
 
 
 @dataclass(frozen=True)

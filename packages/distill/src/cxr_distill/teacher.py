@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cxr_common import checkpoint
 from cxr_common.models.encoders import find_encoder
-from cxr_common.models.features import features, feature_shapes
+from cxr_common.models.features import feature_shapes, features
 from cxr_common.models.pretrained import build_pretrained
 from cxr_common.models.small_maps import fast_layout
 from cxr_common.models.zoo import DEFAULT_SIZE, GrayNetwork

@@ -98,7 +98,7 @@ def check_encoders(losses: Mapping[Loss, float], *, classifiers: int) -> None:
         BadInput: Losses that read answers where no teacher answers, that read classifiers beside encoders, or other
             features than `ENCODER_FEATURES`; a kind of teacher that no loss listens to.
     """
-    do = "take losses such as pooled_cosine, fitnets.feature=pooled, rkd, or fit a classifier first: finetune --start FILE"
+    do = "take pooled_cosine, fitnets.feature=pooled or rkd, or fit a classifier first: finetune --start FILE"
     for loss in losses:
         if not loss.headless and (loss.features or not classifiers):
             reads = "the classifier" if loss.features else "the answers"

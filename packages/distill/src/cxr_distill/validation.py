@@ -69,9 +69,8 @@ def feature_losses(
     Returns:
         "val_loss", and "val_auroc", which is None.
     """
-    shapes = {
-        name: one[1:] for name, one in feature_shapes(student.network, student.feature_names, config.input_size).items()
-    }
+    found = feature_shapes(student.network, student.feature_names, config.input_size)
+    shapes = {name: shape[1:] for name, shape in found.items()}
     pixels, rows = data.cohort.pixels, data.val_rows
     options: dict[str, Any] = {"precision": arithmetic(accelerator), "workers": config.workers}
     flat = inference.distributed_outputs(FlatFeatures(student), pixels, rows, config.input_size, accelerator, **options)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from cxr_distill.losses import FEATURES, LOSSES, LEVELS, Interface, Loss, Outputs, build_adapters, each_loss, task_loss
+from cxr_distill.losses import FEATURES, LEVELS, LOSSES, Interface, Loss, Outputs, build_adapters, each_loss, task_loss
 from cxr_distill.losses.processes import gather_batch
 
 Computed = Callable[[Outputs, Outputs, Tensor, nn.ModuleDict], Tensor]

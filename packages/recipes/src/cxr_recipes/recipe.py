@@ -84,10 +84,10 @@ class Recipe(Typed):
     data: str = "phantom"
     scales: dict[str, dict[str, Any]] = Field(min_length=1)
     stages: list[Stage] = Field(min_length=1)
-    gains: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
-    published: dict[str, dict[str, Values]] = {}
-    published_gains: dict[str, Values] = {}
-    reports: dict[str, str] = ONE_REPORT
+    gains: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = Field({})
+    published: dict[str, dict[str, Values]] = Field({})
+    published_gains: dict[str, Values] = Field({})
+    reports: dict[str, str] = Field(ONE_REPORT)
     differs: str = ""
     _file: str = ""
 

@@ -103,7 +103,6 @@ class RunOptions:
             is what the file says, else the cohort's.
         start_std: Standard deviation likewise.
         epochs: Passes over the training images; null chooses (see cxr_ssl.plan for this and other choices).
-        workers: Threads that prepare crops; null chooses by the cores.
         on_collapse: What to do when all images come to look the same to the network: "stop", "warn", or "recover",
             which returns to the last healthy epoch and continues with one published change after the other.
     """
@@ -116,7 +115,6 @@ class RunOptions:
     start_mean: list[float] = field(default_factory=list)
     start_std: list[float] = field(default_factory=list)
     epochs: int | None = None
-    workers: int | None = None
     on_collapse: str = "stop"
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from cxr_common import checkpoint
 from cxr_common.models.foreign import to_torchvision
 from cxr_common.training.accelerator import arithmetic
+from cxr_common.training.options import without_conduct
 from cxr_common.training.run_folder import RunFolder
 from cxr_data.cohorts.cohort import Cohort
-from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import whole_file, write_text
 from cxr_data.models.header import portable
@@ -51,7 +51,7 @@ def write_results(
         kind="backbone",
         architecture=config.architecture,
         input=state.method.backbone.describe_input(config.input_size, cohort.pixel_mapping),
-        config=portable(config_dict(config)),
+        config=portable(without_conduct(config)),
         parents=parents,
         cohort=cohort.describe(),
         seed=config.seed,

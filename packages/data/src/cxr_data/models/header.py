@@ -97,7 +97,6 @@ class Header:
     schema: int = SCHEMA
 
 
-_CONDUCT = {"runs_dir", "workers", "restart", "extend", "keep_state", "licence"}
 _FOLDERS = re.compile(r"(?:^|(?<=\+))[^+#]*/(?<!@\d/)(?<!@\d\d/)(?=[^+#])")
 """The folders of each of several paths joined by +; the slash of a fold ("COHORT@2/5") is none of a path."""
 
@@ -106,9 +105,7 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config as weights files carry it: without paths of one machine, which do not change the weights.
 
     Args:
-        config: Config as plain JSON types. Places ("runs_dir"), conduct ("workers", "restart", "extend",
-            "keep_state") and the licence, which has a place of its own, are left out; of paths in "data", "teacher" and
-            "start" the last part stays.
+        config: Config as plain JSON types; of paths in "data", "teacher" and "start" the last part stays.
     """
 
     def name(value: Any) -> Any:
@@ -117,8 +114,7 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
         of_a_hub = isinstance(value, str) and value.startswith(("hf:", "timm:"))
         return _FOLDERS.sub("", value) if isinstance(value, str) and not of_a_hub else value
 
-    kept = {key: value for key, value in config.items() if key not in _CONDUCT}
-    return {key: name(value) if key in ("data", "teacher", "start") else value for key, value in kept.items()}
+    return {key: name(value) if key in ("data", "teacher", "start") else value for key, value in config.items()}
 
 
 _PLACES: dict[str, Path] = {}
