@@ -162,7 +162,7 @@ def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Heade
 
         network = in_eight_bits(network, header.input.size, header.bits["weights"])
     try:
-        weights = {name: one for name, one in load_file(path).items() if not name.startswith(TRAINING_IMAGES)}
+        weights = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(TRAINING_IMAGES)}
         refuse_unusable(weights, network.network.state_dict(), path)
         network.network.load_state_dict(weights)
     except (RuntimeError, SafetensorError) as error:

@@ -32,7 +32,7 @@ def patient_key(name: str) -> str:
 def _seen(name: str) -> str:
     """A name as it is seen: composed, with single spaces, without invisible characters."""
     composed = " ".join(unicodedata.normalize("NFKC", name).split())
-    return "".join(one for one in composed if unicodedata.category(one) not in ("Cf", "Cc")).strip()
+    return "".join(letter for letter in composed if unicodedata.category(letter) not in ("Cf", "Cc")).strip()
 
 
 def sounds_healthy(name: str) -> bool:

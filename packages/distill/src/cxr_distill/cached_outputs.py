@@ -273,7 +273,7 @@ def sampled_features(
         images = _rendered(cohort, rows, drawn, spec, positions).to(device)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             each.append({name: x.float().cpu() for name, x in teacher(images).features.items()})
-    return {name: torch.cat([one[name] for one in each]) for name in teacher.feature_names}
+    return {name: torch.cat([features[name] for features in each]) for name in teacher.feature_names}
 
 
 def _count(path: Path) -> int:

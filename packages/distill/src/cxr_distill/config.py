@@ -182,7 +182,7 @@ class TrainConfig(TrainingSettings, EightBitSettings, Conduct, RunOptions):
             bits_epochs=(self.bits_epochs is None or self.bits_epochs >= 0, "0 or more epochs, or null"),
         )
         require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
-        require(all(0 <= one < 2**63 for one in self.seeds), "seeds from 0 up, below 2^63", self.seeds, "--seeds")
+        require(all(0 <= seed < 2**63 for seed in self.seeds), "seeds from 0 up, below 2^63", self.seeds, "--seeds")
         refuse_empty(self.licence)
         from cxr_data.augment import training_views  # here: --help shall not wait for OpenCV
 

@@ -99,7 +99,7 @@ def distill(
         for module in (student, *teachers):
             stack.enter_context(evaluating(module))
         see_student = stack.enter_context(_observed(student, student_layers or {}))
-        see_teachers = [stack.enter_context(_observed(one, teacher_layers or {})) for one in teachers]
+        see_teachers = [stack.enter_context(_observed(module, teacher_layers or {})) for module in teachers]
         with torch.no_grad():
             own, its = see_student(first[0]), _joint([see(first[0]) for see in see_teachers])
         chosen: Mapping[Loss, float] = recommended(task, own.logits.shape[-1]) if losses is None else losses
@@ -237,10 +237,10 @@ def _joint(outputs: Sequence[Outputs]) -> Outputs:
     """The answer of one teacher, or the mean logits of several."""
     if len(outputs) == 1:
         return outputs[0]
-    shapes = {tuple(one.logits.shape) for one in outputs}
+    shapes = {tuple(answer.logits.shape) for answer in outputs}
     if len(shapes) > 1:
         raise BadInput("teachers with logits of one shape", " and ".join(map(str, sorted(shapes))), where="teacher")
-    return Outputs(torch.stack([one.logits for one in outputs]).mean(dim=0))
+    return Outputs(torch.stack([answer.logits for answer in outputs]).mean(dim=0))
 
 
 @contextmanager

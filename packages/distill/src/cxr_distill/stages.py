@@ -277,7 +277,7 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
         scores.append(answers[:, [header.labels.index(label) for label in cohort.labels]])
     with_teacher, without = scores
     gain = auroc_gain(cohort.targets[rows], with_teacher, without, cohort.groups[rows])
-    taught, alone = (macro(auroc(cohort.targets[rows], one)) for one in scores)
+    taught, alone = (macro(auroc(cohort.targets[rows], score)) for score in scores)
     figures = {"val_auroc": taught, "control_val_auroc": alone, "gain": gain.difference, "low": gain.low}
     figures = {name: None if math.isnan(value) else value for name, value in {**figures, "high": gain.high}.items()}
     write_json(path, {**figures, "level": 0.95, "images": len(rows)})

@@ -53,7 +53,9 @@ class Teacher:
         """Shape of each output for one image: "logits" (L,) of a classifier, and the features asked for."""
         found = {name: shape[1:] for name, shape in feature_shapes(self.network, self.feature_names, self.size).items()}
         if self.grid is not None:
-            found = {name: one if len(one) == 1 else (one[0], self.grid, self.grid) for name, one in found.items()}
+            found = {
+                name: shape if len(shape) == 1 else (shape[0], self.grid, self.grid) for name, shape in found.items()
+            }
         return found if self.headless else {"logits": (len(self.order),), **found}
 
     @property
@@ -83,7 +85,7 @@ class Teacher:
         """
         logits, maps = features(self.network, pixels, self.feature_names)
         if self.grid is not None:
-            maps = {name: one if one.ndim == 2 else resize(one, (self.grid, self.grid)) for name, one in maps.items()}
+            maps = {name: x if x.ndim == 2 else resize(x, (self.grid, self.grid)) for name, x in maps.items()}
         return Outputs(logits[:, self.order], maps, classifier_weight(self.network, self.order))
 
 

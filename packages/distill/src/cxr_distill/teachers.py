@@ -230,7 +230,7 @@ class Teachers:
         def read(positions: NDArray[np.int64]) -> dict[str, Tensor]:
             view = epoch % self.distillation.cached_views
             each = [cached.read(view, positions) for cached in self.cached]
-            return {f"{number}.{name}": x for number, one in enumerate(each) for name, x in one.items()}
+            return {f"{number}.{name}": x for number, outputs in enumerate(each) for name, x in outputs.items()}
 
         return read
 
@@ -331,9 +331,9 @@ def prepare(
             cache_outputs(teacher, stored[teacher.size], rows, spec, distillation.cached_views, **options)
             for teacher in moved
         )
-        seen = [one.all_validation(teacher.headless) for teacher, one in zip(moved, cached, strict=True)]
+        seen = [outputs.all_validation(teacher.headless) for teacher, outputs in zip(moved, cached, strict=True)]
         sample = evenly_spread(len(rows))
-        views = [one.read(0, sample) for teacher, one in zip(moved, cached, strict=True) if teacher.headless]
+        views = [outputs.read(0, sample) for teacher, outputs in zip(moved, cached, strict=True) if teacher.headless]
     else:
         seen = [validation_outputs(teacher, stored[teacher.size], precision) for teacher in moved]
         views = [
@@ -341,7 +341,7 @@ def prepare(
             for teacher in moved
             if teacher.headless
         ]
-    scales = tuple({name: scale_of(x).to(device) for name, x in one.items()} for one in views)
+    scales = tuple({name: scale_of(x).to(device) for name, x in features.items()} for features in views)
     features = tuple(found for teacher, found in zip(moved, seen, strict=True) if teacher.headless)
     answers = [found["logits"] for teacher, found in zip(moved, seen, strict=True) if not teacher.headless]
     if not answers:

@@ -367,7 +367,7 @@ def _file(path: Path, header: Header) -> dict[str, Any]:
         "temperature": (header.calibration or {}).get("temperature"),
         "parents": [dict(parent) for parent in header.parents],
         "licence": header.licence,
-        "ancestors": [dict(one) for one in header.ancestors],
+        "ancestors": [dict(ancestor) for ancestor in header.ancestors],
         "cohort": {key: (header.cohort or {}).get(key) for key in ("name", "source", "fingerprint")},
         "config": header.config,
         "seed": header.seed,

@@ -160,8 +160,8 @@ def controls(headers: Mapping[str, Header]) -> dict[str, str]:
         if not header.config.get("control") or not _taught(header):
             continue
         record = (header.architecture, header.config, header.seed)
-        for other, one in headers.items():
-            if not _taught(one) and (one.architecture, one.config, one.seed) == record:
+        for other, candidate in headers.items():
+            if not _taught(candidate) and (candidate.architecture, candidate.config, candidate.seed) == record:
                 found.setdefault(name, other)
     return found
 

@@ -52,9 +52,9 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
             found.append(sentence.format(models=", ".join(names), verb=verb, origin=origin, cohort=first.name))
     foreign: dict[str, list[str]] = {}
     for name, header in headers.items():
-        for one in header.ancestors:
-            if not one["source"].startswith("cxr "):
-                foreign.setdefault(one["name"], []).append(name)
+        for ancestor in header.ancestors:
+            if not ancestor["source"].startswith("cxr "):
+                foreign.setdefault(ancestor["name"], []).append(name)
     for origin, names in foreign.items():
         found.append(
             f"Nothing says which images {origin} was trained on, which {', '.join(names)} "
@@ -126,12 +126,12 @@ def seen_in_training(met: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Sentences on what `met_in_training` found: images met again, and images that could not be compared."""
     seen: dict[int, list[str]] = {}
     untold: dict[str, list[str]] = {}
-    for name, one in met.items():
-        if one["identical"]:
-            seen.setdefault(one["identical"], []).append(name)
-        if one["not_compared"] not in (None, _NO_KEYS):  # that is said where the origin is unknown
-            untold.setdefault(one["not_compared"], []).append(name)
-    total = next((one["evaluated"] for one in met.values()), 0)
+    for name, counts in met.items():
+        if counts["identical"]:
+            seen.setdefault(counts["identical"], []).append(name)
+        if counts["not_compared"] not in (None, _NO_KEYS):  # that is said where the origin is unknown
+            untold.setdefault(counts["not_compared"], []).append(name)
+    total = next((counts["evaluated"] for counts in met.values()), 0)
     return [
         f"{count} of {total} evaluated images are identical to training images of {', '.join(names)}, or of its "
         "teacher or start: the figures flatter it."

@@ -207,12 +207,12 @@ def _loop(names: str, of: Any, values: dict[str, Any], where: str) -> list[dict[
         raise BadInput(f"a list of values for {names}, or a scale's name for one", repr(rounds), where=where, do=do)
     keys = [name.strip() for name in names.split(",")]
     if len(keys) == 1:
-        return [{keys[0]: one} for one in rounds]
-    for one in rounds:
-        if not isinstance(one, list) or len(one) != len(keys):
+        return [{keys[0]: value} for value in rounds]
+    for value in rounds:
+        if not isinstance(value, list) or len(value) != len(keys):
             do = "write one list per iteration: [[1, 2], [3, 4]]"
-            raise BadInput(f"{len(keys)} values ({names}) in every iteration", repr(one), where=where, do=do)
-    return [dict(zip(keys, one, strict=True)) for one in rounds]
+            raise BadInput(f"{len(keys)} values ({names}) in every iteration", repr(value), where=where, do=do)
+    return [dict(zip(keys, value, strict=True)) for value in rounds]
 
 
 def _spread(command: str, chosen: dict[str, Any]) -> str:

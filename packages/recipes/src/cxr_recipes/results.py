@@ -126,7 +126,7 @@ def _figures(groups: Mapping[str, list[str]], models: Models) -> str:
     rows = []
     for group, names in groups.items():
         grouped = [models[name] for name in names]
-        cells = [_cell([one["overall"][metric] for one in grouped]) + _over(grouped, metric) for metric in METRICS]
+        cells = [_cell([model["overall"][metric] for model in grouped]) + _over(grouped, metric) for metric in METRICS]
         rows.append([group, len(names), *cells])
     return "\n".join(table(["model", "seeds", *METRICS.values()], rows))
 

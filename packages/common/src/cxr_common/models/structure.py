@@ -21,9 +21,22 @@ def classifier_name(network: Any) -> str:
     return next(name for name, module in network.named_modules() if module is classifier)
 
 
+def first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d | None]:
+    """Name and module of the convolution that reads the image; "" and None for a network without any."""
+    found = ((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    return next(found, ("", None))
+
+
 def input_channels(network: nn.Module) -> int:
     """Channels of the image that the network's first convolution reads; 1 for a network without any."""
-    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 1)
+    convolution = first_convolution(network)[1]
+    return 1 if convolution is None else convolution.in_channels
+
+
+def side_by_side(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C_i, H_i, W_i) concatenated along the channels, averaged to the resolution of the first."""
+    size = maps[0].shape[-2:]
+    return torch.cat([nn.functional.adaptive_avg_pool2d(x, size) if x.shape[-2:] != size else x for x in maps], dim=1)
 
 
 def feature_levels(network: Any) -> dict[str, int]:

@@ -94,8 +94,8 @@ def _copies(
         many = f"more than {MOST_COMPARED:,} images: only identical ones were searched for in several cohorts"
         return number, (f"{many}, not copies that were re-encoded or rescaled; {audit}",)
     measured = [measure(cohort) for cohort in cohorts]
-    thumbs = np.concatenate([one.thumbs for one in measured])
-    found = near_pairs(thumbs, [digest for one in measured for digest in one.digest])
+    thumbs = np.concatenate([measures.thumbs for measures in measured])
+    found = near_pairs(thumbs, [digest for measures in measured for digest in measures.digest])
     one, other = number[found.rows].T
     least = np.arange(int(number.max(initial=-1)) + 1)
     before = None

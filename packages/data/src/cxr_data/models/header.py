@@ -110,7 +110,7 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
     def name(value: Any) -> Any:
         if isinstance(value, list):
-            return [name(one) for one in value]
+            return [name(item) for item in value]
         of_a_hub = isinstance(value, str) and value.startswith(("hf:", "timm:"))
         return _FOLDERS.sub("", value) if isinstance(value, str) and not of_a_hub else value
 
@@ -235,7 +235,7 @@ def parse_header(text: str, path: str | Path) -> Header:
         raise BadInput(f"a header of schema {SCHEMA} or older", found, where=path, do="update the cxr packages")
     try:
         read: dict[str, Any] = {
-            name: tuple(one) if isinstance(one, list) else one for name, one in values["input"].items()
+            name: tuple(value) if isinstance(value, list) else value for name, value in values["input"].items()
         }
         values["input"] = Input(**read)
         for name in ("labels", "parents", "ancestors", "thresholds"):
@@ -297,7 +297,7 @@ def _end(table: Mapping[str, Any]) -> int:
         ValueError, LookupError, TypeError: Tensors that overlap, leave a gap, or are not as long as their shape says.
     """
     end = 0
-    for name, entry in sorted(table.items(), key=lambda one: one[1]["data_offsets"]):
+    for name, entry in sorted(table.items(), key=lambda entry: entry[1]["data_offsets"]):
         if name.startswith(TRAINING_IMAGES) and not (entry["dtype"] == "I64" and name.rpartition(".")[2].isdigit()):
             raise ValueError("no keys of images of a size")
         start, stop = entry["data_offsets"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common.models.concatenated import Concatenated
-from cxr_common.models.structure import dry_run, evaluating, feature_levels
+from cxr_common.models.structure import dry_run, evaluating, feature_levels, side_by_side
 from cxr_common.models.zoo import GrayNetwork
 from cxr_data.errors import BadInput, require_known
 
@@ -129,18 +129,13 @@ class _Kept:
 
     def joined(self, *others: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The outputs, and tensors of the same shapes, each as one (B, C, h, w): parts side by side."""
-        joined = []
-        for tensors in (self.tensors(), *others):
-            maps = [
-                _as_map(tensor.detach(), network, self.level)
-                for tensor, (_, network) in zip(tensors, self.places, strict=True)
-            ]
-            size = (maps[0].shape[-2], maps[0].shape[-1])
-            same = [
-                one if tuple(one.shape[-2:]) == size else nn.functional.adaptive_avg_pool2d(one, size) for one in maps
-            ]
-            joined.append(torch.cat(same, dim=1))
-        return tuple(joined)
+        networks = [network for _, network in self.places]
+        return tuple(
+            side_by_side(
+                [_as_map(x.detach(), network, self.level) for x, network in zip(tensors, networks, strict=True)]
+            )
+            for tensors in (self.tensors(), *others)
+        )
 
 
 @contextmanager

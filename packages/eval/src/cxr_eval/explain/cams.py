@@ -87,7 +87,9 @@ def score_cam(
     index = torch.as_tensor(label, device=a.device).expand(len(a))
     with torch.no_grad(), evaluating(network):
         images = network.normalise(pixels.to(device_of(network)))
-        weights = torch.stack([_seen_through(network, *one, batch_size) for one in zip(images, a, index, strict=True)])
+        weights = torch.stack(
+            [_seen_through(network, *case, batch_size) for case in zip(images, a, index, strict=True)]
+        )
     return finished(_weighted(a, weights), pixels.shape[-1])
 
 

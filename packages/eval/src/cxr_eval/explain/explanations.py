@@ -231,7 +231,7 @@ class Mean:
         """An entry of ``scores``: the mean of (M,) values, NaN left out, over all pairs or those of one label."""
         use = ~np.isnan(values.astype(np.float64))
         if label is not None:
-            use &= np.array([one == label for one in pairs.label], bool)
+            use &= np.array([own == label for own in pairs.label], bool)
         entry = {"model": model, "name": name, "label": label, "images": int(use.sum())}
         if not use.any():
             return {**entry, "value": None, "low": None, "high": None, "reason": "no image in which it is defined"}
