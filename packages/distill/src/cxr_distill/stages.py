@@ -267,7 +267,7 @@ def stage_name(config: FinetuneConfig | DistillConfig) -> str:
 
 
 def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
-    """Write what the teacher brought on validation images, in the control's labels, to ``path``; say it in a line."""
+    """Write the gain by the teacher on validation images, in the control's labels, to ``path``; say it in a line."""
     rows = cohort.rows("val")
     scores = []
     for file in (model, control):
