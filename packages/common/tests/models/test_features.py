@@ -155,7 +155,7 @@ def test_only_what_is_asked_comes_back_in_the_order_asked(gray_network, pixels):
     [
         ("resnet18", "level5", "did you mean level"),
         ("resnet18", "pooling", "did you mean pooled"),
-        ("resnet18", "logits", "choose one of pooled, level1"),
+        ("resnet18", "logits", "choose one of level1, level2"),
         ("baseline_cnn", "level1", "choose among level3, level4, pooled"),
     ],
 )

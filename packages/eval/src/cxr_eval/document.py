@@ -107,7 +107,9 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of metrics.json, from the models."""
-    return {"$schema": GenerateJsonSchema.schema_dialect, **Report.model_json_schema()}
+    described = Report.model_json_schema()
+    about = described["description"].partition("\n\n")[0]  # without the examples
+    return {"$schema": GenerateJsonSchema.schema_dialect, **described, "description": about}
 
 
 if __name__ == "__main__":
