@@ -66,7 +66,7 @@ class BrierParts(Typed):
 class WithFigures(Typed, extra="allow"):
     """An object in which figures stand beside the other fields, by name."""
 
-    __pydantic_extra__: dict[str, Entry]
+    __pydantic_extra__: dict[str, Entry]  # pyright: ignore[reportIncompatibleVariableOverride]: as pydantic documents
 
     @property
     def figures(self) -> dict[str, Entry]:

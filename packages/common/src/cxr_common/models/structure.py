@@ -35,8 +35,10 @@ def input_channels(network: nn.Module) -> int:
 
 def side_by_side(maps: Sequence[Tensor]) -> Tensor:
     """Maps (B, C_i, H_i, W_i) concatenated along the channels, averaged to the resolution of the first."""
-    size = maps[0].shape[-2:]
-    return torch.cat([nn.functional.adaptive_avg_pool2d(x, size) if x.shape[-2:] != size else x for x in maps], dim=1)
+    size = (maps[0].shape[-2], maps[0].shape[-1])
+    return torch.cat(
+        [nn.functional.adaptive_avg_pool2d(x, size) if tuple(x.shape[-2:]) != size else x for x in maps], dim=1
+    )
 
 
 def feature_levels(network: Any) -> dict[str, int]:
