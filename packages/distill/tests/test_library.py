@@ -136,13 +136,15 @@ X, Y = data("multilabel", 8)
         ([(X, Y[:, :2])], r"targets \(8, 2\)"),
         ([(X, Y + 3)], "targets from 0 to 1"),
         ([(X, Y[:, 0])], r"targets \(images, labels\)"),
-        ([(X.to("meta"), Y)], "images on the CPU or on cpu"),
-        ([(X, Y.to("meta"))], "targets on the CPU or on cpu"),
+        ([(X.repeat(1, 2, 1, 1), Y)], "images of the shape and dtype that it takes"),
+        ([(X.byte(), Y)], "images of the shape and dtype that it takes.*uint8"),
+        ([(X.to("meta"), Y)], "images on the CPU, where"),
+        ([(X, Y.to("meta"))], "targets on the CPU, where"),
     ],
 )
 def test_batches_that_cannot_be_get_one_message(loader, message) -> None:
     student, teacher = networks()
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadInput, match=f"(?s){message}"):
         distill(student, teacher, loader, task="multilabel")
 
 

@@ -181,7 +181,8 @@ def _batches(loader: Iterable[Any], device: torch.device) -> Iterator[tuple[Tens
         images, targets = batch
         for name, x in (("images", images), ("targets", targets)):
             if x.device.type not in ("cpu", device.type) or (x.device.type == device.type and x.device != device):
-                raise BadInput(f"{name} on the CPU or on {device}, where the student is", str(x.device), where=where)
+                places = "the CPU" if device.type == "cpu" else f"the CPU or on {device}"
+                raise BadInput(f"{name} on {places}, where the student is", str(x.device), where=where)
         if len(images) != len(targets) or not len(images):
             raise BadInput(
                 "as many targets as images, at least one", f"{len(targets)} for {len(images)} images", where=where
@@ -261,7 +262,13 @@ def _observed(module: nn.Module, layers: Mapping[str, str]) -> Iterator[Callable
 
     def run(images: Tensor) -> Outputs:
         seen.clear()
-        logits = module(images)
+        try:
+            logits = module(images)
+        except (RuntimeError, AssertionError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            found = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: {' '.join(str(error).split())}"
+            raise BadInput("images of the shape and dtype that it takes", found, where=type(module).__name__) from error
         if not isinstance(logits, Tensor):
             raise BadInput("logits, one tensor (images, labels)", type(logits).__name__, where=type(module).__name__)
         return Outputs(logits, dict(seen), None if classifier is None else classifier.weight)
