@@ -58,10 +58,10 @@ def push(config: PushConfig) -> Path:
             write_json(new / "metrics.json", entry)
         card = card or plain_card(header, names([file])[0])
         write_text(new / "README.md", with_licence(card, header, licence))
-    say(f"wrote {folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+    say(f"wrote {folder}: {', '.join(sorted(one.name for one in folder.iterdir()))}")
     for line in trail(licence, header.ancestors):
         say(line)
-    if licence and not restricted(licence) and any(restricted(ancestor["licence"]) for ancestor in header.ancestors):
+    if licence and not restricted(licence) and any(restricted(one["licence"]) for one in header.ancestors):
         say(f"WARNING: {licence} allows more than the licences it comes from")
     if config.repo:
         message = f"{header.architecture}, SHA-256 {digest[:16]}"
@@ -105,7 +105,7 @@ def with_licence(card: str, header: Header, licence: str | None) -> str:
     values: dict[str, Any] = {**yaml.safe_load(matter)}
     for name in ("license", "license_name"):
         values.pop(name, None)
-    sources = [ancestor["source"] for ancestor in header.ancestors if ancestor["source"].startswith(hub.PREFIX)]
+    sources = [one["source"] for one in header.ancestors if one["source"].startswith(hub.PREFIX)]
     base = [source.removeprefix(hub.PREFIX).partition("@")[0] for source in sources]
     if base:
         values["base_model"] = list(dict.fromkeys(base))
