@@ -352,10 +352,24 @@ def _beside(path: Path) -> tuple[Numbers, Numbers] | None:
             values = json.loads((path.parent / name).read_text("utf-8"))
             values = values.get(inside.get(name), values)
             mean, std = (values[key] for key in keys)
+            if name == "preprocessor_config.json":
+                mean, std = _of_pixels(values, mean, std)
         except (OSError, ValueError, LookupError, AttributeError, TypeError):
             continue
         return normalisation(mean, std, path.parent / name)
     return None
+
+
+def _of_pixels(about: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]) -> tuple[Numbers, Numbers]:
+    """Mean and std of pixels / 255 that do what an image processor of transformers does.
+
+    x = factor * pixel - offset, where it rescales;  (x - mean) / std, where it normalises
+    """
+    factor = 255 * float(about.get("rescale_factor", 1 / 255)) if about.get("do_rescale", True) else 255.0
+    offset = 1.0 if about.get("rescale_offset") else 0.0
+    if not about.get("do_normalize", True):
+        mean, std = [0.0] * len(mean), [1.0] * len(std)
+    return tuple((one + offset) / factor for one in mean), tuple(one / factor for one in std)
 
 
 def _load(network: nn.Module, architecture: str, weights: Mapping[str, Tensor], path: Path) -> None:

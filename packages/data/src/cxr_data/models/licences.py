@@ -28,21 +28,24 @@ def restricted(licence: str) -> bool:
 def of_file(path: str | Path) -> dict[str, str]:
     """What is known of a weights file's licence and source.
 
-    A file of ours says it in its header; a foreign one in its metadata ("licence" or "license", "source"), in the model
-    card or configuration beside it, or by the package or Hub repository it lies in.
+    A file of ours says it in its header, or in the model card that `push` wrote beside it; a foreign one in its
+    metadata ("licence" or "license", "source"), in the model card or configuration beside it, or by the package or Hub
+    repository it lies in.
 
     Returns:
         {"licence", "source"}; the licence `UNKNOWN`, the source "" where nothing says it.
     """
     path = Path(path)
     said: Mapping[str, Any] = {}
+    card = front_matter(path.parent / "README.md")
+    carded = card.get("license_name") or card.get("license")
     if path.suffix == ".safetensors":
         said = headers.metadata(path)
         if headers.KEY in said:
             own = headers.describe(path)
-            return {"licence": own.licence or UNKNOWN, "source": f"cxr {own.architecture}"}
-    card = front_matter(path.parent / "README.md")
-    licence = said.get("licence") or said.get("license") or card.get("license_name") or card.get("license")
+            source = hub_source(path) or f"cxr {own.architecture}"
+            return {"licence": str(own.licence or carded or UNKNOWN), "source": source}
+    licence = said.get("licence") or said.get("license") or carded
     package = _packaged(path.parent)
     licence = licence or _configured(path) or package.get("licence")
     source = said.get("source") or hub_source(path) or package.get("source") or ""

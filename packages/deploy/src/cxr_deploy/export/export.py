@@ -10,7 +10,6 @@ bfloat16 pays in OpenVINO and PyTorch, which round the float32 file's numbers th
 both.
 """
 
-import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from cxr_common.checkpoint import Header, load
 from cxr_common.models.zoo import GrayNetwork
 from cxr_data.cohorts.cohort import Cohort
-from cxr_data.command_line.suggestions import suggest
+from cxr_data.command_line.suggestions import suggest, typed
 from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, write_json
@@ -73,7 +72,7 @@ def export(config: ExportConfig) -> list[Path]:
             )
     read_headers({str(file): file for file in files})
     folders = [_export_one(config, file) for file in files]
-    say(f"new images:  uv run predict {shlex.quote(str(_shown(folders[-1])))} IMAGES")
+    say(f"new images:  {typed('predict', _shown(folders[-1]), 'IMAGES')}")
     run = files[-1].parent.parent  # the timings lie with the models
     say(suggest("benchmark-model", *(file.parent for file in files), run=run.name or ".", runs_dir=str(run.parent)))
     return folders
