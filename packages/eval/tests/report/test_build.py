@@ -98,6 +98,20 @@ def test_figures_of_the_document_are_on_the_page(make_document):
     assert "2 unreadable files" in html
 
 
+def test_the_gain_by_the_teacher_is_a_table_before_all_other_comparisons(make_document):
+    for task, labels in CASES.values():
+        document, targets, answers = make_document(task, labels, MODELS)
+        html, _ = render(document, targets, answers)
+        before, _, after = html.partition('id="gains"')
+        section = after.split("<section")[0]
+        assert 'id="differences"' not in before
+        assert "without teacher: resnet18-control" in section
+        for key in ("auroc", "f1", "brier"):
+            entry = document["gains"]["resnet18"]["overall"][key]
+            assert f"{signed(entry['value'])} <small>{signed(entry['low'])} to {signed(entry['high'])}" in section
+    assert 'id="gains"' not in render(*make_document("multiclass", ["a", "b"], {"teacher": 2.5, "resnet18": 2.0}))[0]
+
+
 def test_an_average_says_how_many_labels_it_is_over(make_document):
     document, targets, answers = make_document("multilabel", ["Mass", "Edema", "Hernia"], MODELS)
     html, _ = render(document, targets, answers)

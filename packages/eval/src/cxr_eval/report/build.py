@@ -81,6 +81,7 @@ def render(
             best={key: best_of(document, key) for key in summary},
             shown=shown,
             lead=_lead(document),
+            gains=document.get("gains", {}),
             foremost=FOREMOST,
             external="external" in [model["cohort"] for model in document["models"].values()],
             reach=_reach(document),
@@ -222,10 +223,11 @@ def _lead(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _reach(document: Mapping[str, Any]) -> dict[str, float]:
-    """Half-width of the scale of each metric's difference bars: the same for all models."""
+    """Half-width of the scale of each metric's difference bars: the same for all models and gains."""
     reach = {}
     for key in records.compared():
-        figures = [difference["overall"][key] for difference in document["differences"].values()]
+        compared = [*document["differences"].values(), *document.get("gains", {}).values()]
+        figures = [difference["overall"][key] for difference in compared]
         bounds = [abs(bound) for e in figures for bound in (e["value"], e["low"], e["high"]) if bound is not None]
         reach[key] = max(bounds, default=0.0) or 1.0
     return reach
