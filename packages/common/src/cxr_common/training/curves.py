@@ -41,17 +41,22 @@ def curves(title: str, names: Mapping[str, str], log: Sequence[Mapping[str, Any]
         log: Lines of metrics.jsonl; what is None in a line, or absent, leaves a gap.
 
     Returns:
-        An HTML figure.
+        An HTML figure; of a log of one line its numbers, since a curve through one point shows nothing.
     """
     lines = {name: [math.nan if line.get(name) is None else line[name] for line in log] for name in names}
     values = [value for line in lines.values() for value in line if math.isfinite(value)]
     if not values:
         return f"<figure class='chart'><figcaption>{escape(title)}</figcaption><p>undefined in this run</p></figure>"
+    if len(log) == 1:
+        figures = {names[name]: "–" if math.isnan(one[0]) else f"{one[0]:.4g}" for name, one in lines.items()}
+        told = "".join(f"<li>{escape(shown)}: <b>{figure}</b></li>" for shown, figure in figures.items())
+        heading = f"{escape(title)}, epoch {escape(str(log[0]['epoch']))}"
+        return f"<figure class='chart'><figcaption>{heading}</figcaption><ul class='legend'>{told}</ul></figure>"
     low, high = min(values), max(values)
     up = charts.nice_axis("", low, high) if low < high else Axis("", low - 0.5, high + 0.5, [low])
     last = len(log) - 1
     across = Axis("epoch", 0, max(last, 1), {place: str(log[place]["epoch"]) for place in sorted({0, last // 2, last})})
-    radius = 2.6 if len(log) <= FEW_EPOCHS else 0  # a line through one point shows nothing
+    radius = 2.6 if len(log) <= FEW_EPOCHS else 0
     series = [
         Series(shown, style, range(len(log)), lines[name], radius=radius)
         for style, (name, shown) in enumerate(names.items())
