@@ -1,5 +1,6 @@
 """Every command of the README and of the manual runs, in small; every Python example too."""
 
+import itertools
 import os
 import re
 import runpy
@@ -72,6 +73,30 @@ def test_every_command_runs(page, images, tmp_path, typed) -> None:
             small += ["--data", "phantom:100"]
         done = typed(name, *words, *small, cwd=tmp_path)
         assert done.returncode == 0, (name, words, done.stdout[-2000:], done.stderr[-2000:])
+
+
+def test_what_documented_commands_read_and_write_is_ignored_by_git() -> None:
+    """Patient images and answers are else one `git add .` away."""
+    places = {
+        "MY_IMAGES/a.png",
+        "NEW_IMAGES/a.png",
+        "EXPORT/a.dcm",
+        "numbered/1.dcm",
+        "numbers.txt",
+        "runs/mine/report",
+    }
+    for page in PAGES:
+        for words in commands(page):
+            for option, place in itertools.pairwise(words):
+                if option in ("--out", "--heatmaps"):
+                    places.add(f"{place}/1.png" if not Path(place).suffix else place)
+    asked = ["git", "check-ignore", "--no-index", *sorted(places)]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == 128:
+        pytest.skip("not a git checkout")
+    assert set(done.stdout.split()) == places
+    kept = subprocess.run(["git", "ls-files", "-ci", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False)
+    assert kept.stdout == b""
 
 
 def offered() -> dict[str, set[str]]:

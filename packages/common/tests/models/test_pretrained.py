@@ -342,9 +342,11 @@ def test_position_embeddings_of_others_fit_the_size(tmp_path) -> None:
 
 
 def test_networks_without_imagenet_weights_say_so(hub) -> None:
-    for name in ("eeea_net_c2", "baseline_cnn", "no_such_net"):
+    for name in ("eeea_net_c2", "baseline_cnn"):
         with pytest.raises(BadInput, match="ImageNet weights in timm"):
             imagenet_weights(name)
+    with pytest.raises(BadInput, match=r"did you mean .*vit_tiny_patch16_224"):
+        imagenet_weights("vit_tny_patch16_224")
     assert hub == []
 
 

@@ -64,6 +64,7 @@ def test_where_a_foreign_file_says_its_licence(tmp_path) -> None:
 def test_a_file_of_ours_whose_licence_was_given_when_it_was_pushed(tmp_path) -> None:
     own = ours(tmp_path / "models--clinic--net" / "snapshots" / ("2" * 40) / "backbone.safetensors", None)
     assert of_file(own) == {"licence": UNKNOWN, "source": "hf:clinic/net@222222222222"}
+    assert parent("teacher", own)["path"] == "clinic/net/backbone.safetensors"
     own.with_name("README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     assert of_file(own)["licence"] == "cc-by-nc-4.0"
     said = ours(tmp_path / "run" / "backbone.safetensors", "MIT")

@@ -15,7 +15,7 @@ from cxr_common.models.foreign import at_size, read_foreign
 from cxr_common.models.heads import set_prior
 from cxr_common.models.structure import classifier_name
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_data.errors import BadInput
+from cxr_data.errors import BadInput, unknown_name
 from cxr_data.models import hub
 
 Numbers = tuple[float, ...]
@@ -201,7 +201,7 @@ def imagenet_weights(architecture: str) -> Path:
         raise BadInput(
             f"ImageNet weights of {architecture} ({repository})",
             "neither in the cache nor to be fetched: " + str(error).splitlines()[0],
-            do=f"run it once with a network, or bring {name} of huggingface.co/{repository} and give --start FILE",
+            do=f"run it once with a network, or bring {name} of huggingface.co/{repository} and give its path",
         ) from error
 
 
@@ -213,9 +213,12 @@ def timm_config(architecture: str) -> Any:
     """
     import timm
 
+    if not timm.is_model(architecture.partition(".")[0]):
+        raise unknown_name("network", architecture, timm.list_models(pretrained=True))
     config = timm.get_pretrained_cfg(architecture) if timm.is_model_pretrained(architecture) else None
     if config is None or not config.hf_hub_id:
-        raise BadInput("a network with ImageNet weights in timm", architecture, do="--start random, or a file")
+        do = "take random weights (--start random), or those of a file"
+        raise BadInput("a network with ImageNet weights in timm", architecture, do=do)
     return config
 
 
@@ -259,7 +262,8 @@ def _weights(source: Pretrained | None, architecture: str, size: int, show: bool
         if show:
             print(
                 f"note: {source.path} does not say the normalisation it was trained with; the cohort's is used "
-                "(--start_mean and --start_std say another)",
+                "(image_mean and image_std in a preprocessor_config.json beside it, for --start also --start_mean and "
+                "--start_std, say another)",
                 flush=True,
             )
         state = file.state

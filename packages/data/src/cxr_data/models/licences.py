@@ -9,6 +9,7 @@ from typing import Any
 from cxr_data.errors import BadInput
 from cxr_data.files import read_json
 from cxr_data.models import header as headers
+from cxr_data.models.hub import hub_source
 
 UNKNOWN = "unknown"
 
@@ -17,7 +18,6 @@ _RESTRICTED = re.compile(
 )
 _HEADS = {"Apache Software License": "Apache-2.0", "Apache License": "Apache-2.0", "MIT License": "MIT"}
 """First words of a licence's text -> its name."""
-_HUB = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)$")
 
 
 def restricted(licence: str) -> bool:
@@ -101,16 +101,6 @@ def front_matter(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def hub_source(path: Path) -> str:
-    """Address "hf:OWNER/NAME@REVISION" of a file in the cache of huggingface_hub; "" of any other."""
-    parts = path.absolute().parts
-    if "snapshots" not in parts:
-        return ""
-    at = len(parts) - 1 - parts[::-1].index("snapshots")
-    found = _HUB.match(parts[at - 1])
-    return f"hf:{found['owner']}/{found['name']}@{parts[at + 1][:12]}" if found else ""
 
 
 def _configured(path: Path) -> str:
