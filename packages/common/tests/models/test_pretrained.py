@@ -234,6 +234,8 @@ def test_an_image_processor_of_transformers_is_followed_in_all_that_it_does(thei
         expected = (expected - about["image_mean"][0]) / about["image_std"][0]
     start = resolve(str(tmp_path / "resnet18.safetensors"), "resnet18")
     said = build_pretrained("resnet18", 0, 64, start, 0.4, 0.3).describe_input(64, {})
+    assert isinstance(said.mean, float)
+    assert isinstance(said.std, float)
     torch.testing.assert_close((pixels / 255 - said.mean) / said.std, expected, atol=1e-5, rtol=1e-5)
 
 
