@@ -8,11 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from cxr_common.checkpoint import Header, Input, describe, load, save
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
+from cxr_data import open_cohort
 from cxr_data.augment import ViewSpec
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
@@ -79,6 +81,16 @@ def test_without_labels_a_backbone_comes_out_that_finetune_takes(tmp_path, toy_f
     own, its = load(model)[0].network.state_dict(), load(path)[0].network.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in its.items())
     assert describe(model).kind == "model"
+
+
+def test_no_classifier_is_suggested_on_images_without_labels(tmp_path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, image in enumerate(open_cohort("phantom:30", pixel_size=48, show=False).pixels):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    said = stages.next_step(config(tmp_path, str(folder)), tmp_path / "backbone.safetensors")
+    assert "next:" not in said
+    assert "finetune --data LABELLED" in said
 
 
 def test_labels_are_not_looked_at_and_the_cache_asks_no_teacher(tmp_path, toy_cohort, monkeypatch) -> None:

@@ -18,7 +18,7 @@ from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start as start_accelerator
 from cxr_data import open_cohort, pixel_size_for
 from cxr_data.cohorts.cohort import Cohort
-from cxr_data.command_line.suggestions import suggest
+from cxr_data.command_line.suggestions import suggest, typed
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json
 from cxr_data.models import hub
@@ -98,7 +98,8 @@ def distill(config: DistillConfig) -> Path:
         build(config.student, len(cohort.labels), size=config.input_size)
     accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
     teachers, parents_of_teachers = _load_teachers(config, run, cohort, losses, words or [""], headless or [False])
-    unlicensed = [entry["name"] for entry in ancestors(parents_of_teachers) if entry["licence"] == UNKNOWN]
+    unknown = [entry for entry in ancestors(parents_of_teachers) if entry["licence"] == UNKNOWN]
+    unlicensed = [entry["name"] for entry in unknown if not entry["source"].startswith("cxr ")]  # those are one's own
     if unlicensed and accelerator.is_main_process:
         names = ", ".join(unlicensed)
         print(f"note: nothing says the licence of {names}, which the student's depends on", flush=True)
@@ -173,7 +174,10 @@ def next_step(config: FinetuneConfig | DistillConfig, model: Path) -> str:
     if isinstance(config, DistillConfig) and model.name == BACKBONE:
         name = f"{model.parent.name}-linear"
         options = {"architecture": config.student, "size": size, "start": str(model), "mode": "linear", "name": name}
-        return suggest("finetune", data=config.data, **place, **options)
+        if open_cohort(config.data, pixel_size=pixel_size_for(size), seed=0, show=False).has_labels("train", "val"):
+            return suggest("finetune", data=config.data, **place, **options)
+        command = typed("finetune", data="LABELLED", **place, **options)
+        return f"a classifier begins with these weights and a cohort with labels:  {command}"
     if isinstance(config, DistillConfig):
         return suggest("evaluate", **place)
     teacher = None if model == Path(config.runs_dir, config.run, TEACHER, MODEL) else str(model)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint
-from cxr_common.models.encoders import find_encoder
+from cxr_common.models.encoders import build_encoder, find_encoder
 from cxr_common.models.features import feature_shapes, features
-from cxr_common.models.pretrained import build_pretrained
 from cxr_common.models.small_maps import fast_layout
 from cxr_common.models.zoo import DEFAULT_SIZE, GrayNetwork
 from cxr_data.errors import BadInput
@@ -134,13 +133,14 @@ def load_encoder(
     """
     found = find_encoder(word)
     size = size or found.size or DEFAULT_SIZE
-    network = build_pretrained(found.architecture, 0, size, (found.weights,), mean, std)
-    fast_layout(network).requires_grad_(False).eval()
+    network = build_encoder(found, size, mean, std)
+    fast_layout(network).requires_grad_(False)
     shapes = feature_shapes(network, ENCODER_FEATURES if "level4" in feature_names else ("pooled",), size)
     if any(len(shape) != (2 if name == "pooled" else 4) for name, shape in shapes.items()):
         raise BadInput("an encoder that gives one vector of features per image", str(shapes), where=word)
     header = checkpoint.Header("backbone", found.architecture, network.describe_input(size, {}))
     about = f"{sha256(found.weights.path)} {found.weights.part} {found.architecture} {header.input} {grid}"
+    about += f" {found.gelu} {found.eps}"
     digest = hashlib.sha256(about.encode()).hexdigest()
     return Teacher(network, header, torch.zeros(0, dtype=torch.long), tuple(feature_names), digest, grid)
 

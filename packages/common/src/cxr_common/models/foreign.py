@@ -184,8 +184,10 @@ def _match(namings: "Sequence[_Naming]", network: nn.Module, part: str = "", pat
         if naming.part not in ranked or score > ranked[naming.part][0]:
             ranked[naming.part] = (score, naming.tensors)
     best = max(score for score, _ in ranked.values())
-    # One that lacks a little is not passed over: what it lacks will be said.
-    parts = sorted((name for name, (score, _) in ranked.items() if score >= _SAME * best), key=_turn)
+    # A teacher that lacks a little is not passed over for its student: what it lacks will be said. A text tower, whose
+    # blocks are those of the vision tower beside it, is.
+    near = (name for name, (score, _) in ranked.items() if score >= _SAME * best)
+    parts = sorted(near, key=lambda name: (_turn(name), -ranked[name][0]))
     if part and best:
         chosen = [name for name in parts if part == name]
         chosen = chosen or [name for name in parts if part in re.split(r"[._]", name) or part in name.split(".")]

@@ -15,7 +15,7 @@ from cxr_common.models.foreign import at_size, read_foreign
 from cxr_common.models.heads import set_prior
 from cxr_common.models.structure import classifier_name, first_convolution
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_data.errors import BadInput
+from cxr_data.errors import BadInput, unknown_name
 from cxr_data.models import hub
 
 Numbers = tuple[float, ...]
@@ -201,7 +201,7 @@ def imagenet_weights(architecture: str) -> Path:
         raise BadInput(
             f"ImageNet weights of {architecture} ({repository})",
             "neither in the cache nor to be fetched: " + str(error).splitlines()[0],
-            do=f"run it once with a network, or bring {name} of huggingface.co/{repository} and give --start FILE",
+            do=f"run it once with a network, or bring {name} of huggingface.co/{repository} and give its path",
         ) from error
 
 
@@ -213,9 +213,12 @@ def timm_config(architecture: str) -> Any:
     """
     import timm
 
+    if not timm.is_model(architecture.partition(".")[0]):
+        raise unknown_name("network", architecture, timm.list_models(pretrained=True))
     config = timm.get_pretrained_cfg(architecture) if timm.is_model_pretrained(architecture) else None
     if config is None or not config.hf_hub_id:
-        raise BadInput("a network with ImageNet weights in timm", architecture, do="--start random, or a file")
+        do = "take random weights (--start random), or those of a file"
+        raise BadInput("a network with ImageNet weights in timm", architecture, do=do)
     return config
 
 
@@ -258,7 +261,8 @@ def _weights(source: Pretrained | None, architecture: str, size: int, show: bool
         if show:
             print(
                 f"note: {source.path} does not say the normalisation it was trained with; the cohort's is used "
-                "(--start_mean and --start_std say another)",
+                "(image_mean and image_std in a preprocessor_config.json beside it, for --start also --start_mean and "
+                "--start_std, say another)",
                 flush=True,
             )
         state = file.state
@@ -351,10 +355,24 @@ def _beside(path: Path) -> tuple[Numbers, Numbers] | None:
             values = json.loads((path.parent / name).read_text("utf-8"))
             values = values.get(inside.get(name), values)
             mean, std = (values[key] for key in keys)
+            if name == "preprocessor_config.json":
+                mean, std = _of_pixels(values, mean, std)
         except (OSError, ValueError, LookupError, AttributeError, TypeError):
             continue
         return normalisation(mean, std, path.parent / name)
     return None
+
+
+def _of_pixels(about: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]) -> tuple[Numbers, Numbers]:
+    """Mean and std of pixels / 255 that do what an image processor of transformers does.
+
+    x = factor * pixel - offset, where it rescales;  (x - mean) / std, where it normalises
+    """
+    factor = 255 * float(about.get("rescale_factor", 1 / 255)) if about.get("do_rescale", True) else 255.0
+    offset = 1.0 if about.get("rescale_offset") else 0.0
+    if not about.get("do_normalize", True):
+        mean, std = [0.0] * len(mean), [1.0] * len(std)
+    return tuple((one + offset) / factor for one in mean), tuple(one / factor for one in std)
 
 
 def _load(network: nn.Module, architecture: str, weights: Mapping[str, Tensor], path: Path) -> None:

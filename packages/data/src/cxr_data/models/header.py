@@ -18,6 +18,7 @@ from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_data.models.header_checks import check_header
+from cxr_data.models.hub import PREFIX, hub_source
 from cxr_data.models.onnx_metadata import onnx_metadata
 
 SCHEMA = 1
@@ -143,7 +144,9 @@ def parent(role: str, path: str | Path) -> dict[str, str]:
     try:
         digest = sha256(path)
         _PLACES[digest] = place.absolute()
-        return {"role": role, "path": "/".join(place.parts[-1 - ours :]), "sha256": digest}
+        repository = hub_source(place).partition("@")[0].removeprefix(PREFIX)  # its folder is called by a hash
+        shown = f"{repository}/{place.name}" if repository else "/".join(place.parts[-1 - ours :])
+        return {"role": role, "path": shown, "sha256": digest}
     except OSError as error:
         raise BadInput("a file to begin with", error.strerror or str(error), where=path) from error
 

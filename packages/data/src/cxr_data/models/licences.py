@@ -9,6 +9,7 @@ from typing import Any
 from cxr_data.errors import BadInput
 from cxr_data.files import read_json
 from cxr_data.models import header as headers
+from cxr_data.models.hub import hub_source
 
 UNKNOWN = "unknown"
 
@@ -17,7 +18,6 @@ _RESTRICTED = re.compile(
 )
 _HEADS = {"Apache Software License": "Apache-2.0", "Apache License": "Apache-2.0", "MIT License": "MIT"}
 """First words of a licence's text -> its name."""
-_HUB = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)$")
 
 
 def restricted(licence: str) -> bool:
@@ -28,21 +28,24 @@ def restricted(licence: str) -> bool:
 def of_file(path: str | Path) -> dict[str, str]:
     """What is known of a weights file's licence and source.
 
-    A file of ours says it in its header; a foreign one in its metadata ("licence" or "license", "source"), in the model
-    card or configuration beside it, or by the package or Hub repository it lies in.
+    A file of ours says it in its header, or in the model card that `push` wrote beside it; a foreign one in its
+    metadata ("licence" or "license", "source"), in the model card or configuration beside it, or by the package or Hub
+    repository it lies in.
 
     Returns:
         {"licence", "source"}; the licence `UNKNOWN`, the source "" where nothing says it.
     """
     path = Path(path)
     said: Mapping[str, Any] = {}
+    card = front_matter(path.parent / "README.md")
+    carded = card.get("license_name") or card.get("license")
     if path.suffix == ".safetensors":
         said = headers.metadata(path)
         if headers.KEY in said:
             own = headers.describe(path)
-            return {"licence": own.licence or UNKNOWN, "source": f"cxr {own.architecture}"}
-    card = front_matter(path.parent / "README.md")
-    licence = said.get("licence") or said.get("license") or card.get("license_name") or card.get("license")
+            source = hub_source(path) or f"cxr {own.architecture}"
+            return {"licence": str(own.licence or carded or UNKNOWN), "source": source}
+    licence = said.get("licence") or said.get("license") or carded
     package = _packaged(path.parent)
     licence = licence or _configured(path) or package.get("licence")
     source = said.get("source") or hub_source(path) or package.get("source") or ""
@@ -98,16 +101,6 @@ def front_matter(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def hub_source(path: Path) -> str:
-    """Address "hf:OWNER/NAME@REVISION" of a file in the cache of huggingface_hub; "" of any other."""
-    parts = path.absolute().parts
-    if "snapshots" not in parts:
-        return ""
-    at = len(parts) - 1 - parts[::-1].index("snapshots")
-    found = _HUB.match(parts[at - 1])
-    return f"hf:{found['owner']}/{found['name']}@{parts[at + 1][:12]}" if found else ""
 
 
 def _configured(path: Path) -> str:
