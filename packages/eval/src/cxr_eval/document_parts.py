@@ -173,11 +173,13 @@ class Speed(Typed):
 
 
 class TrainingImages(Typed):
-    """Evaluated images that the model, its teachers or its start were trained on."""
+    """Evaluated images among the training and validation images of the model, its teachers or its start."""
 
     evaluated: int
     identical: int | None
     """Null where none could be compared."""
+    copies: int | None
+    """Others that look the same: saved anew, rescaled, toned or inverted. Null where none could be compared."""
     not_compared: str | None
     """What could not be compared, and why."""
 

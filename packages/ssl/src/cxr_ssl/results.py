@@ -1,12 +1,9 @@
 """Results of a run: the backbone, under our names and torchvision's, pictures, and a summary."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_common import checkpoint
@@ -75,7 +72,7 @@ def write_results(
 
 
 def write_backbone(
-    folder: Path, weights: dict[str, Tensor], about: checkpoint.Header, trained_on: Mapping[int, NDArray[np.int64]]
+    folder: Path, weights: dict[str, Tensor], about: checkpoint.Header, trained_on: checkpoint.TrainingImages
 ) -> list[Path]:
     """Write ``backbone.safetensors`` and, for a ResNet, ``backbone_torchvision.safetensors``.
 
@@ -83,7 +80,7 @@ def write_backbone(
         folder: The run's folder.
         weights: State dict of the network.
         about: The header.
-        trained_on: Keys of the images trained on: :func:`cxr_common.checkpoint.trained_on`.
+        trained_on: Keys of the images it is made with: :func:`cxr_common.checkpoint.trained_on`.
 
     Returns:
         The files written.

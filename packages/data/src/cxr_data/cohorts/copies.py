@@ -12,8 +12,6 @@ from cxr_data.preparation.splits import join_groups
 
 MOST_COMPARED = 20_000
 """Images up to which copies that are not identical are searched for, too: a few seconds."""
-MOST_ALIKE = 12
-"""Different images up to which a set that look alike counts as copies of one; larger sets are drawings or phantoms."""
 
 
 class Overlap(NamedTuple):
@@ -88,6 +86,7 @@ def _copies(
     """
     from cxr_data.auditing.duplicates import near_pairs
     from cxr_data.auditing.measures import measure
+    from cxr_data.cohorts.likeness import MOST_ALIKE
 
     audit = "`cxr-data audit` of all these cohorts together compares them"
     if len(number) > MOST_COMPARED:

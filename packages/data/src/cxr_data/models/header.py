@@ -29,6 +29,8 @@ EXPORT_KEY = "cxr_export"
 TRAINING_IMAGES = "cxr.training_images"
 """Beginning of the names of the tensors, beside the weights, with the keys of the images that were trained on; then
 comes the edge at which these were stored."""
+LIKENESS = f"{TRAINING_IMAGES}.likeness.16"
+"""Name of the tensor (N, 16) with the keys of what these images look like, at any edge."""
 
 
 @dataclass(frozen=True)
@@ -301,7 +303,11 @@ def _end(table: Mapping[str, Any]) -> int:
     """
     end = 0
     for name, entry in sorted(table.items(), key=lambda entry: entry[1]["data_offsets"]):
-        if name.startswith(TRAINING_IMAGES) and not (entry["dtype"] == "I64" and name.rpartition(".")[2].isdigit()):
+        if name.startswith(TRAINING_IMAGES) and not (
+            entry["dtype"] == "I64"
+            and name.rpartition(".")[2].isdigit()
+            and (name != LIKENESS or entry["shape"][1:] == [16])
+        ):
             raise ValueError("no keys of images of a size")
         start, stop = entry["data_offsets"]
         bits = 8 if entry["dtype"] == "BOOL" else int(re.findall(r"\d+", entry["dtype"])[0])  # BF16, F8_E4M3
