@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from cxr_data import timing
 from cxr_data.machine import cpu_flags, cpu_name
 
 PACKAGES = ("torch", "onnxruntime", "lightly", "scikit-learn", "torchdistill")
@@ -71,6 +72,24 @@ def _in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: in
 
 
 @pytest.fixture
+def product_rate() -> Callable[[], float]:
+    """A function that measures 1e9 operations a second of float32 matrix products in the threads torch has here.
+
+    It is what a direct convolution can hope for.
+    """
+
+    def rate() -> float:
+        import torch
+
+        edge = 1024
+        left, right = torch.randn(2, edge, edge)
+        seconds = timing.alternate({"product": lambda: left @ right}, 2.0)["product"]
+        return 2 * edge**3 / statistics.median(seconds) / 1e9
+
+    return rate
+
+
+@pytest.fixture
 def own_process() -> Callable[..., str]:
     """A function that runs Python code in a process of its own, where memory can be measured, and gives what it prints:
     ``own_process(code, *arguments)``.
@@ -107,7 +126,7 @@ def record(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None
     ) -> None:
         low = -math.inf if least is None else least
         high = math.inf if most is None else most
-        met = low <= value <= high  # what is not a number misses
+        met = bool(low <= value <= high)  # what is not a number misses
         row = {"what": what, "peer": peer, "value": float(value), "unit": unit, "least": least, "most": most}
         rows.append({**row, "met": met, "detail": detail})
         print(f"\n{_told(rows[-1])}" + (f" ({detail})" if detail else ""))

@@ -33,6 +33,10 @@ are compared, so that what slows the machine for a while slows both; such a rati
 than seconds do. Only the loops over scikit-learn, which take minutes, come after ours and are scaled from a few
 resamples. Memory is that of processes of their own. A figure in % is ours over the peer's: less is better. *Wanted* is
 the bound that the benchmark holds a figure to; **missed** says that it does not hold.
+
+Bounds differ where a processor has AVX2 alone: it has no arithmetic in bf16, so that `auto` is float32, and no
+instruction that multiplies bytes and adds up in 32 bits (VNNI), so that 8 bits are about twice as fast as float32, not
+four times. What float32 can reach there is the rate of a product of matrices, which the details name.
 """
 
 
@@ -95,9 +99,11 @@ def _machines(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
 
 def _machine(info: Mapping[str, Any]) -> str:
-    """Processor, cores and accelerator."""
+    """Processor and what decides how fast it multiplies, cores and accelerator."""
+    flags = info.get("flags") or []
+    kind = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags), "")
     cores = f"{info['cores']} core{'' if info['cores'] == 1 else 's'}"
-    return ", ".join(part for part in (info["cpu"], cores, info["gpu"]) if part)
+    return ", ".join(part for part in (info["cpu"], kind, cores, info["gpu"]) if part)
 
 
 def _about(runs: Mapping[str, Mapping[str, Any]]) -> str:

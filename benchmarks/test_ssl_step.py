@@ -37,8 +37,12 @@ from cxr_ssl.swav import swapped_prediction_loss
 
 TITLE = "A pretraining step"
 CASES = {"R18 64/32 batch 16": ("resnet18", (64, 32), 16), "R50 224/96 batch 4": ("resnet50", (224, 96), 4)}
-WANTED = {"auto": 2.5, "fp32": 1.4}
-WANTED_END_TO_END = {"png": 3.0, "jpg": 2.0}
+WANTED = {
+    "R18 64/32 batch 16": {"auto": 3.2 if has_bf16(cuda=False) else 2.0, "fp32": 2.0},
+    "R50 224/96 batch 4": {"auto": 3.0 if has_bf16(cuda=False) else 1.6, "fp32": 1.6},
+}
+"""Least ratios by case and precision; where bf16 has no arithmetic of its own, ``auto`` is float32."""
+WANTED_END_TO_END = {"png": 5.0, "jpg": 2.0}
 WANTED_MEMORY = {"bf16": 0.7, "bf16 checkpointing": 0.5}
 PROTOTYPES, EMBEDDING = 300, 64
 RECIPE = "lightly's SwAV example, float32"
@@ -130,11 +134,11 @@ def test_a_training_step(case, medians, record) -> None:
     floats = [(view.float() / 255 - 0.5) / 0.2 for stack in views for view in stack]
     plain = plain_step(architecture, sizes[0])
     steps = {"lightly": lambda: plain(floats)}
-    for precision in WANTED:
+    for precision in WANTED[case]:
         ours = our_step(our_state(architecture, sizes, batch, precision))
         steps[precision] = lambda ours=ours: ours(views)
     seconds = medians(steps, rounds=8, warm_up=2)
-    for precision, least in WANTED.items():
+    for precision, least in WANTED[case].items():
         record(
             f"{case}, precision {precision}",
             seconds["lightly"] / seconds[precision],

@@ -97,18 +97,27 @@ def test_every_machine_has_its_heading_and_the_commands_name_the_files(page, doc
 
 
 def test_a_test_that_was_run_again_replaces_its_figures(page, document) -> None:
+    document["machine_info"]["flags"] = ["avx2", "amx_bf16"]
     again = copy.deepcopy(document)
-    again["machine_info"]["flags"] = ["avx2", "amx_bf16"]
     again["commit_info"]["id"] = "fedcba9876543210"
     again["benchmarks"] = [{"name": "test_late", "extra_info": {"title": "Steps", "rows": [row("late", 2.0, "x", 1)]}}]
     again["failed"] = []
     text = page({"a.json": document, "again.json": again})
-    assert text.count("\n## A Processor, 2 cores\n") == 1
+    assert text.count("\n## A Processor, amx_bf16, 2 cores\n") == 1
     assert "revision 0123456789ab with" in text
     assert "Linux x86_64, avx2, amx_bf16, Python 3.12.1, torch 9.8.7, 1 thread of torch; revision fedcba987654" in text
     assert "| late | a peer | 2x | at least 1x |  |" in text
     assert "0.5x" not in text
     assert "5 figures; 3 of 4 bounds hold." in text
+
+
+def test_processors_of_one_name_that_can_do_other_things_are_two_machines(page, document) -> None:
+    other = copy.deepcopy(document)
+    document["machine_info"]["flags"] = ["avx2", "avx512f", "avx512_bf16"]
+    other["machine_info"]["flags"] = ["avx2"]
+    text = page({"a.json": document, "b.json": other})
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == ["## A Processor, avx512_bf16, 2 cores", "## A Processor, avx2, 2 cores"]
 
 
 def test_the_command_writes_a_file_or_standard_output(page, document, tmp_path) -> None:

@@ -65,18 +65,20 @@ def scan_with_links(root: Path) -> tuple[list[File], list[str]]:
     """
     files: list[File] = []
     links: list[str] = []
+    base = os.path.join(root, "")
     # Each folder with its real path and those of the folders it was reached through.
-    folders = [("", str(root), frozenset([str(root)]))]
+    folders = [("", str(root).rstrip("/"), frozenset([str(root)]))]
     while folders:
         folder, place, through = folders.pop()
         try:
-            for entry in os.scandir(root / folder):
-                if entry.name.startswith(".") or entry.name in SKIPPED:
+            for entry in os.scandir(base + folder):
+                name = entry.name
+                if name.startswith(".") or name in SKIPPED:
                     continue
-                path = folder + entry.name
+                path = folder + name
                 link = entry.is_symlink()
                 if os.path.isdir(entry.path) if link else entry.is_dir():
-                    real = os.path.realpath(entry.path) if link else os.path.join(place, entry.name)
+                    real = os.path.realpath(entry.path) if link else f"{place}/{name}"
                     if link and (real in through or not Path(real).is_relative_to(root)):
                         links.append(path)
                     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_data.errors import BadInput
-from cxr_data.folders import File, refuse_outside, scan_with_links
+from cxr_data.folders import refuse_outside, scan_with_links
 from cxr_data.images.header import BrokenImage, UnreadFormat, first_bytes, image_kind
 
 _READ = ".jpg .jpeg .jpe .jfif .png .apng .tif .tiff .btf .tf8 .bmp .dib .gif .webp .jp2 .j2k .j2c .jpx .jpf"
@@ -44,7 +44,7 @@ def find_images(root: Path) -> Images:
         BadInput: No image at all.
     """
     files, links = scan_with_links(root)
-    images = [file.path for file in files if _may_be_read(root, file) and is_image(root / file.path)]
+    images = [file.path for file in files if _is_image(root, file.path)]
     taken = set(images)
     others = Counter(_suffix(file.path) or "without suffix" for file in files if file.path not in taken)
     kinds = ", ".join(f"{count} x {kind}" for kind, count in others.most_common(5))
@@ -104,12 +104,12 @@ def _suffix(path: str) -> str:
     return os.path.splitext(stem)[1].lower() + suffix if suffix == ".gz" else suffix
 
 
-def _may_be_read(root: Path, file: File) -> bool:
-    """Whether a file may be looked into; a link that leads out is left to its suffix alone."""
-    if _suffix(file.path) in IMAGE_SUFFIXES:
+def _is_image(root: Path, path: str) -> bool:
+    """:func:`is_image`, but a link that leads out of the folder is left to its suffix alone."""
+    if _suffix(path) in IMAGE_SUFFIXES:  # most files, and quick
         return True
     try:
-        refuse_outside(root, file.path)
+        refuse_outside(root, path)
     except BrokenImage:
         return False
-    return True
+    return is_image(root / path)
