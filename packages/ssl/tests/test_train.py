@@ -180,6 +180,7 @@ def test_the_same_again_is_the_same_and_a_finished_run_is_left_alone(finished, d
     assert (folder / "backbone.safetensors").stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_bit_identical_backbone(finished, data, tmp_path):
     code = (
         "import os, signal, sys, torch\n"

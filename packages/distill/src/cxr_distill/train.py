@@ -315,6 +315,7 @@ def _epoch(config: TrainConfig, data: TrainingSet, plan: Plan, state: TrainState
         finer=distillation.finer if distillation else {},
         cached=teachers.cached_reader(epoch) if teachers else None,
         workers=config.workers,
+        augment_on_device=config.augment_on_device,
     )
     for step, batch in enumerate(steps, start=state.step):
         if config.optim.mixup:

@@ -14,6 +14,8 @@ class Conduct:
         run: Name of the experiment; its stages lie in RUNS_DIR/RUN.
         runs_dir: Folder of all experiments.
         deterministic: On a GPU, train to the same bits every time, and fp32 without TF32; slower. A CPU does so anyway.
+        augment_on_device: Render augmented views where the network is instead of on threads of the CPU, for a GPU that
+            waits for them (see waiting_share in done.json).
         track: Experiment tracker: "tensorboard", "wandb", "mlflow" or "trackio", told curves, config, sample images and
             summary; it writes to "tracking" in the stage's folder, and nothing leaves the machine.
         restart: When the folder holds a run of another config or other inputs, set it aside and start anew.
@@ -26,6 +28,7 @@ class Conduct:
     run: str = "quickstart"
     runs_dir: str = "runs"
     deterministic: bool = False
+    augment_on_device: bool = False
     track: str | None = None
     restart: bool = False
     extend: bool = False

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import functools
-import importlib.metadata
 import json
 import math
 import platform
@@ -156,6 +155,8 @@ def parent(role: str, path: str | Path) -> dict[str, str]:
 @functools.cache
 def provenance() -> dict[str, Any]:
     """``{"versions": ..., "git": ...}`` of this process, for a header."""
+    import importlib.metadata  # a fifth of the time of --help
+
     versions = {"python": platform.python_version()}
     for name in ("torch", "timm", "lightly", "accelerate", "numpy", "cxr-data", "cxr-common", "cxr-ssl", "cxr-distill"):
         try:

@@ -1,6 +1,5 @@
 """Licences of weights and of all their ancestors, and the places where they are shown."""
 
-import importlib.metadata
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -112,6 +111,8 @@ def _configured(path: Path) -> str:
 
 def _packaged(folder: Path) -> dict[str, str]:
     """Licence and source of an installed package that a file of weights comes in."""
+    import importlib.metadata  # a fifth of the time of --help
+
     for place in (folder, folder.parent):
         if "site-packages" not in place.parts:
             continue
