@@ -19,6 +19,10 @@ from typing import Any
 
 import pytest
 
+# Where Python may keep no bytecode, each process that a test starts would compile torch anew, for ten seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 pytest_plugins = ["chromium"]  # tests/support: a browser to look at pages with
 
 

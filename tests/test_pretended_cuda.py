@@ -27,7 +27,7 @@ def pretended(folder: Path, command: str, *arguments: str) -> str:
 @pytest.mark.parametrize(
     "how",
     [
-        "--cached_views 1",
+        "--cached_views 1 --augment_on_device true",
         "--loss simkd=1 --loss rkd=1 --loss crd=1 --loss pkt=1 --loss sp=1 --loss cam=1 --loss reviewkd=1",
         "--optim.mixup 0.2 --optim.ema 0.9 --loss led=1 --loss fitnets=1 --loss attention_transfer=1",
     ],
@@ -42,10 +42,10 @@ def test_teacher_and_student_on_a_device(tmp_path, how) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "finetune --architecture test_resnet --start random",
+        "finetune --architecture test_resnet --start random --augment_on_device true",
         "ssl-pretrain --architecture test_resnet --crops.local_count 2",
         "ssl-pretrain --architecture test_resnet --crops.local_count 2 --method dino",
-        "ssl-pretrain --architecture test_resnet --crops.local_count 2 --method byol",
+        "ssl-pretrain --architecture test_resnet --crops.local_count 2 --method byol --augment_on_device true",
     ],
 )
 @pytest.mark.nightly
@@ -81,6 +81,7 @@ for one in (found, logits):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_it_finds_what_would_fail_on_a_device() -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})

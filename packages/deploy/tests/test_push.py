@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,11 +31,12 @@ from cxr_deploy.push import push
 FILES = {"README.md", "config.json", "model.onnx", "model.safetensors"}
 
 
-@pytest.fixture
-def model(tmp_path) -> Path:
-    """A model of a run, with an export and an ancestor that is not for commercial use."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """The folder that `model` copies."""
+    folder = tmp_path_factory.mktemp("made")
     torch.manual_seed(0)
-    start = tmp_path / "rad" / "backbone.safetensors"
+    start = folder / "rad" / "backbone.safetensors"
     checkpoint.save(
         start, build("test_resnet", 0, size=32), Header("backbone", "test_resnet", Input(32, 0.5, 0.2), licence="MSRLA")
     )
@@ -43,14 +45,21 @@ def model(tmp_path) -> Path:
         "model", "test_resnet", Input(32, 0.45, 0.25), task="multiclass", labels=("NORMAL", "PNEUMONIA"),
         thresholds=(0.45, 0.55), cohort={"pixel_size": 64, "name": "toy"}, parents=(checkpoint.parent("start", start),),
     )  # fmt: skip
-    path = tmp_path / "run" / "resnet" / "model.safetensors"
+    path = folder / "run" / "resnet" / "model.safetensors"
     digest = checkpoint.save(path, network, header)
     gray = GrayNetwork(network, 0.45, 0.25).eval()
     graph = convert(Answering(gray, header), header)
     made = {"schema": 1, "precision": "fp32", "source": {"file": path.name, "sha256": digest}}
     onnx_file.describe(graph, describe(path), made)
     onnx_file.save(graph, path.parent / "export" / "model.onnx")
-    return path
+    return folder
+
+
+@pytest.fixture
+def model(made, tmp_path) -> Path:
+    """A model of a run, with an export and an ancestor that is not for commercial use."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "run" / "resnet" / "model.safetensors"
 
 
 def matter(folder: Path) -> dict[str, object]:
@@ -132,6 +141,7 @@ def test_damaged_weights_are_not_pushed(model) -> None:
     assert not (model.parent / "hub").exists()
 
 
+@pytest.mark.slow
 def test_there_and_back_over_the_hubs_own_client(model, tmp_path, loopback_hub) -> None:
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         script = str(Path(sys.executable).with_name(name))

@@ -30,6 +30,7 @@ from cxr_distill.teachers import Distillation
 from cxr_distill.train import train
 
 SCRIPT = str(Path(__file__).parent / "whole_run.py")
+KILLED = pytest.param(signal.SIGKILL, marks=pytest.mark.slow)
 STOPPED = (signal.SIGTERM, signal.SIGINT)  # in this process too: test_resume.py
 SMALL = {"size": 32, "batch_size": 16, "epochs": 3, "precision": "fp32", "lr": 3e-3}
 
@@ -40,7 +41,7 @@ def finetuned(folder: Path, cohort, **changes) -> Path:
 
 
 def distillation(path: Path, losses: Mapping[str, Any], **changes) -> Distillation:
-    stages = ("stage4",) if "fitnets" in losses else ()
+    stages = ("level4",) if "fitnets" in losses else ()
     teacher = load_teacher(path, ("NORMAL", "PNEUMONIA"), "multiclass", stages)
     return Distillation((teacher,), build_losses(losses), **{"task_weight": 0.1, **changes})
 
@@ -164,7 +165,7 @@ def uninterrupted(tmp_path_factory, make_toy, typed) -> tuple[Path, list[str]]:
     return folder / "quickstart" / "test_resnet", words.split()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.nightly) for s in STOPPED)])
+@pytest.mark.parametrize("how", [KILLED, *(pytest.param(s, marks=pytest.mark.nightly) for s in STOPPED)])
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(uninterrupted, tmp_path, typed, how) -> None:
     whole, start = uninterrupted
     cut = tmp_path / "quickstart" / "test_resnet"
@@ -196,7 +197,9 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 250) -> None
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("taught", [False, pytest.param(True, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "taught", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.nightly)]
+)
 def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, in_two_processes, typed, taught) -> None:
     """Without BatchNorm two processes must give the weights of one (same global batches, averaged gradients)."""
     flags = f"--size 32 --batch_size 8 --epochs 1 --precision fp32 --data {toy_folder}".split()
@@ -204,7 +207,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, i
     if taught:
         teacher = finetuned(tmp_path / "t", toy_cohort)
         flags += ["--teacher", str(teacher), "--student", "test_vit", "--cached_views", "2", "--optim.ema", "0.5"]
-        flags += ["--loss", "kd=0.9", "--loss", "fitnets=1", "--loss", "fitnets.stage=pooled", "--optim.clip", "1"]
+        flags += ["--loss", "kd=0.9", "--loss", "fitnets=1", "--loss", "fitnets.feature=pooled", "--optim.clip", "1"]
     else:
         flags += ["--architecture", "test_vit"]
     command = "distill" if taught else "finetune"
@@ -219,7 +222,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, i
 
 
 def test_adapters_fit_student_to_teacher() -> None:
-    adapters = build_adapters({FitNets(): 1.0}, Interface({"stage4": 8}), Interface({"stage4": 16}))
+    adapters = build_adapters({FitNets(): 1.0}, Interface({"level4": 8}), Interface({"level4": 16}))
     assert sum(p.numel() for p in adapters.parameters()) == 8 * 16 + 16
 
 

@@ -110,7 +110,7 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
     if task == "multilabel" or len(labels) == 2:
         thresholds = dict.fromkeys(labels, 0.5 if task == "multiclass" else 0.6)
     document = {
-        "schema": 3,
+        "schema": 4,
         "task": task,
         "split": "test",
         "labels": labels,
@@ -145,7 +145,7 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
                 "speed": {**timing, "latency_ms_p50": 12.5 * (i + 1)} if speed else None,
                 "thresholds": thresholds,
                 "cohort": "external" if name == "guest" else "internal",
-                "training_images": {"evaluated": n, "identical": 0, "not_compared": None},
+                "training_images": {"evaluated": n, "identical": 0, "copies": 0, "not_compared": None},
                 **measured["models"][name],
                 "subgroups": by_group["models"][name],
             }

@@ -68,6 +68,7 @@ def test_quickstart_runs_the_whole_road_and_does_nothing_twice(tmp_path, in_this
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
 
 
+@pytest.mark.slow
 def test_terminated_it_leaves_no_command_behind(tmp_path) -> None:
     script = Path(sys.executable).with_name("reproduce")
     arguments = [str(script), "quickstart", "--scale", "tiny", "--runs_dir", str(tmp_path)]
@@ -137,3 +138,29 @@ def test_side_by_side_commands_share_the_cores(monkeypatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert runner._environment(3)["OMP_NUM_THREADS"] == "2"
     assert runner._environment(16)["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_forked_command_prints_and_ends_as_one_of_its_own() -> None:
+    """In a process that has started no threads, as `reproduce` has not."""
+    code = (
+        "from cxr_recipes import runner\n"
+        "runner.HEAVY = ('json',)\n"
+        "print([runner._forked([str(runner.script('cxr-data')), word]) for word in ('--help', 'prepair')])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: cxr-data" in done.stdout
+    assert done.stdout.rstrip().endswith("[0, 2]")
+    assert "did you mean prepare" in done.stderr
+
+
+def test_commands_are_forked_one_at_a_time_and_not_beside_a_gpu(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(runner, "GPUS", (str(tmp_path),))
+    assert not runner.may_fork()
+    monkeypatch.setattr(runner, "GPUS", (str(tmp_path / "none"),))
+    assert runner.may_fork() == (sys.platform == "linux")
+    monkeypatch.setattr(runner, "_forked", lambda arguments: 7)
+    words = [sys.executable, "-c", "raise SystemExit(3)"]
+    assert runner._run(words, dict(os.environ), set()) == (7 if sys.platform == "linux" else 3)
+    with runner.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(runner._run, words, dict(os.environ), set()).result() == 3

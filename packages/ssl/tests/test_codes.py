@@ -148,3 +148,8 @@ def test_ordinary_scores_need_no_logarithms_and_vanished_ones_do(monkeypatch):
     sinkhorn(far)
     sinkhorn(torch.full((4, 3), torch.nan))
     assert len(taken) == 2
+
+
+def test_on_a_device_nothing_is_read_back():
+    """Reading a number of a meta tensor raises, where that of a GPU would make the step wait."""
+    assert sinkhorn(torch.empty(256, 300, device="meta")).shape == (256, 300)

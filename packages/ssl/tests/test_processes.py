@@ -31,6 +31,7 @@ def alone_and_together(in_two_processes: InTwo, target: Path) -> list[dict[str, 
     return torch.load(target, weights_only=True)
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_the_joined_batch(tmp_path, in_two_processes):
     alone, together = alone_and_together(in_two_processes, tmp_path / "results.pt")
     gradients = [name for name in alone if name[0].isdigit()]

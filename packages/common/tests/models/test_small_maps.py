@@ -60,7 +60,7 @@ def test_larger_maps_and_other_convolutions_stay() -> None:
         assert type(other) is nn.Conv2d
 
 
-@pytest.mark.parametrize(("kernel", "edge"), [(1, 4), (1, 2), (3, 4), (3, 1)])
+@pytest.mark.parametrize(("kernel", "edge"), [(1, 4), (1, 2), (3, 2), (3, 1)])
 def test_one_product_takes_all_pixels_also_where_nothing_learns(kernel, edge, monkeypatch) -> None:
     """Of more than two dimensions PyTorch made a product for each row of pixels, ten times slower."""
     conv = nn.Conv2d(512, 256, kernel, padding=kernel // 2).to(memory_format=torch.channels_last)
@@ -70,6 +70,19 @@ def test_one_product_takes_all_pixels_also_where_nothing_learns(kernel, edge, mo
     with torch.inference_mode():
         conv(torch.zeros(2, 512, edge, edge))
     assert [len(shape) for shape in shapes] == [2]
+
+
+def test_larger_windows_are_products_only_where_something_learns(monkeypatch) -> None:
+    conv = nn.Conv2d(512, 256, 3, padding=1)
+    multiply_small_maps(conv)
+    expected = conv(torch.ones(1, 512, 4, 4))
+    plain, calls = functional.conv2d, []
+    monkeypatch.setattr(functional, "conv2d", lambda *args: calls.append(1) or plain(*args))
+    conv(torch.ones(1, 512, 4, 4))
+    assert not calls
+    with torch.no_grad():
+        torch.testing.assert_close(conv(torch.ones(1, 512, 4, 4)), expected)
+    assert calls
 
 
 @pytest.mark.parametrize("size", [32, 64])

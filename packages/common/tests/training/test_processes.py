@@ -127,6 +127,7 @@ def test_gradients_get_the_strides_of_their_weights_and_keep_their_values() -> N
             assert torch.equal(parameter.grad, gradient)
 
 
+@pytest.mark.slow
 def test_two_processes_exchange_gradients_without_a_warning(in_two_processes) -> None:
     """Torch says once a process that strides do not match: an error here."""
     for code, said in in_two_processes(str(Path(__file__).with_name("two_processes.py"))):

@@ -22,7 +22,7 @@ Views = dict[str, NDArray[np.float32]]
 # Samples along each axis of an output pixel, from these factors of shrinking on. Few suffice, and more would blur.
 _SHRINK, _SAMPLES = (1.25, 1.75, 2.25, 3.5), np.array([1, 3, 2, 3, 4])
 _NOISE_SEED = 0x5EED
-_NOISE_STEPS = 32.0  # gray levels of the noise tile to one standard deviation
+NOISE_STEPS = 32.0  # gray levels of the noise tile to one standard deviation
 _NOISE_EDGES, _NOISE_PLACES = 4, 32  # the tile is 4 views wide, and a view's noise begins at a multiple of its 32nd
 
 
@@ -220,61 +220,39 @@ def render(pixels: NDArray[np.uint8], views: Views, spec: ViewSpec) -> NDArray[n
     batch, count = views["x"].shape
     size = spec.size
     out = np.empty((count, batch, size, size), np.uint8)
-    shrink = np.maximum(views["width"], views["height"]) * pixels.shape[1] / size
-    # Level k of the pyramid has 1 / 2^k of the resolution; what is left of the shrinking is averaged in the warp.
-    levels = np.ceil(np.log2(np.maximum(shrink / 4, 1.0)) - 1e-6).astype(int)
-    samples = _SAMPLES[np.searchsorted(_SHRINK, shrink / 2.0**levels + 1e-6, side="right")]
-    matrices = _matrices(views, pixels.shape[1], size)
-    tables = _tables(views)
-    noise = _noise_tile(size) if "noise" in views else None
+    levels, samples, matrices = warps(views, pixels.shape[1], size)
+    tables = exposures(views)
+    noise = noise_tile(size) if "noise" in views else None
     for i in range(batch):
         pyramid = [np.ascontiguousarray(pixels[i])]
         for v in range(count):
             while len(pyramid) <= levels[i, v]:
                 small = pyramid[-1].shape[0] // 2
                 pyramid.append(cv2.resize(pyramid[-1], (small, small), interpolation=cv2.INTER_AREA))
-            source = pyramid[levels[i, v]]
-            view = _warped(source, matrices[i, v], source.shape[0] / pixels.shape[1], size, int(samples[i, v]))
+            view = _warped(pyramid[levels[i, v]], matrices[i, v], size, int(samples[i, v]))
             sigma = float(views["sigma"][i, v]) * size
             if sigma > 0:
                 view = cv2.GaussianBlur(view, (0, 0), sigma)
             cv2.LUT(view, tables[i, v], dst=out[v, i])
             if noise is not None and (strength := float(views["noise"][i, v])) > 0:
-                x, y = (int(views[axis][i, v]) * size // _NOISE_PLACES for axis in ("noise_x", "noise_y"))
-                weight = strength * 255 / _NOISE_STEPS
+                x, y = (int(noise_place(views[axis][i, v], size)) for axis in ("noise_x", "noise_y"))
+                weight = strength * 255 / NOISE_STEPS
                 part = noise[y : y + size, x : x + size]
                 cv2.addWeighted(out[v, i], 1.0, part, weight, -128 * weight, dst=out[v, i])
     return out
 
 
-def _warped(
-    source: NDArray[np.uint8], matrix: NDArray[np.float64], ratio: float, size: int, samples: int
-) -> NDArray[np.uint8]:
-    """A view without its photometric changes: bilinear, or the average of samples² pixels for each of its own.
-
-    The average is what `whole` takes when it shrinks an image, so that training and evaluation see equally sharp
-    pictures.
-
-    Args:
-        source: (E, E) level of the pyramid.
-        matrix: (2, 3) map from output pixels to pixels of level 0.
-        ratio: Resolution of this level, 1 for level 0.
-        size: Edge of the output.
-        samples: Samples along each axis; 1 interpolates.
-    """
-    linear = matrix[:, :2]
-    # Both grids keep pixel centres at +0.5: first to this level, then to the finer output.
-    offset = matrix[:, 2] * ratio + (0.5 * ratio - 0.5) + linear @ np.full(2, (0.5 / samples - 0.5) * ratio)
-    finer = np.column_stack([linear * (ratio / samples), offset])
+def _warped(source: NDArray[np.uint8], matrix: NDArray[np.float64], size: int, samples: int) -> NDArray[np.uint8]:
+    """A view (size, size) without its photometric changes, of one level of the pyramid (E, E); see `warps`."""
     flags = (cv2.INTER_LINEAR if samples == 1 else cv2.INTER_NEAREST) | cv2.WARP_INVERSE_MAP
     edge = size * samples
-    view = cv2.warpAffine(source, finer, (edge, edge), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    view = cv2.warpAffine(source, matrix, (edge, edge), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     view = view if samples == 1 else cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA)
     return cast(NDArray[np.uint8], view)
 
 
 @functools.lru_cache(maxsize=8)
-def _noise_tile(size: int) -> NDArray[np.uint8]:
+def noise_tile(size: int) -> NDArray[np.uint8]:
     """(4 size, 4 size) standard normal noise as 128 + 32 z, the same picture at every size.
 
     White at each size, and at a coarser one the average of what it is at a finer one: views of one image at the
@@ -289,7 +267,12 @@ def _noise_tile(size: int) -> NDArray[np.uint8]:
         new -= np.kron(cv2.resize(new, (common, common), interpolation=cv2.INTER_AREA), block)
         drawn = np.kron(drawn, block) / parts + new
     tile = drawn if len(drawn) == edge else cv2.resize(drawn, (edge, edge), interpolation=cv2.INTER_AREA)
-    return np.rint(np.clip(128 + _NOISE_STEPS * tile / tile.std(), 0, 255)).astype(np.uint8)
+    return np.rint(np.clip(128 + NOISE_STEPS * tile / tile.std(), 0, 255)).astype(np.uint8)
+
+
+def noise_place(drawn: NDArray[np.float32], size: int) -> NDArray[np.int64]:
+    """Where the noise of views begins on the tile of their size, along an axis, pixels; of any shape."""
+    return np.asarray(drawn, np.int64) * size // _NOISE_PLACES
 
 
 def whole(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -311,21 +294,42 @@ def whole(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return out
 
 
-def _matrices(views: Views, edge: int, size: int) -> NDArray[np.float64]:
-    """(B, count, 2, 3) maps from output pixels to source pixels."""
+def warps(views: Views, edge: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """The affine warp of each view, and what it reads.
+
+    A view is bilinear, or the average of samples² nearest pixels for each of its own. The average is what `whole` takes
+    when it shrinks an image, so that training and evaluation see equally sharp pictures.
+
+    Args:
+        views: The drawn parameters, name -> (B, count).
+        edge: Edge of the images, pixels.
+        size: Edge of the views.
+
+    Returns:
+        Level of the image pyramid (B, count), of which level k has 1 / 2^k of the resolution; samples along each axis
+        of a pixel (B, count); and maps (B, count, 2, 3) from pixels of the view, as many as are sampled, to those of
+        the level.
+    """
+    shrink = np.maximum(views["width"], views["height"]) * edge / size
+    # What the level leaves of the shrinking is averaged in the warp.
+    levels = np.ceil(np.log2(np.maximum(shrink / 4, 1.0)) - 1e-6).astype(int)
+    samples = _SAMPLES[np.searchsorted(_SHRINK, shrink / 2.0**levels + 1e-6, side="right")]
     scale_x = views["mirror"] * views["width"] * edge / size
     scale_y = views["height"] * edge / size
     cos, sin = np.cos(views["angle"]), np.sin(views["angle"])
-    matrix = np.empty((*views["x"].shape, 2, 3), np.float64)
-    matrix[..., 0, 0], matrix[..., 0, 1] = cos * scale_x, -sin * scale_y
-    matrix[..., 1, 0], matrix[..., 1, 1] = sin * scale_x, cos * scale_y
-    middle = (size - 1) / 2
+    linear = np.empty((*views["x"].shape, 2, 2), np.float64)
+    linear[..., 0, 0], linear[..., 0, 1] = cos * scale_x, -sin * scale_y
+    linear[..., 1, 0], linear[..., 1, 1] = sin * scale_x, cos * scale_y
     centre = np.stack([views["x"], views["y"]], -1) * edge - 0.5
-    matrix[..., 2] = centre - middle * (matrix[..., 0] + matrix[..., 1])
-    return matrix
+    offset = centre - (size - 1) / 2 * linear.sum(-1)
+    # Both grids keep pixel centres at +0.5: first to the level, then to the finer output.
+    ratio = np.array([(edge >> level) / edge for level in range(levels.max(initial=0) + 1)])[levels][..., None]
+    parts = samples[..., None]
+    offset = offset * ratio + (0.5 * ratio - 0.5) + linear.sum(-1) * (0.5 / parts - 0.5) * ratio
+    return levels, samples, np.concatenate([linear * (ratio / parts)[..., None], offset[..., None]], -1)
 
 
-def _tables(views: Views) -> NDArray[np.uint8]:
+def exposures(views: Views) -> NDArray[np.uint8]:
     """(B, count, 256) lookup tables of brightness, contrast and gamma."""
     level = np.linspace(0, 1, 256, dtype=np.float32)
     curve = level ** views["gamma"][..., None]

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_common.training.accelerator import pinned
+from cxr_common.training.device_views import Unrendered, prepared, shown
 from cxr_common.training.loader import epoch_order, share
-from cxr_data.augment import Views, ViewSpec, render, training_views
+from cxr_data.augment import Views, ViewSpec, training_views
 from cxr_data.cohorts.chunk_cache import Window
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.cohorts.prefetch import prefetch
@@ -93,7 +94,7 @@ def _blank_labels(cohort: Cohort, fraction: float, seed: int) -> list[str]:
     held = (targets == 1).any(axis=0)
     if cohort.task != "multiclass":
         held &= (targets == 0).any(axis=0)
-    return [label for label, one in zip(cohort.labels, np.atleast_1d(held).tolist(), strict=True) if not one]
+    return [label for label, differs in zip(cohort.labels, np.atleast_1d(held).tolist(), strict=True) if not differs]
 
 
 def without_labels(cohort: Cohort) -> Cohort:
@@ -200,6 +201,15 @@ class Batch(NamedTuple):
     cached: dict[str, Tensor]
 
 
+class _Ahead(NamedTuple):
+    """A batch that waits to be moved to the device; its fields are those of `Batch`."""
+
+    images: Tensor | Unrendered
+    targets: Tensor
+    at_sizes: dict[int, Tensor | Unrendered]
+    cached: dict[str, Tensor]
+
+
 class Order(NamedTuple):
     """The images of an epoch and their augmented views.
 
@@ -264,6 +274,7 @@ def batches(
     finer: Mapping[int, Cohort] = MappingProxyType({}),
     cached: Callable[[NDArray[np.int64]], dict[str, Tensor]] | None = None,
     workers: int | None = None,
+    augment_on_device: bool = False,
 ) -> Iterator[Batch]:
     """The batches of an epoch.
 
@@ -280,35 +291,36 @@ def batches(
         finer: The same images stored at more pixels, for views of these sizes.
         cached: Reads cached teacher outputs of images at positions among the rows, instead of ``sizes``.
         workers: Threads; None chooses.
+        augment_on_device: Render the views on the device instead.
 
     Yields:
         Batches, on the device.
     """
     device = accelerator.device
 
-    def make(step: int) -> Batch:
+    def make(step: int) -> _Ahead:
         mine = [share(part[step], accelerator.process_index, accelerator.num_processes) for part in order]
         chosen, slots = (part[np.argsort(mine[0], kind="stable")] for part in mine)
         drawn = {name: values[slots] for name, values in views.items()}
         pixels = cohort.pixels[rows[chosen]]
 
-        def rendered(size: int, pixels: NDArray[np.uint8] = pixels) -> Tensor:
-            return pinned(torch.from_numpy(render(pixels, drawn, replace(spec, size=size))[0]).unsqueeze(1), device)
+        def rendered(size: int, pixels: NDArray[np.uint8] = pixels) -> Tensor | Unrendered:
+            return prepared(pixels, drawn, replace(spec, size=size), device, on_device=augment_on_device)
 
         images = rendered(spec.size)
-        shown = {size: images if size == spec.size else rendered(size) for size in sizes if size not in finer}
-        shown |= {size: rendered(size, finer[size].pixels[rows[chosen]]) for size in sizes if size in finer}
+        at_sizes = {size: images if size == spec.size else rendered(size) for size in sizes if size not in finer}
+        at_sizes |= {size: rendered(size, finer[size].pixels[rows[chosen]]) for size in sizes if size in finer}
         wanted = pinned(torch.from_numpy(targets[rows[chosen]]), device)
         told = {name: pinned(x, device) for name, x in cached(chosen).items()} if cached else {}
-        return Batch(images, wanted, shown, told)
+        return _Ahead(images, wanted, at_sizes, told)
 
-    for batch in prefetch(make, range(first_step, len(order.images)), workers=workers):
-        images = batch.images.to(device, non_blocking=True)
+    for ahead in prefetch(make, range(first_step, len(order.images)), workers=workers):
+        images = shown(ahead.images, device)[0].unsqueeze(1)
         yield Batch(
             images,
-            batch.targets.to(device, non_blocking=True),
-            {s: images if x is batch.images else x.to(device, non_blocking=True) for s, x in batch.shown.items()},
-            {name: x.to(device, non_blocking=True) for name, x in batch.cached.items()},
+            ahead.targets.to(device, non_blocking=True),
+            {s: images if x is ahead.images else shown(x, device)[0].unsqueeze(1) for s, x in ahead.at_sizes.items()},
+            {name: x.to(device, non_blocking=True) for name, x in ahead.cached.items()},
         )
 
 

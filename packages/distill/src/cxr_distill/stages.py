@@ -12,7 +12,7 @@ from cxr_common import checkpoint
 from cxr_common.gain import auroc_gain
 from cxr_common.inference import outputs
 from cxr_common.models.encoders import find_encoder
-from cxr_common.models.features import stage_shapes
+from cxr_common.models.features import feature_shapes
 from cxr_common.models.pretrained import Pretrained, Start, parents_of, resolve
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start as start_accelerator
@@ -245,11 +245,11 @@ def _load_teachers(
     needed = sorted({name for loss in losses for name in loss.features})
     mean, std = cohort.mean_std()
     grid = None
-    if "stage4" in needed and any(headless):
+    if "level4" in needed and any(headless):
         with torch.device("meta"):
             network = build(config.student, 0, size=config.input_size)
         student = GrayNetwork(network, mean, std)
-        grid = config.patch_grid or stage_shapes(student, ["stage4"], config.input_size)["stage4"][-1]
+        grid = config.patch_grid or feature_shapes(student, ["level4"], config.input_size)["level4"][-1]
     teachers, parents = [], []
     for number, (given, encoder) in enumerate(zip(words, headless, strict=True), start=1):
         role = f"teacher-{number}" if number > 1 else "teacher"
@@ -271,7 +271,7 @@ def stage_name(config: FinetuneConfig | DistillConfig) -> str:
 
 
 def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
-    """Write what the teacher brought on validation images, in the control's labels, to ``path``; say it in a line."""
+    """Write the gain by the teacher on validation images, in the control's labels, to ``path``; say it in a line."""
     rows = cohort.rows("val")
     scores = []
     for file in (model, control):
@@ -281,7 +281,7 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
         scores.append(answers[:, [header.labels.index(label) for label in cohort.labels]])
     with_teacher, without = scores
     gain = auroc_gain(cohort.targets[rows], with_teacher, without, cohort.groups[rows])
-    taught, alone = (macro(auroc(cohort.targets[rows], one)) for one in scores)
+    taught, alone = (macro(auroc(cohort.targets[rows], score)) for score in scores)
     figures = {"val_auroc": taught, "control_val_auroc": alone, "gain": gain.difference, "low": gain.low}
     figures = {name: None if math.isnan(value) else value for name, value in {**figures, "high": gain.high}.items()}
     write_json(path, {**figures, "level": 0.95, "images": len(rows)})
@@ -338,7 +338,7 @@ def _taught_labels(config: DistillConfig, run: Path, classifiers: Sequence[str])
     own_file = [own] if own.exists() and not config.teacher else []
     headers = [checkpoint.describe(hub.weights(path)) for path in [*classifiers, *own_file]]
     losses = build_losses(config.loss)
-    answers = not losses or any(not loss.features or loss.name == "simkd" for loss in losses)  # else features alone
+    answers = not losses or any(not loss.features or loss.teaches_answers for loss in losses)  # else features alone
     if not headers or not answers or not config.use_unlabelled or any(header.kind != "model" for header in headers):
         return set()
     return set.intersection(*(set(header.labels) for header in headers))

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from cxr_distill.losses import LOSSES
 
 
+@pytest.mark.slow
 def test_value_and_gradient_of_every_loss_are_those_of_the_whole_batch(tmp_path, in_two_processes) -> None:
     target = tmp_path / "results.pt"
     for code, said in in_two_processes(str(Path(__file__).with_name("two_processes.py")), str(target)):

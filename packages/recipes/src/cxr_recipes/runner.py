@@ -1,5 +1,9 @@
 """Run the commands of a recipe in order, resuming where an earlier run stopped."""
 
+import contextlib
+import importlib
+import importlib.metadata
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -15,6 +19,12 @@ from cxr_data.files import write_json, write_text
 from cxr_recipes import results
 from cxr_recipes.config import ReproduceConfig
 from cxr_recipes.recipe import Recipe, names, read
+
+HEAVY = ("torch._dynamo", "timm", "accelerate")
+"""What every training imports, for seconds."""
+
+GPUS = ("/dev/nvidiactl", "/dev/kfd")
+"""Devices of drivers that a fork would break."""
 
 
 def reproduce(config: ReproduceConfig) -> None:
@@ -73,9 +83,10 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
 
     for stage in filter(None, stages):  # of a loop over no values nothing is left
         side_by_side = min(jobs, len(stage))
-        with ThreadPoolExecutor(side_by_side) as pool:
+        with contextlib.ExitStack() as held:
+            each = map if side_by_side == 1 else held.enter_context(ThreadPoolExecutor(side_by_side)).map
             try:
-                codes = list(pool.map(lambda command, n=side_by_side: do(command, n), stage))
+                codes = list(each(lambda command, n=side_by_side: do(command, n), stage))
             except SystemExit:  # SIGTERM, which our commands do not hear: they save their state and end
                 for process in tuple(running):
                     process.terminate()
@@ -99,11 +110,45 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
 
 def _run(arguments: list[str], environment: dict[str, str], running: set[subprocess.Popen[bytes]]) -> int:
     """Run a command to its end and return its exit code; meanwhile it is in ``running``."""
+    if threading.current_thread() is threading.main_thread() and may_fork():
+        return _forked(arguments)
     with subprocess.Popen(arguments, env=environment) as process:
         running.add(process)
         code = process.wait()
         running.discard(process)
     return code
+
+
+def may_fork() -> bool:
+    """Whether commands are forked from this process, so that each need not import torch anew, for seconds.
+
+    Not where there is a GPU: its driver must not have been asked for anything before.
+    """
+    return sys.platform == "linux" and not any(map(os.path.exists, GPUS))
+
+
+def _forked(arguments: list[str]) -> int:
+    """Run a command in a fork of this process, which holds what it would import; its exit code."""
+    for name in HEAVY:
+        importlib.import_module(name)
+    process = multiprocessing.get_context("fork").Process(target=_command, args=(arguments,))
+    process.start()
+    try:
+        process.join()
+    except SystemExit:  # SIGTERM, which our commands do not hear, as they hear Ctrl-C: they save their state and end
+        process.terminate()
+        raise
+    finally:
+        process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _command(arguments: list[str]) -> None:
+    """Be the command: as its script is."""
+    sys.argv = arguments
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name=Path(arguments[0]).name)
+    sys.exit(entry.load()())
 
 
 def shell(command: list[str]) -> str:

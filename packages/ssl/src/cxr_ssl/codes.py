@@ -50,7 +50,8 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     if epsilon <= 0 or iterations < 1:
         raise ValueError(f"sinkhorn needs epsilon > 0 and iterations >= 1, got {epsilon} and {iterations}.")
     log_q = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
-    if log_q.numel() < SMALL and not _distributed():  # not among several processes, which may hold unequal numbers
+    alone = log_q.numel() < SMALL and not _distributed()  # processes may hold unequal numbers, and must agree
+    if alone or log_q.device.type != "cpu":  # where the exponentials' test would wait for the device
         return _by_logarithms(log_q, iterations)
     codes = _by_exponentials(log_q, iterations)
     return _by_logarithms(log_q, iterations) if codes is None else codes
@@ -60,37 +61,34 @@ def _by_exponentials(log_q: Tensor, iterations: int) -> Tensor | None:
     """Codes as u E v with E = exp(log Q - its largest value of each prototype); None where that is not exact.
 
     A value of E below the smallest normal number t may have vanished. Its share of a sum is at most
-    t max(u) max(v), which must stay below a ten thousandth of the rounding error, after every half step.
+    t max(u) max(v), which must stay below a ten thousandth of the rounding error, for all u and v of the iterations.
     """
     number = torch.finfo(log_q.dtype)
     matrix = (log_q - _all_reduced(log_q.amax(dim=0), "MAX")).exp_()
-    u, v = torch.ones_like(matrix[:, 0]), torch.ones_like(matrix[0])
-    growth = torch.zeros_like(u[:1])
+    us, vs = [torch.ones_like(matrix[:, 0])], []
     for _ in range(iterations):
-        v = 1 / _all_reduced(matrix.t() @ u, "SUM")
-        growth = torch.maximum(growth, u.amax() * v.amax())
-        u = 1 / (matrix @ v)
-        growth = torch.maximum(growth, u.amax() * v.amax())
+        vs.append(_all_reduced(matrix.t() @ us[-1], "SUM").reciprocal_())
+        us.append((matrix @ vs[-1]).reciprocal_())
+    growth = torch.cat(us).amax() * torch.cat(vs).amax()
     growth = _all_reduced(growth.nan_to_num(nan=torch.inf), "MAX")
     if not growth.item() < 1e-4 * number.eps / number.tiny:
         return None
-    return matrix.mul_(v).mul_(u[:, None])
+    return matrix.mul_(vs[-1]).mul_(us[-1][:, None])
 
 
 def _by_logarithms(log_q: Tensor, iterations: int) -> Tensor:
     """The same codes; log Q may have any finite value."""
-    for _ in range(iterations):
-        log_q = log_q - _logsumexp_over_images(log_q)
-        log_q = log_q - torch.logsumexp(log_q, dim=1, keepdim=True)
-    return log_q.exp()
+    for _ in range(iterations - 1):
+        log_q = _equal_prototypes(log_q).log_softmax(dim=1)
+    return _equal_prototypes(log_q).softmax(dim=1)
 
 
-def _logsumexp_over_images(log_q: Tensor) -> Tensor:
-    """Logsumexp over the rows (B, K) of every process; (1, K), the same on all of them."""
+def _equal_prototypes(log_q: Tensor) -> Tensor:
+    """Log Q (B, K) less its logsumexp over the rows of every process."""
     if not _distributed():
-        return torch.logsumexp(log_q, dim=0, keepdim=True)
-    highest = _all_reduced(log_q.amax(dim=0, keepdim=True), "MAX")
-    return highest + _all_reduced((log_q - highest).exp().sum(dim=0, keepdim=True), "SUM").log()
+        return log_q.log_softmax(dim=0)
+    highest = _all_reduced(log_q.amax(dim=0), "MAX")
+    return log_q - (highest + _all_reduced((log_q - highest).exp().sum(dim=0), "SUM").log())
 
 
 def _all_reduced(value: Tensor, operation: str) -> Tensor:

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cxr_common.training.accelerator import pinned
+from cxr_common.training.device_views import Unrendered, prepared, shown
 from cxr_common.training.loader import epoch_order, share
-from cxr_data.augment import ViewSpec, draw, render
+from cxr_data.augment import ViewSpec, draw
 from cxr_data.cohorts.chunk_cache import shuffle_window
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.cohorts.prefetch import prefetch
@@ -43,6 +42,7 @@ def crop_batches(
     global_batch: int,
     accelerator: "Accelerator",
     workers: int | None = None,
+    augment_on_device: bool = False,
 ) -> Iterator[list[Tensor]]:
     """The crops of an epoch's batches, rendered on threads straight from the memory map.
 
@@ -56,6 +56,7 @@ def crop_batches(
         global_batch: Images of a step over all processes.
         accelerator: Tells device and share of this process.
         workers: Threads; None chooses.
+        augment_on_device: Render them on the device instead.
 
     Yields:
         One tensor a spec, (count, B, 1, size, size) uint8 on the device; image b is the same in all of them.
@@ -63,16 +64,16 @@ def crop_batches(
     drawn = [draw(spec, len(rows), seed, epoch, stream) for stream, spec in enumerate(specs)]
     order = epoch_order(len(rows), seed, epoch, global_batch, shuffle_window(cohort, rows))
 
-    def make(step: int) -> list[Tensor]:
+    def make(step: int) -> list[Tensor | Unrendered]:
         # Ascending rows are read faster from disk; which place an image has in its batch is of no
         # consequence.
         chosen = np.sort(share(order[step], accelerator.process_index, accelerator.num_processes))
         pixels = cohort.pixels[rows[chosen]]
-        stacks = [
-            render(pixels, {name: values[chosen] for name, values in parameters.items()}, spec)
-            for spec, parameters in zip(specs, drawn, strict=True)
+        mine = [{name: values[chosen] for name, values in parameters.items()} for parameters in drawn]
+        return [
+            prepared(pixels, views, spec, accelerator.device, on_device=augment_on_device)
+            for spec, views in zip(specs, mine, strict=True)
         ]
-        return [pinned(torch.from_numpy(stack).unsqueeze(2), accelerator.device) for stack in stacks]
 
-    for views in prefetch(make, range(first_step, len(order)), workers=workers):
-        yield [stack.to(accelerator.device, non_blocking=True) for stack in views]
+    for stacks in prefetch(make, range(first_step, len(order)), workers=workers):
+        yield [shown(views, accelerator.device).unsqueeze(2) for views in stacks]

@@ -97,6 +97,7 @@ def pretrain(config: PretrainConfig) -> Path:
                     global_batch=plan.global_batch,
                     accelerator=accelerator,
                     workers=config.workers,
+                    augment_on_device=config.augment_on_device,
                 )
                 for crops in session.timed(batches, lambda crops: crops[0][0]):
                     step = state.epoch * plan.steps + state.step

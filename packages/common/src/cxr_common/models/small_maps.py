@@ -1,6 +1,6 @@
 """Convolutions over maps of a few pixels, as the product of matrices that they are.
 
-The last stages of a ResNet see a radiograph of 64 pixels as 4 x 4 and 2 x 2 pixels with hundreds of channels. There
+The last levels of a ResNet see a radiograph of 64 pixels as 4 x 4 and 2 x 2 pixels with hundreds of channels. There
 oneDNN's convolutions are slow on a CPU, above all backward and in bfloat16, where one product of matrices gives the
 same sums several times faster (``benchmarks/test_hot_paths.py`` measures it).
 """
@@ -15,8 +15,10 @@ from cxr_common.models.eight_bits import EightBits
 
 N = TypeVar("N", bound=nn.Module)
 TINY, SMALL = 4, 16
-"""Pixels of an output up to which the product is faster: always, and where weights are many or meet one pixel each."""
-MANY_WEIGHTS = 2**19
+"""Pixels of an output up to which the product is faster: always, and where weights meet one pixel each or are many and
+learn."""
+MANY_WEIGHTS = 2**16
+"""Weights for each pixel of an output from which on they are many in float32; in bfloat16 half of that."""
 
 
 def fast_layout(network: N) -> N:
@@ -59,7 +61,10 @@ class SmallMap(nn.Conv2d):
             return super().forward(input)
         # Offsets within the kernel that meet a pixel, for some pixel of the output.
         first, last = max(0, padding - stride * (edge - 1)), min(kernel, height + padding)
-        if edge * edge > TINY and last - first > 1 and self.weight.numel() < MANY_WEIGHTS:
+        # Backward gains most; where nothing learns, gathering what each pixel meets takes longer than it saves.
+        many = edge * edge * MANY_WEIGHTS / (2 if torch.is_autocast_enabled("cpu") else 1)
+        pays = torch.is_grad_enabled() and self.weight.numel() >= many
+        if edge * edge > TINY and last - first > 1 and not pays:
             return super().forward(input)
         pixels = input.permute(0, 2, 3, 1)
         if last - first > 1:

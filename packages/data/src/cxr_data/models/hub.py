@@ -64,7 +64,7 @@ def weights(word: str | Path) -> Path:
         return path
     found = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if found is None:
-        names = ", ".join(sorted(one.name for one in path.iterdir())[:6]) or "nothing"
+        names = ", ".join(sorted(file.name for file in path.iterdir())[:6]) or "nothing"
         raise BadInput(f"a folder with {WEIGHTS[0]}", f"{names} in it", where=word, do="name the file itself")
     return found
 

@@ -1,6 +1,5 @@
 """Licences of weights and of all their ancestors, and the places where they are shown."""
 
-import importlib.metadata
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -66,7 +65,7 @@ def ancestors(parents: Iterable[Mapping[str, str]]) -> tuple[dict[str, str], ...
         for path in headers.places_of([entry]):
             found[entry["sha256"]] = {"name": entry["path"], "sha256": entry["sha256"], **of_file(path)}
             if headers.is_ours(path):
-                found |= {one["sha256"]: dict(one) for one in headers.describe(path).ancestors}
+                found |= {entry["sha256"]: dict(entry) for entry in headers.describe(path).ancestors}
     return tuple(found.values())
 
 
@@ -79,10 +78,10 @@ def trail(own: str | None, above: Iterable[Mapping[str, str]]) -> list[str]:
     """
     above = list(above)
     lines = [f"licence: {own or UNKNOWN}"]
-    for one in above:
-        source = f" ({one['source']})" if one.get("source") else ""
-        lines.append(f"made from {one['name']}{source}: licence {one['licence']}")
-    bound = [one["name"] for one in above if restricted(one["licence"])]
+    for entry in above:
+        source = f" ({entry['source']})" if entry.get("source") else ""
+        lines.append(f"made from {entry['name']}{source}: licence {entry['licence']}")
+    bound = [entry["name"] for entry in above if restricted(entry["licence"])]
     if bound:
         lines.append(
             f"WARNING: NOT FOR COMMERCIAL USE: the licence of {', '.join(bound)} forbids it, and binds this file"
@@ -112,6 +111,8 @@ def _configured(path: Path) -> str:
 
 def _packaged(folder: Path) -> dict[str, str]:
     """Licence and source of an installed package that a file of weights comes in."""
+    import importlib.metadata  # a fifth of the time of --help
+
     for place in (folder, folder.parent):
         if "site-packages" not in place.parts:
             continue
@@ -121,10 +122,10 @@ def _packaged(folder: Path) -> dict[str, str]:
             continue
         about, text = package.metadata, package.read_text("LICENSE") or ""
         named = [about[name] for name in ("License-Expression", "License") if name in about]
-        classified = [one.rpartition(" :: ")[2] for one in about.get_all("Classifier") or [] if "License" in one]
-        heads = [one for head, one in _HEADS.items() if text.lstrip().startswith(head)]
+        classified = [text.rpartition(" :: ")[2] for text in about.get_all("Classifier") or [] if "License" in text]
+        heads = [licence for head, licence in _HEADS.items() if text.lstrip().startswith(head)]
         fields = [*named, *classified, *heads]
-        said = next((one.splitlines()[0] for one in fields if one and one != "UNKNOWN"), "")
+        said = next((text.splitlines()[0] for text in fields if text and text != "UNKNOWN"), "")
         return {"licence": said, "source": f"{about['Name']} {about['Version']}"}
     return {}
 

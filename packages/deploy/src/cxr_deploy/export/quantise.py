@@ -23,6 +23,7 @@ from cxr_data.models.metrics import auroc, macro
 from cxr_deploy import runtimes
 from cxr_deploy.export import ranges
 from cxr_deploy.export.agreement import agreement
+from cxr_deploy.export.compact import compact
 from cxr_deploy.export.stem import in_blocks
 from cxr_deploy.runtimes import INPUT, OUTPUTS
 
@@ -64,7 +65,7 @@ class Variant:
         return f"per {'channel' if self.per_channel else 'tensor'}, float: {self.kept}"
 
 
-VARIANTS = [Variant(*one) for one in itertools.product(ranges.METHODS, (True, False), KEPT_FLOAT)]
+VARIANTS = [Variant(*choice) for choice in itertools.product(ranges.METHODS, (True, False), KEPT_FLOAT)]
 
 
 def search(
@@ -179,7 +180,8 @@ def build(model: onnx.ModelProto, histograms: ranges.Histograms, variant: Varian
         [],
         outside,
         list(QUANTISED),
-        {"ActivationSymmetric": False, "WeightSymmetric": True},
+        # Runtimes make integers of the biases, from the scales of input and weight: ONNX Runtime from 1.21 on.
+        {"ActivationSymmetric": False, "WeightSymmetric": True, "QuantizeBias": False},
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
@@ -187,6 +189,7 @@ def build(model: onnx.ModelProto, histograms: ranges.Histograms, variant: Varian
     del made.metadata_props[:]
     made.metadata_props.extend(model.metadata_props)
     made.producer_name, made.doc_string = model.producer_name, model.doc_string
+    compact(made)
     onnx.checker.check_model(made)
     return made
 

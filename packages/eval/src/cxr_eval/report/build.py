@@ -57,9 +57,9 @@ def render(
     speed = _speed_chart(document)
     labels, groups = file_names(shown), file_names(forests)
     drawn = {
-        f"{name}-{labels[one['label']]}": chart
-        for one in panels
-        for name, chart in (one["charts"] | one["calibration"]).items()
+        f"{name}-{labels[part['label']]}": chart
+        for part in panels
+        for name, chart in (part["charts"] | part["calibration"]).items()
     }
     drawn |= {f"subgroups-{groups[column]}": chart for column, chart in forests.items()}
     drawn |= {"auroc-latency": speed} if speed else {}
@@ -87,7 +87,7 @@ def render(
             external="external" in [model["cohort"] for model in document["models"].values()],
             reach=_reach(document),
             panels=panels,
-            data=[one["data"] for one in panels],
+            data=[part["data"] for part in panels],
             forests=forests,
             gaps=document["subgroups"]["gaps"][:GAPS_SHOWN],
             group_figures=records.shown("subgroup"),

@@ -93,6 +93,7 @@ def checks(place: Place) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     yield "weights to begin with", ready
     pretrain = ["ssl-pretrain", f"--architecture={network}", f"--start={start}", "--optimizer=sgd"]
     distil = ["distill", f"--student={network}", f"--start={start}", f"--teacher={teacher}"]
+    teach = ["finetune", f"--architecture={network}", f"--start={start}"]
     adam = {"update": ADAM_UPDATE, "loss": LOSS}
     stages = [
         Stage(
@@ -104,7 +105,8 @@ def checks(place: Place) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         for method in ("swav", "dino", "byol")
     ]
     stages += [
-        Stage("teacher", ["finetune", f"--architecture={network}", f"--start={start}"], trained, adam),
+        Stage("teacher", teach, trained, adam),
+        Stage("views-on-device", [*teach, "--augment_on_device=true", "--name=views-on-device"], trained, adam),
         Stage("student", [*distil, "--name=student"], trained, adam),
         Stage("student-cached", [*distil, "--cached_views=1", "--name=student-cached"], trained, adam),
     ]
@@ -116,7 +118,7 @@ def checks(place: Place) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     yield "evaluate", lambda: _both(place, Stage("report", evaluation, probabilities, answers), start, trains=False)
     yield "predict", lambda: _predict(place, teacher, pictures)
     for name, words in (
-        ("finetune", ["finetune", f"--architecture={network}", f"--start={start}"]),
+        ("finetune", teach),
         ("ssl-pretrain", ["ssl-pretrain", f"--architecture={network}", f"--start={start}", "--on_collapse=warn"]),
     ):
         yield f"stopped and resumed: {name}", lambda words=words: stopped_and_resumed(place, words)

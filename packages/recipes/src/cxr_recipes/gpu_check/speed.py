@@ -28,6 +28,7 @@ def measurements(
     teacher = folder / "speed" / "teacher" / "model.safetensors"
     epochs, batch = f"--epochs={scale.epochs}", f"--batch_size={scale.batch}"
     swav = [f"--epochs={scale.ssl_epochs}", f"--batch_size={scale.ssl_batch}", f"--crops.local_size={scale.local_size}"]
+    alone = ["finetune", f"--architecture={scale.student}", "--start=random", epochs, batch]
     ours = {
         f"SwAV, {scale.teacher}, {scale.size}/{scale.local_size} px, batch {scale.ssl_batch}": (
             ["ssl-pretrain", f"--architecture={scale.teacher}", *swav, "--on_collapse=warn", "--keep_state=false"],
@@ -38,8 +39,12 @@ def measurements(
             "teacher",
         ),
         f"student, {scale.student} alone, {scale.size} px, batch {scale.batch}": (
-            ["finetune", f"--architecture={scale.student}", "--start=random", epochs, batch],
+            alone,
             "alone",
+        ),
+        f"student, {scale.student} alone, views rendered on the device": (
+            [*alone, "--augment_on_device=true"],
+            "alone-device",
         ),
         f"KD, {scale.teacher} to {scale.student}, {scale.size} px, batch {scale.batch}": (
             ["distill", f"--student={scale.student}", f"--teacher={teacher}", "--start=random", epochs, batch],
@@ -48,7 +53,8 @@ def measurements(
     }
     yield "product of matrices", lambda: loop("matmul", {}, folder)
     costs = flops(scale)
-    for (title, (words, name)), cost in zip(ours.items(), costs, strict=True):
+    in_order = (costs[0], costs[1], costs[2], costs[2], costs[3])
+    for (title, (words, name)), cost in zip(ours.items(), in_order, strict=True):
         command = [*words, f"--name={name}", *place]
         yield title, lambda command=command, name=name, cost=cost: _own(command, folder, name, cost)
     images = {"data": data, "pixel_size": pixel_size, "size": scale.size, "seconds": scale.seconds}
