@@ -38,7 +38,8 @@ SMALL = {
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.S)
+    found = re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.S)
+    return [re.sub(r" *\\\n *", " ", block) for block in found] if language == "sh" else found
 
 
 def commands(page: Path) -> list[list[str]]:
