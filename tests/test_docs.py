@@ -1,5 +1,6 @@
 """Every command of the README and of the manual runs, in small; every Python example too."""
 
+import itertools
 import os
 import re
 import runpy
@@ -12,12 +13,18 @@ from pathlib import Path
 import cv2
 import pytest
 
+import cxr_data.config
+from cxr_data.command_line import umbrella
+from cxr_data.command_line.completion import COMMON
+from cxr_data.command_line.help import options
 from cxr_data.synthetic.phantom import phantom
+from cxr_recipes.gpu_check.config import GpuCheckConfig
 
 ROOT = Path(__file__).parent.parent
 RECORDS = {ROOT / "docs" / "results.md", ROOT / "docs" / "performance.md"}
 """Written by commands whose own tests run them in small."""
 PAGES = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - RECORDS)]
+READMES = sorted(ROOT.glob("packages/*/README.md"))
 SMALL = {
     "ssl-pretrain": "--size 32 --epochs 1 --architecture resnet18",
     "finetune": "--size 32 --epochs 1",
@@ -66,6 +73,100 @@ def test_every_command_runs(page, images, tmp_path, typed) -> None:
             small += ["--data", "phantom:100"]
         done = typed(name, *words, *small, cwd=tmp_path)
         assert done.returncode == 0, (name, words, done.stdout[-2000:], done.stderr[-2000:])
+
+
+def test_what_documented_commands_read_and_write_is_ignored_by_git() -> None:
+    """Patient images and answers are else one `git add .` away."""
+    places = {
+        "MY_IMAGES/a.png",
+        "NEW_IMAGES/a.png",
+        "EXPORT/a.dcm",
+        "numbered/1.dcm",
+        "numbers.txt",
+        "runs/mine/report",
+    }
+    for page in PAGES:
+        for words in commands(page):
+            for option, place in itertools.pairwise(words):
+                if option in ("--out", "--heatmaps"):
+                    places.add(f"{place}/1.png" if not Path(place).suffix else place)
+    asked = ["git", "check-ignore", "--no-index", *sorted(places)]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == 128:
+        pytest.skip("not a git checkout")
+    assert set(done.stdout.split()) == places
+    kept = subprocess.run(["git", "ls-files", "-ci", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False)
+    assert kept.stdout == b""
+
+
+def offered() -> dict[str, set[str]]:
+    """Every command as it is typed -> its options, those of nested configs without what follows the dot."""
+    found = {f"cxr-data {name}": config for name, config in cxr_data.config.CONFIGS.items()}
+    for name, command in umbrella.COMMANDS.items():
+        if ":" in command.config:
+            script = {"pretrain": "ssl-pretrain", "export": "export-model", "benchmark": "benchmark-model"}.get(
+                name, name
+            )
+            found[script] = found[f"cxr {name}"] = umbrella.load(command.config, name)
+    found["reproduce gpu-check"] = GpuCheckConfig
+    common = {option.removeprefix("--") for option in COMMON}
+    return {name: common | {one.name.partition(".")[0] for one in options(config)} for name, config in found.items()}
+
+
+def test_every_option_named_in_a_document_exists() -> None:
+    of_command, wrong = offered(), []
+    known = set().union(*of_command.values())
+    for page in [*PAGES, *READMES]:
+        text = page.read_text("utf-8")
+        spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+        typed = [
+            line.removeprefix("uv run ").split("#")[0] for block in blocks(page, "sh") for line in block.splitlines()
+        ]
+        for span in [*spans, *typed]:
+            command = max((name for name in of_command if f"{span} ".startswith(f"{name} ")), key=len, default=None)
+            if command is None and not span.startswith("--"):
+                continue  # a program of others
+            its = of_command[command] if command else known
+            wrong += [f"{page}: {span}" for name in re.findall(r"(?<!\S)--(\w+)", span) if name not in its]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_module_named_in_a_document_exists() -> None:
+    named = {
+        (page, name) for page in [*PAGES, *READMES] for name in re.findall(r"`(cxr_\w+/[\w/]+\.\w+)`", page.read_text())
+    }
+    assert named
+    assert [one for one in named if not list(ROOT.glob(f"packages/*/src/{one[1]}"))] == []
+
+
+def test_every_extra_named_in_a_document_exists() -> None:
+    projects = [tomllib.loads(file.read_text())["project"] for file in ROOT.glob("packages/*/pyproject.toml")]
+    extras = {f"{one['name']}[{extra}]" for one in projects for extra in one.get("optional-dependencies", {})}
+    named = {name for page in [*PAGES, *READMES] for name in re.findall(r"\bcxr-\w+\[\w+\]", page.read_text("utf-8"))}
+    assert named
+    assert named <= extras
+
+
+def anchors(page: Path) -> set[str]:
+    """Addresses of a page's headings, as GitHub and the manual make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.+)$", text, flags=re.M)
+    return {re.sub(r"[ -]+", "-", re.sub(r"[^\w\s-]", "", title.lower()).strip()) for title in titles}
+
+
+def test_every_link_leads_to_a_file_and_a_heading_that_exist() -> None:
+    broken = []
+    others = [ROOT / name for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    for page in [*PAGES, *READMES, *RECORDS, *others, *sorted(ROOT.glob("docs/results/*.md"))]:
+        text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.M | re.S)
+        for link in re.findall(r"\]\(([^()\s]+)\)", text):
+            if re.match(r"[a-z]+:", link):
+                continue
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert not broken, "\n".join(broken)
 
 
 def test_the_readme_shows_every_command() -> None:

@@ -126,10 +126,10 @@ def test_an_explanation(added):
     torch.manual_seed(0)
     network = GrayNetwork(build("baseline_cnn", 2, size=32), 0.5, 0.25)
     pixels = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8)
-    maps = METHODS["input_gradient"](network, pixels, torch.tensor([0, 1, 0]), "stage4")
+    maps = METHODS["input_gradient"](network, pixels, torch.tensor([0, 1, 0]), "level4")
     assert maps.shape == (3, 32, 32)
     assert maps.amax() == 1
-    assert not torch.equal(maps, METHODS["input_gradient"](network, pixels, torch.tensor([1, 0, 1]), "stage4"))
+    assert not torch.equal(maps, METHODS["input_gradient"](network, pixels, torch.tensor([1, 0, 1]), "level4"))
 
 
 def test_an_ssl_method_knows_a_loss_that_is_not_finite(added):

@@ -104,6 +104,7 @@ def wrong_tables() -> Iterator[bytes]:
     yield with_table({"a": good | {"shape": [1], "data_offsets": [4, 8]}})
     yield with_table({"cxr.training_images.64": good})
     yield with_table({"cxr.training_images.x": good | {"dtype": "I64", "shape": [1]}})
+    yield with_table({"cxr.training_images.likeness.16": good | {"dtype": "I64", "shape": [1]}})
 
 
 def with_table(table: dict[str, object]) -> bytes:

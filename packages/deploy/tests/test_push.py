@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,15 @@ def test_the_folder_of_a_model_without_a_report_answers_like_the_model(model, ca
     said = capsys.readouterr().out
     assert "WARNING: NOT FOR COMMERCIAL USE: the licence of rad/backbone.safetensors" in said
     assert "WARNING: CC-BY-4.0 allows more than the licences it comes from" in said
-    assert "NOT FOR COMMERCIAL USE" in (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
+    assert "- licence: CC-BY-4.0\n- made from rad/backbone.safetensors" in text
+    assert "NOT FOR COMMERCIAL USE" in text
+    assert "CC-BY-4.0 allows more than" in text
+    assert "unknown" not in text
+    assert about["licence"] == "CC-BY-4.0"
+    upload, predict = (line for line in said.splitlines() if "uv run" in line)
+    assert shlex.split(upload)[-5:] == [str(model.parent), "--licence", "CC-BY-4.0", "--repo", "OWNER/NAME"]
+    assert shlex.split(predict)[-2:] == [str(folder), "IMAGES"]
     image = np.random.default_rng(0).integers(0, 255, (80, 70), dtype=np.uint8)
     own, its = cxr_deploy.load(model)(image), cxr_deploy.load(folder, runtime="torch")(image)
     assert own.probabilities == its.probabilities
@@ -94,7 +103,8 @@ def test_a_stale_export_is_left_out_and_figures_of_the_model_come_along(model, c
     digest = checkpoint.save(model, build("test_resnet", 2, size=32), header)
     report = model.parent.parent / "report"
     (report / "model_cards" / "resnet").mkdir(parents=True)
-    card = "---\nlicense: unknown\nlibrary_name: cxr-common\n---\n\n# resnet\n\nAUROC .9\n"
+    card = "---\nlicense: unknown\nlibrary_name: cxr-common\n---\n\n# resnet\n\nAUROC .9\n\n"
+    card += "## Licences\n\n- old\n\n## Made\n"
     (report / "model_cards" / "resnet" / "README.md").write_text(card)
     models = {"resnet": {"file": {"sha256": digest}, "auroc": 0.9}, "other": {"file": {"sha256": "0"}}}
     (report / "metrics.json").write_text(json.dumps({"task": "multiclass", "models": models}))
@@ -105,6 +115,10 @@ def test_a_stale_export_is_left_out_and_figures_of_the_model_come_along(model, c
     assert (kept["name"], kept["model"]["auroc"], "models" in kept) == ("resnet", 0.9, False)
     assert "AUROC .9" in (folder / "README.md").read_text()
     assert matter(folder)["license"] == "unknown"
+    told = (folder / "README.md").read_text().split("## Licences")[1]
+    assert "- licence: unknown\n- made from rad/backbone.safetensors" in told
+    assert "old" not in told
+    assert told.endswith("\n\n## Made\n")
 
 
 def test_bad_input() -> None:

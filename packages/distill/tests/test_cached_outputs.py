@@ -41,8 +41,8 @@ def path(tmp_path) -> Path:
     return tmp_path / "teacher.safetensors"
 
 
-def teacher(path: Path, *stages: str) -> Teacher:
-    return load_teacher(path, ("NORMAL", "PNEUMONIA"), "multiclass", stages)
+def teacher(path: Path, *names: str) -> Teacher:
+    return load_teacher(path, ("NORMAL", "PNEUMONIA"), "multiclass", names)
 
 
 def recorded(one: Teacher, cohort, sets: int = 2, spec: ViewSpec = SPEC, **options):

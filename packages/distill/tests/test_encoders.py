@@ -8,11 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from cxr_common.checkpoint import Header, Input, describe, load, save
 from cxr_common.models.zoo import build
 from cxr_common.training.accelerator import start as start_engine
+from cxr_data import open_cohort
 from cxr_data.augment import ViewSpec
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
@@ -81,6 +83,16 @@ def test_without_labels_a_backbone_comes_out_that_finetune_takes(tmp_path, toy_f
     assert describe(model).kind == "model"
 
 
+def test_no_classifier_is_suggested_on_images_without_labels(tmp_path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, image in enumerate(open_cohort("phantom:30", pixel_size=48, show=False).pixels):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    said = stages.next_step(config(tmp_path, str(folder)), tmp_path / "backbone.safetensors")
+    assert "next:" not in said
+    assert "finetune --data LABELLED" in said
+
+
 def test_labels_are_not_looked_at_and_the_cache_asks_no_teacher(tmp_path, toy_cohort, monkeypatch) -> None:
     asked, genuine = [], Teacher.__call__
     monkeypatch.setattr(Teacher, "__call__", lambda self, pixels: (asked.append(len(pixels)), genuine(self, pixels))[1])
@@ -89,7 +101,8 @@ def test_labels_are_not_looked_at_and_the_cache_asks_no_teacher(tmp_path, toy_co
     digests = []
     for name, cohort in (("a", toy_cohort), ("b", replace(toy_cohort, table=other))):
         taught = load_encoder(str(backbone(tmp_path)), ["pooled"], mean=0.5, std=0.2)
-        guide = Distillation((taught,), build_losses({"pooled_cosine": 1.0, "sp.stage": "pooled"}), 0.0, cached_views=2)
+        losses = build_losses({"pooled_cosine": 1.0, "sp.feature": "pooled"})
+        guide = Distillation((taught,), losses, 0.0, cached_views=2)
         given = DistillConfig(**SMALL, cached_views=2)
         engine, images = start_engine("fp32"), without_labels(cohort)
         path = train(given, "test_resnet", tmp_path / name, images, engine, distillation=guide)
@@ -121,7 +134,7 @@ def test_encoders_and_classifiers_together_with_labels(tmp_path, toy_folder) -> 
 
 def test_features_from_the_cache_are_those_of_the_live_encoders(tmp_path, toy_cohort) -> None:
     rows, spec, engine = toy_cohort.rows("train"), ViewSpec(32), start_engine("fp32")
-    stages_ = ["pooled", "stage4"]
+    stages_ = ["pooled", "level4"]
     taught = tuple(
         load_encoder(word, stages_, mean=0.5, std=0.2, size=size, grid=2)
         for word, size in ((f"resnet18={foreign(tmp_path)}", 64), (str(backbone(tmp_path)), None))
@@ -145,7 +158,7 @@ def test_features_from_the_cache_are_those_of_the_live_encoders(tmp_path, toy_co
     )
     for own, its in zip(*(one.encoders for one in seen), strict=True):
         assert own.features.keys() == set(stages_)
-        assert own.features["stage4"].shape[2:] == (2, 2)
+        assert own.features["level4"].shape[2:] == (2, 2)
         for name in stages_:
             torch.testing.assert_close(own.features[name], its.features[name], atol=0.05, rtol=0.05)
 
@@ -163,7 +176,7 @@ def test_standardised_features_have_mean_0_and_variance_1() -> None:
     [
         ({"loss": {"kd": 1.0}}, "kd, which reads the answers"),
         ({"loss": {"simkd": 1.0}}, "simkd, which reads the classifier"),
-        ({"loss": {"reviewkd": 1.0}}, "reviewkd, which reads stage1"),
+        ({"loss": {"reviewkd": 1.0}}, "reviewkd, which reads level1"),
         ({"label_fraction": 0.1}, "labels are not looked at"),
         ({"control": True}, "labels are not looked at"),
         ({"teacher_size": 33}, "test_vit takes"),

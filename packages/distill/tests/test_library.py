@@ -91,17 +91,17 @@ def test_the_student_keeps_the_answers_of_a_reused_classifier() -> None:
 
 def test_maps_are_those_of_the_layers_named() -> None:
     student, teacher = networks()
-    layers = {"stage4": "body"}
+    layers = {"level4": "body"}
     losses: dict[Loss, float] = {FitNets(): 1.0}
     history = distill(
         student, teacher, batches("multiclass"), task="multiclass", losses=losses, epochs=5,
         student_layers=layers, teacher_layers=layers,
     )  # fmt: skip
     assert history[-1]["fitnets"] < history[0]["fitnets"]
-    with pytest.raises(BadInput, match="features 'stage4'"):
+    with pytest.raises(BadInput, match="features 'level4'"):
         distill(student, teacher, batches("multiclass"), task="multiclass", losses=losses)
     with pytest.raises(BadInput, match="did you mean body"):
-        distill(student, teacher, batches("multiclass"), task="multiclass", student_layers={"stage4": "bodi"})
+        distill(student, teacher, batches("multiclass"), task="multiclass", student_layers={"level4": "bodi"})
 
 
 def test_several_teachers_answer_by_their_mean() -> None:
@@ -136,13 +136,15 @@ X, Y = data("multilabel", 8)
         ([(X, Y[:, :2])], r"targets \(8, 2\)"),
         ([(X, Y + 3)], "targets from 0 to 1"),
         ([(X, Y[:, 0])], r"targets \(images, labels\)"),
-        ([(X.to("meta"), Y)], "images on the CPU or on cpu"),
-        ([(X, Y.to("meta"))], "targets on the CPU or on cpu"),
+        ([(X.repeat(1, 2, 1, 1), Y)], "images of the shape and dtype that it takes"),
+        ([(X.byte(), Y)], "images of the shape and dtype that it takes.*uint8"),
+        ([(X.to("meta"), Y)], "images on the CPU, where"),
+        ([(X, Y.to("meta"))], "targets on the CPU, where"),
     ],
 )
 def test_batches_that_cannot_be_get_one_message(loader, message) -> None:
     student, teacher = networks()
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadInput, match=f"(?s){message}"):
         distill(student, teacher, loader, task="multilabel")
 
 

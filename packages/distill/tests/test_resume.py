@@ -43,11 +43,11 @@ def test_stopped_between_two_steps_it_resumes_to_the_same_bits(tmp_path, toy_coh
     torch.manual_seed(1)
     given = Header("model", "test_resnet", Input(32, 0.5, 0.2), task="multiclass", labels=("NORMAL", "PNEUMONIA"))
     save(tmp_path / "t.safetensors", build("test_resnet", 2, size=32), given)
-    stages = ["stage4"] if "fitnets" in losses else ["pooled"]
+    names = ["level4"] if "fitnets" in losses else ["pooled"]
     config = replace(CONFIG, **changes)
 
     def run(folder: str) -> Path:
-        teacher = load_teacher(tmp_path / "t.safetensors", given.labels, "multiclass", stages)
+        teacher = load_teacher(tmp_path / "t.safetensors", given.labels, "multiclass", names)
         guide = Distillation((teacher,), build_losses(losses), 0.1, cached_views=config.cached_views)
         where = tmp_path / folder
         loop.train(config, "test_resnet", where, toy_cohort, start_engine("fp32"), distillation=guide)

@@ -53,10 +53,10 @@ def test_the_runs_backbone_becomes_a_teacher_first_and_the_control_comes_beside(
         (["--loss", "kdd=1"], "did you mean kd"),
         (["--loss", "multilabel_kd=1"], "use kd"),
         (["--loss", "dist=1"], "at least 3 labels for 'dist'"),
-        (["--loss", "fitnets.stage=stage9"], "did you mean stage"),
+        (["--loss", "fitnets.feature=level9"], "did you mean level"),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--task_loss", "focall"], "focal"),
-        (["--loss", "fitnets=1", "--cached_views", "2"], "which reads the maps of stage4"),
+        (["--loss", "fitnets=1", "--cached_views", "2"], "which reads the maps of level4"),
         (["--loss", "kd=0", "--task_weight", "0"], "a loss with a weight above 0"),
     ],
 )

@@ -100,10 +100,10 @@ def test_losses_that_these_teachers_cannot_serve() -> None:
 
     check("fitnets", "led")
     check("multilabel_kd", "led", "pkt", "pooled_cosine", cached_views=4)
-    check_teachers({FitNets(stage="pooled"): 1.0}, **{**one, "cached_views": 4})
-    with pytest.raises(BadInput, match="fitnets, which reads the maps of stage4"):
+    check_teachers({FitNets(feature="pooled"): 1.0}, **{**one, "cached_views": 4})
+    with pytest.raises(BadInput, match="fitnets, which reads the maps of level4"):
         check("multilabel_kd", "fitnets", cached_views=4)
-    with pytest.raises(BadInput, match="cam, which reads the maps of stage4"):
+    with pytest.raises(BadInput, match="cam, which reads the maps of level4"):
         check("cam", cached_views=1)
     with pytest.raises(BadInput, match="several teachers"):
         check("pkt", teachers=2)

@@ -41,7 +41,7 @@ def finetuned(folder: Path, cohort, **changes) -> Path:
 
 
 def distillation(path: Path, losses: Mapping[str, Any], **changes) -> Distillation:
-    stages = ("stage4",) if "fitnets" in losses else ()
+    stages = ("level4",) if "fitnets" in losses else ()
     teacher = load_teacher(path, ("NORMAL", "PNEUMONIA"), "multiclass", stages)
     return Distillation((teacher,), build_losses(losses), **{"task_weight": 0.1, **changes})
 
@@ -207,7 +207,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, i
     if taught:
         teacher = finetuned(tmp_path / "t", toy_cohort)
         flags += ["--teacher", str(teacher), "--student", "test_vit", "--cached_views", "2", "--optim.ema", "0.5"]
-        flags += ["--loss", "kd=0.9", "--loss", "fitnets=1", "--loss", "fitnets.stage=pooled", "--optim.clip", "1"]
+        flags += ["--loss", "kd=0.9", "--loss", "fitnets=1", "--loss", "fitnets.feature=pooled", "--optim.clip", "1"]
     else:
         flags += ["--architecture", "test_vit"]
     command = "distill" if taught else "finetune"
@@ -222,7 +222,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, toy_cohort, toy_folder, i
 
 
 def test_adapters_fit_student_to_teacher() -> None:
-    adapters = build_adapters({FitNets(): 1.0}, Interface({"stage4": 8}), Interface({"stage4": 16}))
+    adapters = build_adapters({FitNets(): 1.0}, Interface({"level4": 8}), Interface({"level4": 16}))
     assert sum(p.numel() for p in adapters.parameters()) == 8 * 16 + 16
 
 

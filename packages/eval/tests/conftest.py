@@ -62,7 +62,8 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
         raw = (p**1.3 / (p**1.3).sum(axis=1, keepdims=True) if task == "multiclass" else p**0.8, 1.3)
         answers[name] = Answers(p, chosen, *(raw if not answers else (None, None)))
     patient, weights = results.draws_of(np.arange(n) // 2, 60, 0)
-    measured = results.measure(task, labels, targets, answers, patient, weights)
+    controls = {name: f"{name}-control" for name in models if f"{name}-control" in models}
+    measured = results.measure(task, labels, targets, answers, patient, weights, controls=controls)
     columns = results.reported(task, labels)
     sex = np.array(["F", "M"])[np.arange(n) // 2 % 2]
     sex[:6] = "O"
@@ -109,7 +110,7 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
     if task == "multilabel" or len(labels) == 2:
         thresholds = dict.fromkeys(labels, 0.5 if task == "multiclass" else 0.6)
     document = {
-        "schema": 3,
+        "schema": 4,
         "task": task,
         "split": "test",
         "labels": labels,
@@ -144,7 +145,7 @@ def build_document(task: str, labels: list[str], models: dict[str, float], n: in
                 "speed": {**timing, "latency_ms_p50": 12.5 * (i + 1)} if speed else None,
                 "thresholds": thresholds,
                 "cohort": "external" if name == "guest" else "internal",
-                "training_images": {"evaluated": n, "identical": 0, "not_compared": None},
+                "training_images": {"evaluated": n, "identical": 0, "copies": 0, "not_compared": None},
                 **measured["models"][name],
                 "subgroups": by_group["models"][name],
             }

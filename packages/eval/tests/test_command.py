@@ -148,7 +148,8 @@ def test_another_hospital_is_called_external_and_can_be_taken_whole(tmp_path, ma
     report = tmp_path / "runs" / "quickstart" / "report"
     document = json.loads((report / "metrics.json").read_text())
     assert document["images"] == 60
-    met = f"{len(cohort.rows('train'))} of 60 evaluated images are identical to training images of teacher"
+    made_with = len(cohort.rows("train")) + len(cohort.rows("val"))
+    met = f"Of 60 evaluated images {made_with} are identical to training or validation images of teacher"
     assert document["notes"][0].startswith(met)
     assert f"evaluate: warning: {met}" in capsys.readouterr().out
     assert document["labels"] == list(labels[:2])

@@ -90,14 +90,6 @@ def test_relation_of_joined_cohorts_is_that_of_their_parts():
     assert relation(joined, cohort("padchest + nih", "y", padchest="2", nih="1")) == "internal"
 
 
-def test_a_file_from_before_parts_were_told_is_known_by_its_names():
-    old = header(["A"], cohort={"name": "nih + padchest", "fingerprint": "x"})
-    assert relation(old, cohort("nih + padchest", "x", nih="1", padchest="2")) == "internal"
-    assert relation(old, cohort("nih", "1")) == "other state"
-    assert relation(old, cohort("nih + padchest", "y")) == "other state"
-    assert relation(old, cohort("vindr", "3")) == "external"
-
-
 def test_teachers_are_found_by_their_files():
     def parent(role, sha):
         return {"role": role, "path": "x", "sha256": sha}

@@ -2,6 +2,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import polars as pl
 import torch
@@ -104,22 +105,31 @@ def test_images_that_a_start_was_trained_on_are_met_again_by_all_made_from_it(tm
     cohort = replace(stored(96), pixels=pixels)
     files = {"backbone": backbone, "teacher": teacher, "student": student}
     met = met_in_training(files, dict.fromkeys(files, header()), {96: cohort}, cohort.rows("test"))
-    assert {name: one["identical"] for name, one in met.items()} == dict.fromkeys(files, 3)
-    assert all(one["evaluated"] == 6 for one in met.values())
-    assert met["teacher"]["not_compared"] is None
-    assert met["student"]["not_compared"] == "6 training images were stored at 64 pixels, these at 96"
-    said = seen_in_training(met)
-    assert said[0].startswith("3 of 6 evaluated images are identical to training images of backbone, teacher, student")
-    assert said[1].startswith(
-        "student: not all images that it, its teacher or its start were trained on can be compared"
+    same = {"evaluated": 6, "identical": 3, "copies": 0, "not_compared": None}
+    assert met == dict.fromkeys(files, same)
+    (said,) = seen_in_training(met)
+    assert said.startswith(
+        "Of 6 evaluated images 3 are identical to training or validation images of backbone, teacher, student"
     )
-    # Evaluated beside a model of the other size, nothing is left uncompared.
-    both = {96: cohort, 64: stored(64, seed=2)}
-    assert met_in_training(files, dict.fromkeys(files, header()), both, cohort.rows("test"))["student"] == {
-        "evaluated": 6,
-        "identical": 3,
-        "not_compared": None,
-    }
+
+
+def test_copies_that_were_saved_anew_at_another_size_are_met_again(tmp_path):
+    """Smooth pictures of their own each, trained on at 96 pixels, validated on with the last two of them."""
+    rng = np.random.default_rng(0)
+    smooth = np.stack([cv2.GaussianBlur(rng.normal(0, 1, (96, 96)), (0, 0), 5) for _ in range(12)])
+    pixels = np.rint(255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
+    table = stored(96).table.with_columns(split=pl.Series(["train", "test"] * 5 + ["val", "val"]))
+    before = replace(stored(96), pixels=pixels, table=table)
+    file = tmp_path / "model.safetensors"
+    save(file, {"w": torch.zeros(1)}, header(), training_images=trained_on(before, ()))
+    anew = np.stack([cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA) for image in pixels])
+    anew = np.stack([cv2.imdecode(cv2.imencode(".jpg", image, [1, 60])[1], 0) for image in anew])
+    anew[0] = 255 - anew[0]
+    after = replace(stored(64), pixels=anew, table=table.with_columns(split=pl.lit("test")))
+    met = met_in_training({"m": file}, {"m": header()}, {64: after}, after.rows("test"))
+    assert met["m"] == {"evaluated": 12, "identical": None, "copies": 7, "not_compared": None}
+    (said,) = seen_in_training(met)
+    assert said.startswith("Of 12 evaluated images 7 look like copies, saved anew, rescaled or toned, of training")
 
 
 def test_what_cannot_be_compared_is_no_zero(tmp_path):
@@ -127,14 +137,17 @@ def test_what_cannot_be_compared_is_no_zero(tmp_path):
     silent, smaller, mapped = (tmp_path / f"{name}.safetensors" for name in ("silent", "smaller", "mapped"))
     weights = {"w": torch.zeros(1)}
     save(silent, weights, header())
-    save(smaller, weights, header(), training_images=trained_on(stored(64), ()))
+    few = np.zeros((0, 16), np.int64)  # files of before this was kept
+    save(smaller, weights, header(), training_images=trained_on(stored(64), ())._replace(likeness=few))
     save(mapped, weights, header(), training_images=trained_on(stored(96, seed=5), ()))
     files = {"silent": silent, "smaller": smaller, "mapped": mapped}
     headers = {"silent": header(), "smaller": header(), "mapped": header(pixels={"aspect": "pad"})}
     met = met_in_training(files, headers, {96: cohort}, rows)
     assert [one["identical"] for one in met.values()] == [None, None, 0]
+    assert [one["copies"] for one in met.values()] == [None, None, 0]
     assert [one["not_compared"] for one in met.values()] == [
         "its file does not say which images it was trained on",
+        "its file does not say what its training images look like: copies of them are not found; "
         "6 training images were stored at 64 pixels, these at 96",
         "its training images were mapped to pixels otherwise",
     ]

@@ -1,3 +1,4 @@
+from cxr_eval.entries import NO_RESAMPLES
 from cxr_eval.terminal import best_of, number, summary
 
 
@@ -56,3 +57,11 @@ def test_the_table_says_how_many_labels_a_mean_is_over(capsys):
     _, _, row, note = capsys.readouterr().out.splitlines()
     assert row.split()[3] == "0.500*"
     assert note == "* a: F1 is the mean of 1 of 2 labels"
+
+
+def test_why_there_is_no_interval_is_said(capsys):
+    found = document(a=0.5, b=0.6, c=0.7)
+    for name, reason in (("a", "4 patients: fewer than 5"), ("b", "4 patients: fewer than 5"), ("c", NO_RESAMPLES)):
+        found["models"][name]["overall"]["auroc"]["interval_reason"] = reason
+    summary(found)
+    assert capsys.readouterr().out.splitlines()[5:] == ["no interval for the AUROC of a, b: 4 patients: fewer than 5"]

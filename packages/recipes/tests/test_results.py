@@ -11,6 +11,10 @@ def model(auroc: float | None) -> dict:
     return {"overall": {"auroc": {"value": auroc, "low": None, "high": None}, **dict.fromkeys(names, entry)}}
 
 
+def recipe_of(**fields) -> Recipe:
+    return Recipe.model_validate({"title": "X", "scales": {"a": {}}, "stages": ["evaluate"], **fields})
+
+
 def test_seeds_are_one_group() -> None:
     assert by_seed(["teacher", "r18-kd-seed0", "r18-kd-seed1", "r18-seed0"]) == {
         "teacher": ["teacher"],
@@ -23,10 +27,8 @@ def test_figures_and_gains_pair_the_seeds() -> None:
     models = {f"a-seed{i}": model(0.90 + i / 100) for i in range(3)} | {f"b-seed{i}": model(0.88) for i in range(3)}
     groups = by_seed(models)
     assert "| a | 3 | 0.9100 ± 0.0248 |" in _figures(groups, models)
-    recipe = Recipe(
-        "x", "X", "", "phantom", {}, (),
-        gains={"a thing": ("a", "b"), "of a larger scale": ("c", "b")}, published_gains={"a thing": {"auroc": 0.85}},
-    )  # fmt: skip
+    gains = {"a thing": ["a", "b"], "of a larger scale": ["c", "b"]}
+    recipe = recipe_of(gains=gains, published_gains={"a thing": {"auroc": 0.85}})
     validation = {**dict.fromkeys(models, 0.91), "a-seed0": 0.94, "a-seed1": 0.93, "a-seed2": 0.92}
     table = _gains(recipe, groups, models, validation)
     assert "| a thing | 3 | +2.00 [-0.48, +4.48] | +3.00 [+0.52, +5.48] |" in table
@@ -50,7 +52,7 @@ def test_gains_pair_the_seeds_that_both_have() -> None:
         "b-seed2": model(0.1),
         "c": model(0.5),
     }
-    recipe = Recipe("x", "X", "", "phantom", {}, (), gains={"shared": ("a", "b"), "no seed shared": ("a", "c")})
+    recipe = recipe_of(gains={"shared": ["a", "b"], "no seed shared": ["a", "c"]})
     table = _gains(recipe, by_seed(models), models, {})
     assert "| shared | 1 | undefined | +10.00 |" in table
     assert "no seed shared" not in table
@@ -81,7 +83,7 @@ def test_confusion_matrices_are_summed_over_seeds_and_left_out_for_several_findi
 
 
 def test_a_recipe_without_reports_ends_with_a_page_without_figures(tmp_path) -> None:
-    recipe = Recipe("x", "Only a look", "", "phantom", {}, (), gains={}, reports={})
+    recipe = recipe_of(title="Only a look", reports={})
     record = {"recipe": "x", "scale": "a", "jobs": 1, "note": "", "machine": "here"}
     text = page(recipe, tmp_path, ["uv run cxr-data show phantom:60"], record)
     assert "# Only a look" in text
@@ -102,7 +104,7 @@ def test_the_page_says_what_its_intervals_do_not_cover() -> None:
         "fingerprint": "0" * 64,
     }
     report = {"models": models, "headline": "H", "intervals": {"resamples": 9}, "labels": [], "cohort": cohort}
-    text = "\n".join(_report(Recipe("x", "X", "", "phantom", {}, (), gains={}), "report", "x", report, {}))
+    text = "\n".join(_report(recipe_of(), "report", "x", report, {}))
     assert "not that of the patients; students that share teachers are not independent of one another." in text
 
 

@@ -405,10 +405,12 @@ def test_a_start_is_loaded_and_recorded(resnet, finished, data, tmp_path):
     assert [(p["role"], p["sha256"]) for p in header.parents] == [("start", sha256(start))]
     assert log(folder)[0]["probe_auroc"] == checkpoint.describe(start).metrics["probe_auroc"]
     cohort = open_cohort(data)
-    (keys,) = checkpoint.training_images(start).values()
-    assert np.array_equal(keys, np.unique(image_keys(cohort.pixels[cohort.rows("train")])))
-    (inherited,) = checkpoint.training_images(folder / "backbone.safetensors").values()
-    assert np.array_equal(inherited, keys)
+    rows = np.concatenate([cohort.rows("train"), cohort.rows("val")])
+    made_with = checkpoint.training_images(start)
+    assert np.array_equal(made_with.identical[cohort.pixel_size], np.unique(image_keys(cohort.pixels[rows])))
+    assert len(made_with.likeness)
+    inherited = checkpoint.training_images(folder / "backbone.safetensors")
+    np.testing.assert_equal(inherited, made_with)
 
 
 def test_a_published_swav_checkpoint_is_a_start(data, tmp_path):

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from cxr_data.files import sha256, whole_file
 from cxr_data.models import licences
 from cxr_data.models.header import (
     KEY,
+    LIKENESS,
     TRAINING_IMAGES,
     Header,
     Input,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Header",
     "Input",
+    "TrainingImages",
     "describe",
     "is_ours",
     "load",
@@ -50,12 +52,26 @@ __all__ = [
 ]
 
 
+class TrainingImages(NamedTuple):
+    """Keys of the training and validation images of weights, of their teachers and of their start.
+
+    Attributes:
+        identical: Stored edge -> :func:`cxr_data.cohorts.digests.image_keys`; keys of one edge say nothing about images
+            of another.
+        likeness: (N, 16) :func:`cxr_data.cohorts.likeness.likeness_keys`, of all stored edges together; none where
+            there are more than ``MOST_KEPT``.
+    """
+
+    identical: dict[int, NDArray[np.int64]]
+    likeness: NDArray[np.int64]
+
+
 def save(
     path: str | Path,
     weights: "nn.Module | dict[str, torch.Tensor]",
     header: Header,
     *,
-    training_images: Mapping[int, NDArray[np.int64]] | None = None,
+    training_images: TrainingImages | None = None,
 ) -> str:
     """Write weights and header as one safetensors file, whole or not at all.
 
@@ -76,39 +92,52 @@ def save(
     state = getattr(weights, "network", weights)
     tensors = state.state_dict() if isinstance(state, nn.Module) else state
     tensors = dict(tensors)
-    for size, keys in (training_images or {}).items():
-        tensors[f"{TRAINING_IMAGES}.{size}"] = torch.from_numpy(np.unique(keys))
+    if training_images:
+        for size, keys in training_images.identical.items():
+            tensors[f"{TRAINING_IMAGES}.{size}"] = torch.from_numpy(np.unique(keys))
+        if len(training_images.likeness):
+            tensors[LIKENESS] = torch.from_numpy(np.unique(training_images.likeness, axis=0))
     with whole_file(path) as file:
         file.write(to_bytes(tensors, {KEY: header_text(header)}))
     return sha256(path)
 
 
-def trained_on(cohort: "Cohort", parents: Iterable[Mapping[str, str]]) -> dict[int, NDArray[np.int64]]:
-    """Keys of the images that weights were trained on, by the edge at which they are stored.
+def trained_on(cohort: "Cohort", parents: Iterable[Mapping[str, str]]) -> TrainingImages:
+    """Keys of the images that weights were made with: trained on, or chosen by on validation images.
 
     Args:
-        cohort: Whose training images are seen now.
-        parents: Provenance of the files the weights are made from (start, teachers): what these were trained on counts.
-
-    Returns:
-        Stored edge -> :func:`cxr_data.cohorts.digests.image_keys`; keys of one edge say nothing about images of
-        another.
+        cohort: Whose training and validation images are seen now.
+        parents: Provenance of the files the weights are made from (start, teachers): what these were made with counts.
     """
-    own = image_keys(cohort.pixels, cohort.rows("train"))
-    found = {cohort.pixel_size: own}
+    from cxr_data.cohorts.likeness import MOST_KEPT, likeness_keys
+
+    rows = np.concatenate([cohort.rows("train"), cohort.rows("val")])
+    identical = {cohort.pixel_size: image_keys(cohort.pixels, rows)}
+    complete = len(rows) <= MOST_KEPT
+    likeness = [likeness_keys(cohort.pixels, rows if complete else rows[:0])]
     for file in places_of(parents):
-        for size, keys in (training_images(file) if is_ours(file) else {}).items():
-            found[size] = np.union1d(found[size], keys) if size in found else keys
-    return dict(sorted(found.items()))
+        if is_ours(file):
+            theirs = training_images(file)
+            likeness.append(theirs.likeness)
+            complete &= bool(len(theirs.likeness)) or not theirs.identical
+            for size, keys in theirs.identical.items():
+                identical[size] = np.union1d(identical[size], keys) if size in identical else keys
+    looks = np.unique(np.concatenate(likeness), axis=0)
+    # Keys of some of the images alone would look as if none of the others came back.
+    return TrainingImages(dict(sorted(identical.items())), looks if complete and len(looks) <= MOST_KEPT else looks[:0])
 
 
-def training_images(path: str | Path) -> dict[int, NDArray[np.int64]]:
-    """What :func:`trained_on` said of a file's weights; empty where the file does not hold it."""
+def training_images(path: str | Path) -> TrainingImages:
+    """What :func:`trained_on` said of a file's weights; nothing where the file does not hold it."""
     from safetensors import safe_open
+
+    from cxr_data.cohorts.likeness import WORDS
 
     with safe_open(str(path), framework="np") as file:
         names = [name for name in file.keys() if name.startswith(TRAINING_IMAGES)]  # noqa: SIM118 - no mapping
-        return {int(name.rpartition(".")[2]): file.get_tensor(name) for name in names}
+        likeness = file.get_tensor(LIKENESS) if LIKENESS in names else np.zeros((0, WORDS), np.int64)
+        identical = {int(name.rpartition(".")[2]): file.get_tensor(name) for name in names if name != LIKENESS}
+    return TrainingImages(identical, likeness)
 
 
 def to_bytes(tensors: "Mapping[str, torch.Tensor]", notes: Mapping[str, str]) -> bytes:
@@ -162,7 +191,7 @@ def load(path: str | Path, kind: str | None = None) -> "tuple[GrayNetwork, Heade
 
         network = in_eight_bits(network, header.input.size, header.bits["weights"])
     try:
-        weights = {name: one for name, one in load_file(path).items() if not name.startswith(TRAINING_IMAGES)}
+        weights = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(TRAINING_IMAGES)}
         refuse_unusable(weights, network.network.state_dict(), path)
         network.network.load_state_dict(weights)
     except (RuntimeError, SafetensorError) as error:

@@ -97,9 +97,9 @@ def leave_one_out(
         np.bincount(patient[negative], minlength=patients),
     )
     within = np.zeros(patients)
-    for one in np.flatnonzero((mine > 0) & (others > 0)):
-        pairs = score[positive[patient[positive] == one]][:, None] - score[negative[patient[negative] == one]]
-        within[one] = np.sum(pairs > 0) + 0.5 * np.sum(pairs == 0)
+    for number in np.flatnonzero((mine > 0) & (others > 0)):
+        pairs = score[positive[patient[positive] == number]][:, None] - score[negative[patient[negative] == number]]
+        within[number] = np.sum(pairs > 0) + 0.5 * np.sum(pairs == 0)
     left = (len(positive) - mine) * (len(negative) - others)
     pairs_won = wins.sum() - wins - losses + within
     return float(of_positives.mean()), np.where(left > 0, pairs_won / np.maximum(left, 1), np.nan)

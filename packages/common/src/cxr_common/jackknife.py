@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
+from scipy.special import expit, stdtr, stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -97,7 +97,7 @@ def interval(value: float, about: Spread, scale: str = "identity", level: float 
         return math.nan, math.nan
     if scale == "logit":
         centre, half = math.log(value / (1 - value)), t * about.error / (value * (1 - value))
-        return _expit(centre - half), _expit(centre + half)
+        return float(expit(centre - half)), float(expit(centre + half))
     if scale != "proportion":
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
     trials = value * (1 - value) / about.error**2
@@ -114,7 +114,3 @@ def p_value(value: float, about: Spread) -> float:
 def p_below(value: float, about: Spread, bound: float) -> float:
     """One-sided p value of "the figure is ``bound`` or less" by Student's t; NaN without a spread."""
     return math.nan if not about.error >= NO_ERROR else float(stdtr(about.degrees, (bound - value) / about.error))
-
-
-def _expit(z: float) -> float:
-    return 0.5 * (1 + math.tanh(0.5 * z))

@@ -9,7 +9,7 @@ from torch import nn
 from cxr_common import checkpoint
 from cxr_common.checkpoint import Header, Input
 from cxr_common.models.eight_bits import in_eight_bits, observing
-from cxr_common.models.features import features, stage_channels
+from cxr_common.models.features import feature_channels, features
 from cxr_common.models.zoo import GrayNetwork, build
 
 SMALL = ("test_resnet", "test_efficientnet", "test_vit", "test_byobnet")
@@ -93,9 +93,9 @@ def test_a_file_gives_the_same_network_back(architecture, tmp_path):
 def test_inner_features_come_with_the_same_logits(architecture):
     _, eight = quantised(architecture)
     with torch.no_grad():
-        logits, found = features(eight, pixels(), ("stage4", "pooled"))
+        logits, found = features(eight, pixels(), ("level4", "pooled"))
         torch.testing.assert_close(logits, eight(pixels()), rtol=1e-5, atol=1e-5)
-    widths = stage_channels(eight, ("stage4", "pooled"), SIZE)
+    widths = feature_channels(eight, ("level4", "pooled"), SIZE)
     assert {name: value.shape[1] for name, value in found.items()} == widths
 
 

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cxr_common.models.encoders import find_encoder
+from cxr_common.models.encoders import build_encoder, find_encoder
 from cxr_common.models.pretrained import build_pretrained, resolve
+from cxr_data.errors import BadInput
 from cxr_data.synthetic.phantom import phantom
 
 
@@ -99,6 +100,46 @@ def test_encoders_of_transformers(made: Any, tmp_path: Path) -> None:
     ours: Any = build_pretrained(architecture, 0, size, (found.weights,), 0.3, 0.2).eval()
     said = ours.describe_input(size, {})
     assert (said.mean, said.std) == (0.45, 0.25)
+
+
+def whole_siglip(transformers: Any) -> Any:
+    """With its usual tanh, beside a text tower of the same width and depth."""
+    words = {"hidden_size": 768, "intermediate_size": 3072, "vocab_size": 50, "num_attention_heads": 12}
+    theirs = transformers.SiglipModel(transformers.SiglipConfig(text_config=words, vision_config={}))
+    return theirs, theirs.vision_model, lambda x: theirs.vision_model(x).pooler_output
+
+
+def whole_clip(transformers: Any) -> Any:
+    words = {"hidden_size": 768, "intermediate_size": 3072, "vocab_size": 50, "num_attention_heads": 12}
+    theirs = transformers.CLIPModel(transformers.CLIPConfig(text_config=words, vision_config={}))
+    return theirs, theirs.vision_model, lambda x: theirs.vision_model(x).pooler_output
+
+
+def plain_vit(transformers: Any) -> Any:
+    """With tokens so small that what layer normalisation adds to variances is seen."""
+    narrow = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    theirs = transformers.ViTModel(transformers.ViTConfig(**narrow))
+    return theirs, theirs, lambda x: theirs(x).last_hidden_state[:, 0]
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("made", [whole_siglip, whole_clip, plain_vit])
+def test_repositories_of_transformers_with_the_settings_of_published_ones(made: Any, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    theirs, tower, expected = made(transformers)
+    if made is not plain_vit:
+        shaken(theirs)
+    theirs.eval().save_pretrained(tmp_path)
+    about = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 224, "width": 224}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(about))
+    ours = build_encoder(find_encoder(str(tmp_path)), None, 0.3, 0.2)
+    pixels = radiographs(tower.config.image_size)
+    with torch.inference_mode():
+        features = expected((pixels / 255 - 0.5).expand(-1, 3, -1, -1) / 0.5)
+        torch.testing.assert_close(ours(pixels), features, atol=1e-4, rtol=1e-4)
+    assert features.std() > 0.01
 
 
 @pytest.mark.nightly
@@ -200,6 +241,32 @@ def test_vision_transformers_under_the_names_of_transformers(tmp_path: Path) -> 
     head = {"classifier.weight": torch.rand(1000, 192), "classifier.bias": torch.rand(1000)}
     save_file({**published(theirs, "vit."), **head}, tmp_path / "model.safetensors")
     assert_same(tmp_path / "model.safetensors", "vit_tiny_patch16_224", theirs, 0.5)
+
+
+def test_a_vision_tower_beside_a_text_tower_with_the_arithmetic_of_its_configuration(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = shaken(OpenClipVision(192, 3, 16, pre=False))
+    for module in theirs.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 0.05
+        if isinstance(module, nn.GELU):
+            module.approximate = "tanh"
+    words = {name: 2 * one for name, one in published(theirs, "text_model.").items() if ".patch_" not in name}
+    save_file({**words, **published(theirs, "vision_model.")}, tmp_path / "model.safetensors")
+    kind = {"model_type": "vit", "hidden_size": 192, "num_attention_heads": 3, "image_size": 224}
+    about = {"vision_config": {**kind, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 0.05}}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    normalised = {"image_mean": 3 * [0.4], "image_std": 3 * [0.25]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(normalised))
+    ours = build_encoder(find_encoder(str(tmp_path)), None, 0.3, 0.2)
+    pixels = radiographs(224)
+    with torch.inference_mode():
+        expected = theirs((pixels / 255 - 0.4).expand(-1, 3, -1, -1) / 0.25)
+        torch.testing.assert_close(ours(pixels), expected, atol=1e-4, rtol=1e-4)
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": {**kind, "hidden_act": "relu"}}))
+    find_encoder.cache_clear()
+    with pytest.raises(BadInput, match="hidden_act relu"):
+        find_encoder(str(tmp_path))
 
 
 @pytest.mark.nightly

@@ -215,6 +215,30 @@ def test_a_configuration_beside_the_file_says_the_normalisation(theirs, tmp_path
     assert build_pretrained("resnet18", 0, 64, start, 0.4, 0.3).describe_input(64, {}) == Input(64, 0.5, 0.25)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": [120.0] * 3, "image_std": [60.0] * 3},
+        {"rescale_factor": 1 / 127.5, "rescale_offset": True, "image_mean": [0.1] * 3},
+    ],
+)
+def test_an_image_processor_of_transformers_is_followed_in_all_that_it_does(theirs, tmp_path, settings) -> None:
+    about = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, **settings}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(about))
+    pixels = torch.arange(256.0)
+    expected = pixels * about.get("rescale_factor", 1 / 255) if about.get("do_rescale", True) else pixels
+    expected = expected - 1 if about.get("rescale_offset") else expected
+    if about.get("do_normalize", True):
+        expected = (expected - about["image_mean"][0]) / about["image_std"][0]
+    start = resolve(str(tmp_path / "resnet18.safetensors"), "resnet18")
+    said = build_pretrained("resnet18", 0, 64, start, 0.4, 0.3).describe_input(64, {})
+    assert isinstance(said.mean, float)
+    assert isinstance(said.std, float)
+    torch.testing.assert_close((pixels / 255 - said.mean) / said.std, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_a_configuration_beside_the_file_belongs_to_what_it_is_made_from(theirs, tmp_path) -> None:
     file = tmp_path / "resnet18.safetensors"
     seen = []
@@ -320,9 +344,11 @@ def test_position_embeddings_of_others_fit_the_size(tmp_path) -> None:
 
 
 def test_networks_without_imagenet_weights_say_so(hub) -> None:
-    for name in ("eeea_net_c2", "baseline_cnn", "no_such_net"):
+    for name in ("eeea_net_c2", "baseline_cnn"):
         with pytest.raises(BadInput, match="ImageNet weights in timm"):
             imagenet_weights(name)
+    with pytest.raises(BadInput, match=r"did you mean .*vit_tiny_patch16_224"):
+        imagenet_weights("vit_tny_patch16_224")
     assert hub == []
 
 

@@ -170,7 +170,9 @@ def figure(chart: Chart) -> str:
     Returns:
         A ``<figure>``. The attribute ``data-plot`` of its drawing is left, top, width and height of the plot area.
     """
-    spoken = chart.spoken or f"{chart.title}: " + ", ".join(f"{one.name} {one.note}".strip() for one in chart.series)
+    spoken = chart.spoken or f"{chart.title}: " + ", ".join(
+        f"{series.name} {series.note}".strip() for series in chart.series
+    )
     plot = f"{chart.left} {TOP} {chart.width - chart.left - RIGHT} {chart.height - TOP - BOTTOM}"
     return (
         f'<figure class="chart"><figcaption>{escape(chart.title)}</figcaption>'
@@ -182,12 +184,12 @@ def figure(chart: Chart) -> str:
 def standalone(chart: Chart) -> str:
     """Draw a chart as an SVG file of its own: light colours, title above, legend below."""
     rows = []
-    for i, one in enumerate(chart.listed()):
+    for i, series in enumerate(chart.listed()):
         down = chart.height + 12 + 16 * i
-        symbol = f'<path class="line {_style(one.style)}" d="M{chart.left} {down}h22"/>'
-        if not one.line:
-            symbol = f'<g class="dot {_style(one.style)}">{_point(one.shape, chart.left + 11, down, 5)}</g>'
-        words = escape(f"{one.name} {one.note}".strip())
+        symbol = f'<path class="line {_style(series.style)}" d="M{chart.left} {down}h22"/>'
+        if not series.line:
+            symbol = f'<g class="dot {_style(series.style)}">{_point(series.shape, chart.left + 11, down, 5)}</g>'
+        words = escape(f"{series.name} {series.note}".strip())
         rows.append(f'{symbol}<text class="name" x="{chart.left + 28}" y="{down + 4}">{words}</text>')
     height = chart.height + 16 * len(rows) + 32
     # Programs other than browsers know no CSS variables.
@@ -210,8 +212,8 @@ def style() -> str:
 def legend(series: Sequence[Series]) -> str:
     """The list of series below a chart."""
     rows = "".join(
-        f"<li>{swatch(one.style, one.line)}<span>{escape(one.name)}</span> <small>{escape(one.note)}</small></li>"
-        for one in series
+        f"<li>{swatch(item.style, item.line)}<span>{escape(item.name)}</span> <small>{escape(item.note)}</small></li>"
+        for item in series
     )
     return f'<ul class="legend">{rows}</ul>'
 
@@ -253,7 +255,7 @@ def _drawing(chart: Chart) -> str:
     if chart.reference:
         (x0, y0), (x1, y1) = (chart.at(*end) for end in chart.reference)
         parts.append(f'<path class="chance" d="M{x0} {y0}L{x1} {y1}"/>')
-    parts += [_series(one, chart) for one in chart.series]
+    parts += [_series(series, chart) for series in chart.series]
     for x, y, text in chart.texts:
         across, down = chart.at(x, y)
         parts.append(f'<text x="{across + 6}" y="{down + 4}" class="tick">{escape(text)}</text>')
@@ -279,36 +281,36 @@ def _frame(chart: Chart) -> str:
     return "".join(parts)
 
 
-def _series(one: Series, chart: Chart) -> str:
-    known = [math.isfinite(a) and math.isfinite(b) for a, b in zip(one.x, one.y, strict=True)]
-    spots = [chart.at(a, b) if ok else None for a, b, ok in zip(one.x, one.y, known, strict=True)]
+def _series(series: Series, chart: Chart) -> str:
+    known = [math.isfinite(a) and math.isfinite(b) for a, b in zip(series.x, series.y, strict=True)]
+    spots = [chart.at(a, b) if ok else None for a, b, ok in zip(series.x, series.y, known, strict=True)]
     parts = []
-    if one.line and any(known):
+    if series.line and any(known):
         path = "".join(
             f"{'L' if i and spots[i - 1] else 'M'}{spot[0]:g} {spot[1]:g}" for i, spot in enumerate(spots) if spot
         )
-        parts.append(f'<path class="line {_style(one.style)}" d="{path}"/>')
+        parts.append(f'<path class="line {_style(series.style)}" d="{path}"/>')
     bars = [
         f"M{chart.at(ends[0], y)[0]} {spot[1]}H{chart.at(ends[1], y)[0]}"
-        for ends, y, spot in zip(one.x_interval, one.y, spots, strict=False)
+        for ends, y, spot in zip(series.x_interval, series.y, spots, strict=False)
         if ends and spot
     ]
     bars += [
         f"M{spot[0]} {chart.at(x, ends[1])[1]}V{chart.at(x, ends[0])[1]}"
-        for ends, x, spot in zip(one.y_interval, one.x, spots, strict=False)
+        for ends, x, spot in zip(series.y_interval, series.x, spots, strict=False)
         if ends and spot
     ]
-    parts += [f'<path class="bar {_style(one.style)}" d="{bar}"/>' for bar in bars]
-    if one.radius:
-        hints = one.hints or [""] * len(spots)
+    parts += [f'<path class="bar {_style(series.style)}" d="{bar}"/>' for bar in bars]
+    if series.radius:
+        hints = series.hints or [""] * len(spots)
         points = "".join(
-            _point(one.shape, *spot, one.radius, hint) for spot, hint in zip(spots, hints, strict=True) if spot
+            _point(series.shape, *spot, series.radius, hint) for spot, hint in zip(spots, hints, strict=True) if spot
         )
-        parts.append(f'<g class="dot {_style(one.style)}">{points}</g>')
-    if one.mark is not None:
-        across, down = chart.at(*one.mark)
+        parts.append(f'<g class="dot {_style(series.style)}">{points}</g>')
+    if series.mark is not None:
+        across, down = chart.at(*series.mark)
         parts.append(
-            f'<circle class="mark {_style(one.style)}" cx="{across}" cy="{down}" r="5" data-mark="{one.key}"/>'
+            f'<circle class="mark {_style(series.style)}" cx="{across}" cy="{down}" r="5" data-mark="{series.key}"/>'
         )
     return "".join(parts)
 
@@ -329,11 +331,11 @@ def _point(shape: str, x: float, y: float, r: float, hint: str = "") -> str:
 def _names(chart: Chart) -> str:
     """Names beside the last points; one that would cover another moves up, or else down."""
     parts, taken = [], []
-    for one in chart.series:
-        if not (one.text and len(one.x)):
+    for series in chart.series:
+        if not (series.text and len(series.x)):
             continue
-        across, down = chart.at(one.x[-1], one.y[-1])
-        width = 7.0 * len(one.name)
+        across, down = chart.at(series.x[-1], series.y[-1])
+        width = 7.0 * len(series.name)
         flip = across + 9 + width > chart.width - RIGHT
         x = across + (-9 if flip else 9)
         start = x - width if flip else x
@@ -346,7 +348,7 @@ def _names(chart: Chart) -> str:
         y = round(next(filter(free, heights), down - 7), 1)
         taken.append((start, start + width, y))
         side = "name end" if flip else "name"
-        parts.append(f'<text class="{side}" x="{x:g}" y="{y}">{escape(one.name)}</text>')
+        parts.append(f'<text class="{side}" x="{x:g}" y="{y}">{escape(series.name)}</text>')
     return "".join(parts)
 
 

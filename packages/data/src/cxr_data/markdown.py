@@ -1,5 +1,6 @@
-"""Tables in Markdown."""
+"""Tables and plain text in Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -15,3 +16,13 @@ def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str
 def row(cells: Iterable[object]) -> str:
     """A line of a table."""
     return "|" + "|".join(f" {cell} " if str(cell) else " " for cell in cells) + "|"
+
+
+def plain(value: object) -> str:
+    """Text from files on one line, so that it is neither Markdown nor HTML.
+
+    >>> plain("<i> left")
+    '&lt;i&gt; left'
+    """
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(str(value).split()))
+    return escaped.replace("\\<", "&lt;").replace("\\>", "&gt;")

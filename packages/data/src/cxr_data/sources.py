@@ -60,7 +60,7 @@ def default_size(data: str | Path | Sequence[str | Path]) -> int:
         BadInput: Nothing of that name.
     """
     if not isinstance(data, str | Path):
-        return min((default_size(one) for one in data), default=FOLDER_SIZE)
+        return min((default_size(name) for name in data), default=FOLDER_SIZE)
     name = str(data)
     if (fold := _FOLD.fullmatch(name)) and not Path(name).expanduser().exists():
         name = fold[1]
@@ -113,7 +113,7 @@ def open_cohort(
     if not isinstance(data, str | Path):
         if not data:
             raise BadInput("one cohort or several", "none")
-        return join([again(one) for one in data])
+        return join([again(name) for name in data])
     data = str(data)
     if (fold := _FOLD.fullmatch(data)) and not Path(data).expanduser().exists():
         cohort, folds = again(fold[1]), int(fold[3])

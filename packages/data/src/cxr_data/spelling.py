@@ -6,7 +6,10 @@ from decimal import Decimal
 
 POWER_OF_TEN = re.compile(r"\d+([.,]\d+)?[eE]\+\d{1,2}")
 """Numbers as a spreadsheet writes long ones: 1.2E+05."""
-_HEALTHY = {"normal", "healthy", "negative", "nofinding", "nofindings", "control", "controls", "clear"}
+_HEALTHY = {
+    *("normal", "healthy", "negative", "nofinding", "nofindings", "control", "controls", "clear", "none"),
+    *("unremarkable", "noabnormality", "noabnormalities", "nodisease", "nopathology"),
+}
 
 
 def spelling_key(name: str) -> str:
@@ -20,8 +23,11 @@ def spelling_key(name: str) -> str:
 
 
 def patient_key(name: str) -> str:
-    """A patient's name or number without case, invisible characters, leading zeros, decimals and powers of ten."""
-    seen = _seen(name)
+    """A patient's name or number without case, invisible characters, leading zeros, decimals and powers of ten.
+
+    What spreadsheets write around text to keep it text is left out too: ="0007", '0007.
+    """
+    seen = _seen(name).removeprefix("=").strip("'\" ")
     if number := re.fullmatch(r"0*(\d+)([.,]0*)?", seen):
         return number[1]
     if POWER_OF_TEN.fullmatch(seen):
@@ -32,7 +38,7 @@ def patient_key(name: str) -> str:
 def _seen(name: str) -> str:
     """A name as it is seen: composed, with single spaces, without invisible characters."""
     composed = " ".join(unicodedata.normalize("NFKC", name).split())
-    return "".join(one for one in composed if unicodedata.category(one) not in ("Cf", "Cc")).strip()
+    return "".join(letter for letter in composed if unicodedata.category(letter) not in ("Cf", "Cc")).strip()
 
 
 def sounds_healthy(name: str) -> bool:

@@ -303,6 +303,20 @@ def test_common_names_of_an_option_lead_to_ours(typed, meant):
         parse(Config, prog="x", argv=[f"--{typed}", "1"])
 
 
+def test_an_option_within_another_is_found_by_its_last_name():
+    @dataclass(frozen=True)
+    class Inner:
+        clip_norm: float = 0.0
+
+    @dataclass(frozen=True)
+    class Config:
+        optim: Inner = Inner()
+        other: Inner = Inner()
+
+    with pytest.raises(BadInput, match=r"did you mean optim\.clip_norm or other\.clip_norm"):
+        parse(Config, prog="x", argv=["--clip-norm", "1"])
+
+
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize(
     "arguments",

@@ -208,7 +208,7 @@ def test_twelve_bits_of_others_have_their_known_values():
 
 
 def test_a_missing_decoder_is_named_with_the_extra(tmp_path, monkeypatch):
-    import cxr_data.images.dicom_pixels as pixels
+    import cxr_data.images.dicom_streams as pixels
 
     data = dicom("JPEG lossless", stream("JPEG lossless", tmp_path))
     monkeypatch.setattr(pixels, "_PLUGINS", ("pillow",))

@@ -181,7 +181,11 @@ def test_the_salt_is_made_once_and_private(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("text", "years"),
-    [("045Y", 45), ("006M", 0.5), ("58", 58), ("58.0", 58), ("414Y", None), ("", None), (None, None), ("old", None)],
+    [
+        *(("045Y", 45), ("006M", 0.5), ("58", 58), ("58.0", 58), ("414Y", None), ("", None), (None, None)),
+        *(("45 years", 45), ("30,5", 30.5), ("6 months", 0.5), ("45 yrs.", 45), ("0", 0), (0, 0), ("1e400", None)),
+        ("old", None),
+    ],
 )
 def test_ages(text, years):
     assert age_in_years(text) == years

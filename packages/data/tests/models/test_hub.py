@@ -10,7 +10,8 @@ import pytest
 from cxr_data.errors import BadInput
 from cxr_data.models import hub
 from cxr_data.models.header import portable
-from cxr_data.models.licences import hub_source, of_file
+from cxr_data.models.hub import hub_source
+from cxr_data.models.licences import of_file
 
 CARD = b"---\nlicense: other\nlicense_name: msrla\n---\n# A model\n"
 FILES = {"model.safetensors": b"weights", "README.md": CARD, "config.json": b"{}", "notes.txt": b"not wanted"}

@@ -61,6 +61,17 @@ def test_where_a_foreign_file_says_its_licence(tmp_path) -> None:
     assert of_file(foreign(cached))["source"] == "hf:owner/a--b@111111111111"
 
 
+def test_a_file_of_ours_whose_licence_was_given_when_it_was_pushed(tmp_path) -> None:
+    own = ours(tmp_path / "models--clinic--net" / "snapshots" / ("2" * 40) / "backbone.safetensors", None)
+    assert of_file(own) == {"licence": UNKNOWN, "source": "hf:clinic/net@222222222222"}
+    assert parent("teacher", own)["path"] == "clinic/net/backbone.safetensors"
+    own.with_name("README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    assert of_file(own)["licence"] == "cc-by-nc-4.0"
+    said = ours(tmp_path / "run" / "backbone.safetensors", "MIT")
+    said.with_name("README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    assert of_file(said) == {"licence": "MIT", "source": "cxr resnet18"}
+
+
 def test_a_licence_is_handed_down_over_all_generations(tmp_path) -> None:
     first = foreign(tmp_path / "rad" / "model.safetensors", licence="MSRLA", source="hf:org/rad")
     second = ours(tmp_path / "two" / "backbone.safetensors", "CC-BY-4.0", first)

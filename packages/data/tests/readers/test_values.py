@@ -44,12 +44,96 @@ def test_spellings_of_one_class(spellings, distinct):
     assert len(set(values.merged_spellings(spellings)[0].values())) == distinct
 
 
-@pytest.mark.parametrize("separator", ["|", ";", ", ", "/", " + ", " & ", " and "])
+@pytest.mark.parametrize("separator", ["|", ";", "\n", ", ", "/", " + ", " & ", " and "])
 def test_separators_of_findings(images, separator):
     cells = ["No Finding", f"Mass{separator}Effusion", "Mass", "effusion"]
     listing = column(images, "findings", cells)
     assert (listing.task, listing.labels) == ("multilabel", ("Effusion", "Mass"))
     np.testing.assert_array_equal(label_matrix(listing.table, listing.labels), [[0, 0], [1, 1], [0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize("healthy", ["None", "none", "Unremarkable", "no abnormality"])
+def test_words_for_no_finding_are_no_finding(images, healthy):
+    listing = column(images, "findings", [healthy, "Mass|Effusion", "Mass", "Effusion"])
+    assert listing.labels == ("Effusion", "Mass")
+    np.testing.assert_array_equal(label_matrix(listing.table, listing.labels), [[0, 0], [1, 1], [0, 1], [1, 0]])
+
+
+def test_blank_cells_among_findings_are_unknown_and_counted(images):
+    listing = column(images, "findings", ["Mass|Effusion", None, "Mass", "Effusion"])
+    assert "1 images name no finding: unknown; write No Finding where there is none" in listing.notes
+    assert np.isnan(label_matrix(listing.table, listing.labels)[1]).all()
+
+
+def test_none_among_zeros_and_ones_is_unknown(images):
+    listing = column(images, "Mass", ["0", "None", "1", "1"])
+    np.testing.assert_array_equal(label_matrix(listing.table, ("Mass",))[:, 0], [0, np.nan, 1, 1])
+
+
+@pytest.mark.parametrize("name", ["label: Mass", "Label:Mass", "LABEL:Mass ", " label:Mass"])
+def test_columns_marked_as_labels_in_any_spelling(images, name):
+    assert column(images, name, [0, 1, 1, 0], {"Effusion": [0, 1, 0, 1]}).labels == ("Mass",)
+
+
+def test_the_same_label_twice_is_refused(images):
+    with pytest.raises(BadInput, match="each column once, found label:Mass twice"):
+        column(images, "label: Mass", [0, 1, 1, 0], {"Label:Mass": [0, 1, 0, 1]})
+
+
+@pytest.mark.parametrize("name", ["Unnamed: 0", "Male", "female", "AP", "is_lateral", "portable", "Month"])
+def test_zeros_and_ones_that_describe_an_image_are_no_finding(images, name):
+    listing = column(images, name, [0, 1, 1, 0], {"Mass": [0, 1, 0, 1]})
+    assert listing.labels == ("Mass",)
+    assert any(f"not used: {name}" in note for note in listing.notes)
+
+
+def test_a_column_that_is_nearly_a_label_is_named_with_what_it_holds(images):
+    listing = column(images, "Edema", [0, 1] * 5 + [99, 0], {"Mass": [0, 1] * 6, "visit": list(range(12))})
+    assert listing.labels == ("Mass",)
+    (said,) = [note for note in listing.notes if note.startswith("Edema is no label")]
+    assert "1 of 12 cells is neither 0, 1, -1 nor blank, such as '99'" in said
+
+
+@pytest.mark.parametrize("name", ["Set", "dataset", "phase", "Which part?"])
+def test_a_column_of_train_and_test_is_the_split_whatever_its_name(images, name):
+    listing = column(images, name, ["Train"] * 8 + ["test"] * 4, {"Mass": [0, 1] * 6})
+    assert listing.table["split"].to_list() == ["train"] * 8 + ["test"] * 4
+    two = {"Mass": [0, 1] * 6, "other": ["test"] * 4 + ["train"] * 8}
+    assert column(images, name, ["Train"] * 8 + ["test"] * 4, two).table["split"].null_count() == 12
+    named = {"Mass": [0, 1] * 6, "source": ["train", "nih"] * 6}
+    assert column(images, "source2", ["test"] * 12, named).table["split"].null_count() == 12
+
+
+def test_ages_are_read_as_people_write_them_and_others_named(images):
+    listing = column(images, "age", ["45 years", "30,5", "006M", "old"], {"Mass": [0, 1, 1, 0]})
+    assert listing.table["age"].to_list() == [45, 30.5, 0.5, None]
+    assert "ages of 1 images cannot be read, such as 'old'" in listing.notes
+
+
+def test_quotes_within_cells_are_read_and_rows_that_are_too_long_named(images):
+    rows = [f'{name},{number % 2},{number} 5" tube, seen\n' for number, name in enumerate(IMAGES)]
+    table = images / "labels.csv"
+    table.write_text("file,Mass,report\n" + "".join(row.replace(", seen", "") for row in rows))
+    listing = manifest.read(images)
+    np.testing.assert_array_equal(label_matrix(listing.table, ("Mass",))[:, 0], [0, 1] * 6)
+    table.write_text("file,Mass,report\n" + "".join(rows))
+    with pytest.raises(BadInput, match="3 cells in every row, as in the header, found 4 in row 2"):
+        manifest.read(images)
+    table.write_text('file,Mass,report\na/00.png,1,"never ends\na/01.png,0,x\n')
+    with pytest.raises(BadInput, match="quotes that do not end"):
+        manifest.read(images)
+
+
+@pytest.mark.parametrize("name", ["File Name", "file_path", "IMAGE PATH", "image-name", "img"])
+def test_the_column_of_files_in_any_spelling(images, name):
+    pl.DataFrame({name: IMAGES, "Mass": [0, 1] * 6}).write_csv(images / "labels.csv")
+    assert manifest.read(images).labels == ("Mass",)
+
+
+def test_patients_as_spreadsheets_keep_text(images):
+    cells = ['="007"', "7", "'0007", "8", '="8"', "9"]
+    listing = column(images, "patient", cells, {"Mass": [0, 1] * 3})
+    assert listing.table["patient"].n_unique() == 3
 
 
 def test_a_word_within_a_name_separates_nothing(images):

@@ -75,7 +75,7 @@ class PredictConfig:
         paths: The model (a .safetensors or .onnx file, or its folder), then any number of image files (JPEG, PNG,
             TIFF, BMP, DICOM) and folders of them.
         demo: Whether to answer with the small model that ships with the package, instead of one in PATHS.
-        out: Table of the answers: .csv, .jsonl (JSON lines) or .parquet. Default: the terminal only.
+        out: Table of the answers: .csv, .jsonl (JSON lines) or .parquet. Default: the terminal only, up to 20 images.
         heatmaps: Folder for pictures of where the evidence lies, one per image and called label.
         heatmaps_of: "called", or "all" for labels that are not called too.
         runtime: torch, onnxruntime, openvino, or for .onnx files fastest (measured here once for each file, then

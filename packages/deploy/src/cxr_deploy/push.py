@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
+from cxr_data.command_line.suggestions import typed
 from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.file_names import file_names
 from cxr_data.files import sha256, whole_folder, write_json, write_text
+from cxr_data.markdown import plain
 from cxr_data.models import hub
 from cxr_data.models.header import Header, describe, describe_onnx
 from cxr_data.models.licences import card_fields, restricted, trail
@@ -21,6 +23,8 @@ from cxr_deploy.config import PushConfig
 from cxr_deploy.extras import installed
 
 ONNX = ("model.onnx", "model.int8.onnx")
+_LICENCES = "## Licences"
+"""Heading of a card's licences."""
 
 
 def push(config: PushConfig) -> Path:
@@ -53,23 +57,33 @@ def push(config: PushConfig) -> Path:
             exported = file.parent / "export" / name
             if exported.is_file() and _made_of(exported, digest):
                 shutil.copyfile(exported, new / name)
-        write_json(new / "config.json", configuration(header))
+        write_json(new / "config.json", configuration(header) | {"licence": licence})
         if entry is not None:
             write_json(new / "metrics.json", entry)
-        card = card or plain_card(header, names([file])[0])
+        card = card or plain_card(header, names([file])[0], config.repo or "OWNER/NAME")
         write_text(new / "README.md", with_licence(card, header, licence))
     say(f"wrote {folder}: {', '.join(sorted(one.name for one in folder.iterdir()))}")
-    for line in trail(licence, header.ancestors):
+    for line in _licences(licence, header):
         say(line)
-    if licence and not restricted(licence) and any(restricted(one["licence"]) for one in header.ancestors):
-        say(f"WARNING: {licence} allows more than the licences it comes from")
     if config.repo:
         message = f"{header.architecture}, SHA-256 {digest[:16]}"
         say(f"uploaded: {hub.upload(folder, config.repo, private=config.private, message=message)}")
-        say(f"next:  uv run predict hf:{config.repo} IMAGES")
     else:
-        say(f"next:  uv run predict {folder} IMAGES, or push with --repo OWNER/NAME")
+        options = {"out": config.out or None, "licence": config.licence, "private": None if config.private else "false"}
+        options["repo"] = "OWNER/NAME"
+        say(f"upload it:  {typed('push', config.models[0], **options)}")
+    if header.kind == "model":
+        place = f"hf:{config.repo}" if config.repo else str(folder)
+        say(f"new images:  {typed('predict', place, 'IMAGES')}")
     return folder
+
+
+def _licences(licence: str | None, header: Header) -> list[str]:
+    """One line for the licence that the card says and one for each ancestor, with what they forbid."""
+    lines = trail(licence, header.ancestors)
+    if licence and not restricted(licence) and any(restricted(one["licence"]) for one in header.ancestors):
+        lines.append(f"WARNING: {licence} allows more than the licences it comes from")
+    return lines
 
 
 def configuration(header: Header) -> dict[str, Any]:
@@ -79,9 +93,9 @@ def configuration(header: Header) -> dict[str, Any]:
     return {"library_name": "cxr", "schema": header.schema, **{name: about[name] for name in kept}}
 
 
-def plain_card(header: Header, name: str) -> str:
+def plain_card(header: Header, name: str, repository: str) -> str:
     """A model card from the header alone, for a model without a report."""
-    answers = f"answers with probabilities for {', '.join(header.labels)}" if header.labels else "gives features"
+    answers = f"answers with probabilities for {plain(', '.join(header.labels))}" if header.labels else "gives features"
     matter = {
         "library_name": "cxr-common",
         "pipeline_tag": "image-classification" if header.labels else "image-feature-extraction",
@@ -89,18 +103,18 @@ def plain_card(header: Header, name: str) -> str:
     }
     trained = (header.cohort or {}).get("name") or "unknown"
     lines = [
-        f"# {name}",
+        f"# {plain(name)}",
         "**Research use only. Not a medical device; not for diagnosis, triage or any decision about a patient.**",
-        f"A {header.architecture} that reads one chest radiograph ({header.input.size} px, gray) and {answers}. "
-        f"Trained on: {trained}. It was not evaluated: `evaluate` writes a card with figures.",
-        '```python\nimport cxr_deploy\n\nclassify = cxr_deploy.load("hf:OWNER/NAME")\n```' if header.labels else "",
-        "## Licences\n\n" + "\n".join(f"- {line}" for line in trail(header.licence, header.ancestors)),
+        f"A {plain(header.architecture)} that reads one chest radiograph ({header.input.size} px, gray) and {answers}. "
+        f"Trained on: {plain(trained)}. It was not evaluated: `evaluate` writes a card with figures.",
+        f'```python\nimport cxr_deploy\n\nclassify = cxr_deploy.load("hf:{repository}")\n```' if header.labels else "",
+        _LICENCES,
     ]
     return _joined(matter, "\n" + "\n\n".join(filter(None, lines)) + "\n")
 
 
 def with_licence(card: str, header: Header, licence: str | None) -> str:
-    """A card whose front matter says this licence, and the Hub repositories that the model comes from."""
+    """A card that says this licence in front matter and text, and the Hub repositories that the model comes from."""
     _, matter, body = card.split("---\n", 2)
     values: dict[str, Any] = {**yaml.safe_load(matter)}
     for name in ("license", "license_name"):
@@ -109,6 +123,11 @@ def with_licence(card: str, header: Header, licence: str | None) -> str:
     base = [source.removeprefix(hub.PREFIX).partition("@")[0] for source in sources]
     if base:
         values["base_model"] = list(dict.fromkeys(base))
+    before, heading, after = body.partition(_LICENCES)
+    if heading:  # its lines, up to the next heading
+        rest = after[after.find("\n## ") :] if "\n## " in after else "\n"
+        listed = "\n".join(f"- {plain(line)}" for line in _licences(licence, header))
+        body = f"{before}{heading}\n\n{listed}\n{rest}"
     return _joined({**card_fields(licence), **values}, body)
 
 

@@ -191,6 +191,7 @@ def test_warnings_are_in_the_table(models, folder, tmp_path):
         (["{torch}", "{image}", "--out", "{table}"], "expected a file to write, found a folder"),
         (["{torch}", "{pipe}"], "found a pipe or a device"),
         (["{diverged}", "{image}"], "finite numbers"),
+        (["{torch}", "{many}"], "expected --out for the answers of more than 20 images, found none, and 21 images"),
     ],
 )
 def test_bad_input_is_one_message(arguments, says, models, folder, tmp_path, capsys):
@@ -203,7 +204,10 @@ def test_bad_input_is_one_message(arguments, says, models, folder, tmp_path, cap
     save(tmp_path / "diverged.safetensors", network.network, header)
     places = {**models, "text": folder / "text.png", "image": folder / "a.jpg", "empty": tmp_path / "empty"}
     places |= {"table": tmp_path / "table.csv", "pipe": tmp_path / "pipe.png"}
-    places |= {"diverged": tmp_path / "diverged.safetensors"}
+    places |= {"diverged": tmp_path / "diverged.safetensors", "many": tmp_path / "many"}
+    for number in range(21):
+        (tmp_path / "many" / f"{number}.jpg").parent.mkdir(exist_ok=True)
+        (tmp_path / "many" / f"{number}.jpg").write_bytes((folder / "a.jpg").read_bytes())
     before = set(tmp_path.rglob("*"))
     assert main([argument.format(**places) for argument in arguments]) == 2
     assert says in capsys.readouterr().err

@@ -57,7 +57,7 @@ class CachedOutputs:
 
     Attributes:
         folder: Where they lie.
-        shapes: Outputs there are, and their shape for one image: "logits" (L,), "pooled" (C,), "stage4" (C, G, G).
+        shapes: Outputs there are, and their shape for one image: "logits" (L,), "pooled" (C,), "level4" (C, G, G).
     """
 
     folder: Path
@@ -102,7 +102,7 @@ def cache_outputs(
     """Compute and store the outputs that are not in the cache yet; several processes share the work.
 
     Args:
-        teacher: On its device. The features among its ``stages`` are stored; of maps, those of its ``grid``.
+        teacher: On its device. The features among its ``feature_names`` are stored; of maps, those of its ``grid``.
         cohort: The cohort.
         rows: (N,) its training rows.
         spec: Shape and augmentation of the student's images; the teacher sees them at its own size.
@@ -273,7 +273,7 @@ def sampled_features(
         images = _rendered(cohort, rows, drawn, spec, positions).to(device)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             each.append({name: x.float().cpu() for name, x in teacher(images).features.items()})
-    return {name: torch.cat([one[name] for one in each]) for name in teacher.stages}
+    return {name: torch.cat([features[name] for features in each]) for name in teacher.feature_names}
 
 
 def _count(path: Path) -> int:
@@ -320,7 +320,7 @@ class FlatFeatures(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 1, S, S) -> (B, D)."""
         found = self.owner(pixels).features
-        return torch.cat([found[name].flatten(1) for name in self.owner.stages], dim=1)
+        return torch.cat([found[name].flatten(1) for name in self.owner.feature_names], dim=1)
 
 
 def split_features(flat: NDArray[np.float32], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]]:

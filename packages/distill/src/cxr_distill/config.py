@@ -79,7 +79,6 @@ class RunOptions:
         seeds: Several seeds, "--seeds 0,1,2", each trained in a folder of its own; mean and interval come at the end.
         licence: Licence that the written file shall say, such as CC-BY-4.0: yours, within what the data and the
             licences of start and teachers allow. Null says none.
-        workers: Threads that prepare batches; null chooses by the cores.
     """
 
     data: list[str] | str = "phantom"
@@ -88,7 +87,6 @@ class RunOptions:
     epochs: int | None = None
     seeds: list[int] = field(default_factory=list)
     licence: str | None = None
-    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,8 @@ class TrainingSettings:
     """What defines a training on labels.
 
     Attributes:
-        size: Edge of the square network input, pixels; null is the size a prepared cohort was prepared for, 64 for the
-            phantom, 224 for other folders.
+        size: Edge of the square network input, pixels; null is the size a prepared cohort was prepared for (rounded
+            down to a multiple of 32), 64 for the phantom, 224 for other folders.
         start_mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
             is what the file says, else the cohort's.
         start_std: Standard deviation likewise.
@@ -184,7 +182,7 @@ class TrainConfig(TrainingSettings, EightBitSettings, Conduct, RunOptions):
             bits_epochs=(self.bits_epochs is None or self.bits_epochs >= 0, "0 or more epochs, or null"),
         )
         require(len(set(self.seeds)) == len(self.seeds), "every seed once", self.seeds, "--seeds")
-        require(all(0 <= one < 2**63 for one in self.seeds), "seeds from 0 up, below 2^63", self.seeds, "--seeds")
+        require(all(0 <= seed < 2**63 for seed in self.seeds), "seeds from 0 up, below 2^63", self.seeds, "--seeds")
         refuse_empty(self.licence)
         from cxr_data.augment import training_views  # here: --help shall not wait for OpenCV
 
@@ -234,7 +232,7 @@ class TeachingSettings:
         teacher_size: Edge, pixels, at which teachers without a classifier see the images; null is what their weights
             were trained at.
         patch_grid: Edge of the grid to which such teachers' patch tokens (or last maps) are averaged for losses that
-            read stage4; null is the student's own.
+            read level4; null is the student's own.
         loss: Distillation losses with weights and hyperparameters, "--loss dkd=1 --loss dkd.beta=4 --loss
             pooled_cosine=0.5"; when empty, kd for two classes, dkd for more and multilabel_kd for labels, at their
             usual weights, and pooled_cosine for teachers without a classifier. "my_package.my_module:MyLoss=1" takes

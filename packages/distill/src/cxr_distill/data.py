@@ -94,7 +94,7 @@ def _blank_labels(cohort: Cohort, fraction: float, seed: int) -> list[str]:
     held = (targets == 1).any(axis=0)
     if cohort.task != "multiclass":
         held &= (targets == 0).any(axis=0)
-    return [label for label, one in zip(cohort.labels, np.atleast_1d(held).tolist(), strict=True) if not one]
+    return [label for label, differs in zip(cohort.labels, np.atleast_1d(held).tolist(), strict=True) if not differs]
 
 
 def without_labels(cohort: Cohort) -> Cohort:

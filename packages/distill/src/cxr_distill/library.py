@@ -78,7 +78,7 @@ def distill(
         task_weight: Weight of the loss on labels; None takes the one usual with the first distillation loss.
         use_unlabelled: Whether the teachers' answers are also learnt where a label is unknown.
         student_layers: For losses that read maps, dotted names of the student's modules that give them, e.g.
-            {"stage4": "layer4"}. "pooled" is the input of the last linear layer unless named here.
+            {"level4": "layer4"}. "pooled" is the input of the last linear layer unless named here.
         teacher_layers: The same of the teacher.
         on_epoch: Called with the metrics of every epoch.
 
@@ -99,7 +99,7 @@ def distill(
         for module in (student, *teachers):
             stack.enter_context(evaluating(module))
         see_student = stack.enter_context(_observed(student, student_layers or {}))
-        see_teachers = [stack.enter_context(_observed(one, teacher_layers or {})) for one in teachers]
+        see_teachers = [stack.enter_context(_observed(module, teacher_layers or {})) for module in teachers]
         with torch.no_grad():
             own, its = see_student(first[0]), _joint([see(first[0]) for see in see_teachers])
         chosen: Mapping[Loss, float] = recommended(task, own.logits.shape[-1]) if losses is None else losses
@@ -181,7 +181,8 @@ def _batches(loader: Iterable[Any], device: torch.device) -> Iterator[tuple[Tens
         images, targets = batch
         for name, x in (("images", images), ("targets", targets)):
             if x.device.type not in ("cpu", device.type) or (x.device.type == device.type and x.device != device):
-                raise BadInput(f"{name} on the CPU or on {device}, where the student is", str(x.device), where=where)
+                places = "the CPU" if device.type == "cpu" else f"the CPU or on {device}"
+                raise BadInput(f"{name} on {places}, where the student is", str(x.device), where=where)
         if len(images) != len(targets) or not len(images):
             raise BadInput(
                 "as many targets as images, at least one", f"{len(targets)} for {len(images)} images", where=where
@@ -237,10 +238,10 @@ def _joint(outputs: Sequence[Outputs]) -> Outputs:
     """The answer of one teacher, or the mean logits of several."""
     if len(outputs) == 1:
         return outputs[0]
-    shapes = {tuple(one.logits.shape) for one in outputs}
+    shapes = {tuple(answer.logits.shape) for answer in outputs}
     if len(shapes) > 1:
         raise BadInput("teachers with logits of one shape", " and ".join(map(str, sorted(shapes))), where="teacher")
-    return Outputs(torch.stack([one.logits for one in outputs]).mean(dim=0))
+    return Outputs(torch.stack([answer.logits for answer in outputs]).mean(dim=0))
 
 
 @contextmanager
@@ -261,7 +262,13 @@ def _observed(module: nn.Module, layers: Mapping[str, str]) -> Iterator[Callable
 
     def run(images: Tensor) -> Outputs:
         seen.clear()
-        logits = module(images)
+        try:
+            logits = module(images)
+        except (RuntimeError, AssertionError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            found = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}: {' '.join(str(error).split())}"
+            raise BadInput("images of the shape and dtype that it takes", found, where=type(module).__name__) from error
         if not isinstance(logits, Tensor):
             raise BadInput("logits, one tensor (images, labels)", type(logits).__name__, where=type(module).__name__)
         return Outputs(logits, dict(seen), None if classifier is None else classifier.weight)

@@ -13,6 +13,7 @@ from cxr_data.errors import BadInput
 from cxr_data.models import decisions
 from cxr_data.models.metrics import auroc, macro
 from cxr_distill.losses import task_loss
+from cxr_distill.losses.logits import kd, multilabel_kd
 
 EVERY = 50
 """Steps between two measurements of the gradients; the first step of an epoch is always measured."""
@@ -127,8 +128,5 @@ def divergence(student: NDArray[np.float32], teacher: NDArray[np.float32], task:
     """
     z_s, z_t = (torch.from_numpy(np.asarray(x, np.float64)) for x in (student, teacher))
     if task == "multiclass":
-        log_s, log_t = z_s.log_softmax(1), z_t.log_softmax(1)
-        return float((log_t.exp() * (log_t - log_s)).sum(1).mean())
-    yes = z_t.sigmoid() * (torch.nn.functional.logsigmoid(z_t) - torch.nn.functional.logsigmoid(z_s))
-    no = (-z_t).sigmoid() * (torch.nn.functional.logsigmoid(-z_t) - torch.nn.functional.logsigmoid(-z_s))
-    return float((yes + no).mean())
+        return float(kd(z_s, z_t, temperature=1.0))
+    return float(multilabel_kd(z_s, z_t)) / z_s.shape[1]

@@ -66,7 +66,7 @@ def automatic_lr(start: Start) -> float:
     def pretrained_here(path: Path) -> bool:
         return checkpoint.is_ours(path) and checkpoint.describe(path).kind == "backbone"
 
-    return 1e-3 if all(one is None or pretrained_here(one.path) for one in start) else 3e-4
+    return 1e-3 if all(source is None or pretrained_here(source.path) for source in start) else 3e-4
 
 
 def automatic_epochs(steps: int) -> int:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from cxr_common import checkpoint
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.curves import curves, page
+from cxr_common.training.options import without_conduct
 from cxr_common.training.run_folder import EXTENDED, RunFolder, experiment
 from cxr_common.training.state import Best
 from cxr_data.cohorts.chunk_cache import shuffle_identity
 from cxr_data.cohorts.cohort import Cohort
-from cxr_data.command_line.command import config_dict
 from cxr_data.files import write_text
 from cxr_data.models import decisions
 from cxr_data.models.header import identities, portable
@@ -106,7 +106,7 @@ def conclude(
             architecture=architecture,
             input=network.describe_input(config.input_size, cohort.pixel_mapping),
             **({} if logits is None else _decisions(config.decision, cohort, logits, run.path.name)),
-            config=portable(config_dict(config)),
+            config=portable(without_conduct(config)),
             parents=parents,
             licence=config.licence,
             cohort=cohort.describe(),

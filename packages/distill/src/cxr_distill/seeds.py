@@ -49,7 +49,7 @@ def _summarise(config: FinetuneConfig | DistillConfig, name: str, models: list[P
     figures = [_figures(model.parent, isinstance(config, DistillConfig) and config.control) for model in models]
     summary: dict[str, Any] = {"seeds": list(config.seeds), "level": 0.95}
     for key in figures[0]:
-        values = [one[key] for one in figures]
+        values = [of_seed[key] for of_seed in figures]
         mean, half = over_seeds([math.nan if value is None else value for value in values])
         summary[key] = {
             "values": values,

@@ -12,13 +12,13 @@ from cxr_common import checkpoint
 from cxr_common.gain import auroc_gain
 from cxr_common.inference import outputs
 from cxr_common.models.encoders import find_encoder
-from cxr_common.models.features import stage_shapes
+from cxr_common.models.features import feature_shapes
 from cxr_common.models.pretrained import Pretrained, Start, parents_of, resolve
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start as start_accelerator
 from cxr_data import open_cohort, pixel_size_for
 from cxr_data.cohorts.cohort import Cohort
-from cxr_data.command_line.suggestions import suggest
+from cxr_data.command_line.suggestions import suggest, typed
 from cxr_data.errors import BadInput
 from cxr_data.files import write_json
 from cxr_data.models import hub
@@ -98,7 +98,8 @@ def distill(config: DistillConfig) -> Path:
         build(config.student, len(cohort.labels), size=config.input_size)
     accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
     teachers, parents_of_teachers = _load_teachers(config, run, cohort, losses, words or [""], headless or [False])
-    unlicensed = [entry["name"] for entry in ancestors(parents_of_teachers) if entry["licence"] == UNKNOWN]
+    unknown = [entry for entry in ancestors(parents_of_teachers) if entry["licence"] == UNKNOWN]
+    unlicensed = [entry["name"] for entry in unknown if not entry["source"].startswith("cxr ")]  # those are one's own
     if unlicensed and accelerator.is_main_process:
         names = ", ".join(unlicensed)
         print(f"note: nothing says the licence of {names}, which the student's depends on", flush=True)
@@ -173,7 +174,10 @@ def next_step(config: FinetuneConfig | DistillConfig, model: Path) -> str:
     if isinstance(config, DistillConfig) and model.name == BACKBONE:
         name = f"{model.parent.name}-linear"
         options = {"architecture": config.student, "size": size, "start": str(model), "mode": "linear", "name": name}
-        return suggest("finetune", data=config.data, **place, **options)
+        if open_cohort(config.data, pixel_size=pixel_size_for(size), seed=0, show=False).has_labels("train", "val"):
+            return suggest("finetune", data=config.data, **place, **options)
+        command = typed("finetune", data="LABELLED", **place, **options)
+        return f"a classifier begins with these weights and a cohort with labels:  {command}"
     if isinstance(config, DistillConfig):
         return suggest("evaluate", **place)
     teacher = None if model == Path(config.runs_dir, config.run, TEACHER, MODEL) else str(model)
@@ -241,11 +245,11 @@ def _load_teachers(
     needed = sorted({name for loss in losses for name in loss.features})
     mean, std = cohort.mean_std()
     grid = None
-    if "stage4" in needed and any(headless):
+    if "level4" in needed and any(headless):
         with torch.device("meta"):
             network = build(config.student, 0, size=config.input_size)
         student = GrayNetwork(network, mean, std)
-        grid = config.patch_grid or stage_shapes(student, ["stage4"], config.input_size)["stage4"][-1]
+        grid = config.patch_grid or feature_shapes(student, ["level4"], config.input_size)["level4"][-1]
     teachers, parents = [], []
     for number, (given, encoder) in enumerate(zip(words, headless, strict=True), start=1):
         role = f"teacher-{number}" if number > 1 else "teacher"
@@ -267,7 +271,7 @@ def stage_name(config: FinetuneConfig | DistillConfig) -> str:
 
 
 def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
-    """Write what the teacher brought on validation images, in the control's labels, to ``path``; say it in a line."""
+    """Write the gain by the teacher on validation images, in the control's labels, to ``path``; say it in a line."""
     rows = cohort.rows("val")
     scores = []
     for file in (model, control):
@@ -277,7 +281,7 @@ def _gain(path: Path, cohort: Cohort, model: Path, control: Path) -> str:
         scores.append(answers[:, [header.labels.index(label) for label in cohort.labels]])
     with_teacher, without = scores
     gain = auroc_gain(cohort.targets[rows], with_teacher, without, cohort.groups[rows])
-    taught, alone = (macro(auroc(cohort.targets[rows], one)) for one in scores)
+    taught, alone = (macro(auroc(cohort.targets[rows], score)) for score in scores)
     figures = {"val_auroc": taught, "control_val_auroc": alone, "gain": gain.difference, "low": gain.low}
     figures = {name: None if math.isnan(value) else value for name, value in {**figures, "high": gain.high}.items()}
     write_json(path, {**figures, "level": 0.95, "images": len(rows)})
@@ -334,7 +338,7 @@ def _taught_labels(config: DistillConfig, run: Path, classifiers: Sequence[str])
     own_file = [own] if own.exists() and not config.teacher else []
     headers = [checkpoint.describe(hub.weights(path)) for path in [*classifiers, *own_file]]
     losses = build_losses(config.loss)
-    answers = not losses or any(not loss.features or loss.name == "simkd" for loss in losses)  # else features alone
+    answers = not losses or any(not loss.features or loss.teaches_answers for loss in losses)  # else features alone
     if not headers or not answers or not config.use_unlabelled or any(header.kind != "model" for header in headers):
         return set()
     return set.intersection(*(set(header.labels) for header in headers))

@@ -22,17 +22,17 @@ class Student(nn.Module):
     Args:
         network: The network; all that is saved.
         adapters: Modules that fit student features to the teacher's, by name of the loss.
-        stages: Features that the losses read.
+        feature_names: Features that the losses read.
 
     Raises:
         BadInput: It is to answer through an adapter, and its network does not end in a linear layer.
     """
 
-    def __init__(self, network: GrayNetwork, adapters: nn.ModuleDict | None = None, stages: Sequence[str] = ()):
+    def __init__(self, network: GrayNetwork, adapters: nn.ModuleDict | None = None, feature_names: Sequence[str] = ()):
         super().__init__()
         self.network = network
         self.adapters = adapters if adapters is not None else nn.ModuleDict()
-        self.stages = tuple(stages)
+        self.feature_names = tuple(feature_names)
         get_classifier = getattr(network.network, "get_classifier", None)
         self.headless = get_classifier is not None and isinstance(get_classifier(), nn.Identity)
         answering = [name for name, adapter in self.adapters.items() if isinstance(adapter, AnsweringAdapter)]
@@ -43,9 +43,9 @@ class Student(nn.Module):
 
     def forward(self, pixels: Tensor) -> Outputs:
         """(B, 1, S, S) uint8 or float in 0..255 -> logits (B, L) and the features asked for."""
-        if not self.stages:
+        if not self.feature_names:
             return Outputs(self.network(pixels), {}, None)
-        logits, maps = features(self.network, pixels, self.stages)
+        logits, maps = features(self.network, pixels, self.feature_names)
         if self.headless:
             return Outputs(logits.new_zeros(len(logits), 0), maps)
         if self.answering is None:

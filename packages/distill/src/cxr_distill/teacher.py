@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cxr_common import checkpoint
-from cxr_common.models.encoders import find_encoder
-from cxr_common.models.features import features, stage_shapes
-from cxr_common.models.pretrained import build_pretrained
+from cxr_common.models.encoders import build_encoder, find_encoder
+from cxr_common.models.features import feature_shapes, features
 from cxr_common.models.small_maps import fast_layout
 from cxr_common.models.zoo import DEFAULT_SIZE, GrayNetwork
 from cxr_data.errors import BadInput
@@ -19,7 +18,7 @@ from cxr_data.files import sha256
 from cxr_distill.losses import Outputs
 from cxr_distill.losses.adapters import resize
 
-ENCODER_FEATURES = ("pooled", "stage4")
+ENCODER_FEATURES = ("pooled", "level4")
 """Features of an encoder that losses may read."""
 
 
@@ -31,7 +30,7 @@ class Teacher:
         network: In eval mode, without gradients.
         header: What its file says of it; ``header.input.size`` is the size it sees images at.
         order: Position of each of the cohort's labels among the teacher's logits; empty for an encoder.
-        stages: Features it is asked for.
+        feature_names: Features it is asked for.
         digest: SHA-256 of all that its outputs depend on, beside the images.
         grid: Edge of the grid to which its maps are averaged; None leaves them as they are.
     """
@@ -39,7 +38,7 @@ class Teacher:
     network: GrayNetwork
     header: checkpoint.Header
     order: Tensor
-    stages: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
     digest: str = ""
     grid: int | None = None
 
@@ -51,9 +50,11 @@ class Teacher:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each output for one image: "logits" (L,) of a classifier, and the features asked for."""
-        found = {name: shape[1:] for name, shape in stage_shapes(self.network, self.stages, self.size).items()}
+        found = {name: shape[1:] for name, shape in feature_shapes(self.network, self.feature_names, self.size).items()}
         if self.grid is not None:
-            found = {name: one if len(one) == 1 else (one[0], self.grid, self.grid) for name, one in found.items()}
+            found = {
+                name: shape if len(shape) == 1 else (shape[0], self.grid, self.grid) for name, shape in found.items()
+            }
         return found if self.headless else {"logits": (len(self.order),), **found}
 
     @property
@@ -81,13 +82,13 @@ class Teacher:
             Logits (B, L) in the cohort's order (L = 0 of an encoder), the features asked for, and the classifier's
             weight.
         """
-        logits, maps = features(self.network, pixels, self.stages)
+        logits, maps = features(self.network, pixels, self.feature_names)
         if self.grid is not None:
-            maps = {name: one if one.ndim == 2 else resize(one, (self.grid, self.grid)) for name, one in maps.items()}
+            maps = {name: x if x.ndim == 2 else resize(x, (self.grid, self.grid)) for name, x in maps.items()}
         return Outputs(logits[:, self.order], maps, classifier_weight(self.network, self.order))
 
 
-def load_teacher(path: str | Path, labels: Sequence[str], task: str, stages: Sequence[str] = ()) -> Teacher:
+def load_teacher(path: str | Path, labels: Sequence[str], task: str, feature_names: Sequence[str] = ()) -> Teacher:
     """Load and freeze a teacher for a cohort.
 
     Args:
@@ -95,7 +96,7 @@ def load_teacher(path: str | Path, labels: Sequence[str], task: str, stages: Seq
         labels: The cohort's labels; the teacher must know them all (order and extra ones do not matter
             in a multi-label task; classes must be the same set).
         task: The cohort's task.
-        stages: Feature maps wanted.
+        feature_names: Feature maps wanted.
 
     Raises:
         BadInput: Not a classifier, or one of other labels or another task.
@@ -105,17 +106,23 @@ def load_teacher(path: str | Path, labels: Sequence[str], task: str, stages: Seq
     network.requires_grad_(False)
     fast_layout(network)
     order = torch.tensor([header.labels.index(label) for label in labels])
-    return Teacher(network, header, order, tuple(stages), sha256(path))
+    return Teacher(network, header, order, tuple(feature_names), sha256(path))
 
 
 def load_encoder(
-    word: str, stages: Sequence[str], *, mean: float, std: float, size: int | None = None, grid: int | None = None
+    word: str,
+    feature_names: Sequence[str],
+    *,
+    mean: float,
+    std: float,
+    size: int | None = None,
+    grid: int | None = None,
 ) -> Teacher:
     """Load and freeze an encoder, whose features alone are learnt.
 
     Args:
         word: What `cxr_common.models.encoders.find_encoder` takes.
-        stages: Features wanted, of `ENCODER_FEATURES`.
+        feature_names: Features wanted, of `ENCODER_FEATURES`.
         mean: Mean of the cohort's pixels / 255, for weights that come with none.
         std: Their standard deviation.
         size: Edge at which it sees images; None is what its weights say.
@@ -126,15 +133,16 @@ def load_encoder(
     """
     found = find_encoder(word)
     size = size or found.size or DEFAULT_SIZE
-    network = build_pretrained(found.architecture, 0, size, (found.weights,), mean, std)
-    fast_layout(network).requires_grad_(False).eval()
-    shapes = stage_shapes(network, ENCODER_FEATURES if "stage4" in stages else ("pooled",), size)
+    network = build_encoder(found, size, mean, std)
+    fast_layout(network).requires_grad_(False)
+    shapes = feature_shapes(network, ENCODER_FEATURES if "level4" in feature_names else ("pooled",), size)
     if any(len(shape) != (2 if name == "pooled" else 4) for name, shape in shapes.items()):
         raise BadInput("an encoder that gives one vector of features per image", str(shapes), where=word)
     header = checkpoint.Header("backbone", found.architecture, network.describe_input(size, {}))
     about = f"{sha256(found.weights.path)} {found.weights.part} {found.architecture} {header.input} {grid}"
+    about += f" {found.gelu} {found.eps}"
     digest = hashlib.sha256(about.encode()).hexdigest()
-    return Teacher(network, header, torch.zeros(0, dtype=torch.long), tuple(stages), digest, grid)
+    return Teacher(network, header, torch.zeros(0, dtype=torch.long), tuple(feature_names), digest, grid)
 
 
 def check_labels(header: checkpoint.Header, labels: Sequence[str], task: str, path: str | Path) -> None:

@@ -57,9 +57,9 @@ class Distillation:
     finer: Mapping[int, Cohort] = field(default_factory=dict)
 
     @property
-    def stages(self) -> tuple[str, ...]:
+    def feature_names(self) -> tuple[str, ...]:
         """Features that the losses read of student and teacher."""
-        return (*self.encoders, *self.teachers)[0].stages
+        return (*self.encoders, *self.teachers)[0].feature_names
 
     @property
     def classifiers(self) -> tuple[Teacher, ...]:
@@ -98,9 +98,7 @@ def check_encoders(losses: Mapping[Loss, float], *, classifiers: int) -> None:
         BadInput: Losses that read answers where no teacher answers, that read classifiers beside encoders, or other
             features than `ENCODER_FEATURES`; a kind of teacher that no loss listens to.
     """
-    do = (
-        "take losses such as pooled_cosine, fitnets.stage=pooled, rkd, or fit a classifier first: finetune --start FILE"
-    )
+    do = "take pooled_cosine, fitnets.feature=pooled or rkd, or fit a classifier first: finetune --start FILE"
     for loss in losses:
         if not loss.headless and (loss.features or not classifiers):
             reads = "the classifier" if loss.features else "the answers"
@@ -232,7 +230,7 @@ class Teachers:
         def read(positions: NDArray[np.int64]) -> dict[str, Tensor]:
             view = epoch % self.distillation.cached_views
             each = [cached.read(view, positions) for cached in self.cached]
-            return {f"{number}.{name}": x for number, one in enumerate(each) for name, x in one.items()}
+            return {f"{number}.{name}": x for number, outputs in enumerate(each) for name, x in outputs.items()}
 
         return read
 
@@ -333,9 +331,9 @@ def prepare(
             cache_outputs(teacher, stored[teacher.size], rows, spec, distillation.cached_views, **options)
             for teacher in moved
         )
-        seen = [one.all_validation(teacher.headless) for teacher, one in zip(moved, cached, strict=True)]
+        seen = [outputs.all_validation(teacher.headless) for teacher, outputs in zip(moved, cached, strict=True)]
         sample = evenly_spread(len(rows))
-        views = [one.read(0, sample) for teacher, one in zip(moved, cached, strict=True) if teacher.headless]
+        views = [outputs.read(0, sample) for teacher, outputs in zip(moved, cached, strict=True) if teacher.headless]
     else:
         seen = [validation_outputs(teacher, stored[teacher.size], precision) for teacher in moved]
         views = [
@@ -343,7 +341,7 @@ def prepare(
             for teacher in moved
             if teacher.headless
         ]
-    scales = tuple({name: scale_of(x).to(device) for name, x in one.items()} for one in views)
+    scales = tuple({name: scale_of(x).to(device) for name, x in features.items()} for features in views)
     features = tuple(found for teacher, found in zip(moved, seen, strict=True) if teacher.headless)
     answers = [found["logits"] for teacher, found in zip(moved, seen, strict=True) if not teacher.headless]
     if not answers:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cxr_common.models.features import stage_channels
+from cxr_common.models.features import feature_channels
 from cxr_common.models.pretrained import Start
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
@@ -214,7 +214,7 @@ def train_step(state: TrainState, batch: Batch) -> dict[str, Tensor]:
         # Losses on logits meet there, at no cost; others meet in the weights alone.
         trained = [p for p in student.network.parameters() if p.requires_grad]
         scale = accelerator.scaler.get_scale() if accelerator.scaler else 1.0
-        shares = gradient_shares(terms, trained if student.stages else [out.logits], scale)
+        shares = gradient_shares(terms, trained if student.feature_names else [out.logits], scale)
         # fp16 begins with a scale at which gradients overflow, so as to find the largest that holds.
         finite = torch.stack(list(shares.values())).isfinite().all()
         shares = {name: torch.where(finite, share, torch.nan) for name, share in shares.items()}
@@ -232,10 +232,10 @@ def _adapters(
     network: GrayNetwork, size: int, distillation: Distillation | None
 ) -> tuple[nn.ModuleDict | None, tuple[str, ...]]:
     """Adapters of the losses, and the features that the losses read."""
-    if distillation is None or not distillation.stages:
+    if distillation is None or not distillation.feature_names:
         return None, ()
-    stages = distillation.stages
-    return distillation.adapters(Interface(stage_channels(network, stages, size))), stages
+    names = distillation.feature_names
+    return distillation.adapters(Interface(feature_channels(network, names, size))), names
 
 
 def _new_student(

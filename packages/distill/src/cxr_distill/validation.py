@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_common import inference
-from cxr_common.models.features import stage_shapes
+from cxr_common.models.features import feature_shapes
 from cxr_common.models.zoo import GrayNetwork
 from cxr_common.training.accelerator import arithmetic
 from cxr_distill.cached_outputs import FlatFeatures, split_features
@@ -69,7 +69,8 @@ def feature_losses(
     Returns:
         "val_loss", and "val_auroc", which is None.
     """
-    shapes = {name: one[1:] for name, one in stage_shapes(student.network, student.stages, config.input_size).items()}
+    found = feature_shapes(student.network, student.feature_names, config.input_size)
+    shapes = {name: shape[1:] for name, shape in found.items()}
     pixels, rows = data.cohort.pixels, data.val_rows
     options: dict[str, Any] = {"precision": arithmetic(accelerator), "workers": config.workers}
     flat = inference.distributed_outputs(FlatFeatures(student), pixels, rows, config.input_size, accelerator, **options)

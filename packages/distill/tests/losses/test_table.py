@@ -12,8 +12,8 @@ from cxr_distill.losses import (
     CRD,
     DKD,
     KD,
+    LEVELS,
     LOSSES,
-    STAGES,
     TASK_LOSSES,
     FitNets,
     Interface,
@@ -38,16 +38,16 @@ from cxr_distill.losses import (
 )
 from cxr_distill.losses import task as label_losses
 
-OWN = {"stage1": 2, "stage2": 3, "stage3": 4, "stage4": 5, "pooled": 5}
-ITS = {"stage1": 4, "stage2": 4, "stage3": 6, "stage4": 8, "pooled": 8}
-EDGES = dict(zip(STAGES, (16, 8, 4, 2), strict=True))
-TEACHER_EDGES = dict(zip(STAGES, (12, 6, 3, 3), strict=True))
+OWN = {"level1": 2, "level2": 3, "level3": 4, "level4": 5, "pooled": 5}
+ITS = {"level1": 4, "level2": 4, "level3": 6, "level4": 8, "pooled": 8}
+EDGES = dict(zip(LEVELS, (16, 8, 4, 2), strict=True))
+TEACHER_EDGES = dict(zip(LEVELS, (12, 6, 3, 3), strict=True))
 B, L = 6, 3
 
 
 def outputs(channels, edges, seed):
     g = torch.Generator().manual_seed(seed)
-    found = {s: torch.randn(B, channels[s], edges[s], edges[s], generator=g) for s in STAGES}
+    found = {s: torch.randn(B, channels[s], edges[s], edges[s], generator=g) for s in LEVELS}
     found["pooled"] = torch.randn(B, channels["pooled"], generator=g)
     tensors = (torch.randn(B, L, generator=g), found, torch.randn(L, channels["pooled"], generator=g))
     for tensor in (tensors[0], *found.values(), tensors[2]):
@@ -82,7 +82,7 @@ def interfaces():
 def case(name):
     kind = LOSSES[name]
     torch.manual_seed(0)
-    losses: dict[Loss, float] = {FitNets(stage="stage3") if kind is FitNets else kind(): 1.0}
+    losses: dict[Loss, float] = {FitNets(feature="level3") if kind is FitNets else kind(): 1.0}
     adapters = build_adapters(losses, *interfaces())
     return losses, outputs(OWN, EDGES, 1), outputs(ITS, TEACHER_EDGES, 2), targets_of(kind.tasks[0]), adapters
 
@@ -218,11 +218,11 @@ def test_every_class_computes_the_formula_of_its_name():
         "dkd": logits.dkd(s, t, classes, temperature=4),
         "multilabel_kd": logits.multilabel_kd(s, t, temperature=1),
         "sigmoid_mse": squared.sigmoid_mse(s, t),
-        "attention_transfer": features.attention_transfer([f[k] for k in STAGES], [g[k] for k in STAGES]),
-        "cam": features.cam(f["stage4"], w, g["stage4"], v),
+        "attention_transfer": features.attention_transfer([f[k] for k in LEVELS], [g[k] for k in LEVELS]),
+        "cam": features.cam(f["level4"], w, g["level4"], v),
         "rkd": relations.rkd(f["pooled"], g["pooled"]),
         "pkt": relations.pkt(f["pooled"], g["pooled"]),
-        "sp": relations.sp(f["stage4"], g["stage4"]),
+        "sp": relations.sp(f["level4"], g["level4"]),
         "led": relations.led(e_s, e_t, labels),
     }
     assert expected.keys() == LOSSES.keys() - {"fitnets", "simkd", "reviewkd", "crd", "pooled_cosine"}
@@ -234,17 +234,17 @@ def test_every_class_computes_the_formula_of_its_name():
 def test_losses_with_adapters_compute_formula_and_adapter():
     student, teacher = outputs(OWN, EDGES, 1), outputs(ITS, TEACHER_EDGES, 2)
     losses: dict[Loss, float] = dict.fromkeys(
-        (FitNets(stage="pooled"), SimKD(), ReviewKD(), CRD(), PooledCosine()), 1.0
+        (FitNets(feature="pooled"), SimKD(), ReviewKD(), CRD(), PooledCosine()), 1.0
     )
     adapters = build_adapters(losses, *interfaces()).eval()
     values = each_loss(losses, student, teacher, targets_of("multilabel"), adapters=adapters)
     f, g = student.features["pooled"], teacher.features["pooled"]
     torch.testing.assert_close(values["fitnets"], features.fitnets(adapters["fitnets"](f), g))
-    torch.testing.assert_close(values["simkd"], features.simkd(adapters.get_submodule("simkd.projector")(f), g))
+    torch.testing.assert_close(values["simkd"], features.fitnets(adapters.get_submodule("simkd.projector")(f), g))
     torch.testing.assert_close(values["crd"], features.crd(*adapters["crd"](f, g)))
     torch.testing.assert_close(values["pooled_cosine"], features.cosine(adapters["pooled_cosine"](f), g))
-    fused = adapters["reviewkd"]([student.features[k] for k in STAGES])
-    assert [m.shape[1] for m in fused] == [ITS[k] for k in STAGES]
+    fused = adapters["reviewkd"]([student.features[k] for k in LEVELS])
+    assert [m.shape[1] for m in fused] == [ITS[k] for k in LEVELS]
 
 
 def test_a_projector_of_pooled_features_comes_where_widths_differ_or_when_asked_for():
@@ -272,8 +272,8 @@ def test_the_teacher_answers_for_unknown_labels_unless_told_otherwise(name):
         ({"dkd.beta": 4}, {DKD(beta=4.0): 1.0}),
         ({"dkd.beta": "1e-1", "dkd": 2}, {DKD(beta=0.1): 2.0}),
         (
-            {"kd": 0.9, "kd.temperature": 2, "fitnets.stage": "pooled"},
-            {KD(temperature=2): 0.9, FitNets(stage="pooled"): 100},
+            {"kd": 0.9, "kd.temperature": 2, "fitnets.feature": "pooled"},
+            {KD(temperature=2): 0.9, FitNets(feature="pooled"): 100},
         ),
         ({"kd_standardised.ddof": 1.0}, {StandardisedKD(ddof=1): 9.0}),
         ({"pooled_cosine": 0.5, "pooled_cosine.projector": True}, {PooledCosine(projector=True): 0.5}),
@@ -307,7 +307,7 @@ def test_settings_name_every_hyperparameter(name):
         ({"kd.temperature": -1}, "a number of 0 or more"),
         ({"kd.scale_by_t2": 1}, "true or false"),
         ({"kd_standardised.ddof": 0.5}, "a whole number"),
-        ({"fitnets.stage": "stage5"}, "did you mean stage"),
+        ({"fitnets.feature": "level5"}, "did you mean level"),
         ({"no_such_module:Mine": 1}, "no_such_module"),
         ({"cxr_distill.losses:build_losses": 1}, "a subclass of"),
     ],
@@ -350,14 +350,14 @@ def test_outputs_that_do_not_fit_are_named():
         LOSSES["cam"]()(headless, teacher, y)
     with pytest.raises(ValueError, match="fitnets needs its adapter"):
         FitNets()(student, teacher, y)
-    with pytest.raises(BadInput, match="features 'stage1'"):
-        build_adapters({ReviewKD(): 1.0}, Interface({"stage4": 5}), Interface(ITS))
+    with pytest.raises(BadInput, match="features 'level1'"):
+        build_adapters({ReviewKD(): 1.0}, Interface({"level4": 5}), Interface(ITS))
     with pytest.raises(BadInput, match="one shape"):
         KD()(student, Outputs(teacher.logits[:, :2]), y)
 
 
-def test_adapters_fit_channels_and_stage():
-    adapters = build_adapters({KD(): 1.0, FitNets(stage="stage2"): 1.0, CRD(): 1.0}, *interfaces())
+def test_adapters_fit_channels_and_level():
+    adapters = build_adapters({KD(): 1.0, FitNets(feature="level2"): 1.0, CRD(): 1.0}, *interfaces())
     assert list(adapters) == ["fitnets", "crd"]
     assert adapters.get_parameter("fitnets.weight").shape == (4, 3, 1, 1)
     assert adapters.get_parameter("crd.student.weight").shape == (128, 5)
@@ -375,7 +375,7 @@ class Stubborn(Loss):
 
     @property
     def features(self):
-        return ("stage2", "pooled")
+        return ("level2", "pooled")
 
     def adapter(self, student, teacher):
         return nn.Linear(student.channels_of("pooled"), teacher.channels_of("pooled"))
@@ -384,7 +384,7 @@ class Stubborn(Loss):
         weight = given.targets.nan_to_num().sum(dim=1)
         moved = given.required_adapter(self.name)(student.features["pooled"])
         apart = (moved - teacher.features["pooled"].detach()).abs() ** self.power
-        return (weight[:, None] * apart).mean() + student.features["stage2"].square().mean()
+        return (weight[:, None] * apart).mean() + student.features["level2"].square().mean()
 
 
 def test_a_loss_from_elsewhere_works_by_its_name():
@@ -396,7 +396,7 @@ def test_a_loss_from_elsewhere_works_by_its_name():
     check_losses(losses, "multilabel", labels=L)
     adapters = build_adapters(losses, *interfaces())
     each_loss(losses, student, teacher, y, adapters=adapters)["stubborn"].backward()
-    assert student.features["stage2"].grad is not None
+    assert student.features["level2"].grad is not None
     assert adapters.get_parameter("stubborn.weight").grad is not None
 
 

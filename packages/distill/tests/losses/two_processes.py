@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from cxr_distill.losses import FEATURES, LOSSES, STAGES, Interface, Loss, Outputs, build_adapters, each_loss, task_loss
+from cxr_distill.losses import FEATURES, LEVELS, LOSSES, Interface, Loss, Outputs, build_adapters, each_loss, task_loss
 from cxr_distill.losses.processes import gather_batch
 
 Computed = Callable[[Outputs, Outputs, Tensor, nn.ModuleDict], Tensor]
 
 IMAGES, LABELS, OWN, ITS = 8, 3, 6, 10
-MAPS = dict(zip(STAGES, (8, 6, 4, 2), strict=True))
+MAPS = dict(zip(LEVELS, (8, 6, 4, 2), strict=True))
 
 
 class Network(nn.Module):
@@ -22,13 +22,13 @@ class Network(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleDict({name: nn.Conv2d(5, width, 1) for name in STAGES})
+        self.layers = nn.ModuleDict({name: nn.Conv2d(5, width, 1) for name in LEVELS})
         self.classifier = nn.Linear(width, LABELS)
 
     def forward(self, images: Tensor) -> Outputs:
         """(B, 5, 8, 8) -> all outputs."""
         maps = {name: self.layers[name](images[:, :, :edge, :edge]) for name, edge in MAPS.items()}
-        pooled = maps["stage4"].mean((2, 3))
+        pooled = maps["level4"].mean((2, 3))
         return Outputs(self.classifier(pooled), {**maps, "pooled": pooled}, self.classifier.weight)
 
 

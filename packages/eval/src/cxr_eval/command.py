@@ -101,7 +101,7 @@ def run(config: EvaluateConfig) -> Path:
         if config.explain:
             options = {"resamples": config.resamples, "seed": config.seed}
             explained = explain(config.explain, networks, headers, cohorts, given, match, targets, rows, **options)
-            document["explanations"] = {key: explained[key] for key in ("method", "stages", "scores", "curves")}
+            document["explanations"] = {key: explained[key] for key in ("method", "levels", "scores", "curves")}
     speeds = {name: timed[other] | {"peak_bytes": held.result()[other]} for name, other in like.items()}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": speeds.get(name)}
@@ -367,7 +367,7 @@ def _file(path: Path, header: Header) -> dict[str, Any]:
         "temperature": (header.calibration or {}).get("temperature"),
         "parents": [dict(parent) for parent in header.parents],
         "licence": header.licence,
-        "ancestors": [dict(one) for one in header.ancestors],
+        "ancestors": [dict(ancestor) for ancestor in header.ancestors],
         "cohort": {key: (header.cohort or {}).get(key) for key in ("name", "source", "fingerprint")},
         "config": header.config,
         "seed": header.seed,

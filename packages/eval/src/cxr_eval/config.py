@@ -31,7 +31,8 @@ class EvaluateConfig:
             it).
         speed: Whether to time the models and measure the memory they take.
         threads: CPU threads of the timing; 0 takes every core. One is the steadiest.
-        resamples: Bootstrap resamples of every interval; 0 gives none.
+        resamples: Bootstrap resamples for figures whose interval needs them, such as sensitivity at a given
+            specificity; 0 gives no interval of any figure.
         seed: Seed of the bootstrap.
         margin: Loss of AUROC to the teacher (else to the first model) that counts as non-inferior.
         subgroups: Columns of the cohort to report by, such as sex age view; by default these three, where the

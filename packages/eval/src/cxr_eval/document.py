@@ -1,15 +1,17 @@
-"""metrics.json as dataclasses; ``metrics.schema.json`` beside this file is their JSON schema.
+"""metrics.json as pydantic models; ``metrics.schema.json`` beside this file is their JSON schema.
 
 ``python -m cxr_eval.document`` prints the schema. A metric of ``METRICS`` needs nothing here: figures are kept by name.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+from pydantic.json_schema import GenerateJsonSchema
+
+from cxr_common.typed_files import Typed, read
 from cxr_data.errors import BadInput
-from cxr_data.typed_json import from_json, json_schema, to_json
 from cxr_eval.document_parts import (
     EvaluatedCohort,
     Explanations,
@@ -22,14 +24,13 @@ from cxr_eval.document_parts import (
     Subgroups,
 )
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of metrics.json: raised when a key changes its meaning or goes, not when one is added."""
 SCHEMA_FILE = Path(__file__).parent / "metrics.schema.json"
 """The JSON schema of metrics.json."""
 
 
-@dataclass
-class Report:
+class Report(Typed):
     """What evaluate writes as metrics.json; docs/metrics.md explains it.
 
     Examples:
@@ -38,7 +39,7 @@ class Report:
         dict[str, cxr_eval.document_parts.ModelResult]
     """
 
-    schema: int
+    version: int = Field(alias="schema")
     task: Literal["multilabel", "multiclass"]
     split: str
     labels: list[str]
@@ -87,24 +88,28 @@ def read_report(path: str | Path) -> Report:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = repr(content.get("schema")) if isinstance(content, dict) else type(content).__name__
         raise BadInput(f"a metrics.json of schema {SCHEMA}", found, where=file, do="evaluate the models again")
-    return from_json(Report, content, str(file))
+    return read(Report, content, str(file))
 
 
 def checked(document: dict[str, Any]) -> dict[str, Any]:
-    """The document as its dataclasses write it: a key or a type they do not have is an error of ours.
+    """The document as its models write it: a key or a type they do not have is an error of ours.
 
     Raises:
         ValueError: What does not fit.
     """
-    try:
-        return to_json(from_json(Report, document, "metrics.json"))
-    except BadInput as error:
-        raise ValueError(f"metrics.json does not fit cxr_eval.document: {error}") from error
+    return to_json(Report.model_validate(document))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """A report as plain JSON types; what is null by its absence is left out."""
+    return report.model_dump(by_alias=True, exclude_defaults=True)
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of metrics.json, from the dataclasses."""
-    return json_schema(Report)
+    """The JSON schema (draft 2020-12) of metrics.json, from the models."""
+    described = Report.model_json_schema()
+    about = described["description"].partition("\n\n")[0]  # without the examples
+    return {"$schema": GenerateJsonSchema.schema_dialect, **described, "description": about}
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
-"""The parts of metrics.json as dataclasses; ``cxr_eval.document`` puts them together."""
+"""The parts of metrics.json as pydantic models; ``cxr_eval.document`` puts them together."""
 
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cxr_data.typed_json import FLAT
+from cxr_common.typed_files import Typed
 
 
-@dataclass
-class Entry:
+class Entry(Typed):
     """A value with its 95 % interval; null where it does not exist, with the reason."""
 
     value: float | None
@@ -25,8 +23,7 @@ class Entry:
     """DeLong's standard error of a label's AUROC."""
 
 
-@dataclass
-class Difference:
+class Difference(Typed):
     """This model minus another, paired."""
 
     value: float | None
@@ -47,8 +44,7 @@ class Difference:
     """Why there is no DeLong test."""
 
 
-@dataclass
-class CurveBin:
+class CurveBin(Typed):
     """A bin of a reliability curve; low and high are Wilson's interval of the observed share."""
 
     predicted: float
@@ -58,8 +54,7 @@ class CurveBin:
     high: float
 
 
-@dataclass
-class BrierParts:
+class BrierParts(Typed):
     """brier = reliability − resolution + uncertainty + within; null without a known label."""
 
     reliability: float | None
@@ -68,25 +63,32 @@ class BrierParts:
     within: float | None
 
 
-@dataclass
-class CalibrationShape:
+class WithFigures(Typed, extra="allow"):
+    """An object in which figures stand beside the other fields, by name."""
+
+    __pydantic_extra__: dict[str, Entry]  # pyright: ignore[reportIncompatibleVariableOverride]: as pydantic documents
+
+    @property
+    def figures(self) -> dict[str, Entry]:
+        """Figures by name of the metric."""
+        return self.__pydantic_extra__
+
+
+class CalibrationShape(WithFigures):
     """The reliability curve; before the temperature also the calibration metrics, by name."""
 
     curve: list[CurveBin]
     brier_parts: BrierParts
-    figures: dict[str, Entry] = field(metadata=FLAT)
 
 
-@dataclass
-class LabelCalibration:
+class LabelCalibration(Typed):
     """Calibration of a label after and before the stored temperature; before is null without one."""
 
     after: CalibrationShape
     before: CalibrationShape | None
 
 
-@dataclass
-class LabelResult:
+class LabelResult(WithFigures):
     """Counts of one label, and every metric by name."""
 
     positives: int
@@ -99,27 +101,23 @@ class LabelResult:
     fn: int
     tn: int
     calibration: LabelCalibration
-    figures: dict[str, Entry] = field(metadata=FLAT)
 
 
-@dataclass
-class ModelCalibration:
+class ModelCalibration(Typed):
     """The stored temperature, and the averages before it; null without one."""
 
     temperature: float | None
     before: dict[str, Entry] | None
 
 
-@dataclass
-class GroupResult:
+class GroupResult(Typed):
     """Figures of one subgroup."""
 
     overall: dict[str, Entry]
     labels: dict[str, dict[str, Entry]]
 
 
-@dataclass
-class TrainingCohort:
+class TrainingCohort(Typed):
     """The cohort a model was trained on, null where its file does not say."""
 
     name: str | None
@@ -127,8 +125,7 @@ class TrainingCohort:
     fingerprint: str | None
 
 
-@dataclass
-class ModelFile:
+class ModelFile(Typed):
     """What a weights file says of itself."""
 
     path: str
@@ -150,8 +147,7 @@ class ModelFile:
     """Every file it comes from, with licence and source."""
 
 
-@dataclass
-class Size:
+class Size(Typed):
     """Parameters, multiply-accumulates of one image, bytes of the file."""
 
     parameters: int
@@ -159,8 +155,7 @@ class Size:
     bytes: int
 
 
-@dataclass
-class Speed:
+class Speed(Typed):
     """Latency of one image, best throughput, peak memory, and how they were measured."""
 
     latency_ms_p50: float
@@ -177,19 +172,19 @@ class Speed:
     peak_bytes: int
 
 
-@dataclass
-class TrainingImages:
-    """Evaluated images that the model, its teachers or its start were trained on."""
+class TrainingImages(Typed):
+    """Evaluated images among the training and validation images of the model, its teachers or its start."""
 
     evaluated: int
     identical: int | None
     """Null where none could be compared."""
+    copies: int | None
+    """Others that look the same: saved anew, rescaled, toned or inverted. Null where none could be compared."""
     not_compared: str | None
     """What could not be compared, and why."""
 
 
-@dataclass
-class ModelResult:
+class ModelResult(Typed):
     """One model: its file, size and speed, and its figures."""
 
     file: ModelFile
@@ -212,8 +207,7 @@ class ModelResult:
     """Column -> group -> figures."""
 
 
-@dataclass
-class ModelDifference:
+class ModelDifference(Typed):
     """Differences of a model to the first one."""
 
     reference: str
@@ -221,16 +215,14 @@ class ModelDifference:
     labels: dict[str, dict[str, Difference]]
 
 
-@dataclass
-class Gain:
+class Gain(Typed):
     """Overall differences of a student to the same student trained without the teacher."""
 
     control: str
     overall: dict[str, Difference]
 
 
-@dataclass
-class Noninferiority:
+class Noninferiority(Typed):
     """Whether a model's AUROC is not worse than another's by a margin or more."""
 
     against: str
@@ -246,8 +238,7 @@ class Noninferiority:
     labels: int | None = None
 
 
-@dataclass
-class Group:
+class Group(Typed):
     """Size of a subgroup, and why it is not evaluated (null where it is)."""
 
     name: str
@@ -256,8 +247,7 @@ class Group:
     reason: str | None
 
 
-@dataclass
-class Column:
+class Column(Typed):
     """A column of the cohort as subgroups."""
 
     groups: list[Group]
@@ -267,8 +257,7 @@ class Column:
     """Those the averages are over."""
 
 
-@dataclass
-class Gap:
+class Gap(Typed):
     """The largest difference between two groups of a column; label is null for the average."""
 
     model: str
@@ -282,16 +271,14 @@ class Gap:
     high: float | None
 
 
-@dataclass
-class Subgroups:
+class Subgroups(Typed):
     """Columns reported by, and the gaps between groups, the largest first."""
 
     columns: dict[str, Column]
     gaps: list[Gap]
 
 
-@dataclass
-class Intervals:
+class Intervals(Typed):
     """How the intervals were made."""
 
     level: float
@@ -303,8 +290,7 @@ class Intervals:
     seed: int
 
 
-@dataclass
-class Split:
+class Split(Typed):
     """Images and patients of a split, positives and unknowns of each label."""
 
     images: int
@@ -313,8 +299,7 @@ class Split:
     unknown: dict[str, int]
 
 
-@dataclass
-class EvaluatedCohort:
+class EvaluatedCohort(Typed):
     """The cohort evaluated on."""
 
     name: str
@@ -334,8 +319,7 @@ class EvaluatedCohort:
     """Cohorts it was joined from."""
 
 
-@dataclass
-class Score:
+class Score(Typed):
     """A score of a model's explanations; label is null for all labels."""
 
     model: str
@@ -349,18 +333,16 @@ class Score:
     interval_reason: str | None = None
 
 
-@dataclass
-class Explanations:
+class Explanations(Typed):
     """Scores of explanations; curves are model -> deletion and insertion -> mean probabilities."""
 
     method: str
-    stages: dict[str, str]
+    levels: dict[str, str]
     scores: list[Score]
     curves: dict[str, dict[str, list[float]]]
 
 
-@dataclass
-class Provenance:
+class Provenance(Typed):
     """What made the report."""
 
     versions: dict[str, str]

@@ -110,10 +110,10 @@ def relation(header: Header, cohort: Cohort) -> str:
     theirs = _parts(trained.get("name") or "", trained["fingerprint"], trained.get("parts") or ())
     ours = _parts(cohort.name, cohort.fingerprint, cohort.parts)
     contents = [sorted(content for _, content in side) for side in (theirs, ours)]
-    if all(contents[0]) and contents[0] == contents[1]:  # joined in another order
+    if contents[0] == contents[1]:  # joined in another order
         return "internal"
-    same = {content for _, content in theirs if content} & {content for _, content in ours}
-    changed = [{name for name, content in side if name and content not in same} for side in (theirs, ours)]
+    same = {content for _, content in theirs} & {content for _, content in ours}
+    changed = [{name for name, content in side if content not in same} for side in (theirs, ours)]
     if changed[0] & changed[1]:
         return "other state"
     return "overlapping" if same else "external"
@@ -121,10 +121,7 @@ def relation(header: Header, cohort: Cohort) -> str:
 
 def _parts(name: str, fingerprint: str, parts: Sequence[Mapping[str, str]]) -> set[tuple[str, str]]:
     """(name, fingerprint) of everything a cohort holds."""
-    if parts:
-        return {(part["name"], part["fingerprint"]) for part in parts}
-    # Files written before parts were told say only "one + two": each is known by name, none by content.
-    return {(part, fingerprint if part == name else "") for part in name.split(" + ")}
+    return {(part["name"], part["fingerprint"]) for part in parts} or {(name, fingerprint)}
 
 
 def teachers(headers: Mapping[str, Header], hashes: Mapping[str, str]) -> dict[str, str]:
@@ -163,8 +160,8 @@ def controls(headers: Mapping[str, Header]) -> dict[str, str]:
         if not header.config.get("control") or not _taught(header):
             continue
         record = (header.architecture, header.config, header.seed)
-        for other, one in headers.items():
-            if not _taught(one) and (one.architecture, one.config, one.seed) == record:
+        for other, candidate in headers.items():
+            if not _taught(candidate) and (candidate.architecture, candidate.config, candidate.seed) == record:
                 found.setdefault(name, other)
     return found
 

@@ -11,6 +11,7 @@ from cxr_common.checkpoint import training_images
 from cxr_data import pixel_size_for
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.cohorts.digests import image_keys
+from cxr_data.cohorts.likeness import alike, likeness_keys
 from cxr_data.models.decisions import unfitted
 from cxr_data.models.header import Header
 from cxr_eval.models import Match, relation
@@ -52,9 +53,9 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
             found.append(sentence.format(models=", ".join(names), verb=verb, origin=origin, cohort=first.name))
     foreign: dict[str, list[str]] = {}
     for name, header in headers.items():
-        for one in header.ancestors:
-            if not one["source"].startswith("cxr "):
-                foreign.setdefault(one["name"], []).append(name)
+        for ancestor in header.ancestors:
+            if not ancestor["source"].startswith("cxr "):
+                foreign.setdefault(ancestor["name"], []).append(name)
     for origin, names in foreign.items():
         found.append(
             f"Nothing says which images {origin} was trained on, which {', '.join(names)} "
@@ -77,7 +78,7 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
 def met_in_training(
     files: Mapping[str, Path], headers: Mapping[str, Header], cohorts: Mapping[int, Cohort], rows: NDArray[np.int64]
 ) -> dict[str, dict[str, Any]]:
-    """Count the evaluated images that a model, its teacher or its start were trained on, pixel for pixel.
+    """Count the evaluated images that are among the training or validation images of a model, its teacher or its start.
 
     Args:
         files: Weights files by model name.
@@ -86,34 +87,45 @@ def met_in_training(
         rows: Evaluated rows.
 
     Returns:
-        For each model ``evaluated`` and ``identical`` images, the latter None where nothing could be compared, and why
-        something could not: ``not_compared``, else None.
+        For each model ``evaluated`` images, ``identical`` ones (None where none were stored at the same edge),
+        ``copies`` that look the same (None where the file does not say what its images look like), and why something
+        could not be compared: ``not_compared``, else None.
     """
     stored = {cohort.pixel_size: cohort for cohort in cohorts.values()}
-    evaluated: dict[int, NDArray[np.int64]] = {}
+    keys: dict[int, NDArray[np.int64]] = {}
+    looks = None
     found = {}
     for name, header in headers.items():
         trained = training_images(files[name])
-        comparable = trained.keys() & stored.keys()
-        for size in comparable - evaluated.keys():
-            evaluated[size] = image_keys(stored[size].pixels, rows)
-        seen = np.zeros(len(rows), bool)
+        comparable = trained.identical.keys() & stored.keys()
+        seen, copies = np.zeros(len(rows), bool), None
         for size in comparable:
-            seen |= np.isin(evaluated[size], trained[size])
+            if size not in keys:
+                keys[size] = image_keys(stored[size].pixels, rows)
+            seen |= np.isin(keys[size], trained.identical[size])
+        if len(trained.likeness):
+            if looks is None:
+                looks = likeness_keys(next(iter(stored.values())).pixels, rows)
+            copies = int((alike(looks, trained.likeness) & ~seen).sum())
         reasons = []
-        if not trained:
+        if not trained.identical:
             reasons.append(_NO_KEYS)
-        if other := sorted(trained.keys() - comparable):
+        elif copies is None:
+            reasons.append("its file does not say what its training images look like: copies of them are not found")
+        if copies is None and (other := sorted(trained.identical.keys() - comparable)):
             sizes = ", ".join(map(str, other))
-            count = sum(len(trained[size]) for size in other)
+            count = sum(len(trained.identical[size]) for size in other)
             reasons.append(
                 f"{count:,} training images were stored at {sizes} pixels, these at {', '.join(map(str, stored))}"
             )
-        elif trained and header.input.pixels and header.input.pixels != _cohort(header, cohorts).pixel_mapping:
+        elif (
+            trained.identical and header.input.pixels and header.input.pixels != _cohort(header, cohorts).pixel_mapping
+        ):
             reasons.append("its training images were mapped to pixels otherwise")
         found[name] = {
             "evaluated": len(rows),
             "identical": int(seen.sum()) if comparable else None,
+            "copies": copies,
             "not_compared": "; ".join(reasons) or None,
         }
     return found
@@ -124,18 +136,26 @@ _NO_KEYS = "its file does not say which images it was trained on"
 
 def seen_in_training(met: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Sentences on what `met_in_training` found: images met again, and images that could not be compared."""
-    seen: dict[int, list[str]] = {}
+    seen: dict[str, list[str]] = {}
     untold: dict[str, list[str]] = {}
     for name, one in met.items():
-        if one["identical"]:
-            seen.setdefault(one["identical"], []).append(name)
-        if one["not_compared"] not in (None, _NO_KEYS):  # that is said where the origin is unknown
+        counts = [
+            f"{count} {what}"
+            for count, what in (
+                (one["identical"], "are identical to"),
+                (one["copies"], "look like copies, saved anew, rescaled or toned, of"),
+            )
+            if count
+        ]
+        if counts:
+            seen.setdefault(" and ".join(counts), []).append(name)
+        if one["not_compared"] and not one["not_compared"].startswith(_NO_KEYS):  # said where the origin is unknown
             untold.setdefault(one["not_compared"], []).append(name)
     total = next((one["evaluated"] for one in met.values()), 0)
     return [
-        f"{count} of {total} evaluated images are identical to training images of {', '.join(names)}, or of its "
-        "teacher or start: the figures flatter it."
-        for count, names in seen.items()
+        f"Of {total} evaluated images {counts} training or validation images of {', '.join(names)}, or of its teacher "
+        "or start: the figures flatter it."
+        for counts, names in seen.items()
     ] + [
         f"{', '.join(names)}: not all images that it, its teacher or its start were trained on can be compared with "
         f"these: {reason}."

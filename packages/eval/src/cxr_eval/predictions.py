@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -62,16 +63,9 @@ def predict(
     fast_layout(network).to(device).eval()
     wanted = np.arange(len(pixels)) if rows is None else rows
 
-    def count(_module: nn.Module, _pixels: object, logits: torch.Tensor) -> None:
-        if on_batch is not None:
-            on_batch(len(logits))
-
-    hook = network.register_forward_hook(count)
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return outputs(network, pixels, wanted, size, batch_size=batch_size, precision=precision)
-    finally:
-        hook.remove()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "on_batch": on_batch}
+        return outputs(network, pixels, wanted, size, **options)
 
 
 def answers(logits: NDArray[np.float32], header: Header, labels: Sequence[str], name: str) -> Answers:

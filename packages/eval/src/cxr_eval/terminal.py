@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cxr_eval import entries
 from cxr_eval.metrics import records
 from cxr_eval.metrics.records import METRICS
 
@@ -50,6 +51,8 @@ def summary(document: Mapping[str, Any]) -> None:
     console.print(grid)
     for line in _partial(document):
         console.print(f"* {escape(line)}")
+    for line in _without_interval(document):
+        console.print(escape(line))
 
 
 def gains(document: Mapping[str, Any]) -> list[str]:
@@ -80,6 +83,16 @@ def _partial(document: Mapping[str, Any]) -> list[str]:
             means = "are means" if len(of_metrics) > 1 else "is the mean"
             lines.append(f"{name}: {', '.join(of_metrics)} {means} of {n} of {total} labels")
     return lines
+
+
+def _without_interval(document: Mapping[str, Any]) -> list[str]:
+    """Why the AUROC of models has no interval, one line per reason."""
+    models: dict[str, list[str]] = {}
+    for name, model in document["models"].items():
+        reason = model["overall"]["auroc"].get("interval_reason", entries.NO_RESAMPLES)
+        if reason != entries.NO_RESAMPLES:
+            models.setdefault(reason, []).append(name)
+    return [f"no interval for the AUROC of {', '.join(names)}: {reason}" for reason, names in models.items()]
 
 
 def best_of(document: Mapping[str, Any], key: str) -> set[str]:

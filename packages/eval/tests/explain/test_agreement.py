@@ -65,8 +65,8 @@ ARCHITECTURES = ["baseline_cnn", "resnet10t", "mobilenetv2_100", "vit_tiny_patch
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_cascade_loses_one_stage_after_the_other_until_nothing_is_left(architecture):
-    """Before its stage is lost, what a stage shows is untouched; afterwards it is another."""
+def test_the_cascade_loses_one_level_after_the_other_until_nothing_is_left(architecture):
+    """Before its level is lost, what a level shows is untouched; afterwards it is another."""
     torch.manual_seed(0)
     trained = GrayNetwork(build(architecture, 3, size=32), 0.5, 0.25).eval()
     torch.manual_seed(1)
@@ -74,15 +74,15 @@ def test_the_cascade_loses_one_stage_after_the_other_until_nothing_is_left(archi
     before = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 1, 32, 32), dtype=np.uint8))
     seen, last = [], trained
-    for stage, lost in agreement.cascade(trained, fresh):
-        seen.append(stage)
+    for level, lost in agreement.cascade(trained, fresh):
+        seen.append(level)
         last = lost
-        if stage == agreement.HEAD:
+        if level == agreement.HEAD:
             head = classifier_name(lost.network) + ".weight"
             assert torch.equal(lost.network.state_dict()[head], fresh.state_dict()[head])
-        for other in ("stage3", "stage4"):
+        for other in ("level3", "level4"):
             same = torch.equal(activations(lost, pixels, other), activations(trained, pixels, other))
-            assert same == (stage == agreement.HEAD or stage > other), (stage, other)
+            assert same == (level == agreement.HEAD or level > other), (level, other)
     assert seen[0] == agreement.HEAD
     assert seen[1:] == sorted(seen[1:], reverse=True)
     assert all(torch.equal(one, fresh.state_dict()[name]) for name, one in last.network.state_dict().items())
@@ -100,6 +100,6 @@ def test_a_map_that_does_not_look_at_the_weights_fails_the_check():
     similarity = {}
     for name in ("eigencam", "layercam"):
         method = METHODS[name]
-        similarity[name] = agreement.spearman(method(trained, pixels, 0, "stage2"), method(lost, pixels, 0, "stage2"))
+        similarity[name] = agreement.spearman(method(trained, pixels, 0, "level2"), method(lost, pixels, 0, "level2"))
     np.testing.assert_allclose(similarity["eigencam"], 1)
     assert similarity["layercam"].mean() < 0.95

@@ -32,10 +32,10 @@ def _tokens(x):
 
 # How the oracle is told where to look: the layer by hand, and how its output becomes a map.
 NETWORKS = {
-    "resnet18": ("stage3", lambda network: network.layer3, None),
-    "densenet121": ("stage4", lambda network: network.features.norm5, None),
-    "vit_tiny_patch16_224": ("stage4", lambda network: network.blocks[-1].norm1, _tokens),
-    "swin_tiny_patch4_window7_224": ("stage4", lambda network: network.norm, lambda x: x.permute(0, 3, 1, 2)),
+    "resnet18": ("level3", lambda network: network.layer3, None),
+    "densenet121": ("level4", lambda network: network.features.norm5, None),
+    "vit_tiny_patch16_224": ("level4", lambda network: network.blocks[-1].norm1, _tokens),
+    "swin_tiny_patch4_window7_224": ("level4", lambda network: network.norm, lambda x: x.permute(0, 3, 1, 2)),
 }
 SIZE = 64
 
@@ -74,13 +74,13 @@ def images(n, size=SIZE):
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "layercam", "eigencam"])
 def test_maps_equal_those_of_an_independent_implementation(networks, monkeypatch, method, architecture):
     network, pixels = networks(architecture), images(3)
-    stage, layer, reshape = NETWORKS[architecture]
+    level, layer, reshape = NETWORKS[architecture]
     # The oracle leaves the sign of a principal component to chance, but has the same rule in another function.
     monkeypatch.setattr("pytorch_grad_cam.eigen_cam.get_2d_projection", get_2d_projection_with_sign_correction)
     label = [2, 0, 1]
     with ORACLES[method](network, [layer(network.network)], reshape_transform=reshape) as peer:
         expected = peer(pixels.double(), [wanted(one) for one in label])
-    found = METHODS[method](network, pixels, torch.tensor(label), stage)
+    found = METHODS[method](network, pixels, torch.tensor(label), level)
     assert found.shape == (3, SIZE, SIZE)
     assert found.dtype == torch.float32
     assert expected.max() > 0.99
@@ -102,7 +102,7 @@ def test_score_cam_equals_an_independent_implementation(networks, monkeypatch):
         normalised = network.normalise(pixels)
     with oracle.ScoreCAM(inner, [inner.layer1]) as peer:
         expected = peer(normalised, [wanted(1), wanted(2)])
-    found = cams.score_cam(network, pixels, torch.tensor([1, 2]), "stage1", batch_size=24)
+    found = cams.score_cam(network, pixels, torch.tensor([1, 2]), "level1", batch_size=24)
     assert expected.max() > 0.99
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
 
@@ -138,7 +138,7 @@ def test_grad_cam_of_a_pooled_linear_network_is_its_class_activation_map():
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "layercam"])
 def test_a_label_that_nothing_leads_to_has_an_empty_map(method):
     network, pixels = toy([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]]), images(2, 16)
-    maps = METHODS[method](network, pixels, torch.tensor([0, 1]), "stage4")
+    maps = METHODS[method](network, pixels, torch.tensor([0, 1]), "level4")
     assert cams.is_empty(maps).tolist() == [False, True]
     assert torch.isfinite(maps).all()
 
@@ -147,7 +147,7 @@ def test_a_label_that_nothing_leads_to_has_an_empty_map(method):
 def test_a_blank_image_gives_no_nan(method):
     network = toy([[1.0, -2.0, 0.5]])
     blank = torch.full((2, 1, 16, 16), 77, dtype=torch.uint8)
-    maps = METHODS[method](network, blank, 0, "stage4")
+    maps = METHODS[method](network, blank, 0, "level4")
     assert cams.is_empty(maps).all()  # the same everywhere says nothing about where
 
 

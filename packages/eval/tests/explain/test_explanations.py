@@ -48,7 +48,7 @@ def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
     found = explanations.explain("layercam", *given, cases=1, resamples=50)
     assert torch.equal(before, torch.random.get_rng_state())
     assert found["method"] == "LayerCAM"
-    assert found["stages"] == {"teacher": "stage2", "student": "stage1"}
+    assert found["levels"] == {"teacher": "level2", "student": "level1"}
 
     labels = given[4].labels
     assert [page["label"] for page in found["labels"]] == list(labels)
@@ -75,7 +75,7 @@ def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
             "Insertion area of a random map",
             "Empty maps",
             "Similarity after random weights, head",
-            "Similarity after random weights, head to stage1",
+            "Similarity after random weights, head to level1",
         ):
             entry = overall[model, name]
             assert entry["images"] > 0

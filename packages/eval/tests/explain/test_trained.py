@@ -95,6 +95,6 @@ def test_a_trained_network_points_at_lesions(explained, method):
     # radiographs that it does not reliably tell these maps from random ones.
     assert score["Insertion area"]["value"] > score["Insertion area of a random map"]["value"] + 0.05
     # And the map depends on what was learnt.
-    assert score["Similarity after random weights, head to stage1"]["high"] < 0.5
+    assert score["Similarity after random weights, head to level1"]["high"] < 0.5
     pages = {page["label"]: page["cases"] for page in found["labels"]}
     assert all(any(case["kind"] == "right" for case in cases) for cases in pages.values())

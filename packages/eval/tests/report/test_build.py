@@ -9,7 +9,7 @@ import pytest
 from cxr_data import charts
 from cxr_eval import entries
 from cxr_eval.metrics.classification import COUNTS
-from cxr_eval.report.build import big, figure, forest, interval_bar, pvalue, render, short, signed
+from cxr_eval.report.build import big, figure, forest, interval_bar, points, pvalue, render, short, signed
 from cxr_eval.report.panels import RATES, rates
 
 VOID = {"meta", "input", "br", "img"}
@@ -98,6 +98,20 @@ def test_figures_of_the_document_are_on_the_page(make_document):
     assert "2 unreadable files" in html
 
 
+def test_the_gain_by_the_teacher_is_a_table_before_all_other_comparisons(make_document):
+    for task, labels in CASES.values():
+        document, targets, answers = make_document(task, labels, MODELS)
+        html, _ = render(document, targets, answers)
+        before, _, after = html.partition('id="gains"')
+        section = after.split("<section")[0]
+        assert 'id="differences"' not in before
+        assert "without teacher: resnet18-control" in section
+        for key in ("auroc", "f1", "brier"):
+            entry = document["gains"]["resnet18"]["overall"][key]
+            assert f"{signed(entry['value'])} <small>{signed(entry['low'])} to {signed(entry['high'])}" in section
+    assert 'id="gains"' not in render(*make_document("multiclass", ["a", "b"], {"teacher": 2.5, "resnet18": 2.0}))[0]
+
+
 def test_an_average_says_how_many_labels_it_is_over(make_document):
     document, targets, answers = make_document("multilabel", ["Mass", "Edema", "Hernia"], MODELS)
     html, _ = render(document, targets, answers)
@@ -116,6 +130,7 @@ def test_figures_without_an_interval_are_shown_and_say_why(make_document):
     html, plots = render(document, targets, answers)
     Page(html)
     assert '<b><abbr title="No interval: the same whichever patient is left out' in html
+    assert "AUROC 1.000 (no interval: the same whichever patient is left out" in html.split("<nav")[0]
     low = document["models"]["a"]["overall"]["accuracy"]["low"]
     assert 0.95 < low < 0.99
     assert f"<b>1.000</b><small>{figure(low)}–1.000</small>" in html
@@ -130,11 +145,11 @@ def test_operating_points_of_the_script_are_those_of_the_metrics(make_document):
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
     assert found
     (data,) = json.loads(found[1])
-    for model, points in zip(document["models"].values(), data["models"], strict=True):
-        start, label = points["start"], model["labels"]["PNEUMONIA"]
-        assert points["t"][start] == 0.5
-        assert (points["tp"][start], points["fp"][start]) == (label["tp"], label["fp"])
-        assert points["tp"] == sorted(points["tp"], reverse=True)
+    for model, curve in zip(document["models"].values(), data["models"], strict=True):
+        start, label = curve["start"], model["labels"]["PNEUMONIA"]
+        assert curve["t"][start] == 0.5
+        assert (curve["tp"][start], curve["fp"][start]) == (label["tp"], label["fp"])
+        assert curve["tp"] == sorted(curve["tp"], reverse=True)
 
 
 def test_one_model_without_timing_needs_no_comparison(make_document):
@@ -207,6 +222,8 @@ def test_numbers_are_short():
     assert pvalue(0.0318) == "0.032"
     assert pvalue(3e-9) == "< 0.0001"
     assert signed(-0.0123) == "−0.012"
+    assert points(-0.0123) == "−1.23"
+    assert points(None) == "–"
     assert figure(None) == "–"
 
 

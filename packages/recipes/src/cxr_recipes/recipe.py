@@ -2,52 +2,121 @@
 
 import itertools
 import re
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import yaml
+from pydantic import AfterValidator, Field, model_validator
 
-from cxr_data.errors import BadInput, require_known
-from cxr_recipes import schema
+from cxr_common.typed_files import Typed, refusal
+from cxr_common.typed_files import read as read_typed
+from cxr_data.errors import BadInput, require_known, unknown_name
 
+COMMANDS = ("cxr-data", "ssl-pretrain", "finetune", "distill", "evaluate", "export-model")
+METRICS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "accuracy": "accuracy",
+    "recall": "sensitivity",
+    "specificity": "specificity",
+    "precision": "precision",
+    "f1": "F1",
+}
+"""Metrics of the results page and their column titles."""
 ONE_REPORT = {"report": "the test images"}
 """What `evaluate` writes unless told otherwise."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """An experiment.
+def _known_metric(name: str) -> str:
+    if name not in METRICS:
+        raise refusal(unknown_name("metric", name, METRICS))
+    return name
+
+
+Values = dict[Annotated[str, AfterValidator(_known_metric)], float]
+"""Metric -> a value that a paper published."""
+
+
+class Stage(Typed):
+    """A command, repeated over lists of values.
 
     Attributes:
-        name: Its name.
+        command: With ``{placeholders}``.
+        loops: Placeholder -> list of its values, or the name of one in the scale; several with commas between them.
+    """
+
+    command: str
+    loops: dict[str, Any] = Field({}, alias="for")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_words(cls, value: Any) -> Any:
+        words = {"command": value} if isinstance(value, str) else value
+        command = words.get("command") if isinstance(words, dict) else None
+        if not isinstance(command, str) or not command.strip():
+            do = "command: finetune --size 64"
+            raise refusal(BadInput("a command, or a stage with one", repr(value), do=do))
+        if command.split()[0] not in COMMANDS:
+            raise refusal(unknown_name("command of a recipe", command.split()[0], COMMANDS))
+        return words
+
+
+class Recipe(Typed):
+    """An experiment: the content of a recipe file.
+
+    Attributes:
         title: One line.
         about: What is done and why.
         data: Cohort it is run on when none is named.
         scales: Sizes of the experiment: name -> placeholder values for the stages.
-        stages: Commands with ``{placeholders}``; ``for`` repeats one over lists of values.
-        gains: Comparisons of the results page: title -> (with, without), models named without their seed.
+        stages: Commands, the one after the other.
+        gains: Comparisons of the results page: title -> [with, without], models named without their seed.
         published: Values of the paper: report -> model -> metric -> value.
         published_gains: Gains of the paper: title -> metric -> percentage points.
         reports: Reports of the results page: folder within the run -> what it was evaluated on; the usual one when
             left out, none where nothing is evaluated.
         differs: Why our values may differ from the paper's.
-        file: What it was read from, for messages.
     """
 
-    name: str
     title: str
-    about: str
-    data: str
-    scales: dict[str, dict[str, Any]]
-    stages: tuple[dict[str, Any], ...]
-    gains: dict[str, tuple[str, str]]
-    published: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    published_gains: dict[str, dict[str, float]] = field(default_factory=dict)
-    reports: dict[str, str] = field(default_factory=lambda: dict(ONE_REPORT))
+    about: str = ""
+    data: str = "phantom"
+    scales: dict[str, dict[str, Any]] = Field(min_length=1)
+    stages: list[Stage] = Field(min_length=1)
+    gains: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = Field({})
+    published: dict[str, dict[str, Values]] = Field({})
+    published_gains: dict[str, Values] = Field({})
+    reports: dict[str, str] = Field(ONE_REPORT)
     differs: str = ""
-    file: str = ""
+    _file: str = ""
+
+    @property
+    def file(self) -> str:
+        """What it was read from, for messages."""
+        return self._file
+
+    @property
+    def name(self) -> str:
+        """Its name, that of its file."""
+        return Path(self._file).stem
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        evaluates = any(stage.command.split()[0] == "evaluate" for stage in self.stages)
+        if "reports" not in self.model_fields_set and not evaluates:
+            self.reports = {}
+        try:
+            for scale, values in self.scales.items():
+                if not isinstance(values.get("data", ""), str):
+                    raise BadInput(f"text as data of the scale {scale}", repr(values["data"]))
+            for report in self.published:
+                require_known("report of the recipe", report, self.reports)
+            for gain in self.published_gains:
+                require_known("gain of the recipe", gain, self.gains)
+        except BadInput as error:
+            raise refusal(error) from error
+        return self
 
     def commands(self, scale: str, run: Path, data: str = "") -> list[list[list[str]]]:
         """The commands of one scale, as a shell would split them.
@@ -73,10 +142,10 @@ class Recipe:
         for number, stage in enumerate(self.stages, 1):
             where = f"{self.file}, stage {number}, scale {scale}"
             commands = []
-            loops = [_loop(names, of, values, where) for names, of in stage.get("for", {}).items()]
+            loops = [_loop(names, of, values, where) for names, of in stage.loops.items()]
             for combination in itertools.product(*loops):
-                chosen = {k: v for one in combination for k, v in one.items()}
-                spread = _spread(stage["command"], chosen)
+                chosen = {k: v for values_of in combination for k, v in values_of.items()}
+                spread = _spread(stage.command, chosen)
                 words = [_fill(word, {**values, **chosen}, where) for word in spread.split()]
                 if words[0] == "cxr-data":
                     commands.append(words)
@@ -119,23 +188,11 @@ def read(name: str) -> Recipe:
         values = yaml.safe_load(file.read_text("utf-8"))
     except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
         raise BadInput("a recipe in YAML, UTF-8", " ".join(str(error).split()), where=name) from error
-    schema.check(values, name)
-    stages = tuple({"command": stage} if isinstance(stage, str) else stage for stage in values["stages"])
-    evaluates = any(stage["command"].split()[0] == "evaluate" for stage in stages)
-    return Recipe(
-        name=Path(name).stem,
-        title=values["title"],
-        about=values.get("about", ""),
-        data=values.get("data", "phantom"),
-        scales=values["scales"],
-        stages=stages,
-        gains={key: (pair[0], pair[1]) for key, pair in values.get("gains", {}).items()},
-        published=values.get("published", {}),
-        published_gains=values.get("published_gains", {}),
-        reports=values.get("reports", ONE_REPORT if evaluates else {}),
-        differs=values.get("differs", ""),
-        file=name,
-    )
+    if not isinstance(values, dict):
+        raise BadInput("a recipe with title, scales and stages", repr(values), where=name)
+    recipe = read_typed(Recipe, values, name)
+    recipe._file = name
+    return recipe
 
 
 def _folder() -> Any:
@@ -150,12 +207,12 @@ def _loop(names: str, of: Any, values: dict[str, Any], where: str) -> list[dict[
         raise BadInput(f"a list of values for {names}, or a scale's name for one", repr(rounds), where=where, do=do)
     keys = [name.strip() for name in names.split(",")]
     if len(keys) == 1:
-        return [{keys[0]: one} for one in rounds]
-    for one in rounds:
-        if not isinstance(one, list) or len(one) != len(keys):
+        return [{keys[0]: value} for value in rounds]
+    for value in rounds:
+        if not isinstance(value, list) or len(value) != len(keys):
             do = "write one list per iteration: [[1, 2], [3, 4]]"
-            raise BadInput(f"{len(keys)} values ({names}) in every iteration", repr(one), where=where, do=do)
-    return [dict(zip(keys, one, strict=True)) for one in rounds]
+            raise BadInput(f"{len(keys)} values ({names}) in every iteration", repr(value), where=where, do=do)
+    return [dict(zip(keys, value, strict=True)) for value in rounds]
 
 
 def _spread(command: str, chosen: dict[str, Any]) -> str:

@@ -16,8 +16,7 @@ from cxr_data.models.header import provenance
 from cxr_data.models.model_files import set_aside
 from cxr_recipes.differences import difference, points
 from cxr_recipes.figure import figure
-from cxr_recipes.recipe import Recipe
-from cxr_recipes.schema import METRICS
+from cxr_recipes.recipe import METRICS, Recipe
 
 Models = Mapping[str, Mapping[str, Any]]
 
@@ -127,7 +126,7 @@ def _figures(groups: Mapping[str, list[str]], models: Models) -> str:
     rows = []
     for group, names in groups.items():
         grouped = [models[name] for name in names]
-        cells = [_cell([one["overall"][metric] for one in grouped]) + _over(grouped, metric) for metric in METRICS]
+        cells = [_cell([model["overall"][metric] for model in grouped]) + _over(grouped, metric) for metric in METRICS]
         rows.append([group, len(names), *cells])
     return "\n".join(table(["model", "seeds", *METRICS.values()], rows))
 

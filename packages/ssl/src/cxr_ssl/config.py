@@ -103,7 +103,6 @@ class RunOptions:
             is what the file says, else the cohort's.
         start_std: Standard deviation likewise.
         epochs: Passes over the training images; null chooses (see cxr_ssl.plan for this and other choices).
-        workers: Threads that prepare crops; null chooses by the cores.
         on_collapse: What to do when all images come to look the same to the network: "stop", "warn", or "recover",
             which returns to the last healthy epoch and continues with one published change after the other.
     """
@@ -116,7 +115,6 @@ class RunOptions:
     start_mean: list[float] = field(default_factory=list)
     start_std: list[float] = field(default_factory=list)
     epochs: int | None = None
-    workers: int | None = None
     on_collapse: str = "stop"
 
 
@@ -128,7 +126,7 @@ class PretrainSettings:
         method: "swav", "dino" or "byol".
         architecture: Name of the backbone: any of timm's, eeea_net_c2, or A+B.
         size: Edge of the network input and of a global crop, pixels; null is the size a prepared cohort was prepared
-            for, 64 for the phantom, 224 for other folders.
+            for (rounded down to a multiple of 32), 64 for the phantom, 224 for other folders.
         crops: The augmented crops of an image.
         batch_size: Images of a step over all processes.
         accumulate: Parts in which a step takes its batch, one after the other, to need less memory. Batch
@@ -193,7 +191,7 @@ class PretrainConfig(MethodOptions, PretrainSettings, Conduct, RunOptions):
     @property
     def methods(self) -> list[str]:
         """Names of the methods: those of the fields that hold a method's options."""
-        return [one.name for one in fields(self) if isinstance(getattr(self, one.name), MethodConfig)]
+        return [option.name for option in fields(self) if isinstance(getattr(self, option.name), MethodConfig)]
 
     def __post_init__(self) -> None:
         require_options(
@@ -241,14 +239,14 @@ def preset(name: str, **changes: Any) -> PretrainConfig:
         BadInput: No such preset, or values that do not belong together.
     """
     require_known("preset", name, PRESETS)
-    kinds: dict[str, Any] = {"crops": Crops} | {one.name: one.type for one in fields(MethodOptions)}
+    kinds: dict[str, Any] = {"crops": Crops} | {option.name: option.type for option in fields(MethodOptions)}
     values: dict[str, Any] = {"preset": name}
     nested: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     for key, value in PRESETS[name].items():
         outer, _, inner = key.partition(".")
         (nested[outer] if inner else values)[inner or outer] = value
     values |= {outer: kinds[outer](**inner) for outer, inner in nested.items() if inner}
-    known = {one.name for one in fields(PretrainConfig)}
+    known = {option.name for option in fields(PretrainConfig)}
     for option in changes.keys() - known:
         raise unknown_name("option", option, known)
     return PretrainConfig(**(values | changes))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cxr_common.training.state import Best
 from cxr_data.cohorts.cohort import Cohort
-from cxr_data.command_line.suggestions import suggest
+from cxr_data.command_line.suggestions import suggest, typed
 from cxr_ssl.config import PretrainConfig
 from cxr_ssl.method import Method
 from cxr_ssl.plan import Plan
@@ -47,6 +47,6 @@ def farewell(config: PretrainConfig, cohort: Cohort, before: float | None, best:
     if cohort.has_labels("train", "val"):
         lines.append(suggest("finetune", data=config.data, **place, **options))
     else:
-        typed = suggest("finetune", data="LABELLED", **options).removeprefix("next:  ")
-        lines.append(f"a classifier begins with these weights and a cohort with labels:  {typed}")
+        command = typed("finetune", data="LABELLED", **options)
+        lines.append(f"a classifier begins with these weights and a cohort with labels:  {command}")
     return "\n".join(lines)

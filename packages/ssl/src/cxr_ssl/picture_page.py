@@ -61,7 +61,7 @@ def page(
         *(_strip(strip) for strip in part.strips),
         "</div><h2>Map of the features</h2><p>Features of the weights kept, in two dimensions. Labels were not "
         "trained with.</p><div class='row'>",
-        *(_map(**one) for one in maps),
+        *(_map(**entry) for entry in maps),
         "</div><h2>The run</h2><div class='row'>",
         *(curves(heading, names, log) for heading, names in {**part.charts, **CHARTS}.items()),
         "</div>",

@@ -1,20 +1,17 @@
 """Results of a run: the backbone, under our names and torchvision's, pictures, and a summary."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cxr_common import checkpoint
 from cxr_common.models.foreign import to_torchvision
 from cxr_common.training.accelerator import arithmetic
+from cxr_common.training.options import without_conduct
 from cxr_common.training.run_folder import RunFolder
 from cxr_data.cohorts.cohort import Cohort
-from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import whole_file, write_text
 from cxr_data.models.header import portable
@@ -51,7 +48,7 @@ def write_results(
         kind="backbone",
         architecture=config.architecture,
         input=state.method.backbone.describe_input(config.input_size, cohort.pixel_mapping),
-        config=portable(config_dict(config)),
+        config=portable(without_conduct(config)),
         parents=parents,
         cohort=cohort.describe(),
         seed=config.seed,
@@ -75,7 +72,7 @@ def write_results(
 
 
 def write_backbone(
-    folder: Path, weights: dict[str, Tensor], about: checkpoint.Header, trained_on: Mapping[int, NDArray[np.int64]]
+    folder: Path, weights: dict[str, Tensor], about: checkpoint.Header, trained_on: checkpoint.TrainingImages
 ) -> list[Path]:
     """Write ``backbone.safetensors`` and, for a ResNet, ``backbone_torchvision.safetensors``.
 
@@ -83,7 +80,7 @@ def write_backbone(
         folder: The run's folder.
         weights: State dict of the network.
         about: The header.
-        trained_on: Keys of the images trained on: :func:`cxr_common.checkpoint.trained_on`.
+        trained_on: Keys of the images it is made with: :func:`cxr_common.checkpoint.trained_on`.
 
     Returns:
         The files written.

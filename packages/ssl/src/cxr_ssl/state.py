@@ -68,7 +68,7 @@ class TrainState(CommonState):
 
 
 def _changed(settings: Any, changes: Mapping[str, Any]) -> Any:
-    known = {one.name for one in fields(settings)}
+    known = {setting.name for setting in fields(settings)}
     return replace(settings, **{name: value for name, value in changes.items() if name in known})
 
 
@@ -127,13 +127,13 @@ def make_optimizer(name: str, module: nn.Module, *, lr: float, weight_decay: flo
     if name == "sgd":
         sgd = torch.optim.SGD(parameters, lr=lr, momentum=0.9, fused=True)
         # Fused SGD fails when a first gradient comes late, as that of frozen prototypes does: momentum 0 is the same.
-        for parameter in (one for one in module.parameters() if one.requires_grad):
+        for parameter in (p for p in module.parameters() if p.requires_grad):
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
     from lightly.utils.lars import LARS
 
     if name == "larc":
-        trained = [one for one in module.parameters() if one.requires_grad]
+        trained = [p for p in module.parameters() if p.requires_grad]
         parameters = [{"params": trained, "weight_decay": weight_decay, "decays": True}]
     for group in parameters:
         group["smallest_decay"] = SMALLEST_DECAY if group["decays"] else 0.0

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxr_common.models.structure import classifier_name, feature_levels, input_channels
+from cxr_common.models.structure import classifier_name, feature_levels, input_channels, side_by_side
 from cxr_data.errors import BadInput
 
 
@@ -29,7 +29,7 @@ class Concatenated(nn.Module):
         self.classifier = nn.Identity()
         self.reset_classifier(num_outputs)
         levels = [feature_levels(part) for part in self._parts]
-        # Stages count from the deepest, so the parts share as many as the shallowest of them has.
+        # Levels count from the deepest, so the parts share as many as the shallowest of them has.
         self._levels = [list(level.values())[-min(map(len, levels)) :] for level in levels]
         self.feature_info = [self._level(position) for position in range(len(self._levels[0]))]
 
@@ -61,7 +61,7 @@ class Concatenated(nn.Module):
 
     def forward_head(self, x: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
         """The parts' features to logits (B, num_outputs), or to the concatenated ones (B, num_features)."""
-        pooled = [part.forward_head(one, pre_logits=True) for part, one in zip(self._parts, x, strict=True)]
+        pooled = [part.forward_head(maps, pre_logits=True) for part, maps in zip(self._parts, x, strict=True)]
         joined = torch.cat(pooled, dim=1)
         return joined if pre_logits else self.classifier(joined)
 
@@ -75,12 +75,7 @@ class Concatenated(nn.Module):
             final, found = part.forward_intermediates(own, indices=[levels[index] for index in sorted(indices)])
             finals.append(final)
             maps.append(found)
-        joined = []
-        for level in zip(*maps, strict=True):
-            size = level[0].shape[-2:]
-            same = [one if one.shape[-2:] == size else nn.functional.adaptive_avg_pool2d(one, size) for one in level]
-            joined.append(torch.cat(same, dim=1))
-        return finals, joined
+        return finals, [side_by_side(level) for level in zip(*maps, strict=True)]
 
     def load_part(self, part: int, state: Mapping[str, Tensor]) -> None:
         """Start one part from the state dict of that network alone; its classifier, if any, is left out.
@@ -97,7 +92,7 @@ class Concatenated(nn.Module):
         network = self.parts[part]
         head = classifier_name(network) + "."
         try:
-            network.load_state_dict({name: one for name, one in state.items() if not name.startswith(head)})
+            network.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(head)})
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip()
             raise BadInput(f"the weights of part {part} ({type(network).__name__})", reason) from error

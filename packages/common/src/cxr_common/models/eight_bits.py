@@ -234,8 +234,8 @@ class _Grids(TorchFunctionMode):
         if isinstance(tree, Tensor):
             return self._on_grid(tree, self.values[id(tree)].place) if id(tree) in self.values else tree
         if isinstance(tree, list | tuple) and not hasattr(tree, "_fields"):
-            return type(tree)(self.resolved(one) for one in tree)
-        return {key: self.resolved(one) for key, one in tree.items()} if type(tree) is dict else tree
+            return type(tree)(self.resolved(value) for value in tree)
+        return {key: self.resolved(value) for key, value in tree.items()} if type(tree) is dict else tree
 
     def _layer(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         value, weight = args[0], args[1]
@@ -266,6 +266,6 @@ def _are_maps(terms: Any) -> bool:
     """Whether these are two maps (B, C, H, W) of one shape."""
     return (
         len(terms) == 2
-        and all(isinstance(one, Tensor) and one.ndim == 4 for one in terms)
+        and all(isinstance(term, Tensor) and term.ndim == 4 for term in terms)
         and (terms[0].shape == terms[1].shape)
     )

@@ -5,13 +5,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from timm.layers.activations import GELU, GELUTanh
+from torch import nn
+
 from cxr_common import checkpoint
 from cxr_common.models.foreign import fitting
-from cxr_common.models.pretrained import Pretrained, resolve, timm_config
+from cxr_common.models.pretrained import Pretrained, build_pretrained, resolve, timm_config
+from cxr_common.models.zoo import DEFAULT_SIZE, GrayNetwork
 from cxr_data.errors import BadInput
 from cxr_data.files import read_json
 from cxr_data.models import hub
 
+
+class _Kind(NamedTuple):
+    """Vision transformers of transformers: how timm's names of them end, and their settings where none is said."""
+
+    ending: str
+    patch: int
+    activation: str
+    eps: float
+
+
+_KINDS = {
+    "vit": _Kind("224", 16, "gelu", 1e-12),
+    "dinov2": _Kind("dinov2", 14, "gelu", 1e-6),
+    "dinov2_with_registers": _Kind("dinov2", 14, "gelu", 1e-6),
+    "siglip": _Kind("siglip_224", 16, "gelu_pytorch_tanh", 1e-6),
+    "clip": _Kind("clip_224", 32, "quick_gelu", 1e-5),
+}
+_GELU = {"gelu": "none", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh"}
+"""Activations by the names of transformers -> ``approximate`` of torch's GELU."""
 _WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1152: "so400m", 1536: "giant"}
 
 
@@ -22,11 +45,15 @@ class Encoder(NamedTuple):
         architecture: Name in the zoo.
         weights: Its file, with what is known of its normalisation.
         size: Edge of the images its weights were trained with, pixels; None where nothing says it.
+        gelu: How its GELUs are approximated, "none" or "tanh"; None as timm's network has it.
+        eps: What its layer normalisation adds to variances; None as timm's network has it.
     """
 
     architecture: str
     weights: Pretrained
     size: int | None = None
+    gelu: str | None = None
+    eps: float | None = None
 
 
 @functools.lru_cache(maxsize=16)  # to tell what a file holds by its tensors takes seconds
@@ -53,7 +80,30 @@ def find_encoder(word: str) -> Encoder:
         return Encoder(header.architecture, Pretrained(path), header.input.size)
     about = _configs(path)
     name = architecture or architecture_of(about, path) or _guess(path)
-    return Encoder(name, Pretrained(path), size_of(about))
+    return Encoder(name, Pretrained(path), size_of(about), *_arithmetic(about, path))
+
+
+def build_encoder(found: Encoder, size: int | None, mean: float, std: float) -> GrayNetwork:
+    """An encoder with its weights, in eval mode; it gives the features that its own library gives.
+
+    Args:
+        found: What `find_encoder` returned.
+        size: Edge of its input, pixels; None is what its weights say.
+        mean: Mean of the cohort's pixels / 255, for weights that come with none.
+        std: Their standard deviation.
+
+    Raises:
+        BadInput: Weights that cannot be read, or a size that the network cannot take.
+    """
+    size = size or found.size or DEFAULT_SIZE
+    network = build_pretrained(found.architecture, 0, size, (found.weights,), mean, std)
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm) and found.eps is not None:
+            module.eps = found.eps
+        for name, child in module.named_children():
+            if isinstance(child, nn.GELU | GELU | GELUTanh) and found.gelu is not None:
+                setattr(module, name, nn.GELU(found.gelu))
+    return network.eval()
 
 
 def architecture_of(about: Mapping[str, Any], where: Path) -> str:
@@ -74,17 +124,38 @@ def architecture_of(about: Mapping[str, Any], where: Path) -> str:
     if "patch_size" in tower:
         quick = "_quickgelu" if about["model_cfg"].get("quick_gelu") else ""
         return _named(tower["width"], tower["layers"], tower["patch_size"], f"clip{quick}_224", where)
-    vision = about.get("vision_config", about)  # transformers
-    kind = str(vision.get("model_type", "")).removesuffix("_vision_model").replace("-", "_")
-    if kind not in ("vit", "dinov2", "dinov2_with_registers", "siglip", "clip"):
+    vision, kind = _transformer(about)
+    if kind not in _KINDS:
         return ""
     width, depth = vision.get("hidden_size", 768), vision.get("num_hidden_layers", 12)
-    patch = vision.get("patch_size", 14 if kind.startswith("dinov2") else 16)
-    quick = "_quickgelu" if kind == "clip" and vision.get("hidden_act", "quick_gelu") == "quick_gelu" else ""
-    ending = {"vit": "224", "dinov2": "dinov2", "siglip": "siglip_224", "clip": f"clip{quick}_224"}.get(kind)
-    if ending is None:
-        patch, ending = f"{patch}_reg{vision.get('num_register_tokens', 4)}", "dinov2"
+    patch, ending = vision.get("patch_size", _KINDS[kind].patch), _KINDS[kind].ending
+    if kind == "dinov2_with_registers":
+        patch = f"{patch}_reg{vision.get('num_register_tokens', 4)}"
+    if kind == "clip" and vision.get("hidden_act", _KINDS[kind].activation) == "quick_gelu":
+        ending = "clip_quickgelu_224"
     return _named(width, depth, patch, ending, where, heads=vision.get("num_attention_heads"))
+
+
+def _transformer(about: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The part of a configuration of transformers that is about vision, and the kind of network it describes."""
+    vision = about.get("vision_config", about)
+    return vision, str(vision.get("model_type", "")).removesuffix("_vision_model").replace("-", "_")
+
+
+def _arithmetic(about: Mapping[str, Any], where: Path) -> tuple[str | None, float | None]:
+    """`gelu` and `eps` of `Encoder`, where a configuration of transformers says them.
+
+    Raises:
+        BadInput: An activation with which timm does not build the network.
+    """
+    vision, kind = _transformer(about)
+    if kind not in _KINDS:
+        return None, None
+    activation = vision.get("hidden_act", _KINDS[kind].activation)
+    if activation not in _GELU and (kind, activation) != ("clip", "quick_gelu"):
+        do = "take another encoder"
+        raise BadInput("a vision transformer with GELU", f"hidden_act {activation}", where=where, do=do)
+    return _GELU.get(activation), float(vision.get("layer_norm_eps", _KINDS[kind].eps))
 
 
 def size_of(about: Mapping[str, Any]) -> int | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cxr_common.models.foreign_names import RENAMINGS, fused, to_timm
 from cxr_common.models.reading import refuse_unusable, shown, tensors_of
-from cxr_common.models.structure import classifier_name, input_channels
+from cxr_common.models.structure import classifier_name, first_convolution, input_channels
 from cxr_common.models.zoo import OFFERED, build
 from cxr_data.errors import BadInput
 
@@ -136,7 +136,10 @@ def _ready(match: "_Match") -> dict[str, Tensor]:
         state.setdefault(name, torch.zeros((), dtype=torch.int64))
     if all(name in match.beside and match.beside[name].shape == like.shape for name, like in match.head.items()):
         state |= {name: match.beside[name] for name in match.head}
-    return {name: (one.float() if one.is_floating_point() else one).contiguous().clone() for name, one in state.items()}
+    return {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).contiguous().clone()
+        for name, tensor in state.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -174,15 +177,17 @@ def _match(namings: "Sequence[_Naming]", network: nn.Module, part: str = "", pat
     classifier = classifier_name(network) + "."
     own = network.state_dict()
     body = {name: tensor for name, tensor in own.items() if not name.startswith(classifier)}
-    stem = next((f"{name}.weight" for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), "")
+    stem = f"{first_convolution(network)[0]}.weight"
     ranked: dict[str, tuple[int, Mapping[str, Tensor]]] = {}
     for naming in namings:
         score = len(body.keys() & naming.tensors.keys())
         if naming.part not in ranked or score > ranked[naming.part][0]:
             ranked[naming.part] = (score, naming.tensors)
     best = max(score for score, _ in ranked.values())
-    # One that lacks a little is not passed over: what it lacks will be said.
-    parts = sorted((name for name, (score, _) in ranked.items() if score >= _SAME * best), key=_turn)
+    # A teacher that lacks a little is not passed over for its student: what it lacks will be said. A text tower, whose
+    # blocks are those of the vision tower beside it, is.
+    near = (name for name, (score, _) in ranked.items() if score >= _SAME * best)
+    parts = sorted(near, key=lambda name: (_turn(name), -ranked[name][0]))
     if part and best:
         chosen = [name for name in parts if part == name]
         chosen = chosen or [name for name in parts if part in re.split(r"[._]", name) or part in name.split(".")]
@@ -222,10 +227,10 @@ def _namings(found: Mapping[str, Tensor], network: nn.Module) -> list[_Naming]:
     """The same tensors under every name that they may have in timm: each wrapper off, each library's renamed."""
     namings = []
     for prefix in _prefixes(found):
-        inside = {name[len(prefix) :]: one for name, one in found.items() if name.startswith(prefix)}
+        inside = {name[len(prefix) :]: tensor for name, tensor in found.items() if name.startswith(prefix)}
         part = prefix.rstrip(".")
         for renamings in RENAMINGS.values():
-            renamed = {to_timm(name, renamings): one for name, one in inside.items()}
+            renamed = {to_timm(name, renamings): tensor for name, tensor in inside.items()}
             namings.append(_Naming(part, fused(renamed, network)))
         if "_conv_stem.weight" in inside:
             namings.append(_Naming(part, _in_order(inside, network)))
@@ -235,14 +240,14 @@ def _namings(found: Mapping[str, Tensor], network: nn.Module) -> list[_Naming]:
 def _in_order(inside: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
     """EfficientNets as TensorFlow's port names them: timm's have the same tensors in the same order."""
     classifier = classifier_name(network)
-    body = {name: one for name, one in network.state_dict().items() if not name.startswith(f"{classifier}.")}
+    body = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(f"{classifier}.")}
     names = [*body, f"{classifier}.weight", f"{classifier}.bias"]
     if len(names) != len(inside):
         return {}
     pairs = zip(names, inside.values(), strict=True)
     if any(
-        name in body and one.shape[:1] + one.shape[2:] != body[name].shape[:1] + body[name].shape[2:]
-        for name, one in pairs
+        name in body and tensor.shape[:1] + tensor.shape[2:] != body[name].shape[:1] + body[name].shape[2:]
+        for name, tensor in pairs
     ):
         return {}
     return dict(zip(names, inside.values(), strict=True))
@@ -251,7 +256,7 @@ def _in_order(inside: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
 def _prefixes(names: Iterable[str]) -> list[str]:
     """What wrappers may have put before the names: "", "module.", "module.encoder_q."..., the common ones."""
     parts = [name.split(".") for name in names]
-    heads = Counter(".".join(one[:depth]) + "." for one in parts for depth in range(1, min(6, len(one))))
+    heads = Counter(".".join(words[:depth]) + "." for words in parts for depth in range(1, min(6, len(words))))
     # A wrapper holds much of the file, also where there are several networks in it.
     return sorted(["", *(head for head, count in heads.items() if 6 * count >= len(parts))], key=len)
 
@@ -274,7 +279,9 @@ def at_size(state: Mapping[str, Tensor], architecture: str, *, channels: int, si
     with torch.device("meta"):
         network = build(architecture, 0, channels=channels, size=size)
     like = network.state_dict()
-    return {name: _fitted(name, one, like[name], network) if name in like else one for name, one in state.items()}
+    return {
+        name: _fitted(name, tensor, like[name], network) if name in like else tensor for name, tensor in state.items()
+    }
 
 
 def _fitted(name: str, tensor: Tensor, like: Tensor, network: Any) -> Tensor:
@@ -348,5 +355,5 @@ def _advice(found: Mapping[str, Tensor]) -> str:
 
 
 def _listing(tensors: Mapping[str, Tensor]) -> str:
-    shown = [f"{name} {tuple(one.shape)}" for name, one in list(tensors.items())[:3]]
+    shown = [f"{name} {tuple(tensor.shape)}" for name, tensor in list(tensors.items())[:3]]
     return f"{len(tensors)} tensors such as {', '.join(shown)}" if tensors else "none at all"

@@ -164,8 +164,8 @@ def fused(tensors: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
     for name in tensors:
         stem, part, kind = name.rpartition(".attn.q.")
         trio = [f"{stem}.attn.{letter}.{kind}" for letter in "qkv"]
-        if part and all(one in done for one in trio):
-            done[f"{stem}.attn.qkv.{kind}"] = torch.cat([done.pop(one) for one in trio])
+        if part and all(member in done for member in trio):
+            done[f"{stem}.attn.qkv.{kind}"] = torch.cat([done.pop(member) for member in trio])
     for kind in ("weight", "bias"):
         if (joint := done.pop(f"attn_pool.in_proj.{kind}", None)) is not None:
             width = len(joint) // 3

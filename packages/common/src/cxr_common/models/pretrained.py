@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from cxr_common import checkpoint
 from cxr_common.models.foreign import at_size, read_foreign
 from cxr_common.models.heads import set_prior
-from cxr_common.models.structure import classifier_name
+from cxr_common.models.structure import classifier_name, first_convolution
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_data.errors import BadInput
+from cxr_data.errors import BadInput, unknown_name
 from cxr_data.models import hub
 
 Numbers = tuple[float, ...]
@@ -127,22 +127,22 @@ def build_pretrained(
     """
     names = architecture.split("+")
     owners = names if len(start) > 1 else [architecture]
-    loaded = [_weights(one, owner, size, show) for one, owner in zip(start, owners, strict=False)]
-    channels = max((one.channels for one in loaded if one), default=1)
+    loaded = [_weights(source, owner, size, show) for source, owner in zip(start, owners, strict=False)]
+    channels = max((weights.channels for weights in loaded if weights), default=1)
     network: Any = build(architecture, num_outputs, channels=channels, size=size, drop_path=drop_path)
     if prior is not None:
         set_prior(network, prior)
-    for number, one in enumerate(loaded):
-        if one and len(loaded) > 1:
-            network.load_part(number, one.with_channels(channels))
-    for source, one in zip(start, loaded, strict=True):
-        if source and one and len(loaded) == 1:
-            _load(network, architecture, one.state, source.path)
-    numbers = [one.normalisation if one and one.normalisation else ((mean,), (std,)) for one in loaded]
+    for number, weights in enumerate(loaded):
+        if weights and len(loaded) > 1:
+            network.load_part(number, weights.with_channels(channels))
+    for source, weights in zip(start, loaded, strict=True):
+        if source and weights and len(loaded) == 1:
+            _load(network, architecture, weights.state, source.path)
+    numbers = [weights.normalisation if weights and weights.normalisation else ((mean,), (std,)) for weights in loaded]
     if len(set(numbers)) <= 1:
         means, stds = numbers[0] if numbers else ((mean,), (std,))
     else:  # each part reads channels of its own
-        means, stds = (sum((_repeated(one[which], channels) for one in numbers), ()) for which in (0, 1))
+        means, stds = (sum((_repeated(pair[which], channels) for pair in numbers), ()) for which in (0, 1))
     return GrayNetwork(network, means, stds)
 
 
@@ -201,7 +201,7 @@ def imagenet_weights(architecture: str) -> Path:
         raise BadInput(
             f"ImageNet weights of {architecture} ({repository})",
             "neither in the cache nor to be fetched: " + str(error).splitlines()[0],
-            do=f"run it once with a network, or bring {name} of huggingface.co/{repository} and give --start FILE",
+            do=f"run it once with a network, or bring {name} of huggingface.co/{repository} and give its path",
         ) from error
 
 
@@ -213,9 +213,12 @@ def timm_config(architecture: str) -> Any:
     """
     import timm
 
+    if not timm.is_model(architecture.partition(".")[0]):
+        raise unknown_name("network", architecture, timm.list_models(pretrained=True))
     config = timm.get_pretrained_cfg(architecture) if timm.is_model_pretrained(architecture) else None
     if config is None or not config.hf_hub_id:
-        raise BadInput("a network with ImageNet weights in timm", architecture, do="--start random, or a file")
+        do = "take random weights (--start random), or those of a file"
+        raise BadInput("a network with ImageNet weights in timm", architecture, do=do)
     return config
 
 
@@ -252,14 +255,14 @@ def _weights(source: Pretrained | None, architecture: str, size: int, show: bool
     numbers = (source.mean, source.std) if source.mean and source.std else _said(source.path, file.names)
     with torch.device("meta"):
         network = build(architecture, 0, channels=file.channels, size=size)
-    stem, conv = next(
-        ((f"{name}.weight", one) for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), ("", None)
-    )
+    name, conv = first_convolution(network)
+    stem = f"{name}.weight"
     if numbers is None:
         if show:
             print(
                 f"note: {source.path} does not say the normalisation it was trained with; the cohort's is used "
-                "(--start_mean and --start_std say another)",
+                "(image_mean and image_std in a preprocessor_config.json beside it, for --start also --start_mean and "
+                "--start_std, say another)",
                 flush=True,
             )
         state = file.state
@@ -289,7 +292,7 @@ def _ours(source: Pretrained, architecture: str, size: int) -> _Weights:
     state = network.state_dict()
     if size != header.input.size:
         state = at_size(state, architecture, channels=header.input.channels, size=size)
-    stem = next((f"{name}.weight" for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), "")
+    stem = f"{first_convolution(network)[0]}.weight"
     return _Weights(state, header.input.channels, (_tuple(header.input.mean), _tuple(header.input.std)), stem)
 
 
@@ -333,7 +336,7 @@ def _in_metadata(path: Path) -> tuple[Numbers, Numbers] | None:
         return None
     try:
         numbers = [json.loads(about[name]) for name in ("mean", "std")]
-        mean, std = (tuple(map(float, one)) if isinstance(one, list) else (float(one),) for one in numbers)
+        mean, std = (tuple(map(float, number)) if isinstance(number, list) else (float(number),) for number in numbers)
     except (ValueError, TypeError) as error:
         found = f"{about['mean']} and {about['std']}"
         raise BadInput("numbers as mean and std in the header", found, where=path) from error
@@ -352,10 +355,24 @@ def _beside(path: Path) -> tuple[Numbers, Numbers] | None:
             values = json.loads((path.parent / name).read_text("utf-8"))
             values = values.get(inside.get(name), values)
             mean, std = (values[key] for key in keys)
+            if name == "preprocessor_config.json":
+                mean, std = _of_pixels(values, mean, std)
         except (OSError, ValueError, LookupError, AttributeError, TypeError):
             continue
         return normalisation(mean, std, path.parent / name)
     return None
+
+
+def _of_pixels(about: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]) -> tuple[Numbers, Numbers]:
+    """Mean and std of pixels / 255 that do what an image processor of transformers does.
+
+    x = factor * pixel - offset, where it rescales;  (x - mean) / std, where it normalises
+    """
+    factor = 255 * float(about.get("rescale_factor", 1 / 255)) if about.get("do_rescale", True) else 255.0
+    offset = 1.0 if about.get("rescale_offset") else 0.0
+    if not about.get("do_normalize", True):
+        mean, std = [0.0] * len(mean), [1.0] * len(std)
+    return tuple((one + offset) / factor for one in mean), tuple(one / factor for one in std)
 
 
 def _load(network: nn.Module, architecture: str, weights: Mapping[str, Tensor], path: Path) -> None:

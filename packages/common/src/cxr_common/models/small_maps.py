@@ -1,6 +1,6 @@
 """Convolutions over maps of a few pixels, as the product of matrices that they are.
 
-The last stages of a ResNet see a radiograph of 64 pixels as 4 x 4 and 2 x 2 pixels with hundreds of channels. There
+The last levels of a ResNet see a radiograph of 64 pixels as 4 x 4 and 2 x 2 pixels with hundreds of channels. There
 oneDNN's convolutions are slow on a CPU, above all backward and in bfloat16, where one product of matrices gives the
 same sums several times faster (``benchmarks/test_hot_paths.py`` measures it).
 """

@@ -1,4 +1,4 @@
-"""Where a network's parts are: its classifier, its input channels, its four stages."""
+"""Where a network's parts are: its classifier, its input channels, its four levels of features."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-STAGES = ("stage1", "stage2", "stage3", "stage4")
-"""Names of the stages, shallow to deep; "stage4" is always the deepest."""
+LEVELS = ("level1", "level2", "level3", "level4")
+"""Names of the feature levels, shallow to deep; "level4" is always the deepest."""
 
 
 def classifier_name(network: Any) -> str:
@@ -21,28 +21,43 @@ def classifier_name(network: Any) -> str:
     return next(name for name, module in network.named_modules() if module is classifier)
 
 
+def first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d | None]:
+    """Name and module of the convolution that reads the image; "" and None for a network without any."""
+    found = ((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    return next(found, ("", None))
+
+
 def input_channels(network: nn.Module) -> int:
     """Channels of the image that the network's first convolution reads; 1 for a network without any."""
-    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 1)
+    convolution = first_convolution(network)[1]
+    return 1 if convolution is None else convolution.in_channels
+
+
+def side_by_side(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C_i, H_i, W_i) concatenated along the channels, averaged to the resolution of the first."""
+    size = (maps[0].shape[-2], maps[0].shape[-1])
+    return torch.cat(
+        [nn.functional.adaptive_avg_pool2d(x, size) if tuple(x.shape[-2:]) != size else x for x in maps], dim=1
+    )
 
 
 def feature_levels(network: Any) -> dict[str, int]:
-    """Which levels of ``network.feature_info`` the stages stand for.
+    """Which entries of ``network.feature_info`` the feature levels stand for.
 
-    In a pyramid (ResNet, Swin) the last four, so that "stage1" to "stage4" have strides 4 to 32 nearly
-    everywhere. A network with fewer levels has the deepest stages only. A plain transformer repeats one block
-    at one resolution: its stages end at each quarter of its depth.
+    In a pyramid (ResNet, Swin) the last four, so that "level1" to "level4" have strides 4 to 32 nearly
+    everywhere. A network with fewer has the deepest levels only. A plain transformer repeats one block
+    at one resolution: its levels end at each quarter of its depth.
 
     Returns:
-        Stage name to index into ``feature_info``, shallow to deep.
+        Level name to index into ``feature_info``, shallow to deep.
     """
-    reductions = [level["reduction"] for level in network.feature_info]
+    reductions = [info["reduction"] for info in network.feature_info]
     count = len(reductions)
-    if count > len(STAGES) and len(set(reductions)) == 1:
+    if count > len(LEVELS) and len(set(reductions)) == 1:
         picked: Sequence[int] = [count * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
     else:
-        picked = range(max(0, count - len(STAGES)), count)
-    return dict(zip(STAGES[-len(picked) :], picked, strict=True))
+        picked = range(max(0, count - len(LEVELS)), count)
+    return dict(zip(LEVELS[-len(picked) :], picked, strict=True))
 
 
 @contextmanager

@@ -177,7 +177,7 @@ class GrayNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, mean: float | Sequence[float], std: float | Sequence[float]):
         super().__init__()
-        means, stds = (torch.atleast_1d(torch.as_tensor(one, dtype=torch.float64)) for one in (mean, std))
+        means, stds = (torch.atleast_1d(torch.as_tensor(number, dtype=torch.float64)) for number in (mean, std))
         if not (stds > 0).all():
             raise BadInput("a standard deviation above 0", str(std), do="check that the images are not blank")
         self.network = network
@@ -194,7 +194,7 @@ class GrayNetwork(nn.Module):
             "_scale": (1 / (255 * stds)).expand(count)[:, None, None].float(),
             "_shift": (-means / stds).expand(count)[:, None, None].float(),
         }
-        self._mean_std = [tuple(one.tolist()) if len(one) > 1 else float(one) for one in (means, stds)]
+        self._mean_std = [tuple(values.tolist()) if len(values) > 1 else float(values) for values in (means, stds)]
         for name, number in numbers.items():
             self.register_buffer(name, number, persistent=False)
 

@@ -41,17 +41,25 @@ def curves(title: str, names: Mapping[str, str], log: Sequence[Mapping[str, Any]
         log: Lines of metrics.jsonl; what is None in a line, or absent, leaves a gap.
 
     Returns:
-        An HTML figure.
+        An HTML figure; the numbers alone where each has one value only, since a curve through one point shows nothing.
     """
     lines = {name: [math.nan if line.get(name) is None else line[name] for line in log] for name in names}
     values = [value for line in lines.values() for value in line if math.isfinite(value)]
     if not values:
         return f"<figure class='chart'><figcaption>{escape(title)}</figcaption><p>undefined in this run</p></figure>"
+    known = {name: [place for place, value in enumerate(line) if math.isfinite(value)] for name, line in lines.items()}
+    if max(map(len, known.values())) == 1:
+        told = "".join(
+            f"<li>{escape(shown)}: <b>{lines[name][known[name][0]]:.4g}</b>, epoch {log[known[name][0]]['epoch']}</li>"
+            for name, shown in names.items()
+            if known[name]
+        )
+        return f"<figure class='chart'><figcaption>{escape(title)}</figcaption><ul class='legend'>{told}</ul></figure>"
     low, high = min(values), max(values)
     up = charts.nice_axis("", low, high) if low < high else Axis("", low - 0.5, high + 0.5, [low])
     last = len(log) - 1
     across = Axis("epoch", 0, max(last, 1), {place: str(log[place]["epoch"]) for place in sorted({0, last // 2, last})})
-    radius = 2.6 if len(log) <= FEW_EPOCHS else 0  # a line through one point shows nothing
+    radius = 2.6 if len(log) <= FEW_EPOCHS else 0
     series = [
         Series(shown, style, range(len(log)), lines[name], radius=radius)
         for style, (name, shown) in enumerate(names.items())

@@ -1,6 +1,9 @@
 """Options that every training has; imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cxr_data.command_line.command import config_dict
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Conduct:
         extend: When the folder holds the same run with fewer epochs, continue it from its last epoch.
         keep_state: Keep the training state of the finished run (about three times the weights), so that it can be
             extended later.
+        workers: Threads that prepare batches; null chooses by the cores.
     """
 
     run: str = "quickstart"
@@ -29,3 +33,10 @@ class Conduct:
     restart: bool = False
     extend: bool = False
     keep_state: bool = False
+    workers: int | None = None
+
+
+def without_conduct(config: Conduct) -> dict[str, Any]:
+    """A config as plain JSON types, without what its result does not depend on."""
+    conduct = {field.name for field in fields(Conduct)}
+    return {name: value for name, value in config_dict(config).items() if name not in conduct}

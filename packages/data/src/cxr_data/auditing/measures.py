@@ -52,8 +52,7 @@ def measure(cohort: Cohort) -> Measures:
         for row, image in enumerate(np.asarray(cohort.pixels[start : start + _BLOCK]), start):
             image = np.ascontiguousarray(image)
             small[row] = cv2.resize(image, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
-            method = cv2.INTER_AREA if len(image) >= THUMB else cv2.INTER_LINEAR
-            thumbs[row] = cv2.equalizeHist(cv2.resize(image, (THUMB, THUMB), interpolation=method))
+            thumbs[row] = thumb(image)
             mean, spread = (float(value.item()) for value in cv2.meanStdDev(image))
             edges = float(cv2.meanStdDev(cv2.Laplacian(image, cv2.CV_32F))[1].item())
             numbers[row] = mean, spread, edges / max(spread, 1e-6)
@@ -63,6 +62,13 @@ def measure(cohort: Cohort) -> Measures:
         list(pool.map(block, range(0, n, _BLOCK)))
     brightness, contrast, sharpness = numbers.T
     return Measures(thumbs, small, brightness, contrast, sharpness, digests)
+
+
+def thumb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(P, P) image as (48, 48), gray levels equalised."""
+    method = cv2.INTER_AREA if len(image) >= THUMB else cv2.INTER_LINEAR
+    small = cv2.resize(np.ascontiguousarray(image), (THUMB, THUMB), interpolation=method)
+    return cv2.equalizeHist(small)  # pyright: ignore[reportReturnType]
 
 
 def unit_descriptors(thumbs: NDArray[np.uint8], edge: int) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ summary h2 { display: inline; font-size: 1.2rem }
 @media (max-width: 640px) {
   body { margin: 1rem auto } figure { width: 88px }
   .checks tr { display: grid; grid-template-columns: auto 1fr auto; padding: .4rem 0 }
+  .wide th, .wide td { padding: .2rem .25rem; font-size: 13px }
   .checks th { display: none } .checks td { padding: .1rem .4rem } .checks td:last-child { grid-column: 1 / -1 }
 }
 """

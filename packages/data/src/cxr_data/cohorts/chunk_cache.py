@@ -81,7 +81,7 @@ class ChunkCache:
         with os.scandir(self.folder) as entries:
             kept = [(entry.stat(), entry.path) for entry in entries if entry.name.endswith(".npy")]
         excess = sum(state.st_size for state, _ in kept) + size - self.limit
-        for state, path in sorted(kept, key=lambda one: one[0].st_mtime_ns):
+        for state, path in sorted(kept, key=lambda entry: entry[0].st_mtime_ns):
             if excess <= 0:
                 break
             Path(path).unlink(missing_ok=True)

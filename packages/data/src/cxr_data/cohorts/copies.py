@@ -12,8 +12,6 @@ from cxr_data.preparation.splits import join_groups
 
 MOST_COMPARED = 20_000
 """Images up to which copies that are not identical are searched for, too: a few seconds."""
-MOST_ALIKE = 12
-"""Different images up to which a set that look alike counts as copies of one; larger sets are drawings or phantoms."""
 
 
 class Overlap(NamedTuple):
@@ -88,14 +86,15 @@ def _copies(
     """
     from cxr_data.auditing.duplicates import near_pairs
     from cxr_data.auditing.measures import measure
+    from cxr_data.cohorts.likeness import MOST_ALIKE
 
     audit = "`cxr-data audit` of all these cohorts together compares them"
     if len(number) > MOST_COMPARED:
         many = f"more than {MOST_COMPARED:,} images: only identical ones were searched for in several cohorts"
         return number, (f"{many}, not copies that were re-encoded or rescaled; {audit}",)
     measured = [measure(cohort) for cohort in cohorts]
-    thumbs = np.concatenate([one.thumbs for one in measured])
-    found = near_pairs(thumbs, [digest for one in measured for digest in one.digest])
+    thumbs = np.concatenate([measures.thumbs for measures in measured])
+    found = near_pairs(thumbs, [digest for measures in measured for digest in measures.digest])
     one, other = number[found.rows].T
     least = np.arange(int(number.max(initial=-1)) + 1)
     before = None

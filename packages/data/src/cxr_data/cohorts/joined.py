@@ -48,8 +48,10 @@ def join(cohorts: Sequence[Cohort], *, remove_leaks: bool = True) -> Cohort:
     if len(cohorts) == 1:
         return cohorts[0]
     cohorts = [  # images of 16 bits are compared as they are read, in 8
-        one if one.pixels.dtype == np.uint8 else replace(one, pixels=cast(NDArray[np.uint8], PixelRows([one.pixels])))
-        for one in cohorts
+        cohort
+        if cohort.pixels.dtype == np.uint8
+        else replace(cohort, pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels])))
+        for cohort in cohorts
     ]
     names = _names(cohorts)
     _refuse_unlike(cohorts, names)

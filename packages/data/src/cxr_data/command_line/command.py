@@ -186,6 +186,10 @@ _SYNONYMS = {
     "workers": ("num_workers", "threads"),
     "runs_dir": ("run_dir", "runs"),
     "weight_decay": ("wd", "l2"),
+    "loss": ("temperature", "alpha", "beta"),
+    "cached_views": ("teacher_views",),
+    "augment": ("crop", "augmentation"),
+    "resamples": ("bootstrap", "n_bootstrap"),
 }
 """Our name of an option -> what else it is commonly called."""
 
@@ -196,6 +200,10 @@ def _unknown_option(name: str, fields: Mapping[str, Any], where: str | Path | No
     for ours, others in _SYNONYMS.items():
         if typed in others and ours in fields:
             return BadInput("the name of a known option", repr(name), where=where, do=f"did you mean {ours}?")
+    nested = [outer for outer, kind in fields.items() if dataclasses.is_dataclass(kind) and typed in _fields(kind)]
+    if nested:
+        do = f"did you mean {' or '.join(f'{outer}.{typed}' for outer in nested)}?"
+        return BadInput("the name of a known option", repr(name), where=where, do=do)
     return unknown_name("option", name, fields, where)
 
 
@@ -313,7 +321,7 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
     return translated
 
 
-def _fields(config_class: type) -> dict[str, Any]:
+def _fields(config_class: Any) -> dict[str, Any]:
     return {f.name: f.type for f in dataclasses.fields(config_class)}
 
 

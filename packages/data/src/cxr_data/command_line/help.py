@@ -97,8 +97,8 @@ def paragraphs(config_class: type) -> list[str]:
 def attributes(config_class: type) -> dict[str, str]:
     """The "Attributes:" sections of a class and those it inherits from: name -> text, on one line."""
     texts: dict[str, str] = {}
-    for one in reversed(config_class.__mro__):
-        _, _, section = inspect.cleandoc(one.__doc__ or "").partition("Attributes:\n")
+    for kind in reversed(config_class.__mro__):
+        _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
         entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
         texts |= {name: " ".join(text.split()) for name, text in entries}
     return texts

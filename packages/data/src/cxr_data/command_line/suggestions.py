@@ -1,4 +1,4 @@
-"""The ``next:`` line at the end of a command: the next command to run."""
+"""The ``next:`` line at the end of a command: the next command to run; and others as they are typed."""
 
 import shlex
 from collections.abc import Sequence
@@ -22,15 +22,24 @@ def suggest(command: str, *words: str | Path, **options: Any) -> str:
     >>> suggest("distill", run="mine", runs_dir="runs", data="phantom:60", size=32)
     'next:  uv run distill --run mine --data phantom:60 --size 32'
     """
-    typed = [command, *map(str, words)]
+    return f"next:  {typed(command, *words, **options)}"
+
+
+def typed(command: str, *words: str | Path, **options: Any) -> str:
+    """A command as it is typed, with the arguments of `suggest`: for lines that hold a word to replace, as IMAGES.
+
+    >>> typed("predict", "my runs/model.onnx", "IMAGES")
+    "uv run predict 'my runs/model.onnx' IMAGES"
+    """
+    line = [command, *map(str, words)]
     for name, value in options.items():
         if value is None or value == _DEFAULTS.get(name):
             continue
         if name == "size" and "data" in options and value == default_size(options["data"]):
             continue
         if value is True:
-            typed.append(f"--{name}")
+            line.append(f"--{name}")
             continue
         several = isinstance(value, Sequence) and not isinstance(value, str)
-        typed += [f"--{name}", *(map(str, value) if several else [str(value)])]
-    return f"next:  uv run {shlex.join(typed)}"
+        line += [f"--{name}", *(map(str, value) if several else [str(value)])]
+    return f"uv run {shlex.join(line)}"

@@ -6,6 +6,7 @@ then MONOCHROME1 is inverted so that air is dark in every cohort.
 
 import hashlib
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ LEAST_SHOWN = 0.005
 """Least share of an image's values that its own window must show as shades between black and white."""
 LEAST_SHADES = 0.08
 """Least part of black to white that it must spread them over: 12 bits in a window of 16 fill 0.06."""
+_A_YEAR = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 
 
 def decode_dicom(data: bytes, window: str) -> NDArray[np.float32]:
@@ -110,18 +112,18 @@ def rows_and_columns(path: str | Path) -> tuple[int, int] | None:
 
 
 def age_in_years(text: object) -> float | None:
-    """Age from a DICOM age string ("045Y", "007M", "010D") or a plain number of years.
+    """Age from a DICOM age string ("045Y", "007M", "010D"), "45 years", or a plain number of years.
 
     Returns:
         Years, or None where the text is no age or outside 0 to 120.
     """
-    value = str(text or "").strip().upper()
-    unit = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}.get(value[-1:])
+    value = str(text if text is not None else "").strip().upper().replace(",", ".")
+    found = re.fullmatch(r"([\d.]+(?:E[+-]?\d+)?)\s*(Y|YR|M|MO|MONTH|W|WEEK|D|DAY|YEAR)?S?(?:\s*OLD)?\.?", value)
     try:
-        years = float(value[:-1]) / unit if unit else float(value)
+        years = float(found[1]) / _A_YEAR[(found[2] or "Y")[0]] if found else None
     except ValueError:
         return None
-    return years if 0 <= years <= 120 else None
+    return years if years is not None and 0 <= years <= 120 else None
 
 
 def patient_salt(cache: Path) -> bytes:

@@ -4,18 +4,16 @@ Every length, depth and position of bits that a header states can be wrong. Wher
 used; where they leave a doubt the file is refused, with the reason.
 """
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.images.codestreams import Stream, check_stream, codestream, describe, unpack_rle
+from cxr_data.images.codestreams import codestream, unpack_rle
 from cxr_data.images.dicom_padding import extreme_padding, float_padding, padding_mask
-from cxr_data.images.gdcm_decoder import decode_twelve_bits
+from cxr_data.images.dicom_streams import PixelHeader, colour_of, decode_stream, pixel_options
 from cxr_data.images.header import NO_IMAGE, BrokenImage, check_size
 from cxr_data.images.readings import as_rgb, check_order, check_sign
-from cxr_data.images.silence import quiet_libraries
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -25,15 +23,6 @@ _PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", *_COLOURS)
 _RLE = "1.2.840.10008.1.2.5"
 _FIRST_SEGMENT = b"\x40\0\0\0"
 """Place of the first segment in RLE, the second number of its header."""
-_DECODERS = {  # kind of stream → transfer syntax whose decoders read it
-    "JPEG": "1.2.840.10008.1.2.4.50",
-    "JPEG lossless": "1.2.840.10008.1.2.4.57",
-    "JPEG-LS": "1.2.840.10008.1.2.4.80",
-    "JPEG 2000": "1.2.840.10008.1.2.4.90",
-    "HTJ2K": "1.2.840.10008.1.2.4.201",
-}
-_PLUGINS = ("pillow", "pyjpegls", "gdcm", "pylibjpeg")
-"""In this order: what is always installed comes first, so that the extra ``codecs`` changes no pixel."""
 _STORAGE = "1.2.840.10008.5.1.4.1.1"
 _NOT_IMAGES = ("1.2.840.10008.1.3.10", *(f"{_STORAGE}.{kind}." for kind in (9, 11, 66, 67, 88, 104)))
 """Beginnings of the SOP classes of directories, waveforms, presentation states, registrations and reports."""
@@ -55,17 +44,6 @@ class Stored(NamedTuple):
     bits: int
     signed: bool
     padding: NDArray[np.bool_] | None
-    photometric: str
-
-
-class _Header(NamedTuple):
-    rows: int
-    columns: int
-    samples: int
-    allocated: int
-    stored: int
-    high: int
-    signed: bool
     photometric: str
 
 
@@ -103,7 +81,7 @@ def stored_values(dataset: "Dataset", syntax: str | None) -> Stored:
     return Stored(values, min(header.stored, precision), False, None, photometric)
 
 
-def _header(dataset: "Dataset") -> _Header:
+def _header(dataset: "Dataset") -> PixelHeader:
     for keyword in ("Rows", "Columns", "BitsAllocated"):
         if dataset.get(keyword) in (None, ""):
             raise BrokenImage(f"damaged DICOM: its header lacks {keyword}")
@@ -124,12 +102,12 @@ def _header(dataset: "Dataset") -> _Header:
         raise BrokenImage("a DICOM bitmap of one bit a pixel; a radiograph was expected")
     if allocated not in (8, 16, 32, 64) or not 1 <= stored <= allocated or not 0 <= high < allocated:
         raise BrokenImage(f"a DICOM file of {stored} bits up to bit {high} in {allocated}, which no image has")
-    return _Header(
+    return PixelHeader(
         rows, columns, samples, allocated, stored, high, int(dataset.get("PixelRepresentation") or 0) == 1, photometric
     )
 
 
-def _floats(dataset: "Dataset", keyword: str, header: _Header) -> NDArray[Any]:
+def _floats(dataset: "Dataset", keyword: str, header: PixelHeader) -> NDArray[Any]:
     kind = np.dtype(("<" if dataset.original_encoding[1] is not False else ">") + _FLOATS[keyword])
     data = _native(dataset.get(keyword), header.rows * header.columns * kind.itemsize)
     values = np.frombuffer(data, kind).reshape(header.rows, header.columns).astype(kind.newbyteorder("="))
@@ -154,7 +132,7 @@ def _native(data: Any, expected: int) -> bytes:
     return data[:expected]
 
 
-def _raw(dataset: "Dataset", header: _Header, syntax: str | None) -> tuple[NDArray[Any], int, str]:
+def _raw(dataset: "Dataset", header: PixelHeader, syntax: str | None) -> tuple[NDArray[Any], int, str]:
     """Decoded values as the file holds them, the bits a value can have, and their colour."""
     from pydicom.encaps import generate_fragments
 
@@ -177,7 +155,7 @@ def _raw(dataset: "Dataset", header: _Header, syntax: str | None) -> tuple[NDArr
         if len(fragments) > 1:
             raise BrokenImage("a DICOM file of more than one frame; one radiograph was expected")
         return _run_lengths(whole, header)
-    return _compressed(codestream(whole), header)
+    return decode_stream(codestream(whole), header)
 
 
 def _is_stream(data: bytes) -> bool:
@@ -187,7 +165,7 @@ def _is_stream(data: bytes) -> bool:
 
 
 def _uncompressed(
-    dataset: "Dataset", header: _Header, little: bool, syntax: str | None
+    dataset: "Dataset", header: PixelHeader, little: bool, syntax: str | None
 ) -> tuple[NDArray[Any], int, str]:
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
@@ -204,7 +182,7 @@ def _uncompressed(
         raise
     decoder = get_decoder(ExplicitVRLittleEndian if little else ExplicitVRBigEndian)
     planes = header.samples > 1 and int(dataset.get("PlanarConfiguration") or 0) == 1
-    options = _options(header, header.allocated, header.stored)
+    options = pixel_options(header, header.allocated, header.stored)
     options |= {"planar_configuration": int(planes), "pixel_vr": dataset["PixelData"].VR, "correct_unused_bits": False}
     # An odd number of bytes may be written in words, the last of them whole.
     data = bytes(dataset.PixelData)[: expected + expected % 2]
@@ -213,32 +191,10 @@ def _uncompressed(
     check_order(values, "DICOM", planes=planes)
     if header.samples == 1:
         return values, header.allocated, header.photometric
-    return as_rgb(values, _colour_of(told) if subsampled else header.photometric), header.allocated, "RGB"
+    return as_rgb(values, colour_of(told) if subsampled else header.photometric), header.allocated, "RGB"
 
 
-def _options(header: _Header, allocated: int, stored: int) -> dict[str, Any]:
-    return {
-        "rows": header.rows,
-        "columns": header.columns,
-        "samples_per_pixel": header.samples,
-        "number_of_frames": 1,
-        "bits_allocated": allocated,
-        "bits_stored": stored,
-        "pixel_representation": int(header.signed),
-        "photometric_interpretation": header.photometric,
-        "pixel_keyword": "PixelData",
-        "planar_configuration": 0,
-    }
-
-
-def _colour_of(told: dict[str, Any]) -> str:
-    found = str(told["photometric_interpretation"])
-    if found.startswith("YBR"):
-        raise BrokenImage(f"a DICOM file of a kind of colour that is not read ({found})")
-    return found
-
-
-def _run_lengths(data: bytes, header: _Header) -> tuple[NDArray[Any], int, str]:
+def _run_lengths(data: bytes, header: PixelHeader) -> tuple[NDArray[Any], int, str]:
     size = header.allocated // 8
     planes = unpack_rle(data, header.rows, header.columns, header.samples, size)
     kind = np.dtype(f">{'i' if header.signed else 'u'}{size}")
@@ -249,64 +205,7 @@ def _run_lengths(data: bytes, header: _Header) -> tuple[NDArray[Any], int, str]:
     return as_rgb(colours, header.photometric), header.allocated, "RGB"
 
 
-def _compressed(data: bytes, header: _Header) -> tuple[NDArray[Any], int, str]:
-    stream = describe(data)
-    if (stream.rows, stream.columns) != (header.rows, header.columns):
-        raise BrokenImage(
-            f"a DICOM file of {header.columns} x {header.rows} pixels with a compressed image of "
-            f"{stream.columns} x {stream.rows}"
-        )
-    if stream.samples != header.samples:
-        raise BrokenImage(f"a DICOM file of {header.samples} channels with a compressed image of {stream.samples}")
-    if stream.bits > header.allocated:
-        raise BrokenImage(f"a DICOM file of {header.allocated} bits with a compressed image of {stream.bits}")
-    if stream.bits <= 8 < header.stored:
-        raise BrokenImage(f"a DICOM file of {header.stored} bits with a compressed image of {stream.bits}")
-    check_stream(data, stream)
-    values, photometric = _decoded(data, stream, header)
-    return values, stream.bits, photometric
-
-
-def _decoded(data: bytes, stream: Stream, header: _Header) -> tuple[NDArray[Any], str]:
-    """Decode by the first installed decoder that reads such streams."""
-    if stream.kind == "JPEG of 12 bits":
-        if header.photometric not in ("MONOCHROME1", "MONOCHROME2"):
-            raise BrokenImage(f"a DICOM file in JPEG of 12 bits that calls itself {header.photometric}")
-        if "gdcm" not in _PLUGINS or not find_spec("gdcm"):
-            raise _no_decoder(stream)
-        return decode_twelve_bits(data, stream), header.photometric
-    from pydicom.encaps import encapsulate
-    from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.uid import UID
-
-    decoder = get_decoder(UID(_DECODERS[stream.kind]))
-    options = _options(header, 8 if stream.bits <= 8 else 16 if stream.bits <= 16 else 32, stream.bits)
-    plugins = [plugin for plugin in _PLUGINS if plugin in decoder.available_plugins]
-    if "pillow" in plugins and stream.bits > (16 if stream.samples == 1 else 8):
-        plugins.remove("pillow")  # it would make 8 bits of them
-    if not plugins:
-        raise _no_decoder(stream)
-    failure: Exception | None = None
-    # In colour, Pillow refuses sound streams that GDCM reads.
-    for plugin in plugins if stream.samples > 1 else plugins[:1]:
-        try:
-            with quiet_libraries():
-                values, told = decoder.as_array(encapsulate([data]), decoding_plugin=plugin, **options)
-        except Exception as error:  # decoders raise whatever their libraries do
-            failure = error
-        else:
-            return values, _colour_of(told)
-    raise BrokenImage(f"damaged DICOM: its {stream.kind} pixels cannot be decoded") from failure
-
-
-def _no_decoder(stream: Stream) -> BrokenImage:
-    return BrokenImage(
-        f"compressed as {stream.kind} ({stream.bits} bits), for which no decoder is installed: "
-        "pip install 'cxr-data[codecs]'"
-    )
-
-
-def _placed(dataset: "Dataset", raw: NDArray[Any], header: _Header, precision: int) -> Stored:
+def _placed(dataset: "Dataset", raw: NDArray[Any], header: PixelHeader, precision: int) -> Stored:
     padding = padding_mask(dataset, raw, header.allocated, header.signed)
     values, bits = _values(dataset, raw, header, precision, padding)
     if padding is None:  # in values that were shifted, or had an overlay above them
@@ -321,7 +220,7 @@ def _placed(dataset: "Dataset", raw: NDArray[Any], header: _Header, precision: i
 
 
 def _values(
-    dataset: "Dataset", raw: NDArray[Any], header: _Header, precision: int, padding: NDArray[np.bool_] | None
+    dataset: "Dataset", raw: NDArray[Any], header: PixelHeader, precision: int, padding: NDArray[np.bool_] | None
 ) -> tuple[NDArray[Any], int]:
     """Values from where they lie in the allocated bits, and how many bits they have."""
     stored = min(header.stored, precision)
@@ -347,7 +246,7 @@ def _values(
     return signed >> (wide - stored), stored
 
 
-def _shift(bare: NDArray[Any], used: NDArray[Any], header: _Header, overlays: int) -> int:
+def _shift(bare: NDArray[Any], used: NDArray[Any], header: PixelHeader, overlays: int) -> int:
     """How far up the values lie: by HighBit, where the bits agree."""
     stored = header.stored
     shift = header.high + 1 - stored

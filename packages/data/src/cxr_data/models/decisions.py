@@ -367,14 +367,16 @@ RULES = {"youden": _youden, "f1": _f1, "sensitivity": _at_sensitivity}
 
 def in_use(thresholds: Sequence[float | None] | None, labels: int) -> list[float]:
     """The threshold of each label: those that were fitted, else 0.5."""
-    return [0.5 if one is None else float(one) for one in thresholds or [None] * labels]
+    return [0.5 if threshold is None else float(threshold) for threshold in thresholds or [None] * labels]
 
 
 def unfitted(thresholds: Sequence[float | None] | None, labels: Sequence[str], task: str) -> list[str]:
     """Labels that 0.5 decides since no threshold was fitted; none of more than two classes, which need no threshold."""
     if task == "multiclass" and len(labels) > 2:
         return []
-    return [label for label, one in zip(labels, thresholds or [None] * len(labels), strict=True) if one is None]
+    return [
+        label for label, threshold in zip(labels, thresholds or [None] * len(labels), strict=True) if threshold is None
+    ]
 
 
 def decide(probs: ArrayLike, thresholds: Sequence[float | None] | None, task: str) -> NDArray[np.bool_]:

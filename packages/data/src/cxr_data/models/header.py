@@ -17,6 +17,7 @@ from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_data.models.header_checks import check_header
+from cxr_data.models.hub import PREFIX, hub_source
 from cxr_data.models.onnx_metadata import onnx_metadata
 
 SCHEMA = 1
@@ -27,6 +28,8 @@ EXPORT_KEY = "cxr_export"
 TRAINING_IMAGES = "cxr.training_images"
 """Beginning of the names of the tensors, beside the weights, with the keys of the images that were trained on; then
 comes the edge at which these were stored."""
+LIKENESS = f"{TRAINING_IMAGES}.likeness.16"
+"""Name of the tensor (N, 16) with the keys of what these images look like, at any edge."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,6 @@ class Header:
     schema: int = SCHEMA
 
 
-_CONDUCT = {"runs_dir", "workers", "restart", "extend", "keep_state", "licence"}
 _FOLDERS = re.compile(r"(?:^|(?<=\+))[^+#]*/(?<!@\d/)(?<!@\d\d/)(?=[^+#])")
 """The folders of each of several paths joined by +; the slash of a fold ("COHORT@2/5") is none of a path."""
 
@@ -105,19 +107,16 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config as weights files carry it: without paths of one machine, which do not change the weights.
 
     Args:
-        config: Config as plain JSON types. Places ("runs_dir"), conduct ("workers", "restart", "extend",
-            "keep_state") and the licence, which has a place of its own, are left out; of paths in "data", "teacher" and
-            "start" the last part stays.
+        config: Config as plain JSON types; of paths in "data", "teacher" and "start" the last part stays.
     """
 
     def name(value: Any) -> Any:
         if isinstance(value, list):
-            return [name(one) for one in value]
+            return [name(item) for item in value]
         of_a_hub = isinstance(value, str) and value.startswith(("hf:", "timm:"))
         return _FOLDERS.sub("", value) if isinstance(value, str) and not of_a_hub else value
 
-    kept = {key: value for key, value in config.items() if key not in _CONDUCT}
-    return {key: name(value) if key in ("data", "teacher", "start") else value for key, value in kept.items()}
+    return {key: name(value) if key in ("data", "teacher", "start") else value for key, value in config.items()}
 
 
 _PLACES: dict[str, Path] = {}
@@ -146,7 +145,9 @@ def parent(role: str, path: str | Path) -> dict[str, str]:
     try:
         digest = sha256(path)
         _PLACES[digest] = place.absolute()
-        return {"role": role, "path": "/".join(place.parts[-1 - ours :]), "sha256": digest}
+        repository = hub_source(place).partition("@")[0].removeprefix(PREFIX)  # its folder is called by a hash
+        shown = f"{repository}/{place.name}" if repository else "/".join(place.parts[-1 - ours :])
+        return {"role": role, "path": shown, "sha256": digest}
     except OSError as error:
         raise BadInput("a file to begin with", error.strerror or str(error), where=path) from error
 
@@ -240,7 +241,7 @@ def parse_header(text: str, path: str | Path) -> Header:
         raise BadInput(f"a header of schema {SCHEMA} or older", found, where=path, do="update the cxr packages")
     try:
         read: dict[str, Any] = {
-            name: tuple(one) if isinstance(one, list) else one for name, one in values["input"].items()
+            name: tuple(value) if isinstance(value, list) else value for name, value in values["input"].items()
         }
         values["input"] = Input(**read)
         for name in ("labels", "parents", "ancestors", "thresholds"):
@@ -302,8 +303,12 @@ def _end(table: Mapping[str, Any]) -> int:
         ValueError, LookupError, TypeError: Tensors that overlap, leave a gap, or are not as long as their shape says.
     """
     end = 0
-    for name, entry in sorted(table.items(), key=lambda one: one[1]["data_offsets"]):
-        if name.startswith(TRAINING_IMAGES) and not (entry["dtype"] == "I64" and name.rpartition(".")[2].isdigit()):
+    for name, entry in sorted(table.items(), key=lambda entry: entry[1]["data_offsets"]):
+        if name.startswith(TRAINING_IMAGES) and not (
+            entry["dtype"] == "I64"
+            and name.rpartition(".")[2].isdigit()
+            and (name != LIKENESS or entry["shape"][1:] == [16])
+        ):
             raise ValueError("no keys of images of a size")
         start, stop = entry["data_offsets"]
         bits = 8 if entry["dtype"] == "BOOL" else int(re.findall(r"\d+", entry["dtype"])[0])  # BF16, F8_E4M3

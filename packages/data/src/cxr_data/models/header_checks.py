@@ -43,7 +43,9 @@ def check_header(header: "Header", path: str | Path) -> None:
     )
     for name, keys in _FILES.items():
         entries = getattr(header, name)
-        whole = all(isinstance(one, dict) and all(isinstance(one.get(key), str) for key in keys) for one in entries)
+        whole = all(
+            isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys) for entry in entries
+        )
         demand(whole, f"{', '.join(keys)} of each file as {name}", entries)
     cohort = header.cohort or {}
     texts = {"licence": header.licence, "git": header.git, **{key: cohort.get(key) for key in ("name", "source")}}
@@ -65,7 +67,9 @@ def check_header(header: "Header", path: str | Path) -> None:
     demand(isinstance(given.pixels, dict), "a table as pixels", given.pixels)
     for name, known in (("aspect", ASPECTS), ("window", WINDOWS)):
         demand(given.pixels.get(name, known[0]) in known, f"a known {name}", given.pixels.get(name))
-    fitting = len(thresholds) in (0, len(labels)) and _within([one for one in thresholds if one is not None], 0, 1)
+    fitting = len(thresholds) in (0, len(labels)) and _within(
+        [threshold for threshold in thresholds if threshold is not None], 0, 1
+    )
     demand(fitting, "one threshold in [0, 1] for each label", thresholds)
     demand(_is_calibration(calibration, len(labels)), "a temperature, or a scale and shift for each label", calibration)
 
@@ -79,12 +83,12 @@ def _is_calibration(given: Any, labels: int) -> bool:
     return _within([given.get("temperature", 1), *scale], 1e-3, 1e3) and _within(shift, -1e6, 1e6)
 
 
-def _listed(one: Any) -> Sequence[Any]:
-    return one if isinstance(one, list | tuple) else (one,)
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
-def _is_text(one: Any) -> bool:
-    return isinstance(one, str) and bool(one.strip())
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _is_count(number: Any) -> bool:
@@ -93,4 +97,6 @@ def _is_count(number: Any) -> bool:
 
 def _within(values: Sequence[Any], least: float, most: float) -> bool:
     """Whether all are numbers in [least, most]; NaN is in no range."""
-    return all(isinstance(one, int | float) and not isinstance(one, bool) and least <= one <= most for one in values)
+    return all(
+        isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most for value in values
+    )

@@ -1,5 +1,6 @@
 """Models on the Hugging Face Hub ("hf:OWNER/NAME@REVISION"), and folders laid out like a Hub repository."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 from cxr_data.errors import BadInput
 
 PREFIX = "hf:"
+_CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)$")
 WEIGHTS = (
     "model.safetensors",
     "backbone.safetensors",
@@ -62,7 +64,7 @@ def weights(word: str | Path) -> Path:
         return path
     found = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if found is None:
-        names = ", ".join(sorted(one.name for one in path.iterdir())[:6]) or "nothing"
+        names = ", ".join(sorted(file.name for file in path.iterdir())[:6]) or "nothing"
         raise BadInput(f"a folder with {WEIGHTS[0]}", f"{names} in it", where=word, do="name the file itself")
     return found
 
@@ -133,3 +135,13 @@ def _library() -> Any:
         do = "install huggingface-hub (cxr-deploy[hub] brings it), or give the path of a folder"
         raise BadInput("the package huggingface-hub, for models on the Hub", "not installed", do=do) from error
     return huggingface_hub
+
+
+def hub_source(path: Path) -> str:
+    """Address "hf:OWNER/NAME@REVISION" of a file in the cache of huggingface_hub; "" of any other."""
+    parts = path.absolute().parts
+    if "snapshots" not in parts:
+        return ""
+    at = len(parts) - 1 - parts[::-1].index("snapshots")
+    found = _CACHED.match(parts[at - 1])
+    return f"hf:{found['owner']}/{found['name']}@{parts[at + 1][:12]}" if found else ""

@@ -8,6 +8,7 @@ from typing import Any
 from cxr_data.errors import BadInput
 from cxr_data.files import read_json
 from cxr_data.models import header as headers
+from cxr_data.models.hub import hub_source
 
 UNKNOWN = "unknown"
 
@@ -16,7 +17,6 @@ _RESTRICTED = re.compile(
 )
 _HEADS = {"Apache Software License": "Apache-2.0", "Apache License": "Apache-2.0", "MIT License": "MIT"}
 """First words of a licence's text -> its name."""
-_HUB = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)$")
 
 
 def restricted(licence: str) -> bool:
@@ -27,21 +27,24 @@ def restricted(licence: str) -> bool:
 def of_file(path: str | Path) -> dict[str, str]:
     """What is known of a weights file's licence and source.
 
-    A file of ours says it in its header; a foreign one in its metadata ("licence" or "license", "source"), in the model
-    card or configuration beside it, or by the package or Hub repository it lies in.
+    A file of ours says it in its header, or in the model card that `push` wrote beside it; a foreign one in its
+    metadata ("licence" or "license", "source"), in the model card or configuration beside it, or by the package or Hub
+    repository it lies in.
 
     Returns:
         {"licence", "source"}; the licence `UNKNOWN`, the source "" where nothing says it.
     """
     path = Path(path)
     said: Mapping[str, Any] = {}
+    card = front_matter(path.parent / "README.md")
+    carded = card.get("license_name") or card.get("license")
     if path.suffix == ".safetensors":
         said = headers.metadata(path)
         if headers.KEY in said:
             own = headers.describe(path)
-            return {"licence": own.licence or UNKNOWN, "source": f"cxr {own.architecture}"}
-    card = front_matter(path.parent / "README.md")
-    licence = said.get("licence") or said.get("license") or card.get("license_name") or card.get("license")
+            source = hub_source(path) or f"cxr {own.architecture}"
+            return {"licence": str(own.licence or carded or UNKNOWN), "source": source}
+    licence = said.get("licence") or said.get("license") or carded
     package = _packaged(path.parent)
     licence = licence or _configured(path) or package.get("licence")
     source = said.get("source") or hub_source(path) or package.get("source") or ""
@@ -62,7 +65,7 @@ def ancestors(parents: Iterable[Mapping[str, str]]) -> tuple[dict[str, str], ...
         for path in headers.places_of([entry]):
             found[entry["sha256"]] = {"name": entry["path"], "sha256": entry["sha256"], **of_file(path)}
             if headers.is_ours(path):
-                found |= {one["sha256"]: dict(one) for one in headers.describe(path).ancestors}
+                found |= {entry["sha256"]: dict(entry) for entry in headers.describe(path).ancestors}
     return tuple(found.values())
 
 
@@ -75,10 +78,10 @@ def trail(own: str | None, above: Iterable[Mapping[str, str]]) -> list[str]:
     """
     above = list(above)
     lines = [f"licence: {own or UNKNOWN}"]
-    for one in above:
-        source = f" ({one['source']})" if one.get("source") else ""
-        lines.append(f"made from {one['name']}{source}: licence {one['licence']}")
-    bound = [one["name"] for one in above if restricted(one["licence"])]
+    for entry in above:
+        source = f" ({entry['source']})" if entry.get("source") else ""
+        lines.append(f"made from {entry['name']}{source}: licence {entry['licence']}")
+    bound = [entry["name"] for entry in above if restricted(entry["licence"])]
     if bound:
         lines.append(
             f"WARNING: NOT FOR COMMERCIAL USE: the licence of {', '.join(bound)} forbids it, and binds this file"
@@ -97,16 +100,6 @@ def front_matter(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def hub_source(path: Path) -> str:
-    """Address "hf:OWNER/NAME@REVISION" of a file in the cache of huggingface_hub; "" of any other."""
-    parts = path.absolute().parts
-    if "snapshots" not in parts:
-        return ""
-    at = len(parts) - 1 - parts[::-1].index("snapshots")
-    found = _HUB.match(parts[at - 1])
-    return f"hf:{found['owner']}/{found['name']}@{parts[at + 1][:12]}" if found else ""
 
 
 def _configured(path: Path) -> str:
@@ -129,10 +122,10 @@ def _packaged(folder: Path) -> dict[str, str]:
             continue
         about, text = package.metadata, package.read_text("LICENSE") or ""
         named = [about[name] for name in ("License-Expression", "License") if name in about]
-        classified = [one.rpartition(" :: ")[2] for one in about.get_all("Classifier") or [] if "License" in one]
-        heads = [one for head, one in _HEADS.items() if text.lstrip().startswith(head)]
+        classified = [text.rpartition(" :: ")[2] for text in about.get_all("Classifier") or [] if "License" in text]
+        heads = [licence for head, licence in _HEADS.items() if text.lstrip().startswith(head)]
         fields = [*named, *classified, *heads]
-        said = next((one.splitlines()[0] for one in fields if one and one != "UNKNOWN"), "")
+        said = next((text.splitlines()[0] for text in fields if text and text != "UNKNOWN"), "")
         return {"licence": said, "source": f"{about['Name']} {about['Version']}"}
     return {}
 

@@ -9,7 +9,7 @@ from cxr_data.errors import BadInput
 from cxr_data.files import read_yaml
 from cxr_data.models import hub
 from cxr_data.models.header import Header, describe
-from cxr_data.models.licences import hub_source
+from cxr_data.models.hub import hub_source
 
 FILE = "model.safetensors"
 

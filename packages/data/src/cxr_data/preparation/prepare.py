@@ -334,7 +334,10 @@ def _refuse_changed(settings: Plan) -> None:
     """Refuse to call a cohort by the files that were there before some of them changed."""
     options = {field.name: getattr(settings, field.name) for field in fields(settings)}
     root = options.pop("root")
-    if plan(root, **{name: one for name, one in options.items() if name != "identity"}).identity != settings.identity:
+    if (
+        plan(root, **{name: value for name, value in options.items() if name != "identity"}).identity
+        != settings.identity
+    ):
         expected, do = "files that stay as they are while they are read", "run it again when nothing writes there"
         raise BadInput(expected, "some that came, went or changed", where=root, do=do)
 

@@ -20,7 +20,6 @@ import polars as pl
 from cxr_data.cohorts.cohort import Task
 from cxr_data.errors import BadInput
 from cxr_data.folders import inside
-from cxr_data.images.dicom import age_in_years
 from cxr_data.readers import unlabelled, values
 from cxr_data.readers.listing import (
     MAX_CLASSES,
@@ -119,13 +118,14 @@ def read(path: Path) -> Listing:
     else:
         notes.append(f"{table_path.name} has no column patient: each image counts as one patient of its own")
     extras = [pl.col(name) for name in ("view", "sex") if name in matched.columns]
-    ages = [age_in_years(text) for text in matched["age"]] if "age" in matched.columns else []
     table = matched.select("path", patient, _split(matched, table_path), *columns, *extras)
-    if ages:
-        table = table.with_columns(pl.Series("age", ages, pl.Float32))
+    if "age" in matched.columns:
+        ages, said = values.ages(matched["age"])
+        table, notes = table.with_columns(ages), notes + said
     used = {*_KNOWN, "path", *labels, *(f"label:{label}" for label in labels)}
     if unused := [name for name in matched.columns if name not in used]:
         notes.append(f"columns that are no labels were not used: {', '.join(unused)}")
+        notes += values.nearly_labels(matched.select(unused))
     return Listing(path.name, table, labels, task, tuple(notes), refused=refused)
 
 
@@ -226,7 +226,7 @@ def _labelled(table_path: Path) -> bool:
     columns = _columns(table_path)
     if not values.file_column(columns):
         return False
-    if any(name.lower() == _CLASS or name.startswith("label:") for name in columns):
+    if any(name.lower() == _CLASS or name.lower().startswith("label:") for name in columns):
         return True
     if not _promises_labels(table_path) and not _without_classes(table_path.parent):
         return False  # class folders, and a manifest of their patients with some other column of zeros and ones
@@ -256,7 +256,10 @@ def _what_is_there(table_path: Path) -> str:
 def _text(table_path: Path) -> pl.DataFrame:
     """The whole table as stripped text, null words as null, columns under our names where we know them."""
     table = _parquet_text(table_path) if table_path.suffix.lower() == ".parquet" else values.read_csv(table_path)
-    table = table.rename(lambda name: name.strip())
+    names = [re.sub(r"^label:\s*", "label:", name.strip(), flags=re.IGNORECASE) for name in table.columns]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise BadInput("each column once", f"{twice[0]} twice", where=table_path, do="rename or remove one of them")
+    table.columns = names
     files = values.file_column(table.columns)
     table = table.rename({files: "file"}) if files else table
     if table.is_empty() or "file" not in table.columns:
@@ -268,6 +271,8 @@ def _text(table_path: Path) -> pl.DataFrame:
         raise BadInput("a table with rows and a column file", "blank rows", where=table_path)
     renamed = values.known_columns(table.columns)
     table = table.rename({name: ours for name, ours in renamed.items() if not _binary(table[name])})
+    if "split" not in table.columns and (split := values.split_column(table)):
+        table = table.rename({split: "split"})
     return table.rename(_class_column(table))
 
 
@@ -366,7 +371,10 @@ def _findings(
         _where(known, pl.Series(f"label:{label}", [float(label in (cell or ())) for cell in cells], pl.Float32))
         for label in labels
     ]
-    notes.append(f"several findings of one image, separated by {separator}: read as findings that may occur together")
+    mark = separator.replace("\n", "line breaks")
+    notes.append(f"several findings of one image, separated by {mark}: read as findings that may occur together")
+    if blank := classes.null_count():
+        notes.append(f"{blank} images name no finding: unknown; write No Finding where there is none")
     return labels, "multilabel", columns, notes
 
 
@@ -378,7 +386,7 @@ def _where(known: pl.Series, column: pl.Series) -> pl.Series:
 
 def _binary(column: pl.Series) -> bool:
     """Whether a column holds 0, 1, -1 and blanks only, and at least one 1."""
-    cells = values.binary(column.drop_nulls()).cast(pl.Float32, strict=False)
+    cells = values.binary(column).drop_nulls().cast(pl.Float32, strict=False)
     return bool(cells.is_in([0.0, 1.0, UNCERTAIN]).fill_null(False).all()) and bool((cells == 1).any())
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import polars as pl
 
 from cxr_data.errors import BadInput
+from cxr_data.images.dicom import age_in_years
+from cxr_data.readers.listing import SPLIT_FOLDERS
 from cxr_data.spelling import POWER_OF_TEN, patient_key, spelling_key
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -21,6 +23,7 @@ _BINARY = {
     **dict.fromkeys(("true", "t", "yes", "y", "positive", "pos", "present"), "1"),
     **dict.fromkeys(("false", "f", "no", "n", "negative", "neg", "absent"), "0"),
     **dict.fromkeys(("uncertain", "unsure", "equivocal"), "-1"),
+    "none": None,
 }
 COLUMNS = {
     "patient": (
@@ -33,8 +36,8 @@ COLUMNS = {
     "age": ("age", "patientage"),
 }
 """Our name of a column -> its usual spellings, without case, spaces and punctuation; the first one found is taken."""
-FILE_COLUMNS = ("file", "path", "image", "filename", "file_name", "image_path")
-"""Names of the column of files, in any case; the first of them that is there."""
+FILE_COLUMNS = ("file", "path", "image", "filename", "filepath", "imagepath", "imagename", "imagefile", "img")
+"""Names of the column of files, spelt likewise; the first of them that is there."""
 STUDY_COLUMNS = (
     *("study", "studyid", "studyuid", "studyinstanceuid", "exam", "examid", "examination", "examinationid"),
     *("accession", "accessionid", "accessionnumber"),
@@ -46,6 +49,11 @@ CLASS_COLUMNS = (
 )
 _BOOKKEEPING = ("fold", "folds", "istest", "istrain", "istraining", "isval", "isvalid", "train", "test", "val", "index")
 """Columns, spelt likewise, of zeros and ones that say what an image is used for."""
+_DESCRIPTION = (
+    *("male", "ismale", "female", "isfemale", "frontal", "isfrontal", "lateral", "islateral", "ap", "isap", "pa"),
+    *("ispa", "portable", "isportable", "bedside", "supine", "erect", "month", "year", "day"),
+)
+"""Likewise, that say how and of whom an image is."""
 _LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn")
 _NOT_A_PATIENT = re.compile(r"age|sex|gender|weight|height|size|position|orientation|birth|race|ethnic|count|comment")
 
@@ -80,10 +88,30 @@ def read_csv(path: Path) -> pl.DataFrame:
     text = _without_preamble(text)
     separator = _separator(text.split("\n", 1)[0])
     try:
-        table = pl.read_csv(io.BytesIO(text.encode()), infer_schema=False, separator=separator)
-    except pl.exceptions.PolarsError as error:
-        raise BadInput("a readable table", str(error).splitlines()[0], where=path) from error
-    return table
+        return pl.read_csv(io.BytesIO(text.encode()), infer_schema=False, separator=separator)
+    except pl.exceptions.PolarsError:
+        return _by_rows(text, separator, path)
+
+
+def _by_rows(text: str, separator: str, path: Path) -> pl.DataFrame:
+    """A table that polars does not read, such as one with quotes within cells that are not quoted themselves.
+
+    Raises:
+        BadInput: A row of more cells than the header, or quotes without end.
+    """
+    try:
+        head, *rows = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+    except csv.Error as error:
+        found = "quotes that do not end"
+        raise BadInput("a readable table", found, where=path, do="double the quotes within quoted cells") from error
+    for number, row in enumerate(rows, 2):
+        if any(row[len(head) :]):
+            found, do = f"{len(row)} in row {number}", "put quotes around cells that hold a separator"
+            raise BadInput(f"{len(head)} cells in every row, as in the header", found, where=path, do=do)
+    if twice := [name for name, count in Counter(head).items() if count > 1]:
+        raise BadInput("each column once", f"{twice[0]} twice", where=path, do="rename or remove one of them")
+    columns = zip(*(row[: len(head)] + [""] * (len(head) - len(row)) for row in rows), strict=True)
+    return pl.DataFrame(list(columns) or [[] for _ in head], dict.fromkeys(head, pl.String), orient="col")
 
 
 def _without_preamble(text: str) -> str:
@@ -136,6 +164,26 @@ def binary(column: pl.Series) -> pl.Series:
     return pl.Series(column.name, values, pl.String)
 
 
+def nearly_labels(table: pl.DataFrame) -> list[str]:
+    """Notes on columns of text that would be labels but for a few cells, such as a code for unknown."""
+    notes = []
+    for name in table.columns:
+        cells = binary(table[name]).drop_nulls()
+        strange = cells.filter(~cells.cast(pl.Float32, strict=False).is_in([0.0, 1.0, -1.0]).fill_null(False))
+        if len(strange) and 5 * len(strange) <= len(cells) and not is_no_finding(name) and cells.n_unique() <= 6:
+            such = f"{len(strange)} of {len(cells)} cells is neither 0, 1, -1 nor blank, such as {strange[0]!r:.40}"
+            notes.append(f"{name} is no label: {such}")
+    return notes
+
+
+def ages(column: pl.Series) -> tuple[pl.Series, list[str]]:
+    """Ages in years, null where unknown, and a note on those that cannot be read."""
+    years = [age_in_years(text) for text in column]
+    unread = [text for text, one in zip(column, years, strict=True) if text is not None and one is None]
+    note = f"ages of {len(unread)} images cannot be read, such as {unread[0]!r:.40}" if unread else ""
+    return pl.Series("age", years, pl.Float32), [note] if note else []
+
+
 def key(name: str) -> str:
     """A column's name without case, spaces and punctuation."""
     return re.sub(r"[\W_]+", "", name.lower())
@@ -143,7 +191,7 @@ def key(name: str) -> str:
 
 def file_column(columns: Sequence[str]) -> str | None:
     """The column of files, or None."""
-    names = {name.strip().lower(): name for name in reversed(columns)}
+    names = {key(name): name for name in reversed(columns)}
     return next((names[name] for name in FILE_COLUMNS if name in names), None)
 
 
@@ -160,10 +208,20 @@ def known_columns(names: Sequence[str]) -> dict[str, str]:
     return renamed
 
 
+def split_column(table: pl.DataFrame) -> str | None:
+    """The one column, whatever its name, whose every cell says train, val or test; None without one or with several."""
+
+    def named(column: str) -> set[str | None]:
+        return {SPLIT_FOLDERS.get((cell or "").lower()) for cell in table[column].unique()}
+
+    found = [name for name in table.columns if {"train"} < named(name) <= {"train", "val", "test"}]
+    return found[0] if len(found) == 1 else None
+
+
 def is_no_finding(name: str) -> bool:
     """Whether a column says something else of an image, though it may hold zeros and ones: its fold, sex or view."""
     said = {spelling for ours, spellings in COLUMNS.items() if ours != "patient" for spelling in spellings}
-    return key(name) in {*said, *_BOOKKEEPING}
+    return key(name) in {*said, *_BOOKKEEPING, *_DESCRIPTION} or bool(re.fullmatch(r"(unnamed)?\d*", key(name)))
 
 
 def refuse_hidden_patients(names: Iterable[str], where: Path) -> None:
@@ -247,11 +305,11 @@ def without_brackets(column: pl.Series) -> pl.Series | None:
 def several_findings(values: Iterable[str | None]) -> str | None:
     """The separator of a class column that names several findings of one image ("Effusion|Mass"), or None.
 
-    A bar or a semicolon always separates; a comma, slash, plus, ampersand or "and" only where every part also stands
-    alone somewhere.
+    A bar, a semicolon or a line break always separates; a comma, slash, plus, ampersand or "and" only where every part
+    also stands alone somewhere.
     """
     known = {value for value in values if value is not None}
-    for separator in ("|", ";"):
+    for separator in ("|", ";", "\n"):
         if any(separator in value for value in known):
             return separator
     for separator in (",", "/", "+", "&", " and "):

@@ -23,7 +23,7 @@ def _main(file: str, runtime: str, precision: str, threads: str) -> None:
         run, size = entries.makers()[runtime, precision](path, int(threads)), describe(path).input.size
         run(np.zeros((1, 1, size, size), np.uint8))
     else:
-        chosen = next(name for name, one in RUNTIMES.items() if one.title == runtime)
+        chosen = next(name for name, known in RUNTIMES.items() if known.title == runtime)
         classifier = load(path, runtime=chosen, threads=int(threads), device="cpu")
         classifier.run(np.zeros((1, 1, classifier.size, classifier.size), np.uint8))
     print(peak_memory())

@@ -15,7 +15,7 @@ class Answering(nn.Module):
     with the temperature T, or slopes a and shifts b by label, fitted on validation data. Where the network ends in
     global average pooling and a linear layer (weights W, bias b, last features A), the class activation map of label
     c is ``M_c = sum_k W_ck A_k`` (Zhou et al. 2016, eq. 2): its mean over the positions plus b_c is the logit, and its
-    positive part, scaled to 1, is Grad-CAM on the last stage (Selvaraju et al. 2017).
+    positive part, scaled to 1, is Grad-CAM on the last level (Selvaraju et al. 2017).
 
     Args:
         gray_network: The classifier, normalisation included.

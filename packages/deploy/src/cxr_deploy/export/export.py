@@ -12,7 +12,7 @@ both.
 
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cxr_common.checkpoint import Header, load
 from cxr_common.models.zoo import GrayNetwork
 from cxr_data.cohorts.cohort import Cohort
-from cxr_data.command_line.suggestions import suggest
+from cxr_data.command_line.suggestions import suggest, typed
 from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, sha256, write_json
@@ -69,14 +69,20 @@ def export(config: ExportConfig) -> list[Path]:
                 f"one model where {option} is given",
                 f"{len(files)}: {', '.join(names(files))}",
                 where=option,
-                do=f"name it: export-model {files[-1].parent} {option} {folder}",
+                do=f"name it: {typed('export-model', _meant(files).parent, **{option[2:]: folder})}",
             )
     read_headers({str(file): file for file in files})
     folders = [_export_one(config, file) for file in files]
-    say(f"new images:  uv run predict {shlex.quote(str(_shown(folders[-1])))} IMAGES")
+    say(f"new images:  {typed('predict', _shown(folders[-1]), 'IMAGES')}")
     run = files[-1].parent.parent  # the timings lie with the models
     say(suggest("benchmark-model", *(file.parent for file in files), run=run.name or ".", runs_dir=str(run.parent)))
     return folders
+
+
+def _meant(files: Sequence[Path]) -> Path:
+    """The model of several that somebody is likeliest to mean: a student, not its teacher or control."""
+    others = [file for file in files if file.parent.name != "teacher" and not file.parent.name.endswith("-control")]
+    return others[0] if others else files[-1]
 
 
 def _shown(folder: Path) -> Path:
@@ -109,7 +115,8 @@ def _export_one(config: ExportConfig, file: Path) -> Path:
     if config.web:
         exported = folder / (INT8 if (folder / INT8).exists() else FLOAT)
         build(Path(config.web), exported, names([file])[0], config.ort_web)
-        say(f"wrote {config.web} with {exported.name}; look at it with: python -m http.server -d {config.web}")
+        served = ["python", "-m", "http.server", "-d", config.web]
+        say(f"wrote {config.web} with {exported.name}; look at it with:  {shlex.join(served)}")
     return folder
 
 

@@ -22,7 +22,7 @@ def with_integer_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph = made.graph
-    constants: dict[str, NDArray[Any]] = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    constants: dict[str, NDArray[Any]] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     integers: dict[str, onnx.NodeProto] = {}  # what a node that dequantises a constant writes -> the node
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:  # a topological order
@@ -51,8 +51,10 @@ def _read(node: onnx.NodeProto, nodes: list[onnx.NodeProto]) -> bool:
 
 def _transposed(node: onnx.NodeProto, source: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> onnx.NodeProto:
     """Dequantise the transposed integers in place of transposing what was dequantised (linear layers)."""
-    order = next(helper.get_attribute_value(one) for one in node.attribute if one.name == "perm")
-    axis = next((helper.get_attribute_value(one) for one in source.attribute if one.name == "axis"), 1)
+    order = next(helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.name == "perm")
+    axis = next(
+        (helper.get_attribute_value(attribute) for attribute in source.attribute if attribute.name == "axis"), 1
+    )
     name = f"{source.input[0]}_transposed"
     constants[name] = np.ascontiguousarray(constants[source.input[0]].transpose(order))
     inputs = [name, *source.input[1:]]

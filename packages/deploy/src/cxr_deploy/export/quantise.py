@@ -65,7 +65,7 @@ class Variant:
         return f"per {'channel' if self.per_channel else 'tensor'}, float: {self.kept}"
 
 
-VARIANTS = [Variant(*one) for one in itertools.product(ranges.METHODS, (True, False), KEPT_FLOAT)]
+VARIANTS = [Variant(*choice) for choice in itertools.product(ranges.METHODS, (True, False), KEPT_FLOAT)]
 
 
 def search(

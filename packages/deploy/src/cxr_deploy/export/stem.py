@@ -27,7 +27,7 @@ def in_blocks(model: onnx.ModelProto) -> onnx.ModelProto:
     if node is None:
         return made
     size = graph.input[0].type.tensor_type.shape.dim[-1].dim_value
-    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     weight = numpy_helper.to_array(constants[node.input[1]])
     edge = weight.shape[2]
     usual = {"group": 1, "dilations": [1, 1], "auto_pad": b"NOTSET"}

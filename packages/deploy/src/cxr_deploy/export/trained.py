@@ -118,7 +118,7 @@ def float_model(config: ExportConfig, file: Path, header: Header) -> Path:
     Raises:
         BadInput: It is not there, or is another one.
     """
-    parent = next(one for one in header.parents if one["role"] == "float")
+    parent = next(parent for parent in header.parents if parent["role"] == "float")
     place = Path(config.float_model) if config.float_model else file.parent.parent / parent["path"]
     do = "name the float model it was trained on from: --float_model FILE"
     if not place.is_file():

@@ -146,7 +146,7 @@ def heat(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     positive = np.maximum(maps, 0)
     top = positive.max(axis=(1, 2), keepdims=True)
     scaled = np.divide(positive, top, out=np.zeros_like(positive), where=top > 0)
-    enlarged = [cv2.resize(one, (size, size), interpolation=cv2.INTER_CUBIC) for one in scaled]
+    enlarged = [cv2.resize(array, (size, size), interpolation=cv2.INTER_CUBIC) for array in scaled]
     return np.clip(np.stack(enlarged), 0, 1)
 
 

@@ -46,12 +46,12 @@ def measured(file: Path, header: Header, precision: str, threads: int) -> str:
         threads: CPU threads; 0 takes every core.
     """
     key, known = _key(file, precision, threads), read_json(cache_folder() / REMEMBERED)
-    there = [name for name, one in runtimes.RUNTIMES.items() if one.extra is None or installed(one.extra)]
+    there = [name for name, runtime in runtimes.RUNTIMES.items() if runtime.extra is None or installed(runtime.extra)]
     if key in known or len(there) == 1:
         return remembered(file, precision, threads)
     image = np.random.default_rng(0).integers(0, 256, (1, 1, header.input.size, header.input.size), np.uint8)
     calls = {name: functools.partial(runtimes.RUNTIMES[name].load(file, threads=threads), image) for name in there}
-    times = {name: 1000 * float(np.median(one)) for name, one in timing.alternate(calls, SECONDS).items()}
+    times = {name: 1000 * float(np.median(times)) for name, times in timing.alternate(calls, SECONDS).items()}
     fastest = min(times, key=lambda name: times[name])
     said = ", ".join(f"{runtimes.RUNTIMES[name].title} {time:.2f} ms" for name, time in times.items())
     say(f"one image takes {said} here: {runtimes.RUNTIMES[fastest].title} from now on (--runtime names another)")

@@ -58,6 +58,9 @@ def predict(config: PredictConfig) -> None:
         )
     model = find_model(given[0])
     files = list_files(given[1:])
+    if len(files) > SPOKEN and not (config.out or config.heatmaps):  # else nothing would be told of the answers
+        expected = f"--out for the answers of more than {SPOKEN} images"
+        raise BadInput(expected, f"none, and {len(files):,} images", do="for example: --out answers.csv")
     many = len(files) >= MEASURED_FROM
     classifier = load(model, runtime=config.runtime, threads=config.threads, device=config.device, measure=many)
     refused: list[Row] = []

@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cxr_common.models.structure import STAGES
+from cxr_common.models.structure import LEVELS
 from cxr_data.errors import BadInput, require_known, unknown_name
 from cxr_distill.losses import task
 from cxr_distill.losses.base import FEATURES, AnsweringAdapter, Given, Interface, Loss, Outputs
@@ -40,11 +40,11 @@ __all__ = [
     "FEATURES",
     "KD",
     "LED",
+    "LEVELS",
     "LOSSES",
     "PKT",
     "RKD",
     "SP",
-    "STAGES",
     "TASK_LOSSES",
     "AnsweringAdapter",
     "AttentionTransfer",

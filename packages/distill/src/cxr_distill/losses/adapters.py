@@ -73,21 +73,21 @@ class EmbeddingPair(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """Fuses a stage with what the deeper stages have gathered (ABF).
+    """Fuses a level with what the deeper levels have gathered (ABF).
 
     x' = BN(conv1×1(x)), (B, M, H, W). With y what came from below, resized to x', and an attention of two
     channels:
 
         a = sigmoid(conv1×1([x', y]));   m = a_1 · x' + a_2 · y;   output = BN(conv3×3(m))
 
-    The deepest stage has no y, and m = x'. Chen et al. 2021, "Distilling knowledge via knowledge review",
+    The deepest level has no y, and m = x'. Chen et al. 2021, "Distilling knowledge via knowledge review",
     §3.3.
 
     Args:
-        channels: C, of the stage.
+        channels: C, of the level.
         middle: M, of what is handed on.
-        out_channels: Of the output: the teacher's at this stage.
-        deepest: Whether there is no deeper stage.
+        out_channels: Of the output: the teacher's at this level.
+        deepest: Whether there is no deeper level.
     """
 
     def __init__(self, channels: int, middle: int, out_channels: int, deepest: bool):
@@ -109,15 +109,15 @@ class AttentionFusion(nn.Module):
 
 
 class ReviewFusion(nn.Module):
-    """The student's stages, each reviewed in the light of all deeper ones, with the teacher's channels.
+    """The student's levels, each reviewed in the light of all deeper ones, with the teacher's channels.
 
     Chen et al. 2021, "Distilling knowledge via knowledge review", fig. 3: residual learning from the deepest
-    stage up.
+    level up.
 
     Args:
-        student_channels: Of each stage, shallow to deep.
-        teacher_channels: Of each stage, shallow to deep.
-        middle: Channels handed from stage to stage.
+        student_channels: Of each level, shallow to deep.
+        teacher_channels: Of each level, shallow to deep.
+        middle: Channels handed from level to level.
     """
 
     def __init__(self, student_channels: Sequence[int], teacher_channels: Sequence[int], middle: int = 256):

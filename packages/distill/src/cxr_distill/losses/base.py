@@ -9,10 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from cxr_common.models.structure import STAGES
+from cxr_common.models.structure import LEVELS
 from cxr_data.errors import BadInput, unknown_name
 
-FEATURES = (*STAGES, "pooled")
+FEATURES = (*LEVELS, "pooled")
 """Every feature of a network that a loss may read; "pooled" is what the classifier reads."""
 
 
@@ -21,7 +21,7 @@ class Outputs(NamedTuple):
 
     Attributes:
         logits: (B, L); L is 0 for a network without a classifier.
-        features: Maps "stage1" to "stage4" (B, C, H, W) and the vector "pooled" (B, C) that the classifier reads;
+        features: Maps "level1" to "level4" (B, C, H, W) and the vector "pooled" (B, C) that the classifier reads;
             those that were asked for.
         classifier_weight: (L, C), where the network ends in a linear layer on the pooled features.
     """
@@ -52,7 +52,7 @@ class Interface(NamedTuple):
             raise BadInput(
                 f"features {name!r} of student and teacher",
                 f"a network that gives {', '.join(self.channels) or 'none'}",
-                do="choose another stage, another loss or another network",
+                do="choose another feature, another loss or another network",
             )
         return self.channels[name]
 
@@ -104,6 +104,7 @@ class Loss(ABC):
             computed on the batch of all of them.
         headless: Whether it reads features alone, so that an encoder without a classifier can teach it.
         reads: Features it reads of student and teacher, names in `FEATURES`; none where logits will do.
+        teaches_answers: Whether the student learns to answer for labels that are unknown, although features are read.
     """
 
     name: ClassVar[str]
@@ -115,6 +116,7 @@ class Loss(ABC):
     compares_images: ClassVar[bool] = False
     headless: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
+    teaches_answers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse hyperparameters out of range.
@@ -124,7 +126,7 @@ class Loss(ABC):
         """
         for field in dataclasses.fields(self):
             value, where = getattr(self, field.name), f"--loss {self.name}.{field.name}"
-            if field.name in ("stage", "feature") and value not in FEATURES:
+            if field.name == "feature" and value not in FEATURES:
                 raise unknown_name("feature", str(value), FEATURES)
             if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
                 raise BadInput("a number of 0 or more", repr(value), where=where)
@@ -133,8 +135,8 @@ class Loss(ABC):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The feature that a hyperparameter ``stage`` chooses, else those of `reads`."""
-        chosen = getattr(self, "stage", None)
+        """The feature that a hyperparameter ``feature`` chooses, else those of `reads`."""
+        chosen = getattr(self, "feature", None)
         return self.reads if chosen is None else (chosen,)
 
     def adapter(self, student: Interface, teacher: Interface) -> nn.Module | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxr_common.models.structure import STAGES
+from cxr_common.models.structure import LEVELS
 from cxr_distill.losses.adapters import EmbeddingPair, ReusedClassifier, ReviewFusion, regress, resize
 from cxr_distill.losses.base import Given, Interface, Loss, Outputs, classifier_of, feature
 from cxr_distill.losses.precision import in_float32, product
@@ -47,34 +47,34 @@ class FitNets(Loss):
     headless = True
     weight = 100.0
 
-    stage: str = "stage4"
+    feature: str = "level4"
 
     def adapter(self, student: Interface, teacher: Interface) -> nn.Module:
         """A 1×1 convolution (maps) or a linear layer (pooled) from student to teacher channels."""
-        own, its = student.channels_of(self.stage), teacher.channels_of(self.stage)
-        return nn.Linear(own, its) if self.stage == "pooled" else nn.Conv2d(own, its, 1)
+        own, its = student.channels_of(self.feature), teacher.channels_of(self.feature)
+        return nn.Linear(own, its) if self.feature == "pooled" else nn.Conv2d(own, its, 1)
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`fitnets` of the regressed features."""
-        own, its = feature(student, self.stage), feature(teacher, self.stage)
+        own, its = feature(student, self.feature), feature(teacher, self.feature)
         return fitnets(regress(given.required_adapter(self.name), own, its), its)
 
 
 @in_float32
 def attention_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Where the student looks is where the teacher looks, at every stage.
+    """Where the student looks is where the teacher looks, at every level.
 
     With the attention of an image a = vec(mean_c f_c²), (H·W,), and â = a / ‖a‖₂:
 
-        loss = Σ over stages of  mean over images and positions of  (â_s - â_t)²
+        loss = Σ over levels of  mean over images and positions of  (â_s - â_t)²
 
     Zagoruyko and Komodakis 2017, "Paying more attention to attention", eq. 2, activation-based with p = 2,
     and the mean of the authors' code, to which the weight 1000 belongs. Channels may differ; where sizes do,
     the larger attention is averaged down.
 
     Args:
-        student: f_s of each stage, (B, C_s, H, W).
-        teacher: f_t of each stage, (B, C_t, H', W').
+        student: f_s of each level, (B, C_s, H, W).
+        teacher: f_t of each level, (B, C_t, H', W').
 
     Returns:
         Scalar >= 0, 0 when the attention is the same.
@@ -92,16 +92,16 @@ def attention_transfer(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionTransfer(Loss):
-    """Where the network looks, at every stage (Zagoruyko and Komodakis 2017). For networks of one family."""
+    """Where the network looks, at every level (Zagoruyko and Komodakis 2017). For networks of one family."""
 
     name = "attention_transfer"
     headless = True
     weight = 1000.0
-    reads = STAGES
+    reads = LEVELS
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`attention_transfer` of all maps."""
-        return attention_transfer(*([feature(outputs, name) for name in STAGES] for outputs in (student, teacher)))
+        return attention_transfer(*([feature(outputs, name) for name in LEVELS] for outputs in (student, teacher)))
 
 
 @in_float32
@@ -164,56 +164,38 @@ class CAM(Loss):
     """Class activation maps (Zhang et al. 2023). For several labels per image, and where explanations matter."""
 
     name = "cam"
-    reads = ("stage4",)
+    reads = ("level4",)
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`cam` of the deepest maps and the classifiers."""
         parts = []
         for outputs in (student, teacher):
-            last = feature(outputs, "stage4")
+            last = feature(outputs, "level4")
             parts += [last, classifier_of(outputs, last.shape[1])]
         return cam(*parts, known=given.known)
 
 
-@in_float32
-def simkd(student: Tensor, teacher: Tensor) -> Tensor:
-    """The student's projected features are what the teacher's classifier reads.
-
-        loss = mean over images and channels of  (P(f_s) - f_t)²
-
-    Chen et al. 2022, "Knowledge distillation with the reused teacher classifier" (SimKD), the feature
-    alignment loss. The student then answers by the teacher's classifier: with a linear P the two fold into
-    one linear layer (`cxr_distill.losses.adapters.ReusedClassifier.folded`). The paper's P is a three-layer
-    bottleneck on the maps.
-
-    Args:
-        student: P(f_s), projected pooled features, (B, C_t).
-        teacher: f_t, pooled features, (B, C_t).
-
-    Returns:
-        Scalar >= 0, 0 when equal.
-    """
-    _same_shape("simkd", student, teacher)
-    return F.mse_loss(student, teacher.detach())
-
-
 @dataclass(frozen=True, kw_only=True)
 class SimKD(Loss):
-    """The teacher's classifier on projected student features (Chen et al. 2022). Needs no labels."""
+    """The teacher's classifier on projected student features (Chen et al. 2022, "SimKD"). Needs no labels.
+
+    The projector is linear, so that it and the teacher's classifier fold into one linear layer
+    (`cxr_distill.losses.adapters.ReusedClassifier.folded`); the paper's is a three-layer bottleneck on the maps.
+    """
 
     name = "simkd"
     task_weight = 0.0
     reads = ("pooled",)
+    teaches_answers = True
 
     def adapter(self, student: Interface, teacher: Interface) -> nn.Module:
         """The projector, and the teacher's classifier behind it."""
         return ReusedClassifier(student.channels_of("pooled"), teacher.channels_of("pooled"), teacher.classifier)
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
-        """`simkd` of the projected features."""
-        own = feature(student, "pooled")
-        its = feature(teacher, "pooled")
-        return simkd(regress(given.required_adapter(self.name).projector, own, its), its)
+        """`fitnets` of the projected features: their squared distance to what the teacher's classifier reads."""
+        own, its = feature(student, "pooled"), feature(teacher, "pooled")
+        return fitnets(regress(given.required_adapter(self.name).projector, own, its), its)
 
 
 @in_float32
@@ -223,13 +205,13 @@ def reviewkd(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     With A_l average pooling to l×l and weights v = 1 at full size, then 1/2, 1/4, 1/8 for the l in (4, 2, 1)
     smaller than the map, in that order:
 
-        loss = Σ over stages of  Σ_l v_l · mean (A_l(f_s) - A_l(f_t))² / Σ_l v_l
+        loss = Σ over levels of  Σ_l v_l · mean (A_l(f_s) - A_l(f_t))² / Σ_l v_l
 
     Chen et al. 2021, "Distilling knowledge via knowledge review", §3.3; v as in the authors' code.
 
     Args:
-        student: f_s of each stage after fusion (`cxr_distill.losses.adapters.ReviewFusion`), (B, C, H, W).
-        teacher: f_t of each stage, the same shapes.
+        student: f_s of each level after fusion (`cxr_distill.losses.adapters.ReviewFusion`), (B, C, H, W).
+        teacher: f_t of each level, the same shapes.
 
     Returns:
         Scalar >= 0, 0 when equal.
@@ -250,23 +232,23 @@ def reviewkd(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewKD(Loss):
-    """All stages, each fused with the deeper ones (Chen et al. 2021). For networks of one family; costly."""
+    """All levels, each fused with the deeper ones (Chen et al. 2021). For networks of one family; costly."""
 
     name = "reviewkd"
     headless = True
-    reads = STAGES
+    reads = LEVELS
 
     middle: int = 256
 
     def adapter(self, student: Interface, teacher: Interface) -> nn.Module:
-        """The fusion of the student's stages."""
-        own = [student.channels_of(name) for name in STAGES]
-        return ReviewFusion(own, [teacher.channels_of(name) for name in STAGES], middle=min(self.middle, own[-1]))
+        """The fusion of the student's levels."""
+        own = [student.channels_of(name) for name in LEVELS]
+        return ReviewFusion(own, [teacher.channels_of(name) for name in LEVELS], middle=min(self.middle, own[-1]))
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
-        """`reviewkd` of the student's fused stages, at the teacher's sizes."""
-        its = [feature(teacher, name) for name in STAGES]
-        fused = given.required_adapter(self.name)([feature(student, name) for name in STAGES])
+        """`reviewkd` of the student's fused levels, at the teacher's sizes."""
+        its = [feature(teacher, name) for name in LEVELS]
+        fused = given.required_adapter(self.name)([feature(student, name) for name in LEVELS])
         own = [regress(None, mine, target) for mine, target in zip(fused, its, strict=True)]
         return reviewkd(own, its)
 

@@ -6,7 +6,7 @@ import sys
 
 from cxr_distill.losses import LOSSES
 
-FORMULAS = {"kd_plain": "kd", "kd_standardised": "kd", "pooled_cosine": "cosine"}
+FORMULAS = {"kd_plain": "kd", "kd_standardised": "kd", "pooled_cosine": "cosine", "simkd": "fitnets"}
 """Functions that have another name than their loss."""
 
 HEAD = """# Distillation losses

@@ -146,11 +146,11 @@ class SP(Loss):
     weight = 3000.0
     compares_images = True
 
-    stage: str = "stage4"
+    feature: str = "level4"
 
     def compute(self, student: Outputs, teacher: Outputs, given: Given) -> Tensor:
         """`sp` of the maps or pooled features."""
-        return sp(feature(student, self.stage), feature(teacher, self.stage))
+        return sp(feature(student, self.feature), feature(teacher, self.feature))
 
 
 def label_embeddings(pooled: Tensor, weight: Tensor) -> Tensor:

@@ -77,38 +77,38 @@ def cascade(network: GrayNetwork, fresh: nn.Module) -> Iterator[tuple[str, GrayN
         fresh: One of the same architecture with weights drawn anew.
 
     Yields:
-        What was lost last ("head", "stage4", ..., "stage1") and the network so far. It is one network that goes
+        What was lost last ("head", "level4", ..., "level1") and the network so far. It is one network that goes
         on changing: use it before the next.
     """
     lost = deepcopy(network)
-    place = stage_of_weights(lost.network)
+    place = level_of_weights(lost.network)
     replacement = fresh.state_dict()
-    for stage in (HEAD, *sorted({*place.values()} - {HEAD}, reverse=True)):
-        names = [name for name, of in place.items() if of == stage]
+    for level in (HEAD, *sorted({*place.values()} - {HEAD}, reverse=True)):
+        names = [name for name, of in place.items() if of == level]
         state = lost.network.state_dict()
         with torch.no_grad():
             for name in names:
                 state[name].copy_(replacement[name])
-        yield stage, lost
+        yield level, lost
 
 
-def stage_of_weights(network: Any) -> dict[str, str]:
-    """Which stage each entry of a network's state dict belongs to: "stage1" to "stage4" or "head".
+def level_of_weights(network: Any) -> dict[str, str]:
+    """Which level each entry of a network's state dict belongs to: "level1" to "level4" or "head".
 
-    Modules are registered in the order of the forward, so a stage reaches from the end of the one before it to
-    the end of its own module: the first includes all before it, and the head is all behind "stage4".
+    Modules are registered in the order of the forward, so a level reaches from the end of the one before it to
+    the end of its own module: the first includes all before it, and the head is all behind "level4".
     """
     if isinstance(network, Concatenated):
         inner = {
-            f"parts.{i}.{name}": stage
+            f"parts.{i}.{name}": level
             for i, part in enumerate(network.parts)
-            for name, stage in stage_of_weights(part).items()
+            for name, level in level_of_weights(part).items()
         }
         return {name: inner.get(name, HEAD) for name in network.state_dict()}
     names = list(network.state_dict())
-    levels = feature_levels(network)
-    ends = [(stage, _end(names, network.feature_info[level]["module"])) for stage, level in levels.items()]
-    return {name: next((stage for stage, end in ends if position < end), HEAD) for position, name in enumerate(names)}
+    places = feature_levels(network)
+    ends = [(level, _end(names, network.feature_info[place]["module"])) for level, place in places.items()]
+    return {name: next((level for level, end in ends if position < end), HEAD) for position, name in enumerate(names)}
 
 
 def _end(names: list[str], module: str) -> int:

@@ -1,7 +1,7 @@
 """Class activation maps: where in an image the evidence for a label lies.
 
-``cxr_eval.explain.methods`` lists them. Each takes a network, gray images, the index of a logit and a stage, and
-gives maps in [0, 1]. A map is the positive part of a weighted sum of the stage's channels, enlarged to the image
+``cxr_eval.explain.methods`` lists them. Each takes a network, gray images, the index of a logit and a level, and
+gives maps in [0, 1]. A map is the positive part of a weighted sum of the level's channels, enlarged to the image
 (bilinear) and stretched to [0, 1]. It is empty, all 0, where the method finds no evidence anywhere or the same
 everywhere: ``is_empty`` tells, and such maps are to be counted.
 """
@@ -17,7 +17,7 @@ _SAME = 1e-5
 """A map that varies less than this share of its maximum is the same everywhere: the rest is rounding."""
 
 
-def grad_cam(network: GrayNetwork, pixels: Tensor, label: Tensor | int, stage: str = "stage4") -> Tensor:
+def grad_cam(network: GrayNetwork, pixels: Tensor, label: Tensor | int, level: str = "level4") -> Tensor:
     """Grad-CAM: each channel weighs by its mean gradient (Selvaraju et al., ICCV 2017, eq. 1 and 2).
 
     With activations A (B, C, h, w) and G the gradient of the logit: ``map = relu(sum_c mean_hw(G)_c A_c)``.
@@ -26,45 +26,45 @@ def grad_cam(network: GrayNetwork, pixels: Tensor, label: Tensor | int, stage: s
         network: The network.
         pixels: (B, 1, S, S) uint8.
         label: Index of the logit, one for all images or (B,).
-        stage: Feature map to explain by, "stage1" to "stage4".
+        level: Feature map to explain by, "level1" to "level4".
 
     Returns:
         (B, S, S) float32 in [0, 1]; all 0 where nothing is found.
     """
-    a, g = activations_and_gradients(network, pixels, label, stage)
+    a, g = activations_and_gradients(network, pixels, label, level)
     return finished(_weighted(a, g.mean(dim=(2, 3))), pixels.shape[-1])
 
 
-def grad_cam_plus_plus(network: GrayNetwork, pixels: Tensor, label: Tensor | int, stage: str = "stage4") -> Tensor:
+def grad_cam_plus_plus(network: GrayNetwork, pixels: Tensor, label: Tensor | int, level: str = "level4") -> Tensor:
     """Grad-CAM++: positive gradients, weighted so that each of several lesions counts (Chattopadhay et al., WACV 2018).
 
     ``w_c = sum_hw(alpha relu(G))`` and ``alpha = G^2 / (2 G^2 + sum_hw(A) G^3)`` (eq. 19 with the exponential of
     the logit as score). Cancelled down, ``alpha = 1 / (2 + sum_hw(A) G)``: small gradients cannot underflow.
     The factor exp(logit) is the same for all channels and drops out. Arguments as in :func:`grad_cam`.
     """
-    a, g = activations_and_gradients(network, pixels, label, stage)
+    a, g = activations_and_gradients(network, pixels, label, level)
     divisor = 2 + a.sum(dim=(2, 3), keepdim=True) * g
     alpha = torch.where(divisor != 0, 1 / torch.where(divisor != 0, divisor, 1), 0)
     return finished(_weighted(a, (alpha * g.relu()).sum(dim=(2, 3))), pixels.shape[-1])
 
 
-def layer_cam(network: GrayNetwork, pixels: Tensor, label: Tensor | int, stage: str = "stage4") -> Tensor:
+def layer_cam(network: GrayNetwork, pixels: Tensor, label: Tensor | int, level: str = "level4") -> Tensor:
     """LayerCAM: each position of each channel weighs by its own gradient (Jiang et al., TIP 2021, eq. 5 to 7).
 
-    ``map = relu(sum_c relu(G_c) A_c)``; keeps its meaning in shallow stages. Arguments as in :func:`grad_cam`.
+    ``map = relu(sum_c relu(G_c) A_c)``; keeps its meaning in shallow levels. Arguments as in :func:`grad_cam`.
     """
-    a, g = activations_and_gradients(network, pixels, label, stage)
+    a, g = activations_and_gradients(network, pixels, label, level)
     return finished((g.relu() * a).sum(dim=1), pixels.shape[-1])
 
 
-def eigen_cam(network: GrayNetwork, pixels: Tensor, label: Tensor | int = 0, stage: str = "stage4") -> Tensor:
+def eigen_cam(network: GrayNetwork, pixels: Tensor, label: Tensor | int = 0, level: str = "level4") -> Tensor:
     """Eigen-CAM: the first principal component of the activations, whatever the label (Muhammad & Yeasin, IJCNN 2020).
 
     Positions are centred first. The sign of a component is arbitrary; it is taken so that the largest absolute
     value is positive (Chung & Ying, Applied Sciences 15:7562, 2025, eq. 13). Arguments as in :func:`grad_cam`;
     the label has no influence.
     """
-    x = activations(network, pixels, stage).flatten(2).transpose(1, 2).double()
+    x = activations(network, pixels, level).flatten(2).transpose(1, 2).double()
     x = x - x.mean(dim=1, keepdim=True)
     u, s, _ = torch.linalg.svd(x, full_matrices=False)
     projection = u[:, :, 0] * s[:, :1]
@@ -75,7 +75,7 @@ def eigen_cam(network: GrayNetwork, pixels: Tensor, label: Tensor | int = 0, sta
 
 
 def score_cam(
-    network: GrayNetwork, pixels: Tensor, label: Tensor | int, stage: str = "stage4", *, batch_size: int = 64
+    network: GrayNetwork, pixels: Tensor, label: Tensor | int, level: str = "level4", *, batch_size: int = 64
 ) -> Tensor:
     """Score-CAM: each channel weighs by the logit of the image seen through it (Wang et al., CVPR workshops 2020).
 
@@ -83,11 +83,13 @@ def score_cam(
     softmax over channels of the label's logits, ``map = relu(sum_c w_c A_c)``. No gradients, but one forward a
     channel. Arguments as in :func:`grad_cam`, and batch_size: images of a forward.
     """
-    a = activations(network, pixels, stage)
+    a = activations(network, pixels, level)
     index = torch.as_tensor(label, device=a.device).expand(len(a))
     with torch.no_grad(), evaluating(network):
         images = network.normalise(pixels.to(device_of(network)))
-        weights = torch.stack([_seen_through(network, *one, batch_size) for one in zip(images, a, index, strict=True)])
+        weights = torch.stack(
+            [_seen_through(network, *case, batch_size) for case in zip(images, a, index, strict=True)]
+        )
     return finished(_weighted(a, weights), pixels.shape[-1])
 
 

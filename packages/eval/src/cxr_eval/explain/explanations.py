@@ -1,6 +1,6 @@
 """All that is said about a comparison's explanations: the gallery, and scores of the maps themselves.
 
-Nothing is chosen by its result: the method is the caller's, the stage follows from the input size, and the images
+Nothing is chosen by its result: the method is the caller's, the level follows from the input size, and the images
 that are scored are drawn by seed among those with the label.
 """
 
@@ -26,7 +26,7 @@ from cxr_data.preparation.outlines import boxes_of
 from cxr_eval import entries
 from cxr_eval.explain import agreement, faithfulness, localisation, regions
 from cxr_eval.explain import gallery as pictures
-from cxr_eval.explain.activations import default_stage, grid
+from cxr_eval.explain.activations import default_level, grid
 from cxr_eval.explain.cams import finished, is_empty
 from cxr_eval.explain.methods import METHODS
 from cxr_eval.models import Match
@@ -49,7 +49,7 @@ class Subject:
         header: What its file says of it.
         cohort: The cohort, stored at the pixel size that suits the network.
         method: Name in ``METHODS``.
-        stage: Feature map that explains.
+        level: Feature map that explains.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Subject:
     header: Header
     cohort: Cohort
     method: str
-    stage: str
+    level: str
 
     @property
     def size(self) -> int:
@@ -113,7 +113,7 @@ def explain(
         seed: Seed of samples and random weights.
 
     Returns:
-        - ``method``: its title; ``stages``: the stage by model name;
+        - ``method``: its title; ``levels``: the level by model name;
         - ``labels``: a list of ``{"label", "cases": [{"png": bytes, "caption", "tiles" (names above it), "kind":
           "right" | "wrong"}]}``;
         - ``scores``: a list of ``{"model", "name", "label" (None: all), "value", "low", "high", "images"}``;
@@ -129,8 +129,8 @@ def explain(
     for name, (network, size) in networks.items():
         if not isinstance(network, GrayNetwork):
             raise TypeError(f"{name} is a {type(network).__name__}, not a GrayNetwork")
-        stage = default_stage(network, size)
-        subjects.append(Subject(name, network, headers[name], cohorts[pixel_size_for(size)], method, stage))
+        level = default_level(network, size)
+        subjects.append(Subject(name, network, headers[name], cohorts[pixel_size_for(size)], method, level))
     cohort = subjects[0].cohort
     boxes = boxes_of(cohort)
     positive = targets == 1
@@ -143,7 +143,7 @@ def explain(
     curves = {}
     maps: dict[str, Tensor] = {}
     for subject in subjects:
-        say(f"evaluate: {chosen.title} of {subject.name}, {subject.stage}")
+        say(f"evaluate: {chosen.title} of {subject.name}, {subject.level}")
         scores += _localised(subject, with_lesion, boxes, mean)
         maps[subject.name] = subject_maps(subject, pairs.row, pairs.label)
         scores.append(mean.score(subject.name, "Empty maps", is_empty(maps[subject.name]).numpy(), pairs))
@@ -155,7 +155,7 @@ def explain(
         scores += _agreeing(subject.name, reference, maps, pairs, mean)
     return {
         "method": chosen.title,
-        "stages": {subject.name: subject.stage for subject in subjects},
+        "levels": {subject.name: subject.level for subject in subjects},
         "labels": gallery(subjects, given, match, targets, rows, cases=cases),
         "scores": scores,
         "curves": curves,
@@ -212,7 +212,7 @@ def subject_maps(subject: Subject, rows: NDArray[np.int64], labels: Sequence[str
     """Maps of one label in each of some images: (M,) rows and M names to (M, S, S) float32 in [0, 1], on the CPU."""
     maps = [torch.zeros(0, subject.size, subject.size)]
     for pixels, label in _batches(subject, rows, labels):
-        maps.append(METHODS[subject.method](subject.network, pixels, label, subject.stage).cpu())
+        maps.append(METHODS[subject.method](subject.network, pixels, label, subject.level).cpu())
     return torch.cat(maps)
 
 
@@ -231,7 +231,7 @@ class Mean:
         """An entry of ``scores``: the mean of (M,) values, NaN left out, over all pairs or those of one label."""
         use = ~np.isnan(values.astype(np.float64))
         if label is not None:
-            use &= np.array([one == label for one in pairs.label], bool)
+            use &= np.array([own == label for own in pairs.label], bool)
         entry = {"model": model, "name": name, "label": label, "images": int(use.sum())}
         if not use.any():
             return {**entry, "value": None, "low": None, "high": None, "reason": "no image in which it is defined"}
@@ -290,7 +290,7 @@ def _faithful(
     if not len(pairs):
         return [], {}
     entries, curves = [], {}
-    cells = grid(subject.network, subject.size, subject.stage)
+    cells = grid(subject.network, subject.size, subject.level)
     chance = torch.rand((len(pairs), cells, cells), generator=torch.Generator().manual_seed(seed))
     for kind in faithfulness.KINDS:
         for order, suffix in ((maps, ""), (finished(chance, subject.size), " of a random map")):
@@ -317,10 +317,10 @@ def _sane(subject: Subject, pairs: Pairs, maps: Tensor, mean: Mean, seed: int) -
         torch.manual_seed(seed)
         fresh = build(header.architecture, len(header.labels), channels=channels, size=subject.size)
     entries = []
-    for stage, lost in agreement.cascade(subject.network, fresh):
-        without = Subject(subject.name, lost, header, subject.cohort, subject.method, subject.stage)
+    for level, lost in agreement.cascade(subject.network, fresh):
+        without = Subject(subject.name, lost, header, subject.cohort, subject.method, subject.level)
         after = subject_maps(without, pairs.row, pairs.label)
-        name = f"Similarity after random weights, head{'' if stage == agreement.HEAD else f' to {stage}'}"
+        name = f"Similarity after random weights, head{'' if level == agreement.HEAD else f' to {level}'}"
         entries.append(mean.score(subject.name, name, agreement.spearman(maps, after), pairs))
     return entries
 

@@ -69,7 +69,7 @@ def strip(radiograph: NDArray[np.uint8], maps: Sequence[NDArray[np.floating]], l
     method = cv2.INTER_AREA if len(radiograph) > TILE else cv2.INTER_LINEAR
     gray = cv2.resize(np.ascontiguousarray(radiograph), (TILE, TILE), interpolation=method)
     gray = (gray.astype(np.float32) * (_LEVELS / 256)).astype(np.uint8).astype(np.float32) * (255 / (_LEVELS - 1))
-    tiles = [_outlined(_overlay(gray, one), lesion) for one in (np.zeros((1, 1)), *maps)]
+    tiles = [_outlined(_overlay(gray, saliency), lesion) for saliency in (np.zeros((1, 1)), *maps)]
     gap = np.full((TILE, _GAP, 3), 255, np.uint8)
     parts = [part for tile in tiles for part in (gap, tile)][1:]
     done, png = cv2.imencode(".png", np.concatenate(parts, axis=1))

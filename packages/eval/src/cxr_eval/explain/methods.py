@@ -22,7 +22,7 @@ class Method:
 
     Attributes:
         title: Its name in reports.
-        function: Network, (B, 1, S, S) uint8, index of a logit and stage -> (B, S, S) float32 in [0, 1]; or
+        function: Network, (B, 1, S, S) uint8, index of a logit and level -> (B, S, S) float32 in [0, 1]; or
             "module:name" of such a function.
         located: Images of a label whose maps are compared with the lesion.
         tested: Images of a label that the deletion and insertion curves and the sanity check take.
@@ -33,12 +33,12 @@ class Method:
     located: int = 200
     tested: int = 16
 
-    def __call__(self, network: "GrayNetwork", pixels: "Tensor", label: "Tensor | int", stage: str) -> "Tensor":
+    def __call__(self, network: "GrayNetwork", pixels: "Tensor", label: "Tensor | int", level: str) -> "Tensor":
         """Maps of one label; see ``function``."""
         if isinstance(self.function, str):
             module, _, name = self.function.partition(":")
-            return getattr(importlib.import_module(module), name)(network, pixels, label, stage)
-        return self.function(network, pixels, label, stage)
+            return getattr(importlib.import_module(module), name)(network, pixels, label, level)
+        return self.function(network, pixels, label, level)
 
 
 _CAMS = "cxr_eval.explain.cams"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 
 @dataclass(frozen=True)
@@ -211,13 +212,7 @@ def fit_recalibration(target: NDArray, probability: NDArray) -> Recalibration:
 
 def logit(probability: NDArray) -> NDArray[np.float64]:
     """Log odds of probabilities clipped to [1e-12, 1 - 1e-12], so that certainty stays finite."""
-    p = np.clip(np.asarray(probability, np.float64), 1e-12, 1 - 1e-12)
-    return np.log(p) - np.log1p(-p)
-
-
-def sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverse of ``logit``, without overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * z))
+    return special.logit(np.clip(np.asarray(probability, np.float64), 1e-12, 1 - 1e-12))
 
 
 def _newton(x: NDArray, t: NDArray, offset: NDArray) -> list[float]:
@@ -229,7 +224,7 @@ def _newton(x: NDArray, t: NDArray, offset: NDArray) -> list[float]:
 
     beta = np.zeros(x.shape[1])
     for _ in range(100):
-        q = sigmoid(offset + x @ beta)
+        q = special.expit(offset + x @ beta)
         curvature = (x * (q * (1 - q))[:, None]).T @ x
         try:
             step = np.linalg.solve(curvature, x.T @ (t - q))

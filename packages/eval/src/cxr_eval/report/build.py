@@ -2,7 +2,7 @@
 
 import base64
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,9 @@ def render(
     speed = _speed_chart(document)
     labels, groups = file_names(shown), file_names(forests)
     drawn = {
-        f"{name}-{labels[one['label']]}": chart
-        for one in panels
-        for name, chart in (one["charts"] | one["calibration"]).items()
+        f"{name}-{labels[part['label']]}": chart
+        for part in panels
+        for name, chart in (part["charts"] | part["calibration"]).items()
     }
     drawn |= {f"subgroups-{groups[column]}": chart for column, chart in forests.items()}
     drawn |= {"auroc-latency": speed} if speed else {}
@@ -77,15 +77,17 @@ def render(
             compared_too=[key for key in records.compared() if key not in summary],
             calibration=records.of_family("calibration"),
             lower=[METRICS[key].title for key in summary if METRICS[key].better == "lower"],
-            no_interval=_no_interval(),
+            no_interval=_no_interval(summary),
+            no_interval_too=_no_interval(key for key in METRICS if key not in summary),
             best={key: best_of(document, key) for key in summary},
             shown=shown,
             lead=_lead(document),
+            gains=document.get("gains", {}),
             foremost=FOREMOST,
             external="external" in [model["cohort"] for model in document["models"].values()],
             reach=_reach(document),
             panels=panels,
-            data=[one["data"] for one in panels],
+            data=[part["data"] for part in panels],
             forests=forests,
             gaps=document["subgroups"]["gaps"][:GAPS_SHOWN],
             group_figures=records.shown("subgroup"),
@@ -114,6 +116,7 @@ def _environment() -> jinja2.Environment:
         "averaged": averaged,
         "gap": gap,
         "signed": signed,
+        "points": points,
         "big": big,
         "short": short,
         "licence_lines": lambda file: trail(file.get("licence"), file.get("ancestors") or ()),
@@ -132,6 +135,11 @@ def figure(value: float | None, digits: int = 3) -> str:
 def signed(value: float | None) -> str:
     """A difference with its sign (a real minus) in three decimals."""
     return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points with its sign (a real minus) and two decimals."""
+    return "–" if value is None else f"{100 * value:+z.2f}".replace("-", "−")
 
 
 def short(value: float, digits: int = 3) -> str:
@@ -193,10 +201,10 @@ def averaged(entry: Entry, labels: int) -> Markup:
     return Markup("<small>{} of {} labels</small>").format(entry["labels"], labels)
 
 
-def _no_interval() -> dict[str, str]:
-    """Why metrics have no interval: those of one reason, joined -> the reason."""
+def _no_interval(keys: Iterable[str]) -> dict[str, str]:
+    """Why some of these metrics have no interval: those of one reason, joined -> the reason."""
     reasons: dict[str, list[str]] = {}
-    for metric in METRICS.values():
+    for metric in (METRICS[key] for key in keys):
         if metric.interval == "none":
             reasons.setdefault(metric.no_interval, []).append(metric.title)
     return {
@@ -222,10 +230,11 @@ def _lead(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _reach(document: Mapping[str, Any]) -> dict[str, float]:
-    """Half-width of the scale of each metric's difference bars: the same for all models."""
+    """Half-width of the scale of each metric's difference bars: the same for all models and gains."""
     reach = {}
     for key in records.compared():
-        figures = [difference["overall"][key] for difference in document["differences"].values()]
+        compared = [*document["differences"].values(), *document.get("gains", {}).values()]
+        figures = [difference["overall"][key] for difference in compared]
         bounds = [abs(bound) for e in figures for bound in (e["value"], e["low"], e["high"]) if bound is not None]
         reach[key] = max(bounds, default=0.0) or 1.0
     return reach

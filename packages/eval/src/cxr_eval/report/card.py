@@ -1,13 +1,12 @@
 """A model card for every model, in the format of the Hugging Face hub: front matter in YAML, then Markdown."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from cxr_data.file_names import file_names
-from cxr_data.markdown import table
+from cxr_data.markdown import plain, table
 from cxr_data.models import licences
 from cxr_eval import entries
 from cxr_eval.metrics import records
@@ -36,7 +35,7 @@ def card(document: Mapping[str, Any], name: str) -> str:
     """
     model = document["models"][name]
     sections = [
-        f"# {_text(name)}",
+        f"# {plain(name)}",
         "**Research use only. Not a medical device; not for diagnosis, triage or any decision about a patient.**",
         _what_it_is(document, model),
         _intended_use(),
@@ -79,7 +78,7 @@ def _what_it_is(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     file, size = model["file"], model["size"]
     kind = "one class of several" if document["task"] == "multiclass" else "several findings side by side"
     lines = [
-        f"A {_text(file['architecture'])} that reads one frontal chest radiograph ({file['input_size']} px, gray) and "
+        f"A {plain(file['architecture'])} that reads one frontal chest radiograph ({file['input_size']} px, gray) and "
         f"answers with probabilities for {kind}: {_listed(file['labels'])}.",
         "",
         f"- {size['parameters'] / 1e6:.2f} M parameters, {size['macs'] / 1e6:.0f} M multiply-accumulates an image, "
@@ -88,11 +87,11 @@ def _what_it_is(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     if model["speed"]:
         speed = model["speed"]
         lines.append(
-            f"- {speed['latency_ms_p50']:.1f} ms an image (median) on {_text(speed['device'])}, {speed['threads']} "
-            f"thread{'s' if speed['threads'] > 1 else ''}, {_text(speed['runtime'])}"
+            f"- {speed['latency_ms_p50']:.1f} ms an image (median) on {plain(speed['device'])}, {speed['threads']} "
+            f"thread{'s' if speed['threads'] > 1 else ''}, {plain(speed['runtime'])}"
         )
     for parent in file["parents"]:
-        lines.append(f"- {_text(parent['role'])}: `{_code(parent['path'])}` (SHA-256 `{parent['sha256'][:16]}…`)")
+        lines.append(f"- {plain(parent['role'])}: `{_code(parent['path'])}` (SHA-256 `{parent['sha256'][:16]}…`)")
     return "\n".join(lines)
 
 
@@ -119,9 +118,9 @@ def _data(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     lines = [
         "## Data",
         "",
-        f"- Trained on: {_text(trained.get('name') or 'unknown')}, fingerprint "
+        f"- Trained on: {plain(trained.get('name') or 'unknown')}, fingerprint "
         f"`{trained.get('fingerprint') or 'none'}`",
-        f"- Evaluated on: {_text(cohort['name'])}, {document['images']} {document['split']} images of "
+        f"- Evaluated on: {plain(cohort['name'])}, {document['images']} {document['split']} images of "
         f"{document['patients']} patients, fingerprint `{cohort['fingerprint']}`",
         f"- Relation: {known}",
         "- Epoch, temperature and thresholds come from validation images of the training cohort, never from test.",
@@ -153,12 +152,12 @@ def _results(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     averaged = len(model["labels"])
     chosen = [(key, metric) for key, metric in METRICS.items() if metric.places & {"summary", "card"}]
     rows = [(metric.title, figure(model["overall"][key], averaged)) for key, metric in chosen]
-    lines = ["## Results", "", f"{_text(document['headline'])}; {drawn}.", "", *table(["metric", "value"], rows)]
+    lines = ["## Results", "", f"{plain(document['headline'])}; {drawn}.", "", *table(["metric", "value"], rows)]
     if averaged > 1:
         keys = records.shown("label")
         of_labels = [
             [
-                _text(label),
+                plain(label),
                 f"{values['positives']} of {values['positives'] + values['negatives']}",
                 values["positive_patients"],
                 *(figure(values[key]) for key in keys),
@@ -179,7 +178,7 @@ def _subgroups(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         for about in of_column["groups"]:
             overall = groups[about["name"]]["overall"]
             cells = (figure(overall[key], len(of_column["labels"])) for key in keys)
-            rows.append([f"{_text(column)}: {_text(about['name'])}", about["images"], *cells])
+            rows.append([f"{plain(column)}: {plain(about['name'])}", about["images"], *cells])
     heads = ["group", "images", *(METRICS[key].title for key in keys)]
     return "\n".join(["## Subgroups", "", *table(heads, rows)])
 
@@ -209,12 +208,12 @@ def _comparison(document: Mapping[str, Any], name: str) -> str:
             interval = "" if entry["low"] is None else f" ({entry['low']:+.3f} to {entry['high']:+.3f})"
             p = "" if entry["p_holm"] is None else f", p {entry['p_holm']:.2g} after Holm's adjustment"
             over = _over(entry, len(document["models"][name]["labels"]))
-            lines.append(f"- AUROC {entry['value']:+.3f}{interval} against {_text(difference['reference'])}{p}{over}")
+            lines.append(f"- AUROC {entry['value']:+.3f}{interval} against {plain(difference['reference'])}{p}{over}")
     test = document["noninferiority"].get(name)
     if test and test["noninferior"] is not None:
         verdict = "non-inferior" if test["noninferior"] else "not shown to be non-inferior"
         lines.append(
-            f"- {verdict} to {_text(test['against'])} with a margin of {test['margin']:g} AUROC (lower bound "
+            f"- {verdict} to {plain(test['against'])} with a margin of {test['margin']:g} AUROC (lower bound "
             f"{test['low']:+.3f}, one-sided p {test['p_holm']:.2g} after Holm's adjustment)"
         )
     return "\n".join(["## Beside other models", "", *lines]) if lines else ""
@@ -238,8 +237,8 @@ def _limits(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     ]
     if small:
         limits.append(f"Groups too small to judge: {_listed(small)}.")
-    limits += [_text(note) for note in document["notes"]]
-    limits += [_text(note) for note in document["cohort"]["notes"]]
+    limits += [plain(note) for note in document["notes"]]
+    limits += [plain(note) for note in document["cohort"]["notes"]]
     return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)])
 
 
@@ -255,7 +254,7 @@ def _how_to_use() -> str:
 
 def _licences(model: Mapping[str, Any]) -> str:
     lines = licences.trail(model["file"].get("licence"), model["file"].get("ancestors") or ())
-    return "## Licences\n\n" + "\n".join(f"- {_text(line)}" for line in lines)
+    return "## Licences\n\n" + "\n".join(f"- {plain(line)}" for line in lines)
 
 
 def _provenance(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
@@ -266,7 +265,7 @@ def _provenance(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
             "## Provenance",
             "",
             f"- File SHA-256 `{model['file']['sha256']}`",
-            f"- Trained with {_text(versions) or 'unknown versions'}, source revision "
+            f"- Trained with {plain(versions) or 'unknown versions'}, source revision "
             f"`{model['file']['git'] or 'not in a checkout'}`, seed {model['file']['seed']}",
             f"- Written {made['created']} by `{_code(made['command'])}`, source revision "
             f"`{made['git'] or 'not in a checkout'}`",
@@ -277,7 +276,7 @@ def _provenance(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
 def figure(entry: Mapping[str, Any], labels: int = 0) -> str:
     """A metric as text: value and interval, or why there is none; of so many labels where it is an average."""
     if entry["value"] is None:
-        return f"– ({_text(entry['reason'])})"
+        return f"– ({plain(entry['reason'])})"
     interval = "" if entry["low"] is None else f" ({entry['low']:.3f} to {entry['high']:.3f})"
     if entry.get("interval_reason", entries.NO_RESAMPLES) != entries.NO_RESAMPLES:
         interval = f" (no interval: {entry['interval_reason']})"
@@ -289,16 +288,7 @@ def _over(entry: Mapping[str, Any], labels: int) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(_text(name) for name in names)
-
-
-def _text(value: str) -> str:
-    """Text from files, so that it is neither Markdown nor HTML."""
-    return (
-        re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(str(value).split()))
-        .replace("\\<", "&lt;")
-        .replace("\\>", "&gt;")
-    )
+    return ", ".join(plain(name) for name in names)
 
 
 def _code(value: str) -> str:

@@ -10,14 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
-from cxr_eval.metrics.calibration import (
-    Recalibration,
-    fit_recalibration,
-    logit,
-    sigmoid,
-    squared_error,
-)
+from cxr_eval.metrics.calibration import Recalibration, fit_recalibration, logit, squared_error
 from cxr_eval.metrics.classification import ratio
 
 Floats = NDArray[np.float64]
@@ -78,11 +73,11 @@ def _parts(
         return parts, None
     fit = fit_recalibration(t, p)
     z = logit(p)
-    q = sigmoid(z + fit.intercept)
+    q = expit(z + fit.intercept)
     parts |= {"intercept score": summed(t - q), "intercept information": summed(q * (1 - q))}
     # Centred, so that the two coefficients hardly disturb each other.
     x = z - z.mean() if len(z) else z
-    q = sigmoid(fit.shift + fit.slope * z)
+    q = expit(fit.shift + fit.slope * z)
     information = q * (1 - q)
     parts |= {"score 0": summed(t - q), "score 1": summed((t - q) * x)}
     parts |= {f"information {k}": summed(information * x**k) for k in range(3)}

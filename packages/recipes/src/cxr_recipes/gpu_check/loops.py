@@ -100,7 +100,7 @@ def lightly(options: dict[str, Any]) -> dict[str, float]:
         model.prototypes.normalize()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=options["bf16"]):
             scores = [model(view) for view in views]
-        loss = criterion([one.float() for one in scores[:2]], [one.float() for one in scores[2:]])
+        loss = criterion([score.float() for score in scores[:2]], [score.float() for score in scores[2:]])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
