@@ -32,6 +32,7 @@ def run(tmp_path, *argv):
     return main(["--data", DATA, "--runs_dir", str(tmp_path / "runs"), "--resamples", "20", *argv])
 
 
+@pytest.mark.slow
 def test_whole_stage_on_the_phantom(tmp_path, make_model, labels, capsys):
     cohort = open_cohort(DATA, pixel_size=64)
     make_model("teacher", labels, "multilabel", seed=1, cohort=cohort.describe(), thresholds=(0.4,) * len(labels))
