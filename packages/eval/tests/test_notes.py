@@ -123,7 +123,8 @@ def test_copies_that_were_saved_anew_at_another_size_are_met_again(tmp_path):
     file = tmp_path / "model.safetensors"
     save(file, {"w": torch.zeros(1)}, header(), training_images=trained_on(before, ()))
     anew = np.stack([cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA) for image in pixels])
-    anew = np.stack([cv2.imdecode(cv2.imencode(".jpg", image, [1, 60])[1], 0) for image in anew])
+    again = [cv2.imdecode(cv2.imencode(".jpg", image, [1, 60])[1], cv2.IMREAD_GRAYSCALE) for image in anew]
+    anew = np.stack([np.asarray(image) for image in again])
     anew[0] = 255 - anew[0]
     after = replace(stored(64), pixels=anew, table=table.with_columns(split=pl.lit("test")))
     met = met_in_training({"m": file}, {"m": header()}, {64: after}, after.rows("test"))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -162,5 +163,5 @@ def test_commands_are_forked_one_at_a_time_and_not_beside_a_gpu(monkeypatch, tmp
     monkeypatch.setattr(runner, "_forked", lambda arguments: 7)
     words = [sys.executable, "-c", "raise SystemExit(3)"]
     assert runner._run(words, dict(os.environ), set()) == (7 if sys.platform == "linux" else 3)
-    with runner.ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         assert pool.submit(runner._run, words, dict(os.environ), set()).result() == 3

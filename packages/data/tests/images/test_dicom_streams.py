@@ -9,7 +9,7 @@ import pytest
 from dicom_files import dicom
 from openjpeg.utils import encode_array
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
 
 from cxr_data.images.dicom import decode_dicom
 from cxr_data.images.header import BrokenImage
@@ -30,7 +30,7 @@ def shown(values: np.ndarray, *, bits: int, signed: bool, window: tuple[float, f
     return decoded(stream, JPEG2000Lossless, bits=bits, signed=signed, window=window)
 
 
-def decoded(stream: bytes, syntax: str, *, bits: int, signed: bool, window: tuple[float, float]) -> np.ndarray:
+def decoded(stream: bytes, syntax: UID, *, bits: int, signed: bool, window: tuple[float, float]) -> np.ndarray:
     tags: dict[str, Any] = {"WindowCenter": window[0], "WindowWidth": window[1], "PixelRepresentation": int(signed)}
     data = dicom(np.zeros((72, 64), np.uint16), bits=bits, pixels=encapsulate([stream]), syntax=syntax, **tags)
     return decode_dicom(data, "voi")
