@@ -54,9 +54,8 @@ def test_only_the_classifier_changes(tmp_path, toy_cohort) -> None:
         config, "test_resnet", tmp_path / "linear", toy_cohort, start_engine("fp32"), start=(Pretrained(start),)
     )
     before, after = load_file(start), load_file(path)
-    assert {k for k in after if k not in before or not torch.equal(after[k], before[k])} - {
-        f"{TRAINING_IMAGES}.48"
-    } == {
+    weights = {name for name in after if not name.startswith(TRAINING_IMAGES)}
+    assert {k for k in weights if k not in before or not torch.equal(after[k], before[k])} == {
         "fc.weight",
         "fc.bias",
     }

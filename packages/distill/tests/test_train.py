@@ -81,7 +81,8 @@ def test_student_learns_from_the_teacher_alone_and_saves_no_adapter(tmp_path, to
     assert lines[-1]["kd"] < 0.5 * lines[0]["kd"]
     assert lines[-1]["fitnets"] < lines[0]["fitnets"]
     assert lines[-1]["agreement"] > 0.8
-    assert load_file(path).keys() == {*load(teacher)[0].network.state_dict(), f"{TRAINING_IMAGES}.48"}
+    written = {name for name in load_file(path) if not name.startswith(TRAINING_IMAGES)}
+    assert written == load(teacher)[0].network.state_dict().keys()
     assert sha256(teacher) == before
     assert not guide.teachers[0].network.training
     assert all(p.grad is None for p in guide.teachers[0].network.parameters())

@@ -104,12 +104,12 @@ def test_curves_leave_gaps_and_tell_of_collapses():
     assert "undefined in this run" in page("t", {}, PagePart("", "", []), [], [line(1, probe_auroc=None)])
 
 
-def test_one_epoch_is_shown_as_points():
-    """A line through one point would leave the chart empty."""
+def test_one_epoch_is_told_in_numbers():
+    """A curve through one point shows nothing."""
     html = page("t", {}, PagePart("", "", [], {"Codes": {"loss_ratio": "loss"}}), [], [line(1)])
     for title in ("Codes", "Effective rank", "Validation images"):
         chart = html[html.index(f"<figcaption>{title}") :]
-        assert "<circle" in chart[: chart.index("</svg>")], title
+        assert re.search(r"<b>[\d.]+</b>, epoch 1", chart[: chart.index("</figure>")]), title
 
 
 def test_names_from_files_cannot_inject():

@@ -9,5 +9,5 @@ True
 >>> [stage[0][0] for stage in stages]
 ['ssl-pretrain', 'finetune', 'distill', 'evaluate']
 >>> print(*stages[0][0])
-ssl-pretrain --architecture resnet50 --size 32 --epochs 1 --crops.local_count 2 --data phantom:60 --run try
+ssl-pretrain --architecture resnet50 --size 32 --epochs 1 --crops.local_count 2 --keep_state false --data phantom:60 --run try
 """
