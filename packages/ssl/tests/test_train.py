@@ -23,6 +23,7 @@ from cxr_data.cohorts.digests import image_keys
 from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
+from cxr_data.models.header import TRAINING_IMAGES
 from cxr_ssl import train as stage
 from cxr_ssl.config import Crops, PretrainConfig
 from cxr_ssl.methods.byol import BYOLConfig
@@ -291,7 +292,7 @@ def test_validation_and_test_pixels_do_not_train(finished, data, tmp_path):
     for where in (tmp_path / "other", data):
         folder = pretrain(tiny(where, tmp_path / where.name, epochs=1)).parent
         seen.append(load_file(folder / "backbone.safetensors"))
-    weights = [name for name in seen[0] if not name.startswith(checkpoint.TRAINING_IMAGES)]
+    weights = [name for name in seen[0] if not name.startswith(TRAINING_IMAGES)]
     assert weights
     assert all(torch.equal(seen[0][name], seen[1][name]) for name in weights)
 

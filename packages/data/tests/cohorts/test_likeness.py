@@ -20,9 +20,10 @@ def keys(images) -> np.ndarray:
 def copies(image: np.ndarray) -> list[np.ndarray]:
     """The same picture as people save it again."""
     half = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    jpegs = [cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, q])[1], 0) for q in (50, 90)]
+    coded = [cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1] for quality in (50, 90)]
+    jpegs = [np.asarray(cv2.imdecode(file, cv2.IMREAD_GRAYSCALE)) for file in coded]
     gamma = (255 * (image / 255) ** 1.5).astype(np.uint8)
-    return [image, half, cv2.resize(image, None, fx=2, fy=2), *jpegs, gamma, 255 - image]
+    return [image, half, np.asarray(cv2.resize(image, None, fx=2, fy=2)), *jpegs, gamma, 255 - image]
 
 
 def test_copies_are_known_and_nothing_else():
