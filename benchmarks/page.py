@@ -10,6 +10,7 @@ that ran a test counts, so that a few tests can be run again alone.
 import argparse
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,15 +70,18 @@ def chart(documents: Mapping[str, Mapping[str, Any]]) -> str:
         machine: {row["what"]: row for _, _, rows in _tests(list(runs.values())) for row in rows if row["unit"] == "x"}
         for machine, runs in machines.items()
     }
-    bounds = {what: row["least"] for rows in ratios.values() for what, row in rows.items() if row["least"]}
+    bounds = list(dict.fromkeys(what for rows in ratios.values() for what, row in rows.items() if row["least"]))
     with matplotlib.rc_context({"svg.hashsalt": "cxr", "svg.fonttype": "none", "font.size": 8}):
         canvas = Figure(figsize=(10, 1.2 + 0.2 * len(bounds)), layout="constrained", facecolor="white")
         axes = canvas.subplots()
         places = range(len(bounds))
-        axes.scatter(list(bounds.values()), places, marker="|", s=90, color="black", label="wanted at least")
-        for machine, rows in ratios.items():
-            found = [(rows[what]["value"], place) for place, what in enumerate(bounds) if what in rows]
-            axes.scatter(*zip(*found, strict=True), s=22, alpha=0.8, label=machine)
+        axes.scatter([], [], marker="|", s=90, color="black", label="wanted at least")
+        for number, (machine, rows) in enumerate(ratios.items()):
+            there = [(rows[what], place) for place, what in enumerate(bounds) if what in rows]
+            values, at = [row["value"] for row, _ in there], [place for _, place in there]
+            axes.scatter(values, at, s=22, alpha=0.8, color=f"C{number}", label=machine)
+            wanted = [row["least"] or math.nan for row, _ in there]
+            axes.scatter(wanted, at, marker="|", s=90, color=f"C{number}")
         axes.set_xscale("log")
         axes.set_yticks(places, bounds)
         axes.set_ylim(len(bounds) - 0.5, -0.5)
