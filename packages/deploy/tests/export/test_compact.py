@@ -44,7 +44,7 @@ def test_fewer_bytes_and_the_same_answer() -> None:
     assert after.ByteSize() < 0.5 * before.ByteSize()
     pixels = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
     answers = [ReferenceEvaluator(model).run(None, {"pixels": pixels}) for model in (before, after)]
-    assert np.array_equal(answers[0][0], answers[1][0])  # type: ignore[index]
+    assert np.array_equal(answers[0][0], answers[1][0])  # type: ignore[index] - one array an output
     assert [node.name for node in after.graph.node if node.name] == ["layer 1"]
     # Equal numbers of one type are one constant; an int8 and a uint8 zero are two.
     assert len(after.graph.initializer) == 5
