@@ -29,7 +29,7 @@ from cxr_data.cohorts.cohort import label_matrix
 from cxr_data.machine import peak_memory
 began = time.perf_counter()
 root = Path(sys.argv[1])
-listing, _ = select(read(root, recognise(root)), Selection(view="all"), root)
+listing, _ = select(read(root, recognise(root)), Selection(projection="all"), root)
 seconds, busy = time.perf_counter() - began, time.process_time()
 targets = label_matrix(listing.table, listing.labels)
 groups = splits.join_groups(listing.table["patient"].to_list(), [None] * listing.table.height)

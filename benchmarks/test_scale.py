@@ -25,7 +25,7 @@ for m in range(5):
     p, raw = (1 / (1 + np.exp(-k * z)) for k in (1, 1.5))
     answers[f"model {m}"] = Answers(p, p >= 0.3, raw, 1.5)
 people = {"sex": rng.choice(["F", "M"], patients)[patient], "age": rng.integers(5, 95, patients)[patient]}
-table = pl.DataFrame({**people, "view": rng.choice(["AP", "PA"], images)})
+table = pl.DataFrame({**people, "projection": rng.choice(["AP", "PA"], images)})
 start = time.perf_counter(), time.process_time()
 number, weights = results.draws_of(patient, 2_000, 0)
 found = results.measure("multilabel", labels, targets, answers, number, weights)

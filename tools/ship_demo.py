@@ -133,8 +133,8 @@ def card(record: dict[str, Any]) -> str:
             "## Data",
             "",
             f"Trained on radiographs of {data['patients']}. {data['name']}, doi:{data['doi']}, {data['licence']}; "
-            "downsized and turned to gray. The model knows nothing of adults, of other findings, or of other views. "
-            "Normal and pneumonic images of this collection also differ in sharpness and contrast, which a network can "
+            "downsized and turned to gray. The model knows nothing of adults, of other findings, or of other "
+            "projections. Normal and pneumonic images of this collection also differ in sharpness and contrast, which a network can "
             "use.",
             "",
             "## Results",

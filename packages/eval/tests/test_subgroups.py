@@ -10,7 +10,7 @@ from cxr_eval.predictions import Answers
 
 def test_usual_columns_are_taken_where_they_tell_groups_apart():
     table = pl.DataFrame(
-        {"image": ["a", "b", "c"], "sex": ["F", "M", None], "view": ["PA"] * 3, "age": [5.0, 70, None]}
+        {"image": ["a", "b", "c"], "sex": ["F", "M", None], "projection": ["PA"] * 3, "age": [5.0, 70, None]}
     )
     found = {grouping.column: grouping for grouping in subgroups.groupings(table, [])}
     assert list(found) == ["sex", "age"]
@@ -18,7 +18,7 @@ def test_usual_columns_are_taken_where_they_tell_groups_apart():
     assert found["sex"].number.tolist() == [0, 1, -1]
     assert found["age"].names == ("0-17", "60-79")
     assert found["age"].number.tolist() == [0, 1, -1]
-    assert [grouping.column for grouping in subgroups.groupings(table, ["view"])] == ["view"]
+    assert [grouping.column for grouping in subgroups.groupings(table, ["projection"])] == ["projection"]
 
 
 def test_ages_are_cut_at_whole_years_and_other_numbers_at_quartiles():

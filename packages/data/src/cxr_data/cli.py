@@ -56,7 +56,7 @@ def _prepare(config: PrepareConfig) -> None:
     from cxr_data.preparation.sizes import pixel_size_for
     from cxr_data.sources import is_phantom
 
-    selection = parse_selection(config.labels, config.uncertain, config.unmentioned, config.votes, config.view)
+    selection = parse_selection(config.labels, config.uncertain, config.unmentioned, config.votes, config.projection)
     source = _only(config.source)
     pixel_size = pixel_size_for(config.size)
     if is_phantom(source):
@@ -67,7 +67,7 @@ def _prepare(config: PrepareConfig) -> None:
             *(["bits"] if config.bits > 8 else []),
         ]:
             raise BadInput(
-                "labels, views, depth, shards and a cluster for a data set", f"{', '.join(chosen)} for a phantom"
+                "labels, projection, depth, shards and a cluster for a data set", f"{', '.join(chosen)} for a phantom"
             )
         return _say_prepared(_prepare_phantom(source, config, pixel_size), config.out, config.size)
     options: dict[str, Any] = {

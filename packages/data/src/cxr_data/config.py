@@ -28,7 +28,7 @@ class PrepareConfig:
             "Edema=ones,Cardiomegaly=zeros".
         unmentioned: What a label counts as that the report is silent on.
         votes: What several readers of an image amount to.
-        view: Which views are used; auto is frontal where the data set says which images are.
+        projection: Which projections are used; auto is frontal where the data set says which images are.
         split: "official" keeps the data set's own split where it has one; "patients" draws a new one by patient,
             "images" one by image, which leaks patients and is there to show what that does to figures.
         test_share: Share of the images for testing where the split is drawn anew.
@@ -50,7 +50,7 @@ class PrepareConfig:
     uncertain: dict[str, str] | str = "ignore"
     unmentioned: Literal["zeros", "ignore"] = "zeros"
     votes: Literal["majority", "union"] = "majority"
-    view: Literal["auto", "frontal", "lateral", "all"] = "auto"
+    projection: Literal["auto", "frontal", "lateral", "all"] = "auto"
     split: Literal["official", "patients", "images"] = "official"
     test_share: float = 0.2
     bits: Literal[8, 16] = 8

@@ -32,7 +32,7 @@ def faulty(drawn, cohort_of):
     label = mass.astype(np.float32)
     label[160] = 1 - label[2]
     view = ["AP" if m else "PA" for m in mass]
-    columns = {"split": split, "patient": patient, "image": image, "label:Mass": label, "view": view}
+    columns = {"split": split, "patient": patient, "image": image, "label:Mass": label, "projection": view}
     return cohort_of(pixels, **columns)
 
 
@@ -50,7 +50,7 @@ def test_every_fault_is_found_at_its_level(faulty):
     assert 1 <= by_name(found, "near duplicates")["details"]["across_splits"] <= 2
     assert by_name(found, "inverted")["images"] == ["0162.png"]
     told = by_name(found, "labels told by other")["details"]["confounders"]
-    assert {row["by"] for row in told if row["confounded"] and row["label"] == "Mass"} == {"view", "file size"}
+    assert {row["by"] for row in told if row["confounded"] and row["label"] == "Mass"} == {"projection", "file size"}
     assert by_name(found, "broken")["level"] == "ok"
     assert found["errors"] == 3
     assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -83,12 +83,12 @@ def test_nih_folder_against_table(nih):
     assert found["details"]["folders"]["0_normal"] == {"images": 402, "disagree": 1}
 
 
-def test_nih_bedside_views_tell_the_label(nih):
+def test_nih_bedside_projections_tell_the_label(nih):
     rows = by_name(nih, "labels told by other")["details"]["confounders"]
-    (view,) = [row for row in rows if (row["label"], row["by"]) == ("any finding", "view")]
-    assert view["confounded"]
-    sick = {name: view["shares"][name] * count for name, count in view["counts"].items()}
-    well = {name: count - sick[name] for name, count in view["counts"].items()}
+    (projection,) = [row for row in rows if (row["label"], row["by"]) == ("any finding", "projection")]
+    assert projection["confounded"]
+    sick = {name: projection["shares"][name] * count for name, count in projection["counts"].items()}
+    well = {name: count - sick[name] for name, count in projection["counts"].items()}
     assert sick["AP"] / sum(sick.values()) == pytest.approx(0.41, abs=0.005)
     assert well["AP"] / sum(well.values()) == pytest.approx(0.27, abs=0.005)
 

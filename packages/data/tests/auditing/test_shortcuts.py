@@ -52,8 +52,8 @@ def test_confounders_are_told_from_chance():
     assert found[0]["mean_positive"] > found[0]["mean_negative"] + 0.5
     view = ["AP" if sick == 1 or rng.uniform() < 0.3 else "PA" for sick in truth]
     sex = [str(s) for s in rng.choice(["F", "M"], 600)]
-    rows = shortcuts.category_confounders({"a": truth}, {"view": view, "sex": sex, "one": ["x"] * 600})
-    assert {row["by"]: row["confounded"] for row in rows} == {"view": True, "sex": False}
+    rows = shortcuts.category_confounders({"a": truth}, {"projection": view, "sex": sex, "one": ["x"] * 600})
+    assert {row["by"]: row["confounded"] for row in rows} == {"projection": True, "sex": False}
     assert rows[0]["shares"]["PA"] == 0
     assert sum(rows[0]["counts"].values()) == 580
 

@@ -55,6 +55,17 @@ def test_rows_and_targets():
     assert cohort.targets.dtype == np.float32
 
 
+def test_a_cohort_with_a_column_view_opens_with_its_projections_and_fingerprint(tmp_path):
+    table = example().table.with_columns(projection=pl.Series(["PA", "AP", "PA", None, "AP", "PA"]))
+    save(example(table=table), tmp_path / "cohort")
+    written_before = table.rename({"projection": "view"})
+    written_before.write_parquet(tmp_path / "cohort" / "cohort.parquet")
+    opened = load(tmp_path / "cohort")
+    assert opened.table.equals(table)
+    digests = pixel_digests(PIXELS)
+    assert fingerprint(opened.labels, opened.table, digests) == fingerprint(opened.labels, written_before, digests)
+
+
 def test_without_labels_the_targets_have_no_column():
     cohort = example(labels=(), task=None)
     assert cohort.targets.shape == (6, 0)

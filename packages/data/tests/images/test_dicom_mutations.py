@@ -180,7 +180,7 @@ def try_every_way(path: Path, root: Path) -> None:
     assert "Doe" not in "".join(reasons)  # a reason holds nothing of the header's text
     with suppress(BrokenImage):
         full_digest(path)
-    assert set(dicom_facts(path, b"salt")) == {"patient", "number", "view", "sex", "age"}
+    assert set(dicom_facts(path, b"salt")) == {"patient", "number", "projection", "sex", "age"}
     rows_and_columns(path)
     claimed_size(path)
     patients.facts(root, [path.name])
@@ -216,7 +216,7 @@ def test_the_seeds_are_read(name, tmp_path):
     expected = cv2.resize(picture().astype(np.float32), (56, 56), interpolation=cv2.INTER_AREA)
     assert np.corrcoef(found.ravel(), np.clip(expected, 1250, 2750).ravel())[0, 1] > 0.99
     facts = dicom_facts(path, b"salt")
-    assert (facts["sex"], facts["age"], facts["view"]) == ("F", 44, "PA")
+    assert (facts["sex"], facts["age"], facts["projection"]) == ("F", 44, "PA")
     other = tmp_path / "other.dcm"
     other.write_bytes(seeds()["explicit"])
     assert facts["patient"] == dicom_facts(other, b"salt")["patient"] is not None

@@ -64,7 +64,7 @@ def test_lateral_views_are_known_by_their_header(tmp_path, shared_data):
     dataset = dcmread(sorted((shared_data / "formats" / "dicom").iterdir())[0])
     dataset.ViewPosition = "LL"
     dataset.save_as(tmp_path / "lateral.dcm")
-    assert unusual.of_file(tmp_path / "lateral.dcm") == ["a lateral view by its header (LL)"]
+    assert unusual.of_file(tmp_path / "lateral.dcm") == ["a lateral projection by its header (LL)"]
 
 
 def test_resemblance_is_a_correlation():

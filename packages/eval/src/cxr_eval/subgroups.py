@@ -1,4 +1,4 @@
-"""The same figures for the parts of a cohort: by sex, age band, view, or any other column.
+"""The same figures for the parts of a cohort: by sex, age band, projection, or any other column.
 
 A group too small for its figures to mean anything is named, with null and the reason. Averages over labels
 take only the labels that every evaluated group of the column has enough patients for: groups are never
@@ -22,7 +22,7 @@ from cxr_eval.metrics.classification import macro
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics.bootstrap import Draws
 
-USUAL = ("sex", "age", "view")
+USUAL = ("sex", "age", "projection")
 AGE_BANDS = (0, 18, 40, 60, 80)
 """Lower ends of the age bands, years; the last is open."""
 MOST_GROUPS = 20

@@ -15,7 +15,7 @@ from cxr_data.readers import extras
 LEVELS = ("error", "warning", "note", "ok", "unknown")
 """error: figures computed on this are wrong. warning: they may mislead. unknown: it could not be checked."""
 _NAMED = 200
-_CATEGORIES = ("view", "sex", "labelled_by", "cohort")
+_CATEGORIES = ("projection", "sex", "labelled_by", "cohort")
 
 
 def audit(cohort: Cohort, *, facts: pl.DataFrame | None = None, as_downloaded: bool = False) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Find shortcuts: labels that can be predicted from view, sex, age, image size or a thumbnail."""
+"""Find shortcuts: labels that can be predicted from projection, sex, age, image size or a thumbnail."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -189,6 +189,7 @@ _SYNONYMS = {
     "loss": ("temperature", "alpha", "beta"),
     "cached_views": ("teacher_views",),
     "augment": ("crop", "augmentation"),
+    "projection": ("view", "views", "position"),
     "resamples": ("bootstrap", "n_bootstrap"),
 }
 """Our name of an option -> what else it is commonly called."""

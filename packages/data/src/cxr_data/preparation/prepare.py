@@ -57,7 +57,7 @@ def prepare(
         max_bad: Share of broken images that is tolerated, in [0, 1]; any share above 0 allows one.
         seed: Fixes the split where the data set has none, or no sufficient validation part.
         show: Whether to show progress.
-        selection: Which views and labels are used, and what becomes of uncertain ones; by default what is usual.
+        selection: Which projections and labels are used, and what becomes of uncertain ones; by default what is usual.
         bits: Bits per stored pixel, 8 or 16.
         resplit: Ignore the data set's own split: (by, test_share) of :func:`cxr_data.preparation.splits.redraw`.
 
@@ -155,7 +155,8 @@ def plan(
     selection = Selection() if selection is None else selection
     options = {"aspect": aspect, "window": window, "pixel_size": pixel_size, "reader": reader, "seed": seed}
     if chosen := selection.options():
-        options["selection"] = chosen
+        # Keys of options are part of an identity: this one stays as it was first called.
+        options["selection"] = {{"projection": "view"}.get(name, name): value for name, value in chosen.items()}
     if bits != 8:
         options["bits"] = bits
     if resplit:

@@ -184,4 +184,6 @@ def _as_json(settings: Plan) -> dict[str, Any]:
 def _from_json(fields: dict[str, Any]) -> Plan:
     options = {name: fields[name] for name in fields if name not in ("root", "identity", "selection")}
     chosen = {**fields["selection"], "labels": tuple(fields["selection"]["labels"])}
+    if "view" in chosen:  # as shards were written before
+        chosen["projection"] = chosen.pop("view")
     return plan(fields["root"], selection=Selection(**chosen), **options)

@@ -1,10 +1,10 @@
 """Any folder with a table of its images: CSV or Parquet with a column of files, as ``file``, ``path`` or ``image``.
 
 ``manifest.csv``, ``manifest.parquet``, ``labels.csv`` or ``labels.parquet`` is recognised when it also has labels:
-columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks (but folds, sex and views).
+columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks (but folds, sex and projection).
 Beside images without class folders the only table of any other name is recognised too, or ``train.csv`` with
-``val.csv`` and ``test.csv``. With ``--reader manifest`` any name will do. ``patient``, ``split``, ``view``, ``sex`` and
-``age`` are used in any usual spelling. A ``labels`` table that cannot be understood is refused where images would
+``val.csv`` and ``test.csv``. With ``--reader manifest`` any name will do. ``patient``, ``split``, ``projection``,
+``sex`` and ``age`` are used in any usual spelling. A ``labels`` table that cannot be understood is refused where images would
 otherwise count as unlabelled.
 """
 
@@ -35,7 +35,7 @@ from cxr_data.readers.tables import numbers
 from cxr_data.spelling import sounds_healthy
 
 NAMES = tuple(f"{stem}.{kind}" for stem in ("manifest", "labels") for kind in ("csv", "csv.gz", "tsv", "parquet"))
-_KNOWN = ("file", "patient", "split", "class", "view", "sex", "age")
+_KNOWN = ("file", "patient", "split", "class", "projection", "sex", "age")
 _CLASS = "class"
 _UNLABELLED = "or, for pretraining without labels, move the table out of the folder"
 
@@ -117,7 +117,7 @@ def read(path: Path) -> Listing:
         patient = pl.coalesce("patient", "path").alias("patient")
     else:
         notes.append(f"{table_path.name} has no column patient: each image counts as one patient of its own")
-    extras = [pl.col(name) for name in ("view", "sex") if name in matched.columns]
+    extras = [pl.col(name) for name in ("projection", "sex") if name in matched.columns]
     table = matched.select("path", patient, _split(matched, table_path), *columns, *extras)
     if "age" in matched.columns:
         ages, said = values.ages(matched["age"])

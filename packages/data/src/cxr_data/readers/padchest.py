@@ -63,7 +63,7 @@ def read(path: Path) -> Listing:
     Returns:
         The 19 differential diagnoses; every finding on at least LEAST images is offered too. An image is labelled
         with what its report names (a pneumonia called atypical is not also listed as pneumonia); reports
-        without a finding or "normal" leave all labels unknown. Patients by PatientID, no split, ``view``
+        without a finding or "normal" leave all labels unknown. Patients by PatientID, no split, ``projection``
         (Projection), ``sex``, ``age``, and ``labelled_by`` (Physician or RNN_model). Images marked "exclude" are left
         out; frontal ones unless the user chooses.
 
@@ -88,10 +88,10 @@ def read(path: Path) -> Listing:
         pl.col("PatientID").alias("patient"),
         pl.lit(None, pl.String).alias("split"),
         *(pl.Series(f"label:{label}", values[:, i]) for i, label in enumerate(labels)),
-        pl.col("Projection").alias("view"),
+        pl.col("Projection").alias("projection"),
         *_extras(matched),
     )
-    return Listing("padchest", table, LABELS, "multilabel", tuple(notes), view="frontal")
+    return Listing("padchest", table, LABELS, "multilabel", tuple(notes), projection="frontal")
 
 
 def parse_list(text: str) -> list[str] | None:

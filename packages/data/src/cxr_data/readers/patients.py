@@ -15,7 +15,7 @@ from cxr_data.images.header import BrokenImage, first_bytes
 from cxr_data.readers import values
 
 MANIFESTS = ("manifest.csv", "metadata.csv")
-_EXTRAS = ("view", "sex", "age")
+_EXTRAS = ("projection", "sex", "age")
 _IN_NAMES = {
     "patient123, person_12, subject-3": re.compile(
         r"(?:^|[/_-])((?:patient|person|subject|sub|pat)[-_ ]?\d+)", re.IGNORECASE
@@ -25,7 +25,7 @@ _IN_NAMES = {
 
 
 def facts(root: Path, paths: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
-    """Patient, view, sex and age of each image.
+    """Patient, projection, sex and age of each image.
 
     Patients come from a manifest.csv or metadata.csv with the columns ``file`` and ``patient``, else from
     DICOM headers (as salted hashes), else from a pattern that nearly all file names follow; what is left
@@ -36,7 +36,7 @@ def facts(root: Path, paths: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
         paths: Images below it.
 
     Returns:
-        Table with ``patient`` and those of ``view``, ``sex``, ``age`` that are known of any image, and notes.
+        Table with ``patient`` and those of ``projection``, ``sex``, ``age`` that are known of any image, and notes.
 
     Raises:
         BadInput: A manifest that names a file outside the folder, or cannot be read.
@@ -55,7 +55,7 @@ def facts(root: Path, paths: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
             f"{who} which images are of one patient: each counts as one of its own; if patients have several "
             "images, list them in manifest.csv (columns file, patient)"
         )
-    columns = {"patient": pl.String, "view": pl.String, "sex": pl.String, "age": pl.Float32}
+    columns = {"patient": pl.String, "projection": pl.String, "sex": pl.String, "age": pl.Float32}
     used = {
         name: kind
         for name, kind in columns.items()
