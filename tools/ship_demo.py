@@ -134,8 +134,8 @@ def card(record: dict[str, Any]) -> str:
             "",
             f"Trained on radiographs of {data['patients']}. {data['name']}, doi:{data['doi']}, {data['licence']}; "
             "downsized and turned to gray. The model knows nothing of adults, of other findings, or of other "
-            "projections. Normal and pneumonic images of this collection also differ in sharpness and contrast, which a network can "
-            "use.",
+            "projections. Normal and pneumonic images of this collection also differ in sharpness and contrast, which "
+            "a network can use.",
             "",
             "## Results",
             "",

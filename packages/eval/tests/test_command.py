@@ -162,7 +162,7 @@ def test_another_hospital_is_called_external_and_can_be_taken_whole(tmp_path, ma
     assert list(document["subgroups"]["columns"]) == ["projection"]
     assert next(iter(document["noninferiority"].values()))["margin"] == 0.4
     assert "external cohort</span>" in (report / "index.html").read_text()
-    assert "--subgroups view" in document["provenance"]["command"]
+    assert "--subgroups projection" in document["provenance"]["command"]
 
 
 def test_a_student_is_held_against_the_teacher_it_names(tmp_path, make_model, labels):

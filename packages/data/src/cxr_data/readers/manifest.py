@@ -4,8 +4,8 @@
 columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks (but folds, sex and projection).
 Beside images without class folders the only table of any other name is recognised too, or ``train.csv`` with
 ``val.csv`` and ``test.csv``. With ``--reader manifest`` any name will do. ``patient``, ``split``, ``projection``,
-``sex`` and ``age`` are used in any usual spelling. A ``labels`` table that cannot be understood is refused where images would
-otherwise count as unlabelled.
+``sex`` and ``age`` are used in any usual spelling. A ``labels`` table that cannot be understood is refused where
+images would otherwise count as unlabelled.
 """
 
 import os
