@@ -42,10 +42,10 @@ def files() -> list[Path]:
 
 
 def test_no_private_words() -> None:
-    found = []
+    actual = []
     for file in files():
         for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
             for pattern, standard in BANNED.items():
                 if match := re.search(pattern, line, re.I):
-                    found.append(f"{file.relative_to(ROOT)}:{number}: {match[0]!r}; write: {standard}")
-    assert not found, "\n".join(found)
+                    actual.append(f"{file.relative_to(ROOT)}:{number}: {match[0]!r}; write: {standard}")
+    assert not actual, "\n".join(actual)

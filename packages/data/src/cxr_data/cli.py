@@ -175,8 +175,8 @@ def _preview(config: PreviewConfig) -> None:
     if config.views:
         sheet = view_sheet(cohort, columns=config.columns, tile=config.tile)
     else:
-        found = outlines(cohort) if config.outlines else None
-        sheet = contact_sheet(cohort, columns=config.columns, tile=config.tile, outlines=found)
+        drawn = outlines(cohort) if config.outlines else None
+        sheet = contact_sheet(cohort, columns=config.columns, tile=config.tile, outlines=drawn)
     _, png = cv2.imencode(".png", sheet)
     with whole_file(out) as file:
         file.write(png.tobytes())
@@ -233,7 +233,7 @@ def _audit(config: AuditConfig) -> None:
     cohort = join(parts, remove_leaks=False)
     facts = [file_facts(Path(part.source), part.table["image"].to_list()) for part in parts]
     known = [fact for fact in facts if fact is not None]
-    found = audit(
+    report = audit(
         cohort,
         facts=pl.concat(known) if len(known) == len(parts) else None,
         as_downloaded=not any(map(is_prepared, sources)),
@@ -241,12 +241,12 @@ def _audit(config: AuditConfig) -> None:
     own = sources[0] if len(sources) == 1 else ""
     out = config.out or _beside(own, cohort, "-audit")
     _refuse_other_audit(out, cohort)
-    write_json(out / "audit.json", found)
-    write_text(out / "audit.html", html(found, cohort))
-    Console(highlight=False).print(count_table(found))
-    print(totals(found))
+    write_json(out / "audit.json", report)
+    write_text(out / "audit.html", html(report, cohort))
+    Console(highlight=False).print(count_table(report))
+    print(totals(report))
     print(f"wrote {out / 'audit.html'} and audit.json")
-    if config.strict and found["errors"]:
+    if config.strict and report["errors"]:
         raise SystemExit(1)
 
 

@@ -93,16 +93,16 @@ def test_groups_fall_back_to_patients():
 
 
 def test_describe_counts_images_patients_and_labels():
-    found = example().describe()
-    assert found["splits"]["train"] == {
+    described = example().describe()
+    assert described["splits"]["train"] == {
         "images": 3,
         "patients": 2,
         "positive": {"Mass": 1, "Nodule": 0},
         "unknown": {"Mass": 1, "Nodule": 1},
     }
-    assert found["splits"]["test"]["unknown"] == {"Mass": 1, "Nodule": 1}
-    assert found["source"] == "example"
-    json.dumps(found, allow_nan=False)
+    assert described["splits"]["test"]["unknown"] == {"Mass": 1, "Nodule": 1}
+    assert described["source"] == "example"
+    json.dumps(described, allow_nan=False)
 
 
 def test_the_fingerprint_covers_labels_table_and_pixels_but_not_names_of_patients():

@@ -31,8 +31,8 @@ def test_split_folders_deep_images_masks_and_loose_files(tmp_path, write_images)
         "6.png",
     ]
     listing = folder.read(write_images(tmp_path, names))
-    found = dict(zip(listing.table["path"], listing.table["split"], strict=True))
-    assert found == {
+    actual = dict(zip(listing.table["path"], listing.table["split"], strict=True))
+    assert actual == {
         "Training/a/images/1.png": "train",
         "Training/b/deep/er/2.png": "train",
         "val/a/3.png": "val",

@@ -50,7 +50,7 @@ def numeric_confounders(
         One dict a pair that can be judged: ``label``, ``by``, ``auroc``, ``error`` (standard error of Hanley and
         McNeil, Radiology 1982), ``mean_positive``, ``mean_negative``, ``images``, ``confounded``.
     """
-    found = []
+    confounders = []
     for by, values in numbers.items():
         for label, truth in vectors.items():
             known = ~np.isnan(values) & ~np.isnan(truth)
@@ -58,7 +58,7 @@ def numeric_confounders(
             if not _enough(positive) or np.ptp(x) == 0:
                 continue
             area, error = auroc(x, positive)
-            found.append(
+            confounders.append(
                 {
                     "label": label,
                     "by": by,
@@ -70,7 +70,7 @@ def numeric_confounders(
                     "confounded": abs(area - 0.5) >= AUROC and abs(area - 0.5) > SIGMAS * error,
                 }
             )
-    return found
+    return confounders
 
 
 def category_confounders(
@@ -86,7 +86,7 @@ def category_confounders(
         One dict a pair that can be judged: ``label``, ``by``, ``cramers_v``, ``shares`` (positives of each value),
         ``counts`` (images of each value), ``images``, ``confounded``.
     """
-    found = []
+    confounders = []
     for by, column in categories.items():
         values, codes = np.unique(np.array(column, str), return_inverse=True)
         if not 2 <= len(values) <= _MOST_CATEGORIES:
@@ -101,7 +101,7 @@ def category_confounders(
                 continue
             strength, beyond_chance = cramers_v(table[present])
             rows = list(zip(values[present].tolist(), table[present].tolist(), strict=True))
-            found.append(
+            confounders.append(
                 {
                     "label": label,
                     "by": by,
@@ -112,7 +112,7 @@ def category_confounders(
                     "confounded": strength >= CRAMER and beyond_chance,
                 }
             )
-    return found
+    return confounders
 
 
 def auroc(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> tuple[float, float]:
@@ -164,7 +164,7 @@ def thumbnail_baseline(cohort: Cohort, measures: Measures) -> dict[str, float]:
     """
     train, test = cohort.rows("train"), cohort.rows("test")
     x = measures.small.reshape(len(cohort), -1).astype(np.float64) / 255
-    found = {}
+    aurocs = {}
     for label, truth in label_vectors(cohort).items():
         fit, judge = train[~np.isnan(truth[train])], test[~np.isnan(truth[test])]
         if not (_enough(truth[fit] == 1) and _enough(truth[judge] == 1)):
@@ -173,8 +173,8 @@ def thumbnail_baseline(cohort: Cohort, measures: Measures) -> dict[str, float]:
         a, y = x[fit] - centre, truth[fit] - truth[fit].mean()
         gram = a.T @ a
         ridge = np.linalg.solve(gram + RIDGE * len(fit) * np.eye(len(gram)), a.T @ y)
-        found[label] = auroc((x[judge] - centre) @ ridge, truth[judge] == 1)[0]
-    return found
+        aurocs[label] = auroc((x[judge] - centre) @ ridge, truth[judge] == 1)[0]
+    return aurocs
 
 
 def _enough(positive: NDArray[np.bool_]) -> bool:

@@ -124,11 +124,11 @@ def load_chunks(url: str) -> Cohort:
         BadInput: No cohort in chunks, a damaged one, or a cache that is too small.
     """
     remote = Remote(url)
-    found = about_chunks(url)
+    stored = about_chunks(url)
     with readable(url, _AGAIN):
-        chunks = found["chunks"]
+        chunks = stored["chunks"]
         table = pl.read_parquet(io.BytesIO(_table(remote, chunks, "cohort.parquet")))
-        size, cache = found["pixel_size"], chunk_cache()
+        size, cache = stored["pixel_size"], chunk_cache()
         depth = np.dtype(chunks["dtype"])
         for file in chunks["files"]:  # both become names of files here
             if not (_NAME.fullmatch(file["name"]) and _SHA256.fullmatch(file["sha256"])):
@@ -145,7 +145,7 @@ def load_chunks(url: str) -> Cohort:
         if cache.limit < 2 * largest:
             found_bytes = f"{cache.limit / 1e9:g} GB in CXR_CACHE_GB"
             raise BadInput(f"a cache of at least two chunks ({2 * largest / 1e9:.3g} GB)", found_bytes, where=url)
-        cohort = assembled(found, table, cast(NDArray[np.uint8], PixelRows(cast(Any, parts), place)), None)
+        cohort = assembled(stored, table, cast(NDArray[np.uint8], PixelRows(cast(Any, parts), place)), None)
         if "mean_std" in chunks:
             mean, std = chunks["mean_std"]
             cohort.__dict__["_mean_std"] = (float(mean), float(std))  # as the cached property would keep it
@@ -162,11 +162,11 @@ def about_chunks(url: str) -> Mapping[str, Any]:
     where = f"{url.rstrip('/')}/{ABOUT}"
     content = Remote(url).read(ABOUT)
     with readable(where, _AGAIN):
-        found = parsed_about(content, where)
-        if "chunks" not in found:
+        parsed = parsed_about(content, where)
+        if "chunks" not in parsed:
             do = "upload it with `cxr-data upload`, or name its folder without file://"
             raise BadInput("a cohort in chunks", "one in a memory map", where=url, do=do)
-        return found
+        return parsed
 
 
 def written_folds(url: str, folds: int) -> pl.DataFrame | None:

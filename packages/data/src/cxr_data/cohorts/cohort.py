@@ -239,11 +239,11 @@ def about(folder: str | Path) -> Mapping[str, Any]:
 
 def parsed_about(content: bytes, path: str | Path) -> dict[str, Any]:
     """``cohort.json`` from its bytes; ``path`` is named in the error about a newer schema."""
-    found = json.loads(content)
-    schema = int(found["schema"])
+    parsed = json.loads(content)
+    schema = int(parsed["schema"])
     if schema > SCHEMA:
         raise BadInput(f"a cohort of schema {SCHEMA} or older", f"schema {schema}", where=path, do="update cxr-data")
-    return found
+    return parsed
 
 
 def load(folder: str | Path) -> Cohort:
@@ -266,23 +266,23 @@ def load(folder: str | Path) -> Cohort:
         True
     """
     folder = Path(folder)
-    found = about(folder)
+    stored = about(folder)
     with readable(folder):
         table = pl.read_parquet(folder / "cohort.parquet")
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
         masks = None
         if (folder / "masks.npy").exists():
             masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)
-        return assembled(found, table, pixels, masks)
+        return assembled(stored, table, pixels, masks)
 
 
 def assembled(
-    found: Mapping[str, Any], table: pl.DataFrame, pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None = None
+    stored: Mapping[str, Any], table: pl.DataFrame, pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None = None
 ) -> Cohort:
     """A cohort from its parts as they are stored.
 
     Args:
-        found: ``cohort.json``.
+        stored: ``cohort.json``.
         table: ``cohort.parquet``.
         pixels: (N, P, P) images.
         masks: (N, L, P, P) lesion masks, or None.
@@ -293,18 +293,18 @@ def assembled(
     if "projection" not in table.columns:  # as cohorts were written before
         table = table.rename({"view": "projection"}, strict=False)
     cohort = Cohort(
-        name=found["name"],
-        task=found["task"],
-        labels=tuple(found["labels"]),
+        name=stored["name"],
+        task=stored["task"],
+        labels=tuple(stored["labels"]),
         table=table,
         pixels=pixels,
-        pixel_mapping=found["pixel_mapping"],
-        source=found["source"],
-        fingerprint=found["fingerprint"],
-        notes=tuple(found["notes"]),
+        pixel_mapping=stored["pixel_mapping"],
+        source=stored["source"],
+        fingerprint=stored["fingerprint"],
+        notes=tuple(stored["notes"]),
         masks=masks,
-        broken=tuple((entry["file"], entry["reason"]) for entry in found["broken"]),
-        parts=tuple(found.get("parts", ())),
+        broken=tuple((entry["file"], entry["reason"]) for entry in stored["broken"]),
+        parts=tuple(stored.get("parts", ())),
     )
     missing = {"image", "patient", "split", *(f"label:{name}" for name in cohort.labels)} - set(table.columns)
     if missing:

@@ -72,10 +72,10 @@ def _titled_rows(cohort: Cohort) -> list[tuple[str, NDArray[np.int64]]]:
     if not cohort.labels:
         return [("unlabelled", np.arange(len(cohort)))]
     positive = cohort.targets == 1
-    found = [(label, np.flatnonzero(positive[:, i])) for i, label in enumerate(cohort.labels)]
+    titled = [(label, np.flatnonzero(positive[:, i])) for i, label in enumerate(cohort.labels)]
     if cohort.task == "multilabel":
-        found.insert(0, ("no finding", np.flatnonzero((cohort.targets == 0).all(axis=1))))
-    return found
+        titled.insert(0, ("no finding", np.flatnonzero((cohort.targets == 0).all(axis=1))))
+    return titled
 
 
 def _strip(

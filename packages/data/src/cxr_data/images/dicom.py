@@ -118,9 +118,9 @@ def age_in_years(text: object) -> float | None:
         Years, or None where the text is no age or outside 0 to 120.
     """
     value = str(text if text is not None else "").strip().upper().replace(",", ".")
-    found = re.fullmatch(r"([\d.]+(?:E[+-]?\d+)?)\s*(Y|YR|M|MO|MONTH|W|WEEK|D|DAY|YEAR)?S?(?:\s*OLD)?\.?", value)
+    match = re.fullmatch(r"([\d.]+(?:E[+-]?\d+)?)\s*(Y|YR|M|MO|MONTH|W|WEEK|D|DAY|YEAR)?S?(?:\s*OLD)?\.?", value)
     try:
-        years = float(found[1]) / _A_YEAR[(found[2] or "Y")[0]] if found else None
+        years = float(match[1]) / _A_YEAR[(match[2] or "Y")[0]] if match else None
     except ValueError:
         return None
     return years if years is not None and 0 <= years <= 120 else None

@@ -109,13 +109,13 @@ def decode_once(
                 (min(first + TASK, stop) - first, pool.submit(decode, first, min(first + TASK, stop)))
                 for first in range(start, stop, TASK)
             ]
-            found: dict[int, str] = {}
+            new: dict[int, str] = {}
             for count, task in tasks:
-                found |= task.result()
+                new |= task.result()
                 bar.step(images=count)
             pixels.flush()
-            _log(folder, {"rows": stop, "broken": found})
-            broken |= found
+            _log(folder, {"rows": stop, "broken": new})
+            broken |= new
             if len(damaged := {row: why for row, why in broken.items() if why != NO_IMAGE}) > max_broken:
                 raise too_many(root, paths, damaged, stop, max_broken)
     return broken

@@ -368,7 +368,7 @@ def _exact_duplicates(root: Path, listing: Listing, paths: list[str], stored: li
     """
     counts = Counter(stored)
     candidates = [row for row, digest in enumerate(stored) if counts[digest] > 1]
-    found: list[bytes | None] = [None] * len(stored)
+    digests: list[bytes | None] = [None] * len(stored)
     images = listing.images
 
     def digest_of(row: int) -> bytes:
@@ -376,8 +376,8 @@ def _exact_duplicates(root: Path, listing: Listing, paths: list[str], stored: li
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         for row, digest in zip(candidates, pool.map(digest_of, candidates), strict=True):
-            found[row] = digest
-    return found
+            digests[row] = digest
+    return digests
 
 
 def _duplicate_notes(identical: list[bytes | None], targets: NDArray[np.float32]) -> list[str]:

@@ -111,9 +111,9 @@ def _tables(path: Path) -> dict[Path, str]:
     """Official tables and their parts, in the folder or in the CheXpert folder within it."""
     inner = sorted(entry for entry in path.iterdir() if entry.name.startswith("CheXpert") and entry.is_dir())
     for base in (path, *inner):
-        found = {base / name: split for name, split in _TABLES.items() if set(_COLUMNS) <= set(header(base / name))}
-        if found:
-            return found
+        tables = {base / name: split for name, split in _TABLES.items() if set(_COLUMNS) <= set(header(base / name))}
+        if tables:
+            return tables
     return {}
 
 

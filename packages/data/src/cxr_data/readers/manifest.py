@@ -300,8 +300,8 @@ def _class_column(table: pl.DataFrame) -> dict[str, str]:
 
 def _first_name(column: str) -> str | None:
     """The name that polars has found twice in a header and numbered; None of any other."""
-    found = re.fullmatch(r"(.+)_duplicated_\d+", column)
-    return found and found[1].strip()
+    match = re.fullmatch(r"(.+)_duplicated_\d+", column)
+    return match and match[1].strip()
 
 
 def _plain_labels(entries: pl.DataFrame) -> list[str]:

@@ -76,5 +76,5 @@ def read(path: Path) -> Listing:
 
 def _label_tables(path: Path) -> list[Path]:
     """Tables of labels, those of the CheXpert labeller first."""
-    found = find_tables(path, (*_STUDY, *LABELS), prefix=_PREFIX)
-    return sorted(found, key=lambda table: "chexpert" not in table.name)
+    tables = find_tables(path, (*_STUDY, *LABELS), prefix=_PREFIX)
+    return sorted(tables, key=lambda table: "chexpert" not in table.name)

@@ -214,8 +214,8 @@ def split_column(table: pl.DataFrame) -> str | None:
     def named(column: str) -> set[str | None]:
         return {SPLIT_FOLDERS.get((cell or "").lower()) for cell in table[column].unique()}
 
-    found = [name for name in table.columns if {"train"} < named(name) <= {"train", "val", "test"}]
-    return found[0] if len(found) == 1 else None
+    columns = [name for name in table.columns if {"train"} < named(name) <= {"train", "val", "test"}]
+    return columns[0] if len(columns) == 1 else None
 
 
 def is_no_finding(name: str) -> bool:

@@ -78,8 +78,8 @@ def phantom(n: int, *, size: int, seed: int = 0, task: str = "multilabel") -> di
             usual = np.random.default_rng([seed, 3, number])
             shown = _class_of_image(rng, own) if task == "multiclass" else _findings_of_image(rng, disposed)
             bedside = bool(rng.random() < 0.15 + 0.2 * min(int(shown.sum()), 2))
-            pixels[i], found = _radiograph(usual, rng, patient, disease, shown, bedside, size)
-            masks[i, -len(FINDINGS) :] = found
+            pixels[i], lesions = _radiograph(usual, rng, patient, disease, shown, bedside, size)
+            masks[i, -len(FINDINGS) :] = lesions
             targets[i, -len(FINDINGS) :] = shown
             people[i] = ("AP" if bedside else "PA", patient.sex, patient.age)
 
