@@ -72,6 +72,7 @@ def _prepare(config: PrepareConfig) -> None:
         return _say_prepared(_prepare_phantom(source, config, pixel_size), config.out, config.size)
     options: dict[str, Any] = {
         "pixel_size": pixel_size,
+        "size": config.size,
         "reader": config.reader,
         "aspect": config.aspect,
         "window": config.window,
@@ -127,19 +128,19 @@ def _say_prepared(cohort: "Cohort", out: Path, size: int | None = None) -> None:
 
 
 def _prepare_phantom(source: str, config: PrepareConfig, pixel_size: int) -> "Cohort":
-    from cxr_data.cohorts.cohort import is_prepared, load, save
+    from cxr_data.cohorts.cohort import is_prepared, load, note_size, save
     from cxr_data.sources import open_cohort
 
     cohort = open_cohort(source, pixel_size=pixel_size, seed=config.seed)
-    if is_prepared(config.out) and load(config.out).fingerprint == cohort.fingerprint:
-        return cohort
-    save(cohort, config.out)
+    if not (is_prepared(config.out) and load(config.out).fingerprint == cohort.fingerprint):
+        save(cohort, config.out)
+    note_size(config.out, config.size)
     return cohort
 
 
 def _upload(config: UploadConfig) -> None:
-    from cxr_data.cohorts.chunks import chunks_at, upload
-    from cxr_data.cohorts.cohort import is_prepared, load
+    from cxr_data.cohorts.chunks import about_chunks, chunks_at, upload
+    from cxr_data.cohorts.cohort import about, is_prepared, load
     from cxr_data.cohorts.remote import is_url
     from cxr_data.command_line.suggestions import suggest
     from cxr_data.preparation.sizes import pixel_size_for
@@ -148,11 +149,13 @@ def _upload(config: UploadConfig) -> None:
     require(is_url(config.to), "an address such as s3://bucket/cohort", repr(config.to), "--to")
     source = _only(config.cohort)
     folder = Path(source).expanduser()
-    stored = is_prepared(folder) and chunks_at(source) is None  # then with all bits that it has
+    url = chunks_at(source)
+    stored = is_prepared(folder) and url is None  # then with all bits that it has
     cohort = load(folder) if stored else open_cohort(source, pixel_size=pixel_size_for(config.size))
     folds = sorted(folder.glob("folds-*.parquet")) if stored else []
     tables = {path.name: path.read_bytes() for path in folds}
-    chunks = upload(cohort, config.to, chunk_bytes=int(config.chunk_mb * 1e6), tables=tables)
+    known = about_chunks(url) if url else about(folder) if stored else {"size": config.size}
+    chunks = upload(cohort, config.to, size=known.get("size"), chunk_bytes=int(config.chunk_mb * 1e6), tables=tables)
     print(f"wrote {config.to}: {len(cohort):,} images in {chunks:,} chunks")
     if cohort.masks is not None:
         print("note: lesion masks are not uploaded; evaluate measures no localisation there")

@@ -152,6 +152,18 @@ def test_the_command_takes_options_and_remembers_them(tmp_path, write_images, ca
     assert main(["prepare", "phantom:30", "--projection", "frontal", "--out", str(tmp_path / "p")]) == 2
 
 
+def test_the_size_a_cohort_is_for_is_noted_and_part_of_no_identity(two_classes, tmp_path, capsys):
+    command = ["prepare", str(two_classes), "--out", str(tmp_path / "cohort"), "--size"]
+    stored = {}
+    for size in (40, 50):
+        assert main([*command, str(size)]) == 0
+        stored[size] = json.loads((tmp_path / "cohort" / "cohort.json").read_text())
+    assert stored[40].pop("size") == 40
+    assert stored[50].pop("size") == 50
+    assert stored[40] == stored[50]
+    assert stored[40]["identity"] == plan(two_classes, pixel_size=64).identity
+
+
 def test_the_choice_of_projections_is_part_of_the_identity_under_its_first_name(two_classes):
     settings = plan(two_classes, pixel_size=32, selection=Selection(projection="all"))
     options = {"aspect": "squash", "window": "voi", "pixel_size": 32, "reader": settings.reader, "seed": 0}

@@ -47,6 +47,7 @@ def upload(
     cohort: Cohort,
     url: str,
     *,
+    size: int | None = None,
     chunk_bytes: int = 64 * 10**6,
     tables: Mapping[str, bytes] | None = None,
     show: bool = True,
@@ -56,6 +57,7 @@ def upload(
     Args:
         cohort: The cohort; masks are not written.
         url: Folder of any file system that fsspec knows; without another cohort in it.
+        size: Edge of the network input that the cohort is for, where it is known.
         chunk_bytes: Bytes of pixels of a chunk, at most; at least one image.
         tables: Further files, as ``folds-5.parquet``.
         show: Whether to show progress.
@@ -97,8 +99,9 @@ def upload(
     if len(cohort.rows("train")):
         as_bytes = replace(cohort, pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels])))
         chunks["mean_std"] = as_bytes.mean_std()
+    noted = {} if size is None else {"size": size}
     travelling = replace(cohort, source=Path(cohort.source).name or cohort.source)  # no paths of this machine
-    text = json.dumps(about_json(travelling, chunks=chunks), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(about_json(travelling, chunks=chunks, **noted), indent=2, allow_nan=False, ensure_ascii=False)
     remote.write(ABOUT, f"{text}\n".encode())
     return len(files)
 

@@ -18,6 +18,7 @@ from cxr_data.cohorts.digests import order_of_appearance
 from cxr_data.errors import BadInput, unknown_name
 from cxr_data.files import refuse_small_disk, write_json
 from cxr_data.folders import new_folder
+from cxr_data.preparation.sizes import size_for
 from cxr_data.preparation.splits import SPLITS, shared_groups
 
 SCHEMA = 1
@@ -244,6 +245,18 @@ def parsed_about(content: bytes, path: str | Path) -> dict[str, Any]:
     if schema > SCHEMA:
         raise BadInput(f"a cohort of schema {SCHEMA} or older", f"schema {schema}", where=path, do="update cxr-data")
     return parsed
+
+
+def note_size(folder: Path, size: int | None) -> None:
+    """Write into ``cohort.json`` the edge of the network input that a prepared cohort is for, unless it says so."""
+    stored = about(folder)
+    if size is not None and stored.get("size") != size:
+        write_json(folder / ABOUT, {**stored, "size": size})
+
+
+def noted_size(stored: Mapping[str, Any]) -> int:
+    """Edge of the network input that a cohort is for: as it was prepared for, else by the edge of its images."""
+    return int(stored.get("size") or size_for(stored["pixel_size"]))
 
 
 def load(folder: str | Path) -> Cohort:

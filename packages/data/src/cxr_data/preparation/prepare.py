@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cxr_data.cohorts.cache import cache_folder, content_key
-from cxr_data.cohorts.cohort import Cohort, about, is_prepared, label_matrix, load, write_tables
+from cxr_data.cohorts.cohort import Cohort, about, is_prepared, label_matrix, load, note_size, write_tables
 from cxr_data.cohorts.digests import fingerprint, pixel_digests
 from cxr_data.errors import BadInput
 from cxr_data.folders import existing_folder, locked, refuse_full, take_name
@@ -32,6 +32,7 @@ def prepare(
     out: str | Path | None = None,
     *,
     pixel_size: int,
+    size: int | None = None,
     reader: str = "auto",
     aspect: str = "squash",
     window: str = "voi",
@@ -51,6 +52,8 @@ def prepare(
         source: Folder of the data set.
         out: Folder to write; by default one in the cache, keyed by the content of ``source`` and the options.
         pixel_size: Edge of the stored images, pixels.
+        size: Edge of the network input that the cohort is for, which training then takes by default; None leaves it
+            to follow from ``pixel_size``.
         reader: A key of :data:`cxr_data.readers.READERS`, or "auto".
         aspect: See :func:`cxr_data.images.read.read_image`.
         window: Likewise.
@@ -80,6 +83,7 @@ def prepare(
     settings = plan(
         source,
         pixel_size=pixel_size,
+        size=size,
         reader=reader,
         aspect=aspect,
         window=window,
@@ -98,6 +102,7 @@ def prepare(
         finish(settings, listing, selected, beside, broken)
 
     made_once(out, settings.identity, make)
+    note_size(out, size)
     return load(out)
 
 
@@ -112,6 +117,7 @@ class Plan:
     root: Path
     reader: str
     pixel_size: int
+    size: int | None
     aspect: str
     window: str
     max_bad: float
@@ -131,6 +137,7 @@ def plan(
     source: str | Path,
     *,
     pixel_size: int,
+    size: int | None = None,
     reader: str = "auto",
     aspect: str = "squash",
     window: str = "voi",
@@ -162,7 +169,7 @@ def plan(
     if resplit:
         options["resplit"] = list(resplit)
     identity = content_key(root, options)
-    return Plan(root, reader, pixel_size, aspect, window, max_bad, seed, bits, selection, resplit, identity)
+    return Plan(root, reader, pixel_size, size, aspect, window, max_bad, seed, bits, selection, resplit, identity)
 
 
 def outside(settings: Plan, out: str | Path) -> Path:

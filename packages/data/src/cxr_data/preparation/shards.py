@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr_data.cohorts.cohort import Cohort, is_prepared, load
+from cxr_data.cohorts.cohort import Cohort, is_prepared, load, note_size
 from cxr_data.errors import BadInput
 from cxr_data.files import not_writable, write_json
 from cxr_data.folders import locked, refuse_full, take_name
@@ -126,6 +126,7 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> Cohort:
         finish(settings, listing, selected, working, broken)
 
     made_once(target, identity, make)
+    note_size(target, settings.size)
     return load(target)
 
 
