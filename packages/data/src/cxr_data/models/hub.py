@@ -131,7 +131,7 @@ def _library() -> Any:
         import huggingface_hub
         import huggingface_hub.errors
     except ImportError as error:
-        do = "install huggingface-hub (cxr-deploy[hub] brings it), or give the path of a folder"
+        do = "pip install 'cxr-deploy[hub]', or give the path of a folder"
         raise BadInput("the package huggingface-hub, for models on the Hub", "not installed", do=do) from error
     return huggingface_hub
 
