@@ -28,6 +28,9 @@ BANNED = {
     r"\bleaves? behind\b": "writes",
     r"\bone (row|line|folder|file) an? (?!empty)\w+": "one … per …",
     r"\b(an image|a label|a finding) a (row|line)\b": "one per",
+    r"\bone (patient|dict|strip|tensor|value|map|thread) an? (image|label|pair|size|finding|class)\b": "one … per …",
+    r"\b(label|column) a (label|finding)[ .,]": "one … per …",
+    r"\b(pa|ap|frontal|lateral|bedside) views?\b": "projection; a view is an augmented one",
 }
 """Pattern -> the standard word."""
 

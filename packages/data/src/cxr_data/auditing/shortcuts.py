@@ -17,7 +17,7 @@ SIGMAS = 4.0
 LEAST = 10
 """Positive and negative images a label must have to be judged."""
 RIDGE = 1e-2
-"""Penalty an image on the squared weights of :func:`thumbnail_baseline`, gray levels being in [0, 1]."""
+"""Penalty per image on the squared weights of :func:`thumbnail_baseline`, gray levels being in [0, 1]."""
 _MOST_CATEGORIES = 50
 
 
@@ -47,7 +47,7 @@ def numeric_confounders(
         numbers: Name -> (N,) values, NaN where unknown.
 
     Returns:
-        One dict a pair that can be judged: ``label``, ``by``, ``auroc``, ``error`` (standard error of Hanley and
+        One dict per pair that can be judged: ``label``, ``by``, ``auroc``, ``error`` (standard error of Hanley and
         McNeil, Radiology 1982), ``mean_positive``, ``mean_negative``, ``images``, ``confounded``.
     """
     confounders = []
@@ -83,7 +83,7 @@ def category_confounders(
         categories: Name -> N values; what is unknown is a value of its own.
 
     Returns:
-        One dict a pair that can be judged: ``label``, ``by``, ``cramers_v``, ``shares`` (positives of each value),
+        One dict per pair that can be judged: ``label``, ``by``, ``cramers_v``, ``shares`` (positives of each value),
         ``counts`` (images of each value), ``images``, ``confounded``.
     """
     confounders = []

@@ -39,7 +39,7 @@ class Cohort:
             ``labels[1]``.
         table: One row per image: ``image`` (id, the path below the source), ``patient``, ``split`` ("train",
             "val", "test"), ``group`` (Int64: patients joined by identical images), one Float32 column
-            ``label:NAME`` a label (0, 1, or NaN where unknown), and what else is known (``projection``, ``sex``,
+            ``label:NAME`` per label (0, 1, or NaN where unknown), and what else is known (``projection``, ``sex``,
             ``age`` in years, …).
         pixels: (N, P, P) uint8 gray values, usually a read-only memory map; uint16 as :func:`load` returns a cohort
             prepared with 16 bits, which :func:`cxr_data.open_cohort` gives out as uint8.

@@ -17,7 +17,7 @@ _BACK, _TEXT = 24, 235
 def contact_sheet(
     cohort: Cohort, *, columns: int = 8, tile: int = 160, outlines: Outlines | None = None
 ) -> NDArray[np.uint8]:
-    """Draw one strip of images a label, with the label burned in above and split and name below each image.
+    """Draw one strip of images per label, with the label burned in above and split and name below each image.
 
     Images are taken at even distances among those with the label, so the sheet is the same each time.
     Multilabel cohorts get a strip of images without any finding as well.

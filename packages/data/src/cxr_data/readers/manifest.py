@@ -70,8 +70,8 @@ def read(path: Path) -> Listing:
 
     Returns:
         Labels side by side (0, 1, -1 for uncertain, blank or NaN for unknown) in the table's order, or exclusive
-        classes, healthy-sounding ones first (blank: unknown); the table's patients and split, else one patient an image
-        and no split. Without labels: for pretraining.
+        classes, healthy-sounding ones first (blank: unknown); the table's patients and split, else one patient per
+        image and no split. Without labels: for pretraining.
 
     Raises:
         BadInput: No such table or several, one that cannot be understood, a file named twice or with two splits,

@@ -29,7 +29,7 @@ def facts(root: Path, paths: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
 
     Patients come from a manifest.csv or metadata.csv with the columns ``file`` and ``patient``, else from
     DICOM headers (as salted hashes), else from a pattern that nearly all file names follow; what is left
-    counts as one patient an image.
+    counts as one patient per image.
 
     Args:
         root: Resolved folder.

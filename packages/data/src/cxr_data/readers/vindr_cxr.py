@@ -2,7 +2,7 @@
 
 Two editions. Kaggle: ``train.csv``, one row per box and reader (image_id, class_name, class_id, rad_id, x_min …),
 three readers per image, test without labels. PhysioNet: ``image_labels_train.csv``, one row per image and reader
-with a 0/1 column a finding, and ``image_labels_test.csv``, the consensus of five.
+with a 0/1 column per finding, and ``image_labels_test.csv``, the consensus of five.
 """
 
 from pathlib import Path
@@ -30,8 +30,8 @@ def read(path: Path) -> Listing:
         path: Folder with the tables; the images may lie anywhere below.
 
     Returns:
-        A label a finding (No finding: all 0): the share of an image's readers who saw it, in [0, 1]; one
-        patient an image (the release does not say), ``readers`` (how many), and the official split where the
+        One label per finding (No finding: all 0): the share of an image's readers who saw it, in [0, 1]; one
+        patient per image (the release does not say), ``readers`` (how many), and the official split where the
         test labels are there.
 
     Raises:
