@@ -82,17 +82,17 @@ def intervals(setting: Setting, seed: int) -> dict[tuple[str, str], tuple[float,
     options = {"groups": patient, "threshold": THRESHOLD, "resamples": 400, "seed": seed}
     one = evaluate(targets, first, metrics=METRIC_NAMES, **options)
     both = compare(targets, first, second, metrics=DIFFERENCES, reference_threshold=THRESHOLD, **options)
-    found = {}
+    actual = {}
     for prefix, result in (("", one), ("difference of ", both)):
         scopes = dict(result.labels) | ({"macro": result.overall} if len(result.labels) > 1 else {})
         for label, figures in scopes.items():
             for key, figure in figures.items():
                 if not np.isnan(figure.low):
-                    found[f"{prefix}{key}", label] = (figure.low, figure.high)
+                    actual[f"{prefix}{key}", label] = (figure.low, figure.high)
     gain = auroc_gain(targets, first, second, patient)
     if not np.isnan(gain.low):
-        found["auroc_gain", "macro" if len(setting.prevalences) > 1 else "0"] = (gain.low, gain.high)
-    return found
+        actual["auroc_gain", "macro" if len(setting.prevalences) > 1 else "0"] = (gain.low, gain.high)
+    return actual
 
 
 def covered(setting: Setting, cohorts: int, workers: int = 1) -> dict[tuple[str, str], tuple[int, int]]:

@@ -45,9 +45,9 @@ def rounded(weight: Tensor, bits: int, group: int | None) -> tuple[Tensor, float
     padded = nn.functional.pad(rows, (0, -rows.shape[1] % width)).view(-1, width)
     scale = (padded.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)).half().float().clamp(min=1e-7)
     limit = 2 ** (bits - 1) - 1
-    found = (padded / scale).round().clamp(-limit, limit) * scale
-    found = found.view(len(rows), -1)[:, : rows.shape[1]].reshape(weight.shape)
-    return found, weight.numel() * bits / 8 + 2 * len(padded)
+    actual = (padded / scale).round().clamp(-limit, limit) * scale
+    actual = actual.view(len(rows), -1)[:, : rows.shape[1]].reshape(weight.shape)
+    return actual, weight.numel() * bits / 8 + 2 * len(padded)
 
 
 def stored(network: nn.Module, bits: int, group: int | None) -> float:
@@ -55,15 +55,15 @@ def stored(network: nn.Module, bits: int, group: int | None) -> float:
     taken = float(sum(4 * x.numel() for x in network.state_dict().values() if x.is_floating_point()))
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            found, size = rounded(module.weight.data, bits, group)
-            module.weight.data.copy_(found)
+            actual, size = rounded(module.weight.data, bits, group)
+            module.weight.data.copy_(actual)
             taken += size - 4 * module.weight.numel()
     return taken
 
 
 def measured(file: Path, data: str) -> dict[str, tuple[float, float]]:
     """Megabytes and validation AUROC of a model by way of storing it."""
-    found = {}
+    actual = {}
     for way, how in {"float32": None, **WAYS}.items():
         network, header = checkpoint.load(file, kind="model")
         size = sum(4 * x.numel() for x in network.state_dict().values() if x.is_floating_point())
@@ -71,8 +71,8 @@ def measured(file: Path, data: str) -> dict[str, tuple[float, float]]:
         cohort = open_cohort(data, pixel_size=pixel_size_for(header.input.size), seed=0)
         rows = cohort.rows("val")
         logits = outputs(network, cohort.pixels, rows, header.input.size)
-        found[way] = size / 1e6, macro(auroc(cohort.targets[rows], probabilities(logits, str(header.task))))
-    return found
+        actual[way] = size / 1e6, macro(auroc(cohort.targets[rows], probabilities(logits, str(header.task))))
+    return actual
 
 
 def table(files: list[Path], data: str) -> str:

@@ -150,8 +150,8 @@ def _tests(documents: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Seque
     """(title of its file, name of the test, its rows); benchmarks that record no rows are not ours to tell."""
     last: dict[tuple[str, str], Sequence[Mapping[str, Any]]] = {}
     for document in documents:
-        found = [(test["extra_info"], test["name"]) for test in document["benchmarks"]]
-        last |= {(extra["title"], name): extra["rows"] for extra, name in found if "rows" in extra}
+        actual = [(test["extra_info"], test["name"]) for test in document["benchmarks"]]
+        last |= {(extra["title"], name): extra["rows"] for extra, name in actual if "rows" in extra}
         last |= {(test["title"], test["name"]): [] for test in document["failed"]}
     return [(title, name, rows) for (title, name), rows in last.items()]
 

@@ -46,11 +46,11 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cohort]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXR_CACHE", str(folder / "cache"))
         upload(load(folder / "map"), f"file://{folder}/remote", chunk_bytes=CHUNK)
-        found = {"memory map": load(folder / "map"), "chunks": load_chunks(f"file://{folder}/remote")}
-        for cohort in found.values():
+        actual = {"memory map": load(folder / "map"), "chunks": load_chunks(f"file://{folder}/remote")}
+        for cohort in actual.values():
             for start in range(0, IMAGES, BATCH):
                 assert np.array_equal(cohort.pixels[start : start + BATCH], pixels[start : start + BATCH])
-        yield found
+        yield actual
 
 
 def epoch(cohort: Cohort, specs: list[Any], number: int) -> None:

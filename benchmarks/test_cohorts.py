@@ -29,7 +29,7 @@ from cxr_data.cohorts.cohort import label_matrix
 from cxr_data.machine import peak_memory
 began = time.perf_counter()
 root = Path(sys.argv[1])
-listing, _ = select(read(root, recognise(root)), Selection(view="all"), root)
+listing, _ = select(read(root, recognise(root)), Selection(projection="all"), root)
 seconds, busy = time.perf_counter() - began, time.process_time()
 targets = label_matrix(listing.table, listing.labels)
 groups = splits.join_groups(listing.table["patient"].to_list(), [None] * listing.table.height)
@@ -46,12 +46,12 @@ print(json.dumps({
 """
 
 
-def record_index(record: Callable[..., None], of: str, found: dict, seconds: float, gib: float) -> None:
-    busy, split = found["cpu_seconds"], found["with_split_seconds"]
+def record_index(record: Callable[..., None], of: str, actual: dict, seconds: float, gib: float) -> None:
+    busy, split = actual["cpu_seconds"], actual["with_split_seconds"]
     shown = f"{busy:.1f} s of processor time; {split:.1f} s with a split by patient"
     what = f"From a folder to the list of images and labels, {of}"
-    record(what, found["index_seconds"], "s", most=seconds, detail=shown)
-    record(f"Peak memory of that process, {of}", found["peak_bytes"] / 2**30, "GiB", most=gib)
+    record(what, actual["index_seconds"], "s", most=seconds, detail=shown)
+    record(f"Peak memory of that process, {of}", actual["peak_bytes"] / 2**30, "GiB", most=gib)
 
 
 def touch(root: Path, names: list[str]) -> None:
@@ -68,9 +68,9 @@ def test_the_table_of_chestxray14_in_10_s_and_1_gb(
     (tmp_path / table.name).write_bytes(table.read_bytes())
     images = pl.read_csv(table, infer_schema=False, truncate_ragged_lines=True, columns=[0])["Image Index"].to_list()
     touch(tmp_path, [f"images_{i % 12 + 1:03d}/images/{name}" for i, name in enumerate(images)])
-    found = json.loads(benchmark.pedantic(own_process, args=(INDEX, str(tmp_path))))
-    assert (found["reader"], found["images"], found["patients"]) == ("chestxray14", 112_120, 30_805)
-    record_index(record, "ChestX-ray14, 112,120 images", found, 10, 1)
+    document = json.loads(benchmark.pedantic(own_process, args=(INDEX, str(tmp_path))))
+    assert (document["reader"], document["images"], document["patients"]) == ("chestxray14", 112_120, 30_805)
+    record_index(record, "ChestX-ray14, 112,120 images", document, 10, 1)
 
 
 def test_a_table_of_377110_rows_in_60_s_and_3_gb(tmp_path: Path, benchmark, own_process, record) -> None:
@@ -97,9 +97,9 @@ def test_a_table_of_377110_rows_in_60_s_and_3_gb(tmp_path: Path, benchmark, own_
     labels.write_csv(tmp_path / "mimic-cxr-2.0.0-chexpert.csv")
     rows = ids.select("subject_id", "study_id", "dicom_id").iter_rows()
     touch(tmp_path, [f"files/p{str(p)[:2]}/p{p}/s{s}/{d}.jpg" for p, s, d in rows])
-    found = json.loads(benchmark.pedantic(own_process, args=(INDEX, str(tmp_path))))
-    assert (found["reader"], found["images"], found["patients"]) == ("mimic_cxr_jpg", images, subjects)
-    record_index(record, "MIMIC-CXR-JPG simulated, 377,110 images", found, 60, 3)
+    document = json.loads(benchmark.pedantic(own_process, args=(INDEX, str(tmp_path))))
+    assert (document["reader"], document["images"], document["patients"]) == ("mimic_cxr_jpg", images, subjects)
+    record_index(record, "MIMIC-CXR-JPG simulated, 377,110 images", document, 60, 3)
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +187,9 @@ def test_near_duplicates_among_112120_images_are_minutes(medians, record) -> Non
     copies = np.arange(112)
     thumbs[-112:] = thumbs[copies] // 2 + 60
     digests = [row.to_bytes(4, "big") for row in range(len(thumbs))]
-    found = []
-    seconds = medians({"ours": lambda: found.append(near_pairs(thumbs, digests))}, rounds=1, warm_up=0)
-    assert found[0].rows.tolist() == [[row, len(thumbs) - 112 + row] for row in range(112)]
+    actual = []
+    seconds = medians({"ours": lambda: actual.append(near_pairs(thumbs, digests))}, rounds=1, warm_up=0)
+    assert actual[0].rows.tolist() == [[row, len(thumbs) - 112 + row] for row in range(112)]
     record(
         "Near duplicates among 112,120 images, the search for pairs",
         seconds["ours"],

@@ -80,7 +80,7 @@ def write_images(folder: Path, count: int) -> None:
 @pytest.mark.benchmark
 @pytest.mark.timeout(3600)
 def test_no_step_grows_faster_than_the_data(tmp_path: Path, benchmark, own_process: Callable[..., str], record) -> None:
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in STEPS}
+    actual: dict[str, list[dict[str, float]]] = {name: [] for name in STEPS}
 
     def all_steps() -> None:
         for size in SIZES:
@@ -88,10 +88,10 @@ def test_no_step_grows_faster_than_the_data(tmp_path: Path, benchmark, own_proce
             write_images(folder, size)
             for name, code in STEPS.items():
                 printed = own_process(code + END, str(folder), str(size))
-                found[name].append(json.loads(printed.strip().splitlines()[-1]))
+                actual[name].append(json.loads(printed.strip().splitlines()[-1]))
 
     benchmark.pedantic(all_steps)
-    for name, runs in found.items():
+    for name, runs in actual.items():
         seconds = np.array([max(run["seconds"], 1e-3) for run in runs])
         exponent = float(np.polyfit(np.log(SIZES), np.log(seconds), 1)[0])
         shown = ", ".join(f"{size:,}: {one:.2f} s" for size, one in zip(SIZES, seconds, strict=True))

@@ -176,14 +176,14 @@ def test_answer_for_one_image(tmp_path: Path, benchmark, product_rate, record) -
     runs = {row.name: row.load(1) for row in rows}
     ways = {row.name: (runs[row.name], row.header.input.size) for row in rows}
     timed = benchmark.pedantic(timing.side_by_side, args=(ways, SECONDS))
-    found = {(row.model, (row.runtime, row.precision)): timed[row.name] for row in rows}
-    ms = {key: figures["latency_ms_p50"] for key, figures in found.items()}
+    actual = {(row.model, (row.runtime, row.precision)): timed[row.name] for row in rows}
+    ms = {key: figures["latency_ms_p50"] for key, figures in actual.items()}
     possible = product_rate()
     for name in NETWORKS:
         operations = 2 * cost.macs(checkpoint.load(paths[name])[0], SIZE)
         for way in WAYS:
             eager, ours = ms[name, EAGER], ms[name, way]
-            rate, best = (found[name, runtime]["images_per_second"] for runtime in (EAGER, way))
+            rate, best = (actual[name, runtime]["images_per_second"] for runtime in (EAGER, way))
             shown = f"eager {eager:.1f} ms, {rate:.0f} images/s at best; this {ours:.1f} ms, {best:.0f} images/s"
             shown += f", {operations / ours / 1e6:.0f} GOP/s where a float32 product of matrices has {possible:.0f}"
             what = f"{name}, {SIZE} px, one image, one thread: {' '.join(way)}"

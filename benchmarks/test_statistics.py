@@ -53,12 +53,12 @@ def test_bootstrap_of_auroc_and_f1_is_at_least_35_times_a_scikit_learn_loop(prob
         weights = bootstrap.draw_weights(int(patient.max()) + 1, RESAMPLES, seed=0)
         return weights, compute.resample(targets, scores, decisions, patient, weights, ["auroc", "f1"])
 
-    weights, found = benchmark.pedantic(ours, rounds=3, warmup_rounds=1)
+    weights, actual = benchmark.pedantic(ours, rounds=3, warmup_rounds=1)
     start = time.perf_counter()
     areas, f1 = loop(problem, weights, TIMED)
     slow = (time.perf_counter() - start) * RESAMPLES / TIMED
-    np.testing.assert_allclose(found["auroc"][:TIMED], areas, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(found["f1"][:TIMED], f1, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(actual["auroc"][:TIMED], areas, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(actual["f1"][:TIMED], f1, rtol=0, atol=1e-9)
     fast = benchmark.stats.stats.median
     record(
         f"Bootstrap of AUROC and F1, {PROBLEM}",
@@ -78,7 +78,7 @@ def test_delong_is_at_least_1000_times_the_bootstrap_it_replaces(problem, benchm
     def ours():
         return [delong.covariance(targets[:, i], scores[:, i][None], patient) for i in range(LABELS)]
 
-    found = benchmark.pedantic(ours, rounds=5, warmup_rounds=1)
+    actual = benchmark.pedantic(ours, rounds=5, warmup_rounds=1)
     weights = bootstrap.draw_weights(int(patient.max()) + 1, RESAMPLES, seed=0)
     start = time.perf_counter()
     drawn = ranking(targets, scores, patient, weights, ["auroc"])["auroc"]
@@ -90,7 +90,7 @@ def test_delong_is_at_least_1000_times_the_bootstrap_it_replaces(problem, benchm
             peer.roc_auc_score(targets[rows, label], scores[rows, label])
     slow = (time.perf_counter() - start) * RESAMPLES / TIMED
     fast = benchmark.stats.stats.median
-    errors = [float(cov[0, 0]) ** 0.5 for _, cov in found]
+    errors = [float(cov[0, 0]) ** 0.5 for _, cov in actual]
     np.testing.assert_allclose(errors, drawn.std(axis=0), rtol=0.1)
     record(
         f"DeLong errors of AUROC clustered by patient, {PROBLEM}",

@@ -38,8 +38,8 @@ SMALL = {
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    found = re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.S)
-    return [re.sub(r" *\\\n *", " ", block) for block in found] if language == "sh" else found
+    matches = re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.S)
+    return [re.sub(r" *\\\n *", " ", block) for block in matches] if language == "sh" else matches
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -102,16 +102,16 @@ def test_what_documented_commands_read_and_write_is_ignored_by_git() -> None:
 
 def offered() -> dict[str, set[str]]:
     """Every command as it is typed -> its options, those of nested configs without what follows the dot."""
-    found = {f"cxr-data {name}": config for name, config in cxr_data.config.CONFIGS.items()}
+    actual = {f"cxr-data {name}": config for name, config in cxr_data.config.CONFIGS.items()}
     for name, command in umbrella.COMMANDS.items():
         if ":" in command.config:
             script = {"pretrain": "ssl-pretrain", "export": "export-model", "benchmark": "benchmark-model"}.get(
                 name, name
             )
-            found[script] = found[f"cxr {name}"] = umbrella.load(command.config, name)
-    found["reproduce gpu-check"] = GpuCheckConfig
+            actual[script] = actual[f"cxr {name}"] = umbrella.load(command.config, name)
+    actual["reproduce gpu-check"] = GpuCheckConfig
     common = {option.removeprefix("--") for option in COMMON}
-    return {name: common | {one.name.partition(".")[0] for one in options(config)} for name, config in found.items()}
+    return {name: common | {one.name.partition(".")[0] for one in options(config)} for name, config in actual.items()}
 
 
 def test_every_option_named_in_a_document_exists() -> None:

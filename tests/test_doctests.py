@@ -57,9 +57,9 @@ def test_the_example_of_a_package(package, given):
         write_model()
     module = importlib.import_module(package)
     example = doctest.DocTestFinder(recurse=False).find(module, globs={**vars(module), **given})[0]
-    found = doctest.DocTestRunner().run(example)
-    assert found.attempted >= 3
-    assert found.failed == 0
+    actual = doctest.DocTestRunner().run(example)
+    assert actual.attempted >= 3
+    assert actual.failed == 0
 
 
 @pytest.mark.parametrize(("package", "name"), PUBLIC)

@@ -13,9 +13,9 @@ SCRIPT = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "four_
 @pytest.mark.parametrize(("bits", "group"), [(8, None), (4, None), (4, 32), (4, 7)])
 def test_a_rounded_weight_is_the_nearest_of_its_levels(bits, group):
     weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0))
-    found, size = SCRIPT["rounded"](weight, bits, group)
+    actual, size = SCRIPT["rounded"](weight, bits, group)
     width = 27 if group is None else min(group, 27)
-    for row, rounded in zip(weight.flatten(1), found.flatten(1), strict=True):
+    for row, rounded in zip(weight.flatten(1), actual.flatten(1), strict=True):
         for part, near in zip(row.split(width), rounded.split(width), strict=True):
             scale = float(part.abs().max() / (2 ** (bits - 1) - 1))
             assert float((part - near).abs().max()) <= 0.505 * scale

@@ -93,7 +93,7 @@ def figures(classifier: Classifier, weights: Path) -> dict[str, Any]:
     plain = cxr_deploy.load(weights).answers(stored)
     groups = cohort.groups[rows]
     y = images_of.targets(cohort, rows, classifier.header)[:, 1]
-    found = evaluate(
+    evaluated = evaluate(
         y,
         answers.probabilities[:, 1],
         groups=groups,
@@ -107,7 +107,7 @@ def figures(classifier: Classifier, weights: Path) -> dict[str, Any]:
             name: {
                 key: value if math.isfinite(value := getattr(figure, key)) else None for key in ("value", "low", "high")
             }
-            for name, figure in found.overall.items()
+            for name, figure in evaluated.overall.items()
         },
         "same_decision_as_float32": float((answers.decisions == plain.decisions).all(axis=1).mean()),
     }
@@ -117,9 +117,9 @@ def card(record: dict[str, Any]) -> str:
     """The model card, as Markdown."""
     test, data = record["test"], record["data"]
     rows = [
-        f"| {METRICS[name].title} | {found['value']:.3f}"
-        + (" |" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}] |")
-        for name, found in test["metrics"].items()
+        f"| {METRICS[name].title} | {actual['value']:.3f}"
+        + (" |" if actual["low"] is None else f" [{actual['low']:.3f}, {actual['high']:.3f}] |")
+        for name, actual in test["metrics"].items()
     ]
     return "\n".join(
         [
@@ -133,9 +133,9 @@ def card(record: dict[str, Any]) -> str:
             "## Data",
             "",
             f"Trained on radiographs of {data['patients']}. {data['name']}, doi:{data['doi']}, {data['licence']}; "
-            "downsized and turned to gray. The model knows nothing of adults, of other findings, or of other views. "
-            "Normal and pneumonic images of this collection also differ in sharpness and contrast, which a network can "
-            "use.",
+            "downsized and turned to gray. The model knows nothing of adults, of other findings, or of other "
+            "projections. Normal and pneumonic images of this collection also differ in sharpness and contrast, which "
+            "a network can use.",
             "",
             "## Results",
             "",

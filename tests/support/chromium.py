@@ -56,10 +56,10 @@ class Browser:
             assert part, "Chromium has ended"
             self._rest += part
         message, self._rest = self._rest.split(b"\0", 1)
-        found = json.loads(message)
-        if "method" in found:
-            self.events.append(found)
-        return found
+        document = json.loads(message)
+        if "method" in document:
+            self.events.append(document)
+        return document
 
     def open(self, page: Path, width: int = 1200, height: int = 900, *, mobile: bool = False) -> None:
         """Open a page and wait until it has loaded."""
@@ -118,15 +118,15 @@ def faults(browser: Browser, page: Path, folder: Path | None = None) -> list[str
         page: An HTML file.
         folder: Where to put pictures of both; None takes none.
     """
-    found = []
+    actual = []
     for width, height, mobile in ((1280, 900, False), (390, 844, True)):
         browser.open(page, width, height, mobile=mobile)
         browser.call("Runtime.evaluate", expression=LOAD_ALL, awaitPromise=True)
-        found += [f"{page.name} at {width} px: {fault}" for fault in browser.run(f"{FAULTS}({width})")]
+        actual += [f"{page.name} at {width} px: {fault}" for fault in browser.run(f"{FAULTS}({width})")]
         if folder is not None:
             shot = browser.call("Page.captureScreenshot", captureBeyondViewport=True, **_whole(browser))
             (folder / f"{page.stem}-{width}.png").write_bytes(base64.b64decode(shot["data"]))
-    return found
+    return actual
 
 
 def _whole(browser: Browser) -> dict[str, Any]:

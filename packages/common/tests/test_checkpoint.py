@@ -45,8 +45,8 @@ def network() -> GrayNetwork:
 def test_a_file_alone_gives_back_the_network(tmp_path, network) -> None:
     digest = save(tmp_path / "model.safetensors", network, header())
     assert digest == sha256(tmp_path / "model.safetensors")
-    again, found = load(tmp_path / "model.safetensors", kind="model")
-    assert found == header()
+    again, actual = load(tmp_path / "model.safetensors", kind="model")
+    assert actual == header()
     assert not again.training
     pixels = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8)
     assert torch.equal(again(pixels), network(pixels))
@@ -70,10 +70,10 @@ def test_parents_and_provenance(tmp_path, network) -> None:
     save(tmp_path / "t.safetensors", network, header())
     entry = parent("teacher", tmp_path / "t.safetensors")
     save(tmp_path / "s.safetensors", network, header(parents=(entry,)))
-    found = describe(tmp_path / "s.safetensors")
-    assert found.parents[0]["sha256"] == sha256(tmp_path / "t.safetensors")
-    assert found.versions["torch"] == torch.__version__.split("+")[0]
-    assert found.git is None or len(found.git.removesuffix("+dirty")) == 40
+    described = describe(tmp_path / "s.safetensors")
+    assert described.parents[0]["sha256"] == sha256(tmp_path / "t.safetensors")
+    assert described.versions["torch"] == torch.__version__.split("+")[0]
+    assert described.git is None or len(described.git.removesuffix("+dirty")) == 40
 
 
 def test_the_wrong_kind(tmp_path, network) -> None:
@@ -182,8 +182,8 @@ def test_many_notes_come_in_one_order(tmp_path) -> None:
     file = tmp_path / "w.safetensors"
     file.write_bytes(made)
     assert metadata(file) == notes
-    found = load_file(file)
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    actual = load_file(file)
+    assert all(torch.equal(actual[name], tensor) for name, tensor in tensors.items())
 
 
 def test_parents_are_named_without_the_places_of_this_machine(tmp_path) -> None:

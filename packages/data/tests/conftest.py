@@ -47,10 +47,10 @@ def official_tables() -> OfficialTables:
     """Bytes of an official label table as the torchxrayvision wheel carries it; skips where it is not installed."""
     from importlib.util import find_spec
 
-    found = find_spec("torchxrayvision")
-    if found is None or found.origin is None:
+    actual = find_spec("torchxrayvision")
+    if actual is None or actual.origin is None:
         pytest.skip("torchxrayvision, which carries the official tables, is not installed")
-    folder = Path(found.origin).parent / "data"
+    folder = Path(actual.origin).parent / "data"
 
     def table(name: str, unpack: bool = True) -> bytes:
         data = (folder / name).read_bytes()

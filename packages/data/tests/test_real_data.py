@@ -155,7 +155,7 @@ def test_covid_collection_patients_come_from_its_metadata(shared_data, tmp_path)
     assert (len(cohort), cohort.table["patient"].n_unique()) == (130, 83)
     assert cohort.labels[0] == "No_Finding"
     assert cohort.targets.sum(axis=0)[cohort.labels.index("COVID_19")] == 100
-    assert {"view", "sex", "age"} <= set(cohort.table.columns)
+    assert {"projection", "sex", "age"} <= set(cohort.table.columns)
 
 
 def test_monochrome1_is_inverted(shared_data):
@@ -171,7 +171,7 @@ def test_a_folder_of_dicom_is_read_with_hashed_patients(shared_data, tmp_path):
     assert (cohort.task, cohort.labels, len(cohort)) == (None, (), 2)
     assert cohort.table["patient"].n_unique() == 1
     assert "16d7f894" not in (tmp_path / "cohort" / "cohort.json").read_text() + cohort.table["patient"][0]
-    assert cohort.table.row(0, named=True)["view"] == "PA"
+    assert cohort.table.row(0, named=True)["projection"] == "PA"
     assert load(tmp_path / "cohort").fingerprint == cohort.fingerprint
 
 

@@ -23,10 +23,10 @@ def test_any_function_of_pixels_is_timed_beside_the_others():
     def crowded(pixels):
         Clock.now += 0.001 * len(pixels) if len(pixels) < 32 else 0.008
 
-    found = timing.side_by_side({"a": (steady, 32), "b": (crowded, 48)}, 0.5)
-    assert [found["a"][f"latency_ms_{p}"] for p in ("p50", "p95", "p99")] == pytest.approx([10, 10, 10])
-    assert found["b"]["latency_ms_p50"] == pytest.approx(1)
-    assert (found["b"]["batch"], found["b"]["images_per_second"]) == (32, pytest.approx(4000))
+    actual = timing.side_by_side({"a": (steady, 32), "b": (crowded, 48)}, 0.5)
+    assert [actual["a"][f"latency_ms_{p}"] for p in ("p50", "p95", "p99")] == pytest.approx([10, 10, 10])
+    assert actual["b"]["latency_ms_p50"] == pytest.approx(1)
+    assert (actual["b"]["batch"], actual["b"]["images_per_second"]) == (32, pytest.approx(4000))
 
 
 def test_a_process_that_measures_memory_and_fails_is_named():

@@ -59,10 +59,10 @@ class Browser:
             assert chunk, "the browser has left"
             self._buffer += chunk
         message, _, self._buffer = self._buffer.partition(b"\0")
-        found = json.loads(message)
-        if found.get("method") == "Network.requestWillBeSent":
-            self.requests.append(found["params"]["request"]["url"])
-        return found
+        document = json.loads(message)
+        if document.get("method") == "Network.requestWillBeSent":
+            self.requests.append(document["params"]["request"]["url"])
+        return document
 
     def run(self, script: str) -> Any:
         """The value of a script, a promise awaited."""
@@ -100,6 +100,6 @@ class Browser:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[Browser]:
     """A headless Chromium."""
-    found = Browser(tmp_path_factory.mktemp("profile"))
-    yield found
-    found.close()
+    actual = Browser(tmp_path_factory.mktemp("profile"))
+    yield actual
+    actual.close()

@@ -42,17 +42,17 @@ def test_folding_leaves_no_normalisation_and_the_same_answers(network):
         pixels = torch.from_numpy(PIXELS)
         torch.testing.assert_close(folded(pixels), plain(pixels), rtol=1e-4, atol=1e-4)
     expected = torch_runtime.in_torch(plain, header)(PIXELS)
-    found = torch_runtime.in_torch(plain, header, fold=True)(PIXELS)
+    actual = torch_runtime.in_torch(plain, header, fold=True)(PIXELS)
     for name in expected:
-        np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
+        np.testing.assert_allclose(actual[name], expected[name], atol=1e-4)
 
 
 def test_bf16_is_near_and_answers_in_float32(network):
     plain, header = network
     expected = torch_runtime.in_torch(plain, header)(PIXELS)
-    found = torch_runtime.in_torch(plain, header, fold=True, bf16=True)(PIXELS)
-    assert found["probabilities"].dtype == np.float32
-    np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=0.03)
+    actual = torch_runtime.in_torch(plain, header, fold=True, bf16=True)(PIXELS)
+    assert actual["probabilities"].dtype == np.float32
+    np.testing.assert_allclose(actual["probabilities"], expected["probabilities"], atol=0.03)
 
 
 def test_openvino_gives_the_same_answers(network):
@@ -61,10 +61,10 @@ def test_openvino_gives_the_same_answers(network):
     model = convert(Answering(plain, header), header).SerializeToString()
     expected = torch_runtime.in_torch(plain, header)(PIXELS)
     run = runtimes.in_openvino(model, threads=1)
-    found, kept = run(PIXELS), run(PIXELS[:1])
+    actual, kept = run(PIXELS), run(PIXELS[:1])
     run(255 - PIXELS)  # a later call must not change earlier answers
     for name in expected:
-        np.testing.assert_allclose(found[name], expected[name], atol=1e-4)
+        np.testing.assert_allclose(actual[name], expected[name], atol=1e-4)
         np.testing.assert_allclose(kept[name], expected[name][:1], atol=1e-4)
 
 

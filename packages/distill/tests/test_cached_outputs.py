@@ -51,7 +51,7 @@ def recorded(one: Teacher, cohort, sets: int = 2, spec: ViewSpec = SPEC, **optio
 
 def test_it_holds_what_the_teacher_says_to_these_views(path, toy_cohort, capsys) -> None:
     one = teacher(path, "pooled")
-    found = recorded(one, toy_cohort)
+    actual = recorded(one, toy_cohort)
     rows = toy_cohort.rows("train")
     said = capsys.readouterr().out
     width = one.network.network.num_features
@@ -62,12 +62,12 @@ def test_it_holds_what_the_teacher_says_to_these_views(path, toy_cohort, capsys)
         drawn = {name: values[positions] for name, values in cached_view(SPEC, len(rows), k).items()}
         views = render(toy_cohort.pixels[rows[positions]], drawn, replace(SPEC, size=48))[0]
         live = one(torch.from_numpy(views).unsqueeze(1))
-        kept = found.read(k, positions)
+        kept = actual.read(k, positions)
         assert {v.dtype for v in kept.values()} == {torch.float16}
         torch.testing.assert_close(kept["logits"].float(), live.logits, atol=2e-3, rtol=1e-3)
         torch.testing.assert_close(kept["pooled"].float(), live.features["pooled"], atol=2e-3, rtol=1e-3)
-    assert found.validation().shape == (len(toy_cohort.rows("val")), 2)
-    about = json.loads((found.folder / "about.json").read_text())
+    assert actual.validation().shape == (len(toy_cohort.rows("val")), 2)
+    about = json.loads((actual.folder / "about.json").read_text())
     assert about["teacher"] == one.digest
     assert about["view_seed"] == module.SEED
 
@@ -105,11 +105,11 @@ def test_a_student_learns_from_it_as_from_the_live_teacher_and_asks_no_more(path
 
 def test_the_key_is_made_of_what_the_answers_depend_on(path, tmp_path, toy_cohort) -> None:
     one = teacher(path)
-    found = recorded(one, toy_cohort, 1)
-    assert recorded(one, toy_cohort, 1, replace(SPEC, size=64)).folder == found.folder  # another student's size
-    assert recorded(one, toy_cohort, 1, replace(SPEC, rotation=3.0)).folder != found.folder
-    assert recorded(replace(one, digest="other"), toy_cohort, 1).folder != found.folder
-    assert recorded(one, replace(toy_cohort, fingerprint="other"), 1).folder != found.folder
+    actual = recorded(one, toy_cohort, 1)
+    assert recorded(one, toy_cohort, 1, replace(SPEC, size=64)).folder == actual.folder  # another student's size
+    assert recorded(one, toy_cohort, 1, replace(SPEC, rotation=3.0)).folder != actual.folder
+    assert recorded(replace(one, digest="other"), toy_cohort, 1).folder != actual.folder
+    assert recorded(one, replace(toy_cohort, fingerprint="other"), 1).folder != actual.folder
 
 
 def test_what_is_there_is_not_asked_again(path, toy_cohort, monkeypatch) -> None:
@@ -132,12 +132,12 @@ def test_what_is_there_is_not_asked_again(path, toy_cohort, monkeypatch) -> None
         recorded(one, toy_cohort, 4)
     assert written == ["logits-0000.npy", "logits-0001.npy"]
     monkeypatch.setattr("os.replace", replace_but("nothing"))
-    found = recorded(one, toy_cohort, 4)
+    actual = recorded(one, toy_cohort, 4)
     assert written[2:] == ["logits-0002.npy", "logits-0003.npy"]
-    assert not list(found.folder.glob(".*.part"))
+    assert not list(actual.folder.glob(".*.part"))
     # Pooled features are a matter of their own: asked for later, they come beside.
     more = recorded(teacher(path, "pooled"), toy_cohort, 1)
-    assert more.folder == found.folder
+    assert more.folder == actual.folder
     assert written[4:] == ["logits-0000.npy", "pooled-0000.npy"]
 
 
@@ -157,17 +157,17 @@ def test_an_interrupted_view_goes_on_where_it_stopped(path, toy_cohort, monkeypa
     monkeypatch.setattr(Teacher, "__call__", fails_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         recorded(one, toy_cohort, 1)
-    found = recorded(one, toy_cohort, 1)
+    actual = recorded(one, toy_cohort, 1)
     assert len(seen) == batches + 1
-    assert torch.equal(found.read(0, np.arange(50))["logits"], whole)
+    assert torch.equal(actual.read(0, np.arange(50))["logits"], whole)
 
 
 def test_other_rows_are_other_outputs_and_a_mixed_up_folder_is_refused(path, toy_cohort) -> None:
     one, rows = teacher(path), toy_cohort.rows("train")
-    found = recorded(one, toy_cohort, 1)
+    actual = recorded(one, toy_cohort, 1)
     other = cache_outputs(one, toy_cohort, rows[1:], SPEC, 1, precision=torch.float32)
-    assert other.folder != found.folder
-    (found.folder / "about.json").write_text((other.folder / "about.json").read_text())
+    assert other.folder != actual.folder
+    (actual.folder / "about.json").write_text((other.folder / "about.json").read_text())
     with pytest.raises(BadInput, match="another rows"):
         recorded(one, toy_cohort, 1)
 
@@ -216,9 +216,9 @@ def test_two_commands_started_at_once(path, tmp_path, toy_folder) -> None:
 
 def test_a_damaged_recording_and_a_full_disk_are_said(path, toy_cohort, monkeypatch) -> None:
     one = teacher(path)
-    found = recorded(one, toy_cohort, 1)
+    actual = recorded(one, toy_cohort, 1)
     module._opened.cache_clear()
-    (found.folder / "logits-0000.npy").write_bytes(b"no array")
+    (actual.folder / "logits-0000.npy").write_bytes(b"no array")
     with pytest.raises(BadInput, match="damaged"):
         recorded(one, toy_cohort, 1)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())

@@ -48,15 +48,15 @@ def test_batches_show_student_and_teachers_the_same_views(toy_cohort, on_device)
     rows, spec = toy_cohort.rows("train"), ViewSpec(32)
     finer = replace(toy_cohort, pixels=toy_cohort.pixels.repeat(2, axis=1).repeat(2, axis=2))
     views, order = draw(spec, len(rows), 0, 0), order_of(len(rows), 0, 0, 8)
-    found = list(
+    actual = list(
         batches(
             toy_cohort, rows, toy_cohort.targets, spec, order, views, accelerator=start_engine("fp32"), first_step=1,
             sizes=(32, 48, 80), finer={80: finer}, cached=lambda positions: {"positions": torch.from_numpy(positions)},
             augment_on_device=on_device,
         )
     )  # fmt: skip
-    assert len(found) == len(order.images) - 1
-    batch = found[0]
+    assert len(actual) == len(order.images) - 1
+    batch = actual[0]
     chosen = np.sort(order.images[1])
     assert batch.cached["positions"].tolist() == chosen.tolist()
     assert batch.shown[32] is batch.images
@@ -80,9 +80,9 @@ def test_mixing() -> None:
     assert not torch.equal(one.images, mixed(batch, 0.4, (0, 1, 3)).images)
     rng = np.random.default_rng([0, 1, 2])
     share, other = rng.beta(0.4, 0.4), rng.permutation(6)
-    for found, given_ in ((one.images, images), (one.shown[8], larger)):
+    for actual, given_ in ((one.images, images), (one.shown[8], larger)):
         expected = share * given_.double() + (1 - share) * given_[other].double()
-        torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(actual.double(), expected, atol=1e-4, rtol=0)
     assert one.shown[4] is one.images
     assert one.targets[:, 0].isnan().sum() == (1 if other[0] == 0 else 2)
 
@@ -107,9 +107,9 @@ def test_a_label_unknown_in_the_training_images_that_are_used_is_left_out(multil
     whole = replace(multilabel_cohort, notes=("of before",))
     assert with_trained_labels(whole) is whole
     blank = with_values(whole, "rare", [])
-    found = with_trained_labels(blank)
-    assert found.labels == ("square",)
-    assert found.notes == (
+    actual = with_trained_labels(blank)
+    assert actual.labels == ("square",)
+    assert actual.notes == (
         "training images do not differ in rare (no value, or the same for all): left out of training, thresholds and "
         "averages",
         "of before",

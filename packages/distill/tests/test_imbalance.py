@@ -13,9 +13,9 @@ LABELS = np.array([[1, 0], [0, 0], [0, np.nan], [0, 1], [1, 1], [0, 0], [0, 0], 
 def test_class_weights() -> None:
     logits = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
     weight = torch.tensor([100 / 180, 100 / 90, 100 / 30])
-    found = label_loss("multiclass", "auto", CLASSES, imbalance="pos_weight")(logits, torch.from_numpy(CLASSES))
+    actual = label_loss("multiclass", "auto", CLASSES, imbalance="pos_weight")(logits, torch.from_numpy(CLASSES))
     expected = F.cross_entropy(logits.double(), torch.from_numpy(CLASSES).argmax(1), weight.double())
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_positive_weights() -> None:
@@ -24,22 +24,22 @@ def test_positive_weights() -> None:
     known = ~y.isnan()
     weight = torch.tensor([5 / 2, 4 / 2]).expand_as(y)
     expected = F.binary_cross_entropy_with_logits(logits[known], y[known], pos_weight=weight[known])
-    found = label_loss("multilabel", "auto", LABELS, imbalance="pos_weight")(logits, y)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    actual = label_loss("multilabel", "auto", LABELS, imbalance="pos_weight")(logits, y)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_logit_adjustment_takes_the_prior_out() -> None:
     zeros, y = torch.zeros(100, 3), torch.from_numpy(CLASSES)
-    found = label_loss("multiclass", "auto", CLASSES, imbalance="logit_adjust")(zeros, y)
+    actual = label_loss("multiclass", "auto", CLASSES, imbalance="logit_adjust")(zeros, y)
     shares = np.array([0.6, 0.3, 0.1])
-    assert found.item() == pytest.approx(
+    assert actual.item() == pytest.approx(
         -(shares * np.log(shares)).sum(), rel=1e-5
     )  # answering nothing costs the entropy
-    found = label_loss("multilabel", "focal", LABELS, imbalance="logit_adjust")(
+    actual = label_loss("multilabel", "focal", LABELS, imbalance="logit_adjust")(
         torch.zeros(8, 2), torch.from_numpy(LABELS)
     )
     prior = torch.tensor([np.log(2 / 5), np.log(2 / 4)], dtype=torch.float32).expand(8, 2)
-    assert found.item() == pytest.approx(
+    assert actual.item() == pytest.approx(
         label_loss("multilabel", "focal", LABELS)(prior, torch.from_numpy(LABELS)).item()
     )
 
@@ -47,8 +47,8 @@ def test_logit_adjustment_takes_the_prior_out() -> None:
 def test_smoothing_where_there_is_such() -> None:
     logits = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
     y = torch.from_numpy(CLASSES)
-    found = label_loss("multiclass", "auto", CLASSES, label_smoothing=0.1)(logits, y)
-    assert found.item() == pytest.approx(F.cross_entropy(logits, y.argmax(1), label_smoothing=0.1).item(), rel=1e-5)
+    actual = label_loss("multiclass", "auto", CLASSES, label_smoothing=0.1)(logits, y)
+    assert actual.item() == pytest.approx(F.cross_entropy(logits, y.argmax(1), label_smoothing=0.1).item(), rel=1e-5)
     with pytest.raises(BadInput, match="label_smoothing"):
         label_loss("multiclass", "focal", CLASSES, label_smoothing=0.1)
     with pytest.raises(BadInput, match="pos_weight"):
@@ -82,7 +82,7 @@ def test_first_logits_are_the_best_that_know_no_image(task, targets, imbalance) 
 
 def test_labels_never_seen_have_finite_first_logits() -> None:
     never = np.array([[0, 1, np.nan]] * 50, np.float32)
-    found = first_logits(never, "multilabel")
-    assert found.isfinite().all()
-    assert found[0] < -3 < 3 < found[1]
+    actual = first_logits(never, "multilabel")
+    assert actual.isfinite().all()
+    assert actual[0] < -3 < 3 < actual[1]
     assert first_logits(np.eye(3, dtype=np.float32)[np.zeros(9, int)], "multiclass").isfinite().all()

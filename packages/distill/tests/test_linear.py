@@ -93,9 +93,9 @@ def test_features_that_are_there_are_not_computed_again(tmp_path, toy_cohort, mo
     with pytest.raises(KeyboardInterrupt):
         pooled_features(network, toy_cohort, rows, 32, torch.float32, tmp_path / "kept")
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["00000.npy"]
-    found = pooled_features(network, toy_cohort, rows, 32, torch.float32, tmp_path / "kept")
+    actual = pooled_features(network, toy_cohort, rows, 32, torch.float32, tmp_path / "kept")
     assert computed == [64, 26, 26]
-    assert torch.equal(found, expected)
+    assert torch.equal(actual, expected)
 
 
 def test_what_a_fixed_extractor_has_no_use_for_is_refused() -> None:

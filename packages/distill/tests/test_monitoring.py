@@ -10,8 +10,8 @@ def test_shares_are_those_of_the_gradients_norms() -> None:
     x = torch.randn(4, 3, requires_grad=True)
     terms = {"a": 3 * x.sum(), "b": x.square().sum(), "c": torch.zeros(())}
     norms = np.array([3 * 12**0.5, 2 * x.detach().norm().item(), 0.0])
-    found = gradient_shares(terms, [x], scale=1024.0)
-    assert [found[f"{k}_share"].item() for k in "abc"] == pytest.approx(norms / norms.sum(), rel=1e-5)
+    actual = gradient_shares(terms, [x], scale=1024.0)
+    assert [actual[f"{k}_share"].item() for k in "abc"] == pytest.approx(norms / norms.sum(), rel=1e-5)
     (terms["a"] + terms["b"]).backward()  # the graph is still there, and no gradient was left behind
     assert x.grad is not None
     torch.testing.assert_close(x.grad, 3 + 2 * x.detach())

@@ -45,8 +45,8 @@ def test_weights_follow_validation_auroc() -> None:
     fair = (np.stack([3 * y[:, 0], 0.2 * y[:, 1]], 1) + rng.normal(size=y.shape)).astype(np.float32)
     answers = [good, fair, -good]
     areas = np.clip(np.stack([auroc(y, one) for one in answers]) - 0.5, 0, None)
-    found = label_weights(answers, y, "multilabel", "weighted")
-    np.testing.assert_allclose(found, areas / areas.sum(0), rtol=1e-6)
+    actual = label_weights(answers, y, "multilabel", "weighted")
+    np.testing.assert_allclose(actual, areas / areas.sum(0), rtol=1e-6)
     assert label_weights(answers, y, "multilabel", "best_label").tolist() == [[0, 1], [1, 0], [0, 0]]
     assert label_weights(answers, y, "multilabel", "mean") == pytest.approx(1 / 3)
     assert label_weights(answers, y * np.nan, "multilabel", "best_label") == pytest.approx(1 / 3)

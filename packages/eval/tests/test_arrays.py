@@ -21,14 +21,14 @@ def case(labels=2, n=300):
 
 def test_figures_are_those_of_the_metrics_one_or_many_labels():
     y, p, _, groups = case()
-    found = evaluate(y, p, groups=groups, labels=["a", "b"])
-    assert list(found.overall) == list(METRICS)
-    assert found.labels["a"]["auroc"].value == pytest.approx(auroc(y, p)[0])
-    assert found.overall["auroc"].value == pytest.approx(auroc(y, p).mean())
-    assert found.overall["auroc"].low < found.overall["auroc"].value < found.overall["auroc"].high
-    assert found.overall["ece"].reason == METRICS["ece"].no_interval
+    evaluated = evaluate(y, p, groups=groups, labels=["a", "b"])
+    assert list(evaluated.overall) == list(METRICS)
+    assert evaluated.labels["a"]["auroc"].value == pytest.approx(auroc(y, p)[0])
+    assert evaluated.overall["auroc"].value == pytest.approx(auroc(y, p).mean())
+    assert evaluated.overall["auroc"].low < evaluated.overall["auroc"].value < evaluated.overall["auroc"].high
+    assert evaluated.overall["ece"].reason == METRICS["ece"].no_interval
     one = evaluate(y[:, 1], p[:, 1], groups=groups, metrics=["auroc"])
-    assert one.overall == one.labels["0"] == {"auroc": found.labels["b"]["auroc"]}
+    assert one.overall == one.labels["0"] == {"auroc": evaluated.labels["b"]["auroc"]}
     alone = evaluate(y[:, 1], p[:, 1], metrics=["auroc"]).overall["auroc"]
     assert alone.value == one.overall["auroc"].value
     assert alone.low != one.overall["auroc"].low
@@ -36,8 +36,8 @@ def test_figures_are_those_of_the_metrics_one_or_many_labels():
 
 def test_differences_are_paired_and_delong_is_the_tested_one():
     y, p, q, groups = case()
-    found = compare(y, p, q, groups=groups, metrics=["auroc", "f1"])
-    gain = found.overall["auroc"]
+    actual = compare(y, p, q, groups=groups, metrics=["auroc", "f1"])
+    gain = actual.overall["auroc"]
     assert gain.value == pytest.approx(auroc(y, p).mean() - auroc(y, q).mean())
     assert 0 < gain.low < gain.value < gain.high
     assert gain.p < 0.01
@@ -82,10 +82,10 @@ def test_a_metric_added_from_outside_appears_with_an_interval(monkeypatch):
     record = cxr_eval.Metric("youden", "Youden", "sensitivity + specificity - 1", "decision", of_arrays=youden)
     monkeypatch.setitem(METRICS, "youden", record)
     y, p, q, groups = case()
-    found = evaluate(y, p, groups=groups)
-    expected = found.labels["1"]["recall"].value + found.labels["1"]["specificity"].value - 1
-    assert found.labels["1"]["youden"].value == pytest.approx(expected)
-    assert found.labels["1"]["youden"].low < expected < found.labels["1"]["youden"].high
+    evaluated = evaluate(y, p, groups=groups)
+    expected = evaluated.labels["1"]["recall"].value + evaluated.labels["1"]["specificity"].value - 1
+    assert evaluated.labels["1"]["youden"].value == pytest.approx(expected)
+    assert evaluated.labels["1"]["youden"].low < expected < evaluated.labels["1"]["youden"].high
     assert "youden" in compare(y, p, q, groups=groups).overall
 
 

@@ -15,10 +15,10 @@ def test_help_names_every_option_without_heavy_imports():
         "heavy = {'torch', 'torchvision', 'sklearn', 'timm', 'matplotlib', 'polars'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
+    actual = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert actual.returncode == 0, actual.stderr
     for option in ("MODELS", "--data", "--run", "--resamples", "--threads"):
-        assert option in found.stdout
+        assert option in actual.stdout
 
 
 def test_a_wrong_split_is_bad_input(capsys):

@@ -70,7 +70,7 @@ def test_whole_stage_on_the_phantom(tmp_path, make_model, labels, capsys):
     assert report.models["teacher"].overall["auroc"].value == document["models"]["teacher"]["overall"]["auroc"]["value"]
     assert [document["models"][name]["cohort"] for name in ("teacher", "baseline")] == ["internal", "unknown"]
     assert document["models"]["baseline"]["calibration"]["temperature"] == 2.0
-    assert list(document["subgroups"]["columns"]) == ["sex", "age", "view"]
+    assert list(document["subgroups"]["columns"]) == ["sex", "age", "projection"]
     assert all(group["reason"] for group in document["subgroups"]["columns"]["sex"]["groups"])  # 6 patients in all
     assert document["provenance"]["command"].startswith(f"uv run evaluate --data {DATA} --runs_dir ")
 
@@ -143,7 +143,7 @@ def test_another_hospital_is_called_external_and_can_be_taken_whole(tmp_path, ma
     # Some of these images were training images elsewhere, under other names.
     cohort = open_cohort(DATA, pixel_size=pixel_size_for(32), show=False)
     save(teacher, *load(teacher), training_images=trained_on(cohort, ()))
-    asked = ["--split", "all", "--subgroups", "view", "--speed", "false", "--margin", "0.4"]
+    asked = ["--split", "all", "--subgroups", "projection", "--speed", "false", "--margin", "0.4"]
     assert run(tmp_path, *asked) == 0
     report = tmp_path / "runs" / "quickstart" / "report"
     document = json.loads((report / "metrics.json").read_text())
@@ -159,10 +159,10 @@ def test_another_hospital_is_called_external_and_can_be_taken_whole(tmp_path, ma
     )
     assert any("student was trained on another state of phantom" in note for note in document["notes"])
     assert any("Scoliosis" in note for note in document["notes"])
-    assert list(document["subgroups"]["columns"]) == ["view"]
+    assert list(document["subgroups"]["columns"]) == ["projection"]
     assert next(iter(document["noninferiority"].values()))["margin"] == 0.4
     assert "external cohort</span>" in (report / "index.html").read_text()
-    assert "--subgroups view" in document["provenance"]["command"]
+    assert "--subgroups projection" in document["provenance"]["command"]
 
 
 def test_a_student_is_held_against_the_teacher_it_names(tmp_path, make_model, labels):

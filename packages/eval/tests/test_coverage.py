@@ -35,14 +35,14 @@ def test_intervals_of_auroc_of_its_mean_and_of_differences_cover_as_often_as_the
         targets, first, second, patient = cohort(rng)
         options = {"groups": patient, "metrics": ["auroc"], "resamples": 1, "seed": seed}
         one, both = evaluate(targets, first, **options), compare(targets, first, second, **options)
-        found = {
+        actual = {
             "common": (one.labels["0"], true),
             "rare": (one.labels["1"], true),
             "macro": (one.overall, true),
             "difference": (both.labels["0"], true - other),
             "macro difference": (both.overall, true - other),
         }
-        for name, (figures, truth) in found.items():
+        for name, (figures, truth) in actual.items():
             low, high = figures["auroc"].low, figures["auroc"].high
             counted[name] += not np.isnan(low)
             hits[name] += low <= truth <= high

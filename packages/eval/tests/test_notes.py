@@ -38,28 +38,28 @@ def test_images_that_were_trained_on_are_said_to_flatter():
 
 def test_all_images_flatter_every_model_that_is_not_external():
     elsewhere = header(cohort={"name": "padchest", "fingerprint": "2"})
-    found = notes("all", {"own": header(), "guest": elsewhere, "other": header()}, {96: COHORT}, MATCH)
-    assert "training images of own, other among them" in found[0]
+    actual = notes("all", {"own": header(), "guest": elsewhere, "other": header()}, {96: COHORT}, MATCH)
+    assert "training images of own, other among them" in actual[0]
     parts = ({"name": "nih", "fingerprint": "1"}, {"name": "padchest", "fingerprint": "2"})
     both: Any = SimpleNamespace(**{**vars(COHORT), "name": "nih + padchest", "fingerprint": "x", "parts": parts})
-    found = notes("all", {"m": header()}, {96: both}, MATCH)
-    assert "training images of m among them" in found[0]
-    assert found[1].startswith("Overlapping cohorts: m was trained on nih")
+    actual = notes("all", {"m": header()}, {96: both}, MATCH)
+    assert "training images of m among them" in actual[0]
+    assert actual[1].startswith("Overlapping cohorts: m was trained on nih")
 
 
 def test_weights_of_others_are_said_to_have_seen_nobody_knows_what():
     ours = {"name": "teacher/model.safetensors", "sha256": "1", "licence": "unknown", "source": "cxr resnet50"}
     theirs = {"name": "nih-pc.pt", "sha256": "2", "licence": "unknown", "source": ""}
-    found = notes("test", {"a": header(ancestors=(ours, theirs)), "b": header(ancestors=(ours,))}, {96: COHORT}, MATCH)
-    assert found == [
+    actual = notes("test", {"a": header(ancestors=(ours, theirs)), "b": header(ancestors=(ours,))}, {96: COHORT}, MATCH)
+    assert actual == [
         "Nothing says which images nih-pc.pt was trained on, which a comes from: some of these may be among them."
     ]
 
 
 def test_patients_on_both_sides_of_the_split_are_named_first():
     leaky: Any = SimpleNamespace(**{**vars(COHORT), "shared_groups": {("train", "test"): 3, ("train", "val"): 2}})
-    (found,) = notes("test", {"m": header()}, {96: leaky}, MATCH)
-    assert found.startswith("3 patients (or patients with an identical image) lie in both train and test")
+    (actual,) = notes("test", {"m": header()}, {96: leaky}, MATCH)
+    assert actual.startswith("3 patients (or patients with an identical image) lie in both train and test")
     assert any(note.startswith("2 patients") for note in notes("val", {"m": header()}, {96: leaky}, MATCH))
     elsewhere = header(cohort={"name": "padchest", "fingerprint": "2"})
     assert not any("lie in both" in note for note in notes("test", {"m": elsewhere}, {96: leaky}, MATCH))
@@ -67,18 +67,18 @@ def test_patients_on_both_sides_of_the_split_are_named_first():
 
 def test_models_of_one_origin_share_a_sentence():
     other = header(cohort={"name": "nih", "fingerprint": "2"})
-    found = notes("test", {"a": other, "b": other, "c": header(cohort=None)}, {96: COHORT}, MATCH)
-    assert found[0].startswith("a, b were trained on another state of nih")
-    assert found[1].startswith("The file does not say what c was trained on")
-    assert len(found) == 2
+    actual = notes("test", {"a": other, "b": other, "c": header(cohort=None)}, {96: COHORT}, MATCH)
+    assert actual[0].startswith("a, b were trained on another state of nih")
+    assert actual[1].startswith("The file does not say what c was trained on")
+    assert len(actual) == 2
 
 
 def test_thresholds_and_pixels_that_do_not_fit_are_named():
     odd = header(thresholds=None, pixels={"aspect": "pad"})
-    found = notes("test", {"m": odd}, {96: COHORT}, MATCH)
-    assert any("aspect pad" in note and "aspect squash" in note for note in found)
-    assert any("0.5 decides" in note for note in found)
-    assert len(found) == 2
+    actual = notes("test", {"m": odd}, {96: COHORT}, MATCH)
+    assert any("aspect pad" in note and "aspect squash" in note for note in actual)
+    assert any("0.5 decides" in note for note in actual)
+    assert len(actual) == 2
 
 
 def stored(edge, images=12, *, seed=0):

@@ -37,8 +37,8 @@ def measured(task, labels, targets, answers, resamples=100, **more):
 
 def test_of_two_classes_the_second_is_the_headline():
     targets, answers = made_up("multiclass", 2)
-    found = measured("multiclass", ["NORMAL", "PNEUMONIA"], targets, answers)
-    teacher = found["models"]["teacher"]
+    document = measured("multiclass", ["NORMAL", "PNEUMONIA"], targets, answers)
+    teacher = document["models"]["teacher"]
     assert list(teacher["labels"]) == ["PNEUMONIA"]
     p = answers["teacher"].probabilities[:, 1]
     assert teacher["overall"]["auroc"]["value"] == pytest.approx(peer.roc_auc_score(targets[:, 1], p))
@@ -48,27 +48,27 @@ def test_of_two_classes_the_second_is_the_headline():
 
 def test_of_more_classes_accuracy_is_that_of_the_chosen_class():
     targets, answers = made_up("multiclass", 4)
-    found = measured("multiclass", list("abcd"), targets, answers)["models"]["student"]
+    document = measured("multiclass", list("abcd"), targets, answers)["models"]["student"]
     chosen = answers["student"].probabilities.argmax(axis=1)
-    accuracy = found["overall"]["accuracy"]
+    accuracy = document["overall"]["accuracy"]
     assert accuracy["value"] == pytest.approx(peer.accuracy_score(targets.argmax(axis=1), chosen))
     assert accuracy["low"] < accuracy["value"] < accuracy["high"]
-    assert found["macro"]["accuracy"]["value"] > accuracy["value"]  # one class against the rest is easier
+    assert document["macro"]["accuracy"]["value"] > accuracy["value"]  # one class against the rest is easier
     expected = peer.roc_auc_score(targets.argmax(axis=1), answers["student"].probabilities, multi_class="ovr")
-    assert found["overall"]["auroc"]["value"] == pytest.approx(expected)
+    assert document["overall"]["auroc"]["value"] == pytest.approx(expected)
     mcc = peer.matthews_corrcoef(targets.argmax(axis=1), chosen)
-    assert found["overall"]["mcc"]["value"] == pytest.approx(mcc)
-    assert found["overall"]["mcc"]["low"] < mcc < found["overall"]["mcc"]["high"]
-    assert found["confusion_matrix"] == peer.confusion_matrix(targets.argmax(axis=1), chosen).tolist()
+    assert document["overall"]["mcc"]["value"] == pytest.approx(mcc)
+    assert document["overall"]["mcc"]["low"] < mcc < document["overall"]["mcc"]["high"]
+    assert document["confusion_matrix"] == peer.confusion_matrix(targets.argmax(axis=1), chosen).tolist()
 
 
 def test_every_value_lies_in_its_interval_and_every_gap_has_a_reason():
     targets, answers = made_up("multilabel", 3)
     targets[:, 2] = 0  # no positive: no AUROC, no recall
     targets[:20, 0] = np.nan
-    found = measured("multilabel", ["a", "b", "c"], targets, answers)
-    json.dumps(found, allow_nan=False)
-    for model in found["models"].values():
+    document = measured("multilabel", ["a", "b", "c"], targets, answers)
+    json.dumps(document, allow_nan=False)
+    for model in document["models"].values():
         scopes = [model[kind] for kind in ("overall", "macro", "micro", "weighted")] + list(model["labels"].values())
         for scope in scopes:
             for key in METRICS:
@@ -83,20 +83,20 @@ def test_every_value_lies_in_its_interval_and_every_gap_has_a_reason():
         nothing["delong_standard_error"] = None
         assert model["labels"]["c"]["auroc"] == nothing
         assert model["labels"]["a"]["unknown"] == 20
-    missing = found["differences"]["student"]["labels"]["c"]["auroc"]
+    missing = document["differences"]["student"]["labels"]["c"]["auroc"]
     assert missing["value"] is None
     assert missing["reason"] == "undefined for one of the two"
 
 
 def test_differences_are_this_minus_the_reference_and_paired():
     targets, answers = made_up("multilabel", 2)
-    found = measured("multilabel", ["a", "b"], targets, answers, resamples=300)
-    difference = found["differences"]["student"]["overall"]["auroc"]
-    value = [found["models"][name]["overall"]["auroc"]["value"] for name in ("student", "teacher")]
+    document = measured("multilabel", ["a", "b"], targets, answers, resamples=300)
+    difference = document["differences"]["student"]["overall"]["auroc"]
+    value = [document["models"][name]["overall"]["auroc"]["value"] for name in ("student", "teacher")]
     assert difference["value"] == pytest.approx(value[0] - value[1])
     assert difference["low"] < difference["value"] < difference["high"] < 0
     assert difference["p"] <= 2 * 2 / 301
-    label = found["differences"]["student"]["labels"]["a"]["auroc"]
+    label = document["differences"]["student"]["labels"]["a"]["auroc"]
     ours, theirs = (answers[name].probabilities[:, 0] for name in ("student", "teacher"))
     assert label["delong_p"] == pytest.approx(delong.compare(targets[:, 0], ours, theirs, np.arange(200) // 2).p)
 
@@ -104,15 +104,15 @@ def test_differences_are_this_minus_the_reference_and_paired():
 def test_p_values_are_adjusted_within_a_metric():
     targets, answers = made_up("multilabel", 2)
     answers["copy"] = answers["teacher"]
-    found = measured("multilabel", ["a", "b"], targets, answers)["differences"]
+    document = measured("multilabel", ["a", "b"], targets, answers)["differences"]
     for key in ("auroc", "f1"):
-        raw = [found[name]["overall"][key]["p"] for name in ("student", "copy")]
-        adjusted = [found[name]["overall"][key]["p_holm"] for name in ("student", "copy")]
+        raw = [document[name]["overall"][key]["p"] for name in ("student", "copy")]
+        adjusted = [document[name]["overall"][key]["p_holm"] for name in ("student", "copy")]
         assert raw[1] == adjusted[1] == 1
         assert adjusted[0] == pytest.approx(2 * raw[0])
     # Of the labels: two models, two labels.
-    delong_p = [found["student"]["labels"][label]["auroc"]["delong_p"] for label in "ab"]
-    adjusted = [found["student"]["labels"][label]["auroc"]["delong_p_holm"] for label in "ab"]
+    delong_p = [document["student"]["labels"][label]["auroc"]["delong_p"] for label in "ab"]
+    adjusted = [document["student"]["labels"][label]["auroc"]["delong_p_holm"] for label in "ab"]
     assert min(adjusted) == pytest.approx(4 * min(delong_p))
 
 
@@ -127,20 +127,20 @@ def never_calls_the_last():
 
 def test_a_model_that_never_calls_a_label_gains_nothing_by_it():
     targets, answers = never_calls_the_last()
-    found = measured("multilabel", ["a", "b", "c"], targets, answers, resamples=200)
-    speaks, silent = (found["models"][name] for name in ("speaks", "silent"))
+    document = measured("multilabel", ["a", "b", "c"], targets, answers, resamples=200)
+    speaks, silent = (document["models"][name] for name in ("speaks", "silent"))
     # Its mean is larger, but says of how many labels; the difference is over those that both have.
     assert silent["overall"]["precision"]["value"] > speaks["overall"]["precision"]["value"] + 0.05
     for scope in ("overall", "macro", "weighted"):
         assert silent[scope]["precision"]["labels"] == 2
         assert "labels" not in speaks[scope]["precision"]
         assert "labels" not in silent[scope]["recall"]
-    difference = found["differences"]["silent"]["overall"]["precision"]
+    difference = document["differences"]["silent"]["overall"]["precision"]
     assert (difference["value"], difference["labels"], difference["p"]) == (0, 2, 1)
-    assert "labels" not in found["differences"]["silent"]["overall"]["recall"]
+    assert "labels" not in document["differences"]["silent"]["overall"]["recall"]
     remark = next(
         row["reason"]
-        for row in results.as_rows(found)
+        for row in results.as_rows(document)
         if (row["model"], row["scope"], row["metric"]) == ("silent", "overall", "precision")
     )
     assert "mean of 2 labels" in remark
@@ -149,34 +149,33 @@ def test_a_model_that_never_calls_a_label_gains_nothing_by_it():
 def test_a_difference_is_that_of_the_means_over_shared_labels_and_noninferiority_too():
     targets, answers = made_up("multilabel", 4, n=300)
     targets[:, 3] = 0  # no AUROC for either model
-    found = measured("multilabel", list("abcd"), targets, answers)
+    document = measured("multilabel", list("abcd"), targets, answers)
     for key in ("auroc", "precision", "mcc"):
         of_labels = [
-            [found["models"][name]["labels"][label][key]["value"] for label in "abcd"]
+            [document["models"][name]["labels"][label][key]["value"] for label in "abcd"]
             for name in ("student", "teacher")
         ]
         gaps = [one - other for one, other in zip(*of_labels, strict=True) if one is not None and other is not None]
-        entry = found["differences"]["student"]["overall"][key]
+        entry = document["differences"]["student"]["overall"][key]
         assert entry["value"] == pytest.approx(np.mean(gaps))
         assert entry.get("labels", 4) == len(gaps)
-    test = found["noninferiority"]["student"]
+    test = document["noninferiority"]["student"]
     assert test["labels"] == 3
-    assert test["value"] == found["differences"]["student"]["overall"]["auroc"]["value"]
-    assert test["low"] == found["differences"]["student"]["overall"]["auroc"]["low"]
+    assert test["value"] == document["differences"]["student"]["overall"]["auroc"]["value"]
+    assert test["low"] == document["differences"]["student"]["overall"]["auroc"]["low"]
 
 
 def test_an_average_that_a_single_patient_decides_has_no_interval():
     """The last label is positive in one patient: without him the average is over other labels."""
     targets, answers = made_up("multilabel", 2, n=200)
     targets[:, 1] = np.arange(200) < 2
-    found = measured("multilabel", ["a", "b"], targets, answers)
-    label = found["models"]["teacher"]["labels"]["b"]
+    document = measured("multilabel", ["a", "b"], targets, answers)
+    label = document["models"]["teacher"]["labels"]["b"]
     assert (label["positives"], label["positive_patients"]) == (2, 1)
     assert label["auroc"]["interval_reason"] == "1 patient with the finding: fewer than 5"
-    assert (
-        found["differences"]["student"]["labels"]["b"]["auroc"]["interval_reason"] == label["auroc"]["interval_reason"]
-    )
-    for entry in (found["models"]["teacher"]["macro"]["auroc"], found["differences"]["student"]["overall"]["auroc"]):
+    difference = document["differences"]["student"]
+    assert difference["labels"]["b"]["auroc"]["interval_reason"] == label["auroc"]["interval_reason"]
+    for entry in (document["models"]["teacher"]["macro"]["auroc"], difference["overall"]["auroc"]):
         assert entry["value"] is not None
         assert (entry["low"], entry["interval_reason"]) == (None, entries.RARELY_DEFINED)
 
@@ -186,9 +185,9 @@ def test_the_decided_class_has_no_labels_to_average():
     decisions = np.zeros_like(answers["student"].decisions)
     decisions[np.arange(200), targets[:, :2].argmax(axis=1)] = True  # never the third class
     answers["student"] = Answers(answers["student"].probabilities, decisions)
-    found = measured("multiclass", list("abc"), targets, answers)
-    overall = [found["models"][name]["overall"] for name in ("student", "teacher")]
-    difference = found["differences"]["student"]["overall"]
+    document = measured("multiclass", list("abc"), targets, answers)
+    overall = [document["models"][name]["overall"] for name in ("student", "teacher")]
+    difference = document["differences"]["student"]["overall"]
     for key in ("accuracy", "balanced_accuracy", "mcc"):
         assert "labels" not in overall[0][key]
         assert "labels" not in difference[key]
@@ -210,13 +209,13 @@ def test_a_student_is_held_against_its_own_teacher():
     targets, answers = made_up("multilabel", 2, n=600)
     noise = 0.01 * np.random.default_rng(1).random(targets.shape)
     answers["close"] = Answers(0.99 * answers["student"].probabilities + noise, answers["student"].decisions)
-    found = measured("multilabel", ["a", "b"], targets, answers, teachers={"close": "student"})["noninferiority"]
-    assert found["student"]["against"] == "teacher"
-    assert found["student"]["noninferior"] is False
-    assert found["close"]["against"] == "student"
-    assert found["close"]["noninferior"] is True
-    assert found["close"]["margin"] == 0.02
-    assert found["close"]["p_holm"] == pytest.approx(2 * found["close"]["p"])
+    document = measured("multilabel", ["a", "b"], targets, answers, teachers={"close": "student"})["noninferiority"]
+    assert document["student"]["against"] == "teacher"
+    assert document["student"]["noninferior"] is False
+    assert document["close"]["against"] == "student"
+    assert document["close"]["noninferior"] is True
+    assert document["close"]["margin"] == 0.02
+    assert document["close"]["p_holm"] == pytest.approx(2 * document["close"]["p"])
     bare = measured("multilabel", ["a", "b"], targets, answers, resamples=0)["noninferiority"]
     assert bare["student"]["noninferior"] is None
     assert bare["student"]["reason"] == entries.NO_RESAMPLES
@@ -266,8 +265,8 @@ def of_patients(targets, answers, **more):
 
 
 def test_no_error_in_few_images_is_no_certainty():
-    found = of_patients(*perfect())["models"]["perfect"]
-    for scope in (found["labels"]["a"], found["overall"], found["macro"], found["micro"]):
+    document = of_patients(*perfect())["models"]["perfect"]
+    for scope in (document["labels"]["a"], document["overall"], document["macro"], document["micro"]):
         for key, patients in (("recall", 10), ("specificity", 10), ("precision", 10), ("npv", 10), ("accuracy", 20)):
             expected = stats.binomtest(patients, patients).proportion_ci(method="exact")
             assert scope[key]["low"] == pytest.approx(expected.low)
@@ -276,7 +275,7 @@ def test_no_error_in_few_images_is_no_certainty():
             assert scope[key]["value"] == pytest.approx(1)
             assert (scope[key]["low"], scope[key]["high"]) == (None, None), key
             assert scope[key]["interval_reason"] == entries.ALL_EQUAL
-    assert found["labels"]["a"]["auroc"]["delong_standard_error"] == 0
+    assert document["labels"]["a"]["auroc"]["delong_standard_error"] == 0
 
 
 def test_the_patients_of_an_exact_interval_are_those_concerned():
@@ -289,24 +288,24 @@ def test_the_patients_of_an_exact_interval_are_those_concerned():
     exact = {key: label[key].get("exact") for key in ("recall", "specificity", "precision", "npv", "accuracy")}
     assert exact == {"recall": 5, "specificity": 5, "precision": 5, "npv": 5, "accuracy": 6}
     none_found = Answers(p, targets == 2)
-    found = results.measure("multilabel", ["a"], targets, {"m": none_found}, patient, draws)["models"]["m"]["labels"]
-    recall = found["a"]["recall"]
+    document = results.measure("multilabel", ["a"], targets, {"m": none_found}, patient, draws)["models"]["m"]["labels"]
+    recall = document["a"]["recall"]
     assert (recall["value"], recall["low"]) == (0, 0)
     assert recall["high"] == pytest.approx(stats.binomtest(0, 5).proportion_ci(method="exact").high)
 
 
 def test_differences_without_spread_have_neither_interval_nor_certain_p():
-    found = of_patients(*perfect())
-    json.dumps(found, allow_nan=False)
-    flat = found["differences"]["flat"]["labels"]["a"]["auroc"]
+    document = of_patients(*perfect())
+    json.dumps(document, allow_nan=False)
+    flat = document["differences"]["flat"]["labels"]["a"]["auroc"]
     assert (flat["value"], flat["low"], flat["p"], flat["p_holm"]) == (-0.5, None, None, None)
     assert flat["interval_reason"] == entries.ALL_EQUAL
     assert (flat["delong_p"], flat["delong_p_holm"], flat["delong_reason"]) == (None, None, entries.NO_VARIANCE)
-    alike = found["differences"]["too"]["overall"]["auroc"]
+    alike = document["differences"]["too"]["overall"]["auroc"]
     assert (alike["value"], alike["low"], alike["p"], alike["p_holm"]) == (0, None, 1, 1)
-    assert found["differences"]["errs"]["overall"]["recall"]["low"] < 0
+    assert document["differences"]["errs"]["overall"]["recall"]["low"] < 0
     for name in ("too", "flat"):
-        test = found["noninferiority"][name]
+        test = document["noninferiority"][name]
         assert (test["low"], test["p"], test["noninferior"], test["reason"]) == (None, None, None, entries.ALL_EQUAL)
 
 
@@ -315,10 +314,10 @@ def test_calibration_before_and_after_the_temperature():
     p = answers["teacher"].probabilities
     logit = np.log(p / (1 - p))
     cold = Answers(1 / (1 + np.exp(-logit / 2)), answers["teacher"].decisions, p, 2.0)
-    found = measured("multilabel", ["a", "b"], targets, {"cold": cold, "plain": answers["student"]})["models"]
-    assert found["cold"]["calibration"]["temperature"] == 2.0
-    assert found["plain"]["calibration"] == {"temperature": None, "before": None}
-    label = found["cold"]["labels"]["a"]
+    document = measured("multilabel", ["a", "b"], targets, {"cold": cold, "plain": answers["student"]})["models"]
+    assert document["cold"]["calibration"]["temperature"] == 2.0
+    assert document["plain"]["calibration"] == {"temperature": None, "before": None}
+    label = document["cold"]["labels"]["a"]
     # Dividing the logits by two doubles the slope.
     before = label["calibration"]["before"]
     assert label["calibration_slope"]["value"] == pytest.approx(2 * before["calibration_slope"]["value"], rel=1e-6)
@@ -343,21 +342,21 @@ def test_no_resamples_no_intervals_and_the_seed_fixes_them():
 
 def test_rows_of_the_table_hold_every_figure_once():
     targets, answers = made_up("multilabel", 2)
-    found = measured("multilabel", ["a", "b"], targets, answers, resamples=10)
-    rows = results.as_rows(found)
+    document = measured("multilabel", ["a", "b"], targets, answers, resamples=10)
+    rows = results.as_rows(document)
     keys = [(row["model"], row["scope"], row["label"], row["metric"]) for row in rows]
     assert len(set(keys)) == len(keys) == 2 * ((4 + 2) * len(METRICS) + 2 * 9)
     row = next(row for row in rows if (row["scope"], row["metric"]) == ("micro", "f1"))
-    assert row["value"] == found["models"]["teacher"]["micro"]["f1"]["value"]
+    assert row["value"] == document["models"]["teacher"]["micro"]["f1"]["value"]
 
 
 def test_a_student_is_compared_with_its_control():
     targets, answers = made_up("multilabel", 2)
     answers["control"] = made_up("multilabel", 2, seed=1)[1]["student"]
-    found = measured("multilabel", ["a", "b"], targets, answers, controls={"teacher": "student"})
-    gain = found["gains"]["teacher"]
+    document = measured("multilabel", ["a", "b"], targets, answers, controls={"teacher": "student"})
+    gain = document["gains"]["teacher"]
     assert gain["control"] == "student"
-    mirrored = found["differences"]["student"]["overall"]["auroc"]
+    mirrored = document["differences"]["student"]["overall"]["auroc"]
     assert gain["overall"]["auroc"]["value"] == pytest.approx(-mirrored["value"])
     assert gain["overall"]["auroc"]["low"] == pytest.approx(-mirrored["high"])
     assert gain["overall"]["auroc"]["p"] == pytest.approx(mirrored["p"])

@@ -10,15 +10,15 @@ from cxr_eval.predictions import Answers
 
 def test_usual_columns_are_taken_where_they_tell_groups_apart():
     table = pl.DataFrame(
-        {"image": ["a", "b", "c"], "sex": ["F", "M", None], "view": ["PA"] * 3, "age": [5.0, 70, None]}
+        {"image": ["a", "b", "c"], "sex": ["F", "M", None], "projection": ["PA"] * 3, "age": [5.0, 70, None]}
     )
-    found = {grouping.column: grouping for grouping in subgroups.groupings(table, [])}
-    assert list(found) == ["sex", "age"]
-    assert found["sex"].names == ("F", "M")
-    assert found["sex"].number.tolist() == [0, 1, -1]
-    assert found["age"].names == ("0-17", "60-79")
-    assert found["age"].number.tolist() == [0, 1, -1]
-    assert [grouping.column for grouping in subgroups.groupings(table, ["view"])] == ["view"]
+    actual = {grouping.column: grouping for grouping in subgroups.groupings(table, [])}
+    assert list(actual) == ["sex", "age"]
+    assert actual["sex"].names == ("F", "M")
+    assert actual["sex"].number.tolist() == [0, 1, -1]
+    assert actual["age"].names == ("0-17", "60-79")
+    assert actual["age"].number.tolist() == [0, 1, -1]
+    assert [grouping.column for grouping in subgroups.groupings(table, ["projection"])] == ["projection"]
 
 
 def test_ages_are_cut_at_whole_years_and_other_numbers_at_quartiles():
@@ -68,34 +68,34 @@ def measured():
     labels = ["a", "b", "c"]
     number, weights = results.draws_of(patient, 200, 0)
     groupings = subgroups.groupings(pl.DataFrame({"sex": pl.Series(sex.tolist())}), ["sex"])
-    found = subgroups.measure(groupings, labels, [0, 1, 2], targets, answers, number, weights)
-    return found, targets, answers["m"], sex
+    document = subgroups.measure(groupings, labels, [0, 1, 2], targets, answers, number, weights)
+    return document, targets, answers["m"], sex
 
 
 def test_figures_of_a_group_are_those_of_its_images(measured):
-    found, targets, answer, sex = measured
+    actual, targets, answer, sex = measured
     women = sex == "F"
-    entry = found["models"]["m"]["sex"]["F"]["labels"]["a"]["auroc"]
+    entry = actual["models"]["m"]["sex"]["F"]["labels"]["a"]["auroc"]
     expected = peer.roc_auc_score(targets[women, 0], answer.probabilities[women, 0])
     assert entry["value"] == pytest.approx(expected)
     assert entry["low"] < expected < entry["high"]
-    overall = found["models"]["m"]["sex"]["M"]["overall"]["recall"]["value"]
+    overall = actual["models"]["m"]["sex"]["M"]["overall"]["recall"]["value"]
     men = sex == "M"
     recalls = [peer.recall_score(targets[men, i], answer.decisions[men, i]) for i in range(2)]
     assert overall == pytest.approx(np.mean(recalls))
 
 
 def test_what_is_too_small_is_named_with_its_reason(measured):
-    found = measured[0]
-    groups = {group["name"]: group for group in found["columns"]["sex"]["groups"]}
+    actual = measured[0]
+    groups = {group["name"]: group for group in actual["columns"]["sex"]["groups"]}
     assert groups["X"]["reason"] == "12 patients: fewer than 20"
     assert groups["F"]["reason"] is None
-    assert found["models"]["m"]["sex"]["X"]["overall"]["auroc"]["reason"] == groups["X"]["reason"]
-    rare = found["models"]["m"]["sex"]["F"]["labels"]["c"]["auroc"]
+    assert actual["models"]["m"]["sex"]["X"]["overall"]["auroc"]["reason"] == groups["X"]["reason"]
+    rare = actual["models"]["m"]["sex"]["F"]["labels"]["c"]["auroc"]
     assert rare["value"] is None
     assert "fewer than 5 patients" in rare["reason"]
-    assert found["columns"]["sex"]["labels"] == ["a", "b"]  # men have c, but averages must be over the same labels
-    assert found["models"]["m"]["sex"]["M"]["labels"]["c"]["auroc"]["value"] is not None
+    assert actual["columns"]["sex"]["labels"] == ["a", "b"]  # men have c, but averages must be over the same labels
+    assert actual["models"]["m"]["sex"]["M"]["labels"]["c"]["auroc"]["value"] is not None
 
 
 def test_gaps_are_listed_the_largest_first_with_intervals(measured):
@@ -114,21 +114,22 @@ def test_a_group_without_an_error_has_an_exact_interval():
     sex = pl.DataFrame({"sex": ["F"] * 40 + ["M"] * 40})
     number, draws = results.draws_of(np.arange(80), 50, 0)
     groupings = subgroups.groupings(sex, ["sex"])
-    found = subgroups.measure(groupings, ["a"], [0], targets, answers, number, draws)
-    women = found["models"]["m"]["sex"]["F"]
+    document = subgroups.measure(groupings, ["a"], [0], targets, answers, number, draws)
+    women = document["models"]["m"]["sex"]["F"]
     assert women["overall"] == women["labels"]["a"]
     assert women["overall"]["recall"]["exact"] == 20
     assert women["overall"]["recall"]["low"] == pytest.approx(0.025 ** (1 / 20))
     assert women["overall"]["auroc"]["low"] is None
-    assert all(gap["low"] is None for gap in found["gaps"])
+    assert all(gap["low"] is None for gap in document["gaps"])
 
 
 def test_without_resamples_there_are_values_alone(measured):
     _, targets, answer, sex = measured
     groupings = subgroups.groupings(pl.DataFrame({"sex": pl.Series(sex.tolist())}), ["sex"])
-    found = subgroups.measure(groupings, ["a", "b", "c"], [0, 1, 2], targets, {"m": answer}, np.arange(1200) // 2, None)
-    assert found["models"]["m"]["sex"]["F"]["overall"]["auroc"]["interval_reason"] == "no resamples were asked for"
-    assert found["gaps"][0]["low"] is None
+    patients = np.arange(1200) // 2
+    document = subgroups.measure(groupings, ["a", "b", "c"], [0, 1, 2], targets, {"m": answer}, patients, None)
+    assert document["models"]["m"]["sex"]["F"]["overall"]["auroc"]["interval_reason"] == "no resamples were asked for"
+    assert document["gaps"][0]["low"] is None
 
 
 def test_the_average_of_one_label_is_not_listed_beside_that_label(measured):
@@ -137,7 +138,7 @@ def test_the_average_of_one_label_is_not_listed_beside_that_label(measured):
     rare[sex == "F", 1] = 0  # leaves one label with patients enough in every group
     number, draws = results.draws_of(np.arange(1200) // 2, 20, 0)
     groupings = subgroups.groupings(pl.DataFrame({"sex": pl.Series(sex.tolist())}), ["sex"])
-    found = subgroups.measure(groupings, ["a", "b", "c"], [0, 1, 2], rare, {"m": answer}, number, draws)
-    assert found["columns"]["sex"]["labels"] == ["a"]
-    assert [(gap["label"], gap["metric"]) for gap in found["gaps"]].count(("a", "auroc")) == 1
-    assert all(gap["label"] == "a" for gap in found["gaps"])
+    document = subgroups.measure(groupings, ["a", "b", "c"], [0, 1, 2], rare, {"m": answer}, number, draws)
+    assert document["columns"]["sex"]["labels"] == ["a"]
+    assert [(gap["label"], gap["metric"]) for gap in document["gaps"]].count(("a", "auroc")) == 1
+    assert all(gap["label"] == "a" for gap in document["gaps"])

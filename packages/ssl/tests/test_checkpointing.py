@@ -74,14 +74,14 @@ def test_gradients_and_statistics_are_those_of_plain_training(architecture, bloc
     plain, saving = network(architecture), network(architecture)
     assert recompute_activations(saving.network) == blocks
     assert plain.state_dict().keys() == saving.state_dict().keys()
-    expected, found = trained(plain), trained(saving)
-    for one, other in zip(expected[0], found[0], strict=True):
+    expected, actual = trained(plain), trained(saving)
+    for one, other in zip(expected[0], actual[0], strict=True):
         assert one.keys() == other.keys()
         for name in one:
             torch.testing.assert_close(other[name], one[name], atol=1e-5, rtol=1e-5, msg=name)
     for name, buffer in expected[1].items():  # counted once: equal means, variances and numbers of batches
-        torch.testing.assert_close(found[1][name], buffer, atol=1e-6, rtol=1e-6, msg=name)
-    for one, other in zip(expected[2], found[2], strict=True):
+        torch.testing.assert_close(actual[1][name], buffer, atol=1e-6, rtol=1e-6, msg=name)
+    for one, other in zip(expected[2], actual[2], strict=True):
         torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
 
 

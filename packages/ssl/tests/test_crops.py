@@ -25,15 +25,15 @@ def test_crops_of_an_image_stand_at_its_place_in_all_sizes(on_device) -> None:
         process_index, num_processes, device = 1, 2, torch.device("cpu")
 
     options: dict[str, Any] = {"seed": 5, "epoch": 1, "global_batch": 4, "accelerator": Second()}
-    found = list(crop_batches(cohort, rows, specs, first_step=0, augment_on_device=on_device, **options))
-    assert len(found) == 2
-    assert [tuple(stack.shape) for stack in found[1]] == [(2, 2, 1, 32, 32), (3, 2, 1, 24, 24)]
+    actual = list(crop_batches(cohort, rows, specs, first_step=0, augment_on_device=on_device, **options))
+    assert len(actual) == 2
+    assert [tuple(stack.shape) for stack in actual[1]] == [(2, 2, 1, 32, 32), (3, 2, 1, 24, 24)]
     for stream, spec in enumerate(specs):
         of_all = render(cohort.pixels[rows], draw(spec, 10, 5, 1, stream), spec).astype(int)
-        for crops in found:
+        for crops in actual:
             ours = crops[stream][:, :, 0].numpy().astype(int)
             places = [np.abs(of_all - ours[:, [i]]).max((0, 2, 3)).argmin() for i in range(2)]
             assert places[0] < places[1]
             assert np.abs(of_all[:, places] - ours).max() <= int(on_device)
     (resumed,) = crop_batches(cohort, rows, specs, first_step=1, augment_on_device=on_device, **options)
-    assert all(torch.equal(a, b) for a, b in zip(resumed, found[1], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(resumed, actual[1], strict=True))

@@ -111,7 +111,7 @@ def toy_run(
     if change:
         change(method.module)
     optimizer = torch.optim.AdamW(method.module.parameters(), lr)
-    found = []
+    actual = []
     for epoch in range(epochs):
         method.start_epoch()
         for step in range(steps):
@@ -124,8 +124,8 @@ def toy_run(
             optimizer.step()
             method.after_update(epoch * steps + step)
         sums = {name: total.double() for name, total in method.sums.items()}
-        found.append(method.collapse(method.diagnostics(sums)))
-    return found
+        actual.append(method.collapse(method.diagnostics(sums)))
+    return actual
 
 
 @pytest.mark.parametrize(("prototypes", "dim", "seed"), [(40, 8, 0), (80, 16, 1)])
@@ -187,7 +187,7 @@ def test_nan_is_caught():
 def test_embeddings_in_one_point_are_caught():
     numbers = {"loss": 5.0, "code_entropy": 0.9, "largest_prototype": 0.1, "rank": 30.0, "embedding_std": 0.01}
     sizes = {"num_prototypes": 300, "embedding_dim": 64}
-    found = find_collapse(numbers, {"low rank": "advice"}, **sizes)
-    assert found is not None
-    assert (found.kind, found.advice) == ("low rank", "advice")
+    actual = find_collapse(numbers, {"low rank": "advice"}, **sizes)
+    assert actual is not None
+    assert (actual.kind, actual.advice) == ("low rank", "advice")
     assert find_collapse({**numbers, "embedding_std": 0.95}, {}, **sizes) is None

@@ -93,10 +93,10 @@ def test_a_map_for_classes_of_validation_images_alone():
 def test_findings_get_a_map_each_the_commonest_first():
     targets = np.array([[1, 0, np.nan], [1, 1, 0], [1, 0, 0], [0, 1, 1]], np.float32)
     cohort = cohort_of(targets, ("Mass", "Edema", "Hernia"), "multilabel", ["train"] * 4)
-    found = groups(cohort, np.arange(4))
-    assert list(found) == ["Mass", "Edema", "Hernia"]
-    assert list(found["Hernia"]) == ["absent", "present", "unknown"]
-    assert found["Mass"]["present"].tolist() == [True, True, True, False]
+    actual = groups(cohort, np.arange(4))
+    assert list(actual) == ["Mass", "Edema", "Hernia"]
+    assert list(actual["Hernia"]) == ["absent", "present", "unknown"]
+    assert actual["Mass"]["present"].tolist() == [True, True, True, False]
     titles = [one["title"] for one in maps(Corners(), cohort, 16)]
     assert titles == [f"principal components of 4 train images: {name}" for name in ("Mass", "Edema", "Hernia")]
 
@@ -120,9 +120,9 @@ def test_the_plane_is_that_of_largest_variance():
     features = random.normal(size=(40, 5)) * [1, 9, 0.1, 4, 0.1]
     values, vectors = np.linalg.eigh(np.cov(features.T))
     expected = (features - features.mean(0)) @ vectors[:, [-1, -2]]
-    found = principal_plane(features)
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-9)
-    assert found.var(0, ddof=1) == pytest.approx(values[[-1, -2]])
+    actual = principal_plane(features)
+    np.testing.assert_allclose(np.abs(actual), np.abs(expected), atol=1e-9)
+    assert actual.var(0, ddof=1) == pytest.approx(values[[-1, -2]])
     assert principal_plane(np.ones((3, 1))).shape == (3, 2)
 
 

@@ -18,20 +18,20 @@ from cxr_ssl.train import planned
     epochs=st.sampled_from([None, 1, 3, 400]),
 )
 def test_every_plan_can_be_carried_out(images, batch_size, processes, optimizer, epochs):
-    found = make_plan(images, batch_size=batch_size, optimizer=optimizer, processes=processes, epochs=epochs)
-    assert found.global_batch % processes == 0
-    assert found.global_batch // processes >= 2
-    assert found.global_batch <= max(batch_size, 2 * processes)
-    assert found.steps >= 1
-    assert found.epochs >= 1
-    assert epochs in (found.epochs, None)
-    assert 0 <= found.warmup_steps < found.steps * found.epochs
-    assert found.lr > 0
+    plan = make_plan(images, batch_size=batch_size, optimizer=optimizer, processes=processes, epochs=epochs)
+    assert plan.global_batch % processes == 0
+    assert plan.global_batch // processes >= 2
+    assert plan.global_batch <= max(batch_size, 2 * processes)
+    assert plan.steps >= 1
+    assert plan.epochs >= 1
+    assert epochs in (plan.epochs, None)
+    assert 0 <= plan.warmup_steps < plan.steps * plan.epochs
+    assert plan.lr > 0
 
 
 def test_what_is_given_stays():
-    found = make_plan(5000, batch_size=64, optimizer="adamw", epochs=7, lr=0.123, warmup=0.5)
-    assert (found.epochs, found.lr, found.steps, found.warmup_steps) == (7, 0.123, 78, 39)
+    plan = make_plan(5000, batch_size=64, optimizer="adamw", epochs=7, lr=0.123, warmup=0.5)
+    assert (plan.epochs, plan.lr, plan.steps, plan.warmup_steps) == (7, 0.123, 78, 39)
 
 
 def test_the_published_learning_rate_is_met_where_it_was_measured():
@@ -40,8 +40,8 @@ def test_the_published_learning_rate_is_met_where_it_was_measured():
 
 @pytest.mark.parametrize(("images", "epochs", "steps"), [(40, 100, 100), (800, 24, 600), (100_000, 5, 15_625)])
 def test_small_cohorts_get_steps_and_large_ones_epochs(images, epochs, steps):
-    found = make_plan(images, batch_size=32, optimizer="adamw")
-    assert (found.epochs, found.all_steps) == (epochs, steps)
+    plan = make_plan(images, batch_size=32, optimizer="adamw")
+    assert (plan.epochs, plan.all_steps) == (epochs, steps)
 
 
 IMAGENET = 1_281_167
@@ -49,33 +49,33 @@ IMAGENET = 1_281_167
 
 def test_the_papers_schedule_value_by_value():
     """Learning rate of the published run of 200 epochs with a batch of 256."""
-    found = planned(preset("paper-256"), IMAGENET, processes=4)
+    plan = planned(preset("paper-256"), IMAGENET, processes=4)
     steps = IMAGENET // 256
-    assert (found.steps, found.epochs, found.global_batch) == (steps, 200, 256)
+    assert (plan.steps, plan.epochs, plan.global_batch) == (steps, 200, 256)
     total = 200 * steps
     for step in (*range(0, total, 997), total - 1):
         expected = 0.0006 + (0.6 - 0.0006) * (1 + math.cos(math.pi * step / total)) / 2
-        assert found.lr_at(step) == pytest.approx(expected, rel=1e-12)
-        assert found.weight_decay_at(step) == 1e-6
-    assert found.lr_at(0) == 0.6
-    assert found.lr_at(total) == pytest.approx(0.0006)
+        assert plan.lr_at(step) == pytest.approx(expected, rel=1e-12)
+        assert plan.weight_decay_at(step) == 1e-6
+    assert plan.lr_at(0) == 0.6
+    assert plan.lr_at(total) == pytest.approx(0.0006)
 
 
 def test_a_warm_up_and_a_cosine_of_the_weight_decay():
-    found = make_plan(
+    plan = make_plan(
         640, batch_size=64, optimizer="sgd", epochs=10, warmup=2.0, lr=1.0, weight_decay=0.04, weight_decay_end=0.4
     )
-    assert found.warmup_steps == 20
-    assert found.lr_at(0) == pytest.approx(0.05)
-    assert found.lr_at(10) == pytest.approx(0.525)
-    assert found.lr_at(20) == 1.0
-    assert found.lr_at(60) == pytest.approx(0.001 + 0.999 / 2)
-    assert found.weight_decay_at(0) == pytest.approx(0.04)
-    assert found.weight_decay_at(50) == pytest.approx(0.22)
-    assert found.weight_decay_at(100) == pytest.approx(0.4)
+    assert plan.warmup_steps == 20
+    assert plan.lr_at(0) == pytest.approx(0.05)
+    assert plan.lr_at(10) == pytest.approx(0.525)
+    assert plan.lr_at(20) == 1.0
+    assert plan.lr_at(60) == pytest.approx(0.001 + 0.999 / 2)
+    assert plan.weight_decay_at(0) == pytest.approx(0.04)
+    assert plan.weight_decay_at(50) == pytest.approx(0.22)
+    assert plan.weight_decay_at(100) == pytest.approx(0.4)
 
 
 def test_a_batch_falls_into_equal_parts_for_processes_and_accumulation():
-    found = make_plan(1000, batch_size=100, optimizer="adamw", processes=2, accumulate=3)
-    assert found.global_batch == 96
+    plan = make_plan(1000, batch_size=100, optimizer="adamw", processes=2, accumulate=3)
+    assert plan.global_batch == 96
     assert make_plan(9, batch_size=64, optimizer="adamw", accumulate=2).global_batch == 8

@@ -47,9 +47,9 @@ def test_unknown_labels_are_left_out_not_taken_for_negatives():
     holes = y.copy()
     holes[100:, 0] = np.nan
     expected = linear_probe(x[:100], y[:100, :1], new, truth[:, :1])
-    found = linear_probe(x, holes, new, truth)
-    assert found[0] == pytest.approx(expected[0], abs=1e-12)
-    assert found[1] == pytest.approx(linear_probe(x, y, new, truth)[1], abs=1e-12)
+    actual = linear_probe(x, holes, new, truth)
+    assert actual[0] == pytest.approx(expected[0], abs=1e-12)
+    assert actual[1] == pytest.approx(linear_probe(x, y, new, truth)[1], abs=1e-12)
 
 
 def test_what_cannot_be_judged_is_nan():
@@ -81,9 +81,9 @@ def test_nearest_neighbours_are_those_of_sklearn():
     np.testing.assert_allclose(knn_probe(x, y, new, truth), expected, atol=1e-9)
     holes = y.copy()
     holes[100:, 0] = np.nan
-    found = knn_probe(x, holes, new, truth)
-    assert found[0] == pytest.approx(knn_probe(x[:100], y[:100], new, truth)[0], abs=1e-12)
-    assert found[1] == pytest.approx(expected[1], abs=1e-12)
+    actual = knn_probe(x, holes, new, truth)
+    assert actual[0] == pytest.approx(knn_probe(x[:100], y[:100], new, truth)[0], abs=1e-12)
+    assert actual[1] == pytest.approx(expected[1], abs=1e-12)
     assert np.isnan(knn_probe(x, np.zeros_like(y), new, truth)).all()
     assert np.isnan(knn_probe(np.full_like(x, np.nan), y, new, truth)).all()
     assert np.isfinite(knn_probe(x[:5], np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0]], new, truth)).all()

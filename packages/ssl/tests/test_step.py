@@ -52,8 +52,8 @@ def test_gradients_are_the_mean_over_the_parts(parts, queued, new_state, crops_o
         one.backward()
     for name, parameter in expected.named_parameters():
         assert parameter.grad is not None
-        found = swav.get_parameter(name).grad
-        torch.testing.assert_close(found, parameter.grad / parts, atol=1e-5, rtol=1e-5, msg=name)
+        actual = swav.get_parameter(name).grad
+        torch.testing.assert_close(actual, parameter.grad / parts, atol=1e-5, rtol=1e-5, msg=name)
     assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-6)
     accelerator: Any = state.accelerator
     assert accelerator.without_exchange == parts - 1  # processes would exchange gradients once
@@ -77,8 +77,8 @@ def test_the_queue_takes_the_whole_batch_once_the_step_is_done(new_state, crops_
     _, swav = parts_of(new_state(config(3)))
     for number, portion in enumerate(zip(*(stack.chunk(3, dim=1) for stack in crops_of()), strict=True)):
         embeddings, _ = swav(portion)
-        found = method.queue.embeddings[:, 0, 4 * number : 4 * number + 4]
-        torch.testing.assert_close(found, embeddings[:2].detach())
+        actual = method.queue.embeddings[:, 0, 4 * number : 4 * number + 4]
+        torch.testing.assert_close(actual, embeddings[:2].detach())
     late = new_state(config(queue_start=1.0), lr=0.0)
     train_step(late, crops_of())
     assert parts_of(late)[0].queue.pushed == 0

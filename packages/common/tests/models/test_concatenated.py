@@ -28,9 +28,9 @@ def test_each_part_starts_from_its_own_weights():
         network.load_part(part, one.state_dict())
     x = torch.rand(2, 1, 32, 32)
     with torch.no_grad():
-        found = network.forward_head(network.forward_features(x), pre_logits=True)
+        actual = network.forward_head(network.forward_features(x), pre_logits=True)
         expected = [one.forward_head(one.forward_features(x), pre_logits=True) for one in alone]
-    assert torch.equal(found, torch.cat(expected, 1))
+    assert torch.equal(actual, torch.cat(expected, 1))
 
 
 def test_the_same_network_twice_has_two_sets_of_weights():

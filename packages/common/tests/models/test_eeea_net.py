@@ -84,16 +84,16 @@ def test_timm_sees_a_network_of_its_own():
         assert [(level["num_chs"], level["reduction"]) for level in network.feature_info] == [
             (16, 2), (24, 4), (40, 8), (112, 16), (160, 32),
         ]  # fmt: skip
-        final, found = network.forward_intermediates(x, indices=[1, 4])
+        final, actual = network.forward_intermediates(x, indices=[1, 4])
         assert torch.equal(final, maps)
-        assert [tuple(one.shape) for one in found] == [(2, 24, 16, 16), (2, 160, 2, 2)]
+        assert [tuple(one.shape) for one in actual] == [(2, 24, 16, 16), (2, 160, 2, 2)]
 
         body = copy.deepcopy(network)
         body.reset_classifier(0)
         assert torch.equal(body(x), pooled)
         pyramid: Any = timm.create_model("eeea_net_c2", in_chans=1, features_only=True).eval()
         pyramid.load_state_dict({f"body.{name}": one for name, one in body.state_dict().items()})
-        assert torch.equal(pyramid(x)[4], found[1])
+        assert torch.equal(pyramid(x)[4], actual[1])
         assert pyramid.feature_info.channels() == [16, 24, 40, 112, 160]
     with pytest.raises(ValueError, match="pools by 'avg'"):
         network.reset_classifier(3, global_pool="max")

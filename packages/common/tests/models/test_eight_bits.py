@@ -93,10 +93,10 @@ def test_a_file_gives_the_same_network_back(architecture, tmp_path):
 def test_inner_features_come_with_the_same_logits(architecture):
     _, eight = quantised(architecture)
     with torch.no_grad():
-        logits, found = features(eight, pixels(), ("level4", "pooled"))
+        logits, values = features(eight, pixels(), ("level4", "pooled"))
         torch.testing.assert_close(logits, eight(pixels()), rtol=1e-5, atol=1e-5)
     widths = feature_channels(eight, ("level4", "pooled"), SIZE)
-    assert {name: value.shape[1] for name, value in found.items()} == widths
+    assert {name: value.shape[1] for name, value in values.items()} == widths
 
 
 def test_a_grid_spans_its_range_and_holds_zero():

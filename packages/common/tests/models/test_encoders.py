@@ -76,8 +76,8 @@ def test_a_folder_laid_out_like_a_repository(tmp_path) -> None:
     path = resnet18(tmp_path / "repo")
     about = {"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 160, 160], "mean": [0.4], "std": [0.2]}}
     (path.parent / "config.json").write_text(json.dumps(about))
-    found = find_encoder(str(path.parent))
-    assert (found.architecture, found.weights.path, found.size) == ("resnet18", path, 160)
+    encoder = find_encoder(str(path.parent))
+    assert (encoder.architecture, encoder.weights.path, encoder.size) == ("resnet18", path, 160)
 
 
 def test_a_file_alone(tmp_path, monkeypatch) -> None:
@@ -97,5 +97,5 @@ def test_ours_say_it_themselves(tmp_path) -> None:
     header = Header("model", "test_resnet", Input(48, 0.4, 0.2), task="multilabel", labels=("a", "b"))
     save(path, build("test_resnet", 2, size=48), header)
     for word in (path, f"{path}#features", tmp_path):
-        found = find_encoder(str(word))
-        assert (found.architecture, found.size) == ("test_resnet", 48)
+        encoder = find_encoder(str(word))
+        assert (encoder.architecture, encoder.size) == ("test_resnet", 48)

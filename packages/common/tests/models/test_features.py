@@ -44,11 +44,11 @@ def test_every_network_shows_its_features(architecture, gray_network, pixels):
     modes = [module.training for module in network.modules()]
     with torch.no_grad():
         plain = network(images)
-        logits, found = features(network, images, names)
+        logits, values = features(network, images, names)
     assert torch.equal(logits, plain)
-    assert {name: one.shape[1] for name, one in found.items()} == CHANNELS[architecture]
+    assert {name: one.shape[1] for name, one in values.items()} == CHANNELS[architecture]
     assert feature_channels(network, names, 64) == CHANNELS[architecture]
-    assert found["pooled"].shape == (2, network.network.num_features)
+    assert values["pooled"].shape == (2, network.network.num_features)
     if architecture.startswith("vit_"):
         strides = dict.fromkeys(STRIDES, 16)
     elif architecture == "baseline_cnn":
@@ -57,7 +57,7 @@ def test_every_network_shows_its_features(architecture, gray_network, pixels):
         strides = STRIDES
     for name in names[:-1]:
         edge = 64 // strides[name]
-        assert found[name].shape[2:] == (edge, edge)
+        assert values[name].shape[2:] == (edge, edge)
     assert [module.training for module in network.modules()] == modes
 
 
@@ -85,9 +85,9 @@ def test_levels_are_the_outputs_of_the_layers_they_name(architecture, gray_netwo
     for handle in handles:
         handle.remove()
     with torch.no_grad():
-        _, found = features(network, images, list(levels))
+        _, values = features(network, images, list(levels))
     for name in levels:
-        assert torch.equal(found[name], as_map(seen[name], CHANNELS[architecture][name])), name
+        assert torch.equal(values[name], as_map(seen[name], CHANNELS[architecture][name])), name
 
 
 def test_a_plain_transformer_ends_its_levels_at_quarters_of_its_depth(gray_network):
@@ -103,13 +103,13 @@ def test_parts_of_a_concatenation_are_concatenated(pixels):
     assert feature_names(network) == ("level3", "level4", "pooled")
     first, second = (GrayNetwork(part, 0.5, 0.25).eval() for part in concatenated.parts)
     with torch.no_grad():
-        _, found = features(network, pixels(64), ["level3", "pooled"])
+        _, values = features(network, pixels(64), ["level3", "pooled"])
         _, left = features(first, pixels(64), ["level3", "pooled"])
         _, right = features(second, pixels(64), ["level3", "pooled"])
-    assert torch.equal(found["pooled"], torch.cat([left["pooled"], right["pooled"]], 1))
-    assert torch.equal(found["level3"][:, :256], left["level3"])
+    assert torch.equal(values["pooled"], torch.cat([left["pooled"], right["pooled"]], 1))
+    assert torch.equal(values["level3"][:, :256], left["level3"])
     coarse = torch.nn.functional.avg_pool2d(right["level3"], 8)
-    torch.testing.assert_close(found["level3"][:, 256:], coarse)
+    torch.testing.assert_close(values["level3"][:, 256:], coarse)
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "eeea_net_c2", "baseline_cnn"])
@@ -118,12 +118,12 @@ def test_training_sees_one_pass(architecture, gray_network, pixels):
     passes = []
     handle = network.network.get_classifier().register_forward_hook(lambda *_: passes.append(1))
     torch.manual_seed(3)
-    logits, found = features(network, images, ["level4", "pooled"])
+    logits, values = features(network, images, ["level4", "pooled"])
     handle.remove()
     assert passes == [1]
     torch.manual_seed(3)
     torch.testing.assert_close(logits, network(images))  # the same dropout
-    found["level4"].square().mean().backward()
+    values["level4"].square().mean().backward()
     first = next(parameter for parameter in network.network.parameters() if parameter.ndim == 4)
     assert first.grad is not None
     assert first.grad.abs().max() > 0
@@ -142,9 +142,9 @@ def test_nothing_is_left_on_the_network(gray_network, pixels):
 def test_only_what_is_asked_comes_back_in_the_order_asked(gray_network, pixels):
     network = gray_network("resnet18")
     with torch.no_grad():
-        _, found = features(network, pixels(64), ["pooled", "level4", "level2"])
-        assert list(found) == ["pooled", "level4", "level2"]
-        assert found["level2"].shape[1] == 128
+        _, values = features(network, pixels(64), ["pooled", "level4", "level2"])
+        assert list(values) == ["pooled", "level4", "level2"]
+        assert values["level2"].shape[1] == 128
         logits, nothing = features(network, pixels(64), [])
         assert nothing == {}
         assert torch.equal(logits, network(pixels(64)))

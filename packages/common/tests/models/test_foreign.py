@@ -151,10 +151,10 @@ def wrappers(state):
 def test_wrappers_are_taken_off(kind, resnet18, tmp_path):
     state = resnet18.state_dict()
     path = save(wrappers(state)[kind], tmp_path / "weights.pth.tar")
-    found = from_foreign(path, "resnet18")
-    assert set(found) == set(build("resnet18", 0).state_dict())
+    actual = from_foreign(path, "resnet18")
+    assert set(actual) == set(build("resnet18", 0).state_dict())
     close = 1e-3 if kind == "half precision" else 0
-    for name, one in found.items():
+    for name, one in actual.items():
         expected = state[name].sum(1, keepdim=True) if name == "conv1.weight" else state[name]
         if name.endswith("num_batches_tracked"):
             assert one.dtype == torch.int64
@@ -199,10 +199,10 @@ def test_positions_are_resampled_to_the_size(architecture, name, tmp_path):
         ours = build(architecture, 0, size=64).state_dict()
     state = {each: torch.ones(one.shape, dtype=one.dtype) for each, one in theirs.items()}
     state[name].fill_(0.25)
-    found = from_foreign(save(state, tmp_path / "weights.pth"), architecture, size=64)
-    assert {each: one.shape for each, one in found.items()} == {each: one.shape for each, one in ours.items()}
-    assert found[name].shape != state[name].shape
-    torch.testing.assert_close(found[name], torch.full_like(found[name], 0.25))
+    actual = from_foreign(save(state, tmp_path / "weights.pth"), architecture, size=64)
+    assert {each: one.shape for each, one in actual.items()} == {each: one.shape for each, one in ours.items()}
+    assert actual[name].shape != state[name].shape
+    torch.testing.assert_close(actual[name], torch.full_like(actual[name], 0.25))
 
 
 class Bomb:

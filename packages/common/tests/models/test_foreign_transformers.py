@@ -95,9 +95,9 @@ def test_encoders_of_transformers(made: Any, tmp_path: Path) -> None:
     # As a repository, which says all itself.
     about = {"image_mean": [0.45] * 3, "image_std": [0.25] * 3, "size": {"height": size, "width": size}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(about))
-    found = find_encoder(str(tmp_path))
-    assert (found.architecture, found.size) == (architecture, size)
-    ours: Any = build_pretrained(architecture, 0, size, (found.weights,), 0.3, 0.2).eval()
+    encoder = find_encoder(str(tmp_path))
+    assert (encoder.architecture, encoder.size) == (architecture, size)
+    ours: Any = build_pretrained(architecture, 0, size, (encoder.weights,), 0.3, 0.2).eval()
     said = ours.describe_input(size, {})
     assert (said.mean, said.std) == (0.45, 0.25)
 
@@ -157,9 +157,9 @@ def test_the_vision_tower_of_open_clip_itself(tmp_path: Path) -> None:
     }
     (tmp_path / "open_clip_config.json").write_text(json.dumps(about))
     theirs.visual.proj = None
-    found = find_encoder(str(tmp_path))
-    assert (found.architecture, found.size) == ("vit_base_patch32_clip_224", 224)
-    ours: Any = build_pretrained(found.architecture, 0, 224, (found.weights,), 0.3, 0.2).eval()
+    encoder = find_encoder(str(tmp_path))
+    assert (encoder.architecture, encoder.size) == ("vit_base_patch32_clip_224", 224)
+    ours: Any = build_pretrained(encoder.architecture, 0, 224, (encoder.weights,), 0.3, 0.2).eval()
     pixels = radiographs(224)
     mean, std = (torch.tensor(about["preprocess_cfg"][name])[:, None, None] for name in ("mean", "std"))
     with torch.inference_mode():

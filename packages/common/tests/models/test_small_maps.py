@@ -35,8 +35,8 @@ def test_the_sums_and_gradients_are_those_of_the_convolution(data, bias, stride,
         if expected[0].shape[-1] ** 2 <= SMALL:
             patch.setattr(functional, "conv2d", None)  # and PyTorch's is never called
         actual = gradients(conv, x, weights)
-    for found, one in zip(actual, expected, strict=True):
-        torch.testing.assert_close(found, one)
+    for result, one in zip(actual, expected, strict=True):
+        torch.testing.assert_close(result, one)
 
 
 def test_larger_maps_and_other_convolutions_stay() -> None:
@@ -93,8 +93,8 @@ def test_a_network_on_small_images_is_the_same_under_the_same_names(size) -> Non
     images = torch.randn(2, 1, size, size, dtype=torch.float64)
     expected = gradients(network, images, list(network.parameters()))
     multiply_small_maps(network)
-    for found, one in zip(gradients(network, images, list(network.parameters())), expected, strict=True):
-        torch.testing.assert_close(found, one)
+    for actual, one in zip(gradients(network, images, list(network.parameters())), expected, strict=True):
+        torch.testing.assert_close(actual, one)
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in state.items())
     assert network.state_dict().keys() == state.keys()
 

@@ -23,17 +23,17 @@ def images(n: int, edge: int, seed: int = 0) -> np.ndarray:
 def both(spec: ViewSpec, pixels: np.ndarray, epoch: int = 0) -> tuple[np.ndarray, np.ndarray]:
     drawn = draw(spec, len(pixels), 0, epoch)
     expected = render(pixels, drawn, spec)
-    found = shown(prepared(pixels, drawn, spec, CPU, on_device=True), CPU)
-    assert found.dtype == torch.uint8
-    return expected.astype(int), found.numpy().astype(int)
+    actual = shown(prepared(pixels, drawn, spec, CPU, on_device=True), CPU)
+    assert actual.dtype == torch.uint8
+    return expected.astype(int), actual.numpy().astype(int)
 
 
 @pytest.mark.parametrize("augment", [*AUGMENTATIONS, "strong,rotation=90,zoom=0.3:3,flip=0.5,aspect=1.4,shift=0.3"])
 @pytest.mark.parametrize(("edge", "size"), [(96, 64), (64, 64), (48, 64), (95, 33), (256, 32), (431, 24)])
 def test_a_device_shows_the_pixels_of_the_cpu(augment, edge, size) -> None:
     """Images that are shrunk through odd and even levels of the pyramid, enlarged, and neither."""
-    expected, found = both(training_views(augment, size), images(24, edge))
-    apart = np.abs(expected - found)
+    expected, actual = both(training_views(augment, size), images(24, edge))
+    apart = np.abs(expected - actual)
     assert apart.max() <= 1
     assert (apart > 0).mean() < 0.01
 
@@ -41,9 +41,9 @@ def test_a_device_shows_the_pixels_of_the_cpu(augment, edge, size) -> None:
 @pytest.mark.parametrize("kind", MULTI_CROP)
 def test_several_crops_of_an_image_keep_their_places(kind) -> None:
     spec = MULTI_CROP[kind]
-    expected, found = both(spec, images(7, 96), epoch=3)
-    assert found.shape == (spec.count, 7, spec.size, spec.size)
-    assert np.abs(expected - found).max() <= 1
+    expected, actual = both(spec, images(7, 96), epoch=3)
+    assert actual.shape == (spec.count, 7, spec.size, spec.size)
+    assert np.abs(expected - actual).max() <= 1
 
 
 def test_the_blur_is_that_of_bytes() -> None:
@@ -55,9 +55,9 @@ def test_the_blur_is_that_of_bytes() -> None:
         assert kernel.sum() == 256
         expected = cv2.GaussianBlur(point, (0, 0), sigma)[size // 2]
         reach = len(kernel) // 2
-        found = np.zeros(size, int)
-        found[size // 2 - reach : size // 2 + reach + 1] = (255 * kernel * 256 + 2**15) >> 16
-        assert (found == expected).all(), sigma
+        actual = np.zeros(size, int)
+        actual[size // 2 - reach : size // 2 + reach + 1] = (255 * kernel * 256 + 2**15) >> 16
+        assert (actual == expected).all(), sigma
     assert blurs(np.zeros((2, 3))).tolist() == [[[256]] * 3] * 2
 
 

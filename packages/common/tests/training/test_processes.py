@@ -95,17 +95,17 @@ def test_other_numbers_of_processes_share_what_two_had(now) -> None:
         "means loss": torch.tensor([[4.0, 2.0], [8.0, 2.0]]),
         "method queue": torch.arange(2 * 2 * 6 * 3.0).reshape(2, 2, 6, 3),
     }
-    found = []
+    actual = []
     for rank in range(now):
         accelerator: Any = SimpleNamespace(num_processes=now, process_index=rank)
         own = {name: torch.zeros_like(values[0]) for name, values in gathered.items()}
         own["method queue"] = torch.zeros(2, 12 // now, 3)
         restore_per_process(own, gathered, accelerator)
-        found.append(own)
-    assert all(own["buffer steps"].item() == 7 for own in found)
-    torch.testing.assert_close(torch.stack([own["buffer mean"] for own in found]).mean(0), torch.tensor([2.0, 4.0]))
-    torch.testing.assert_close(torch.stack([own["means loss"] for own in found]).sum(0), torch.tensor([12.0, 4.0]))
-    queue = torch.cat([own["method queue"] for own in found], dim=1)
+        actual.append(own)
+    assert all(own["buffer steps"].item() == 7 for own in actual)
+    torch.testing.assert_close(torch.stack([own["buffer mean"] for own in actual]).mean(0), torch.tensor([2.0, 4.0]))
+    torch.testing.assert_close(torch.stack([own["means loss"] for own in actual]).sum(0), torch.tensor([12.0, 4.0]))
+    queue = torch.cat([own["method queue"] for own in actual], dim=1)
     assert torch.equal(queue, torch.cat(list(gathered["method queue"]), dim=1))
 
 

@@ -85,8 +85,8 @@ def test_nan_counts_unless_it_may_be_undefined() -> None:
     means = MetricMeans()
     for value in (float("nan"), 2.0):
         means.add({"loss": torch.tensor(value), "share": torch.tensor(value)}, optional=["share"])
-    found = means.means(ALONE)
-    assert found["loss"] != found["loss"]
-    assert found["share"] == 2.0
+    actual = means.means(ALONE)
+    assert actual["loss"] != actual["loss"]
+    assert actual["share"] == 2.0
     means.add({"never": torch.tensor(float("inf"))}, optional=["never"])
     assert means.means(ALONE)["never"] != means.means(ALONE)["never"]

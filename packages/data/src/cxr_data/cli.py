@@ -56,7 +56,7 @@ def _prepare(config: PrepareConfig) -> None:
     from cxr_data.preparation.sizes import pixel_size_for
     from cxr_data.sources import is_phantom
 
-    selection = parse_selection(config.labels, config.uncertain, config.unmentioned, config.votes, config.view)
+    selection = parse_selection(config.labels, config.uncertain, config.unmentioned, config.votes, config.projection)
     source = _only(config.source)
     pixel_size = pixel_size_for(config.size)
     if is_phantom(source):
@@ -67,11 +67,12 @@ def _prepare(config: PrepareConfig) -> None:
             *(["bits"] if config.bits > 8 else []),
         ]:
             raise BadInput(
-                "labels, views, depth, shards and a cluster for a data set", f"{', '.join(chosen)} for a phantom"
+                "labels, projection, depth, shards and a cluster for a data set", f"{', '.join(chosen)} for a phantom"
             )
         return _say_prepared(_prepare_phantom(source, config, pixel_size), config.out, config.size)
     options: dict[str, Any] = {
         "pixel_size": pixel_size,
+        "size": config.size,
         "reader": config.reader,
         "aspect": config.aspect,
         "window": config.window,
@@ -127,19 +128,19 @@ def _say_prepared(cohort: "Cohort", out: Path, size: int | None = None) -> None:
 
 
 def _prepare_phantom(source: str, config: PrepareConfig, pixel_size: int) -> "Cohort":
-    from cxr_data.cohorts.cohort import is_prepared, load, save
+    from cxr_data.cohorts.cohort import is_prepared, load, note_size, save
     from cxr_data.sources import open_cohort
 
     cohort = open_cohort(source, pixel_size=pixel_size, seed=config.seed)
-    if is_prepared(config.out) and load(config.out).fingerprint == cohort.fingerprint:
-        return cohort
-    save(cohort, config.out)
+    if not (is_prepared(config.out) and load(config.out).fingerprint == cohort.fingerprint):
+        save(cohort, config.out)
+    note_size(config.out, config.size)
     return cohort
 
 
 def _upload(config: UploadConfig) -> None:
-    from cxr_data.cohorts.chunks import chunks_at, upload
-    from cxr_data.cohorts.cohort import is_prepared, load
+    from cxr_data.cohorts.chunks import about_chunks, chunks_at, upload
+    from cxr_data.cohorts.cohort import about, is_prepared, load
     from cxr_data.cohorts.remote import is_url
     from cxr_data.command_line.suggestions import suggest
     from cxr_data.preparation.sizes import pixel_size_for
@@ -148,11 +149,13 @@ def _upload(config: UploadConfig) -> None:
     require(is_url(config.to), "an address such as s3://bucket/cohort", repr(config.to), "--to")
     source = _only(config.cohort)
     folder = Path(source).expanduser()
-    stored = is_prepared(folder) and chunks_at(source) is None  # then with all bits that it has
+    url = chunks_at(source)
+    stored = is_prepared(folder) and url is None  # then with all bits that it has
     cohort = load(folder) if stored else open_cohort(source, pixel_size=pixel_size_for(config.size))
     folds = sorted(folder.glob("folds-*.parquet")) if stored else []
     tables = {path.name: path.read_bytes() for path in folds}
-    chunks = upload(cohort, config.to, chunk_bytes=int(config.chunk_mb * 1e6), tables=tables)
+    known = about_chunks(url) if url else about(folder) if stored else {"size": config.size}
+    chunks = upload(cohort, config.to, size=known.get("size"), chunk_bytes=int(config.chunk_mb * 1e6), tables=tables)
     print(f"wrote {config.to}: {len(cohort):,} images in {chunks:,} chunks")
     if cohort.masks is not None:
         print("note: lesion masks are not uploaded; evaluate measures no localisation there")
@@ -175,8 +178,8 @@ def _preview(config: PreviewConfig) -> None:
     if config.views:
         sheet = view_sheet(cohort, columns=config.columns, tile=config.tile)
     else:
-        found = outlines(cohort) if config.outlines else None
-        sheet = contact_sheet(cohort, columns=config.columns, tile=config.tile, outlines=found)
+        drawn = outlines(cohort) if config.outlines else None
+        sheet = contact_sheet(cohort, columns=config.columns, tile=config.tile, outlines=drawn)
     _, png = cv2.imencode(".png", sheet)
     with whole_file(out) as file:
         file.write(png.tobytes())
@@ -233,7 +236,7 @@ def _audit(config: AuditConfig) -> None:
     cohort = join(parts, remove_leaks=False)
     facts = [file_facts(Path(part.source), part.table["image"].to_list()) for part in parts]
     known = [fact for fact in facts if fact is not None]
-    found = audit(
+    report = audit(
         cohort,
         facts=pl.concat(known) if len(known) == len(parts) else None,
         as_downloaded=not any(map(is_prepared, sources)),
@@ -241,12 +244,12 @@ def _audit(config: AuditConfig) -> None:
     own = sources[0] if len(sources) == 1 else ""
     out = config.out or _beside(own, cohort, "-audit")
     _refuse_other_audit(out, cohort)
-    write_json(out / "audit.json", found)
-    write_text(out / "audit.html", html(found, cohort))
-    Console(highlight=False).print(count_table(found))
-    print(totals(found))
+    write_json(out / "audit.json", report)
+    write_text(out / "audit.html", html(report, cohort))
+    Console(highlight=False).print(count_table(report))
+    print(totals(report))
     print(f"wrote {out / 'audit.html'} and audit.json")
-    if config.strict and found["errors"]:
+    if config.strict and report["errors"]:
         raise SystemExit(1)
 
 

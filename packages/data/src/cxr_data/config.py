@@ -28,11 +28,11 @@ class PrepareConfig:
             "Edema=ones,Cardiomegaly=zeros".
         unmentioned: What a label counts as that the report is silent on.
         votes: What several readers of an image amount to.
-        view: Which views are used; auto is frontal where the data set says which images are.
+        projection: Which projections are used; auto is frontal where the data set says which images are.
         split: "official" keeps the data set's own split where it has one; "patients" draws a new one by patient,
             "images" one by image, which leaks patients and is there to show what that does to figures.
         test_share: Share of the images for testing where the split is drawn anew.
-        bits: Bits a stored pixel: 8, or 16 to keep what deeper files hold (twice the size; networks are fed 8).
+        bits: Bits per stored pixel: 8, or 16 to keep what deeper files hold (twice the size; networks are fed 8).
         shard: I/N decodes one of N parts only, for N machines with one disk; `cxr-data merge` puts them together.
         dask: Address of a Dask scheduler, as in tcp://HOST:8786, whose workers decode; data set and --out lie on a disk
             that all of them have at the same place.
@@ -50,7 +50,7 @@ class PrepareConfig:
     uncertain: dict[str, str] | str = "ignore"
     unmentioned: Literal["zeros", "ignore"] = "zeros"
     votes: Literal["majority", "union"] = "majority"
-    view: Literal["auto", "frontal", "lateral", "all"] = "auto"
+    projection: Literal["auto", "frontal", "lateral", "all"] = "auto"
     split: Literal["official", "patients", "images"] = "official"
     test_share: float = 0.2
     bits: Literal[8, 16] = 8
@@ -102,7 +102,7 @@ class PreviewConfig:
     Attributes:
         cohort: Prepared cohort, data set folder, or phantom.
         out: PNG file to write; null is COHORT-sheet.png beside a prepared cohort, else in the working folder.
-        columns: Images a label.
+        columns: Images per label.
         tile: Edge of an image on the sheet, pixels.
         outlines: Whether boxes and masks are drawn where the data set has them.
         views: Whether one image of each label is shown as training augments it, instead of many as they are.

@@ -14,7 +14,7 @@ def file_names(names: Iterable[str], longest: int = 50) -> dict[str, str]:
     Returns:
         Name -> letters, digits, dash, dot and underscore.
     """
-    found: dict[str, str] = {}
+    unique_names: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
         short = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)[-longest:].strip("._") or "unnamed"
@@ -23,5 +23,5 @@ def file_names(names: Iterable[str], longest: int = 50) -> dict[str, str]:
             number += 1
             unique = f"{short}-{number}"
         taken.add(unique.lower())
-        found[name] = unique
-    return found
+        unique_names[name] = unique
+    return unique_names

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cxr_data.cohorts.cache import cache_folder, option_key
 from cxr_data.cohorts.chunks import about_chunks, chunks_at, load_chunks, written_folds
-from cxr_data.cohorts.cohort import Cohort, Task, is_prepared, load, save
+from cxr_data.cohorts.cohort import Cohort, Task, about, is_prepared, load, noted_size, readable, save
 from cxr_data.cohorts.digests import fingerprint, pixel_digests
 from cxr_data.cohorts.joined import join
 from cxr_data.cohorts.pixel_rows import PixelRows
@@ -29,7 +29,6 @@ from cxr_data.preparation import splits
 from cxr_data.preparation.folds import with_fold
 from cxr_data.preparation.prepare import prepare
 from cxr_data.preparation.selection import Selection
-from cxr_data.preparation.sizes import size_for
 
 PHANTOM_IMAGES = 2000
 PHANTOM_SIZE, FOLDER_SIZE = 64, 224
@@ -68,8 +67,13 @@ def default_size(data: str | Path | Sequence[str | Path]) -> int:
         return PHANTOM_SIZE
     folder = Path(name).expanduser()
     if url := chunks_at(name):
-        return max(size_for(about_chunks(url)["pixel_size"]), 32)
-    return max(size_for(load(folder).pixel_size), 32) if is_prepared(folder) else FOLDER_SIZE
+        stored = about_chunks(url)
+    elif is_prepared(folder):
+        stored = about(folder)
+    else:
+        return FOLDER_SIZE
+    with readable(name):
+        return max(noted_size(stored), 32)
 
 
 def open_cohort(

@@ -58,11 +58,11 @@ def side_by_side(functions: Functions, seconds: float) -> dict[str, dict[str, An
         quick = [name for name in functions if batch / rates[name][0][0] < LONGEST]
         for name, times in alternate(calls(quick, batch), seconds / 2 / len(BATCHES)).items():
             rates[name].append((batch / float(np.median(times)), batch))
-    found = {}
+    measured = {}
     for name, times in single.items():
         p50, p95, p99 = (float(value) * 1000 for value in np.percentile(times, [50, 95, 99]))
         rate, batch = max(rates[name])
-        found[name] = {
+        measured[name] = {
             "latency_ms_p50": p50,
             "latency_ms_p95": p95,
             "latency_ms_p99": p99,
@@ -70,7 +70,7 @@ def side_by_side(functions: Functions, seconds: float) -> dict[str, dict[str, An
             "images_per_second": rate,
             "batch": batch,
         }
-    return found
+    return measured
 
 
 def disturbed(timed: Mapping[str, Mapping[str, Any]]) -> str | None:

@@ -13,8 +13,8 @@ from cxr_data.auditing import audit, html
 from cxr_data.cli import main
 
 
-def by_name(found, begins: str):
-    return next(check for check in found["checks"] if check["name"].startswith(begins))
+def by_name(actual, begins: str):
+    return next(check for check in actual["checks"] if check["name"].startswith(begins))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def faulty(drawn, cohort_of):
     label = mass.astype(np.float32)
     label[160] = 1 - label[2]
     view = ["AP" if m else "PA" for m in mass]
-    columns = {"split": split, "patient": patient, "image": image, "label:Mass": label, "view": view}
+    columns = {"split": split, "patient": patient, "image": image, "label:Mass": label, "projection": view}
     return cohort_of(pixels, **columns)
 
 
@@ -41,19 +41,19 @@ def test_every_fault_is_found_at_its_level(faulty):
     mass = faulty.targets[:, 0]
     sizes = (10_000 + 500 * mass + rng.normal(0, 300, len(faulty))).astype(int)
     facts = pl.DataFrame({"kind": ["PNG"] * 163, "width": [64] * 163, "height": [64] * 163, "bytes": sizes})
-    found = audit(faulty, facts=facts)
-    shared = by_name(found, "patients in two splits")
+    report = audit(faulty, facts=facts)
+    shared = by_name(report, "patients in two splits")
     assert (shared["level"], shared["count"], shared["details"]["pairs"]) == ("error", 1, {"train-test": 1})
-    same = by_name(found, "identical")
+    same = by_name(report, "identical")
     assert (same["level"], same["details"]["across_splits"], same["details"]["labels_differ"]) == ("error", 1, 1)
     # One pair is planted; of 160 drawn chests another two may look alike.
-    assert 1 <= by_name(found, "near duplicates")["details"]["across_splits"] <= 2
-    assert by_name(found, "inverted")["images"] == ["0162.png"]
-    told = by_name(found, "labels told by other")["details"]["confounders"]
-    assert {row["by"] for row in told if row["confounded"] and row["label"] == "Mass"} == {"view", "file size"}
-    assert by_name(found, "broken")["level"] == "ok"
-    assert found["errors"] == 3
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert 1 <= by_name(report, "near duplicates")["details"]["across_splits"] <= 2
+    assert by_name(report, "inverted")["images"] == ["0162.png"]
+    told = by_name(report, "labels told by other")["details"]["confounders"]
+    assert {row["by"] for row in told if row["confounded"] and row["label"] == "Mass"} == {"projection", "file size"}
+    assert by_name(report, "broken")["level"] == "ok"
+    assert report["errors"] == 3
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
 def test_a_browser_shows_the_page_without_fault(faulty, browser, tmp_path):
@@ -89,9 +89,9 @@ def test_strict_ends_with_1_where_there_are_errors(faulty, tmp_path, strict, cod
 
 def test_a_sound_cohort_passes(two_classes, tmp_path):
     assert main(["audit", str(two_classes), "--size", "28", "--strict", "--out", str(tmp_path / "a")]) == 0
-    found = json.loads((tmp_path / "a" / "audit.json").read_text())
-    assert found["errors"] == 0
-    assert by_name(found, "patients in two splits")["level"] == "ok"
+    document = json.loads((tmp_path / "a" / "audit.json").read_text())
+    assert document["errors"] == 0
+    assert by_name(document, "patients in two splits")["level"] == "ok"
 
 
 def test_folders_that_leak_are_errors_of_the_data_set_and_warnings_of_the_cohort(tmp_path, write_images, capsys):
@@ -104,8 +104,8 @@ def test_folders_that_leak_are_errors_of_the_data_set_and_warnings_of_the_cohort
     (tmp_path / "source" / "manifest.csv").write_text("file,patient,class\n" + "\n".join(rows) + "\n")
     assert main(["prepare", str(tmp_path / "source"), "--size", "28", "--out", str(tmp_path / "cohort")]) == 0
     main(["audit", str(tmp_path / "cohort"), "--out", str(tmp_path / "a")])
-    found = json.loads((tmp_path / "a" / "audit.json").read_text())
-    folders = by_name(found, "patients in two split folders")
+    document = json.loads((tmp_path / "a" / "audit.json").read_text())
+    folders = by_name(document, "patients in two split folders")
     assert (folders["level"], folders["count"], folders["details"]["patients"]) == ("warning", 60, 60)
     with pytest.raises(SystemExit) as ended:
         main(["audit", str(tmp_path / "source"), "--size", "28", "--strict", "--out", str(tmp_path / "b")])

@@ -39,8 +39,8 @@ def test_pairs_are_those_of_a_plain_search_over_several_blocks(drawn, cohort_of,
     expected = np.argwhere(np.triu(close, 1))
     for name, value in (("_ROWS", 50), ("_COLUMNS", 70), ("_CHECKED", 9)):
         monkeypatch.setattr(duplicates, name, value)
-    found = near_pairs(measures.thumbs, measures.digest)
-    np.testing.assert_array_equal(found.rows, expected)
+    pairs = near_pairs(measures.thumbs, measures.digest)
+    np.testing.assert_array_equal(pairs.rows, expected)
     assert len(expected) >= 40
 
 

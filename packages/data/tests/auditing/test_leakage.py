@@ -12,12 +12,12 @@ def test_split_folders_at_any_depth():
 def test_patients_in_two_splits_are_counted_by_pair():
     patients = ["a", "a", "b", "b", "c", "c", "c", "d", "e"]
     split = ["train", "test", "train", "train", "train", "val", "test", "", "val"]
-    found = leakage.shared_patients(patients, split)
-    assert found["shared"] == 2
-    assert found["patients"] == 4
-    assert found["pairs"] == {"train-val": 1, "train-test": 2, "val-test": 1}
-    assert found["images"] == 5
-    assert found["rows"] == [0, 1, 4, 5, 6]
+    actual = leakage.shared_patients(patients, split)
+    assert actual["shared"] == 2
+    assert actual["patients"] == 4
+    assert actual["pairs"] == {"train-val": 1, "train-test": 2, "val-test": 1}
+    assert actual["images"] == 5
+    assert actual["rows"] == [0, 1, 4, 5, 6]
 
 
 def test_unknown_labels_do_not_conflict():
@@ -30,8 +30,8 @@ def test_folders_that_name_a_class_are_compared_with_the_labels(cohort_of):
     images = ["train/0_normal/a.png", "train/0_normal/b.png", "x/Mass/c.png", "x/Mass/d.png", "other/e.png"]
     mass, edema = np.array([0, 0, 1, 0, 1], np.float32), np.array([0, 1, 0, np.nan, 0], np.float32)
     columns = {"image": images, "label:Mass": mass, "label:Edema": edema}
-    found = leakage.folder_disagreements(cohort_of(np.zeros((5, 16, 16), np.uint8), **columns))
-    assert found == {
+    actual = leakage.folder_disagreements(cohort_of(np.zeros((5, 16, 16), np.uint8), **columns))
+    assert actual == {
         "folders": {"0_normal": {"images": 2, "disagree": 1}, "Mass": {"images": 2, "disagree": 1}},
         "rows": [1, 3],
     }
@@ -41,7 +41,7 @@ def test_folders_that_name_a_class_are_compared_with_the_labels(cohort_of):
 def test_a_share_that_differs_by_chance_is_no_shift(cohort_of):
     split = ["train"] * 400 + ["val"] * 20 + ["test"] * 200
     mass = np.r_[np.arange(400) % 2, np.arange(20) < 12, np.arange(200) < 140].astype(np.float32)
-    found = leakage.balance(cohort_of(np.zeros((620, 16, 16), np.uint8), split=split, **{"label:Mass": mass}))
-    assert [(s["label"], s["split"], s["share"], s["train"]) for s in found["shifts"]] == [("Mass", "test", 0.7, 0.5)]
-    assert [(s["label"], s["split"]) for s in found["scarce"]] == [("Mass", "val"), ("Edema", "val")]
-    assert found["always"] == {}
+    balance = leakage.balance(cohort_of(np.zeros((620, 16, 16), np.uint8), split=split, **{"label:Mass": mass}))
+    assert [(s["label"], s["split"], s["share"], s["train"]) for s in balance["shifts"]] == [("Mass", "test", 0.7, 0.5)]
+    assert [(s["label"], s["split"]) for s in balance["scarce"]] == [("Mass", "val"), ("Edema", "val")]
+    assert balance["always"] == {}

@@ -9,13 +9,13 @@ def test_what_is_measured_of_an_image(cohort_of):
     pixels = np.zeros((3, 32, 32), np.uint8)
     pixels[1, :, 16:] = 200
     pixels[2, ::2] = 200
-    found = measure(cohort_of(pixels))
-    np.testing.assert_allclose(found.brightness, [0, 100, 100])
-    np.testing.assert_allclose(found.contrast, [0, 100, 100])
-    assert found.sharpness[2] > 3 * found.sharpness[1] > 0
-    assert len(set(found.digest)) == 3
-    assert found.small[1, :, :8].max() == 0
-    assert found.small[1, :, 8:].min() == 200
+    document = measure(cohort_of(pixels))
+    np.testing.assert_allclose(document.brightness, [0, 100, 100])
+    np.testing.assert_allclose(document.contrast, [0, 100, 100])
+    assert document.sharpness[2] > 3 * document.sharpness[1] > 0
+    assert len(set(document.digest)) == 3
+    assert document.small[1, :, :8].max() == 0
+    assert document.small[1, :, 8:].min() == 200
 
 
 def test_unit_rows():

@@ -15,8 +15,8 @@ def audited(folder):
     return audit(cohort, facts=file_facts(folder, cohort.table["image"].to_list()), as_downloaded=True)
 
 
-def by_name(found, begins: str):
-    return next(check for check in found["checks"] if check["name"].startswith(begins))
+def by_name(actual, begins: str):
+    return next(check for check in actual["checks"] if check["name"].startswith(begins))
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +78,17 @@ def test_nih_split_folders_leak(nih):
 
 
 def test_nih_folder_against_table(nih):
-    found = by_name(nih, "folder and label")
-    assert (found["level"], found["images"]) == ("warning", ["valid/0_normal/00000193_019.png"])
-    assert found["details"]["folders"]["0_normal"] == {"images": 402, "disagree": 1}
+    actual = by_name(nih, "folder and label")
+    assert (actual["level"], actual["images"]) == ("warning", ["valid/0_normal/00000193_019.png"])
+    assert actual["details"]["folders"]["0_normal"] == {"images": 402, "disagree": 1}
 
 
-def test_nih_bedside_views_tell_the_label(nih):
+def test_nih_bedside_projections_tell_the_label(nih):
     rows = by_name(nih, "labels told by other")["details"]["confounders"]
-    (view,) = [row for row in rows if (row["label"], row["by"]) == ("any finding", "view")]
-    assert view["confounded"]
-    sick = {name: view["shares"][name] * count for name, count in view["counts"].items()}
-    well = {name: count - sick[name] for name, count in view["counts"].items()}
+    (projection,) = [row for row in rows if (row["label"], row["by"]) == ("any finding", "projection")]
+    assert projection["confounded"]
+    sick = {name: projection["shares"][name] * count for name, count in projection["counts"].items()}
+    well = {name: count - sick[name] for name, count in projection["counts"].items()}
     assert sick["AP"] / sum(sick.values()) == pytest.approx(0.41, abs=0.005)
     assert well["AP"] / sum(well.values()) == pytest.approx(0.27, abs=0.005)
 

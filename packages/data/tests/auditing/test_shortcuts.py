@@ -46,14 +46,14 @@ def test_confounders_are_told_from_chance():
     truth = (rng.uniform(size=600) < 0.4).astype(np.float32)
     truth[:20] = np.nan
     sizes = {"size": rng.normal(truth), "noise": rng.normal(size=600), "constant": np.ones(600)}
-    found = shortcuts.numeric_confounders({"a": truth}, {name: np.nan_to_num(x) for name, x in sizes.items()})
-    assert {row["by"]: row["confounded"] for row in found} == {"size": True, "noise": False}
-    assert found[0]["images"] == 580
-    assert found[0]["mean_positive"] > found[0]["mean_negative"] + 0.5
+    actual = shortcuts.numeric_confounders({"a": truth}, {name: np.nan_to_num(x) for name, x in sizes.items()})
+    assert {row["by"]: row["confounded"] for row in actual} == {"size": True, "noise": False}
+    assert actual[0]["images"] == 580
+    assert actual[0]["mean_positive"] > actual[0]["mean_negative"] + 0.5
     view = ["AP" if sick == 1 or rng.uniform() < 0.3 else "PA" for sick in truth]
     sex = [str(s) for s in rng.choice(["F", "M"], 600)]
-    rows = shortcuts.category_confounders({"a": truth}, {"view": view, "sex": sex, "one": ["x"] * 600})
-    assert {row["by"]: row["confounded"] for row in rows} == {"view": True, "sex": False}
+    rows = shortcuts.category_confounders({"a": truth}, {"projection": view, "sex": sex, "one": ["x"] * 600})
+    assert {row["by"]: row["confounded"] for row in rows} == {"projection": True, "sex": False}
     assert rows[0]["shares"]["PA"] == 0
     assert sum(rows[0]["counts"].values()) == 580
 

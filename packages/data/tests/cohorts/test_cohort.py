@@ -55,6 +55,17 @@ def test_rows_and_targets():
     assert cohort.targets.dtype == np.float32
 
 
+def test_a_cohort_with_a_column_view_opens_with_its_projections_and_fingerprint(tmp_path):
+    table = example().table.with_columns(projection=pl.Series(["PA", "AP", "PA", None, "AP", "PA"]))
+    save(example(table=table), tmp_path / "cohort")
+    written_before = table.rename({"projection": "view"})
+    written_before.write_parquet(tmp_path / "cohort" / "cohort.parquet")
+    opened = load(tmp_path / "cohort")
+    assert opened.table.equals(table)
+    digests = pixel_digests(PIXELS)
+    assert fingerprint(opened.labels, opened.table, digests) == fingerprint(opened.labels, written_before, digests)
+
+
 def test_without_labels_the_targets_have_no_column():
     cohort = example(labels=(), task=None)
     assert cohort.targets.shape == (6, 0)
@@ -82,16 +93,16 @@ def test_groups_fall_back_to_patients():
 
 
 def test_describe_counts_images_patients_and_labels():
-    found = example().describe()
-    assert found["splits"]["train"] == {
+    described = example().describe()
+    assert described["splits"]["train"] == {
         "images": 3,
         "patients": 2,
         "positive": {"Mass": 1, "Nodule": 0},
         "unknown": {"Mass": 1, "Nodule": 1},
     }
-    assert found["splits"]["test"]["unknown"] == {"Mass": 1, "Nodule": 1}
-    assert found["source"] == "example"
-    json.dumps(found, allow_nan=False)
+    assert described["splits"]["test"]["unknown"] == {"Mass": 1, "Nodule": 1}
+    assert described["source"] == "example"
+    json.dumps(described, allow_nan=False)
 
 
 def test_the_fingerprint_covers_labels_table_and_pixels_but_not_names_of_patients():

@@ -182,8 +182,8 @@ def test_open_joins_what_is_named_and_reads_each_from_its_own_file(tmp_path, mon
 def test_masks_stay_with_their_images():
     both = open_cohort(["phantom:20", "phantom:24"], pixel_size=pixel_size_for(28))
     assert both.masks is not None
-    found = both.masks[30].reshape(len(both.labels), -1).any(axis=1)
-    np.testing.assert_array_equal(found, both.targets[30] == 1)
+    actual = both.masks[30].reshape(len(both.labels), -1).any(axis=1)
+    np.testing.assert_array_equal(actual, both.targets[30] == 1)
 
 
 def test_patients_that_share_an_image_over_cohorts_are_one_group_and_never_in_two_splits():

@@ -49,9 +49,9 @@ def test_real_radiographs(shared_data):
     """Of 800 images of ChestX-ray14 none resembles one of another patient; nearly all copies are found."""
     cohort = prepare(shared_data / "nih_1000_64", pixel_size=64, show=False)
     known = likeness_keys(cohort.pixels, np.arange(len(cohort)))
-    found = np.mean([alike(keys(copies(image)), known) for image in cohort.pixels[:100]], axis=0)
-    assert (found >= 0.97).all()
-    assert (found[:5] == 1).all()  # inverted ones and other tones are known less surely
+    actual = np.mean([alike(keys(copies(image)), known) for image in cohort.pixels[:100]], axis=0)
+    assert (actual >= 0.97).all()
+    assert (actual[:5] == 1).all()  # inverted ones and other tones are known less surely
     other = cohort.table["patient"].to_numpy()
     strangers = sum(
         bool(alike(known[row : row + 1], known[other != other[row]]).any()) for row in range(0, len(cohort), 4)

@@ -28,16 +28,16 @@ def runs(tmp_path):
 
 
 def test_every_training_is_listed_with_what_it_reached(runs):
-    found = {f"{stage.run}/{stage.name}": stage for stage in stages(runs)}
-    assert [(name, stage.state, stage.auroc) for name, stage in found.items()] == [
+    actual = {f"{stage.run}/{stage.name}": stage for stage in stages(runs)}
+    assert [(name, stage.state, stage.auroc) for name, stage in actual.items()] == [
         ("a/ssl", "unfinished", 0.6),
         ("a/teacher", "finished", 0.81),
         ("a/teacher.aside-1", "set aside", None),
         ("b/deep/own", "unfinished", 0.7),
     ]
-    assert found["a/ssl"].epochs == (1, 4)
-    assert (found["b/deep/own"].size, found["b/deep/own"].network) == (96, "resnet18")
-    assert found["a/teacher"].bytes > 100
+    assert actual["a/ssl"].epochs == (1, 4)
+    assert (actual["b/deep/own"].size, actual["b/deep/own"].network) == (96, "resnet18")
+    assert actual["a/teacher"].bytes > 100
 
 
 def test_the_best_come_first_on_request(runs, capsys):

@@ -3,6 +3,7 @@ import shlex
 import pytest
 
 from cxr_data import open_cohort, pixel_size_for, save
+from cxr_data.cohorts.cohort import note_size
 from cxr_data.command_line.suggestions import suggest
 from cxr_data.sources import default_size
 
@@ -27,9 +28,22 @@ def test_the_size_of_data_that_is_not_prepared(data, size):
     assert default_size(data) == size
 
 
-@pytest.mark.parametrize(("prepared", "size"), [(16, 32), (32, 32), (96, 96), (224, 224)])
-def test_the_size_of_a_prepared_cohort_is_the_one_it_was_prepared_for(prepared, size, tmp_path):
+@pytest.mark.parametrize(
+    ("prepared", "noted", "size"),
+    # Cohorts without a note of their size, as they were written before, are of a multiple of 32.
+    [
+        (16, False, 32),
+        (32, False, 32),
+        (40, False, 32),
+        (96, False, 96),
+        (16, True, 32),
+        (40, True, 40),
+        (224, True, 224),
+    ],
+)
+def test_the_size_of_a_prepared_cohort_is_the_one_it_was_prepared_for(prepared, noted, size, tmp_path):
     save(open_cohort("phantom:20", pixel_size=pixel_size_for(prepared), show=False), tmp_path / "c")
+    note_size(tmp_path / "c", prepared if noted else None)
     assert default_size(tmp_path / "c") == size
     assert default_size([tmp_path / "c", "phantom"]) == min(size, 64)
     assert suggest("finetune", data=str(tmp_path / "c"), size=size).endswith("c")

@@ -50,10 +50,10 @@ def test_a_strip_cut_or_of_another_length_is_refused(compression):
     coded, decode = strip(values, compression), DECODERS[compression]
     for at in np.linspace(1, len(coded) - 6, 50).astype(int):
         try:
-            found = decode(coded[:at], values.nbytes)
+            actual = decode(coded[:at], values.nbytes)
         except BrokenImage:
             continue
-        assert len(found) < values.nbytes  # PackBits has no end: the caller compares the length
+        assert len(actual) < values.nbytes  # PackBits has no end: the caller compares the length
     with pytest.raises(BrokenImage):
         decode(coded, values.nbytes - 1)
 

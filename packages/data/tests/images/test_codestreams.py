@@ -123,9 +123,9 @@ def start_of_pixels(data: bytes) -> int:
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_whole_streams_are_read(kind, parts, tmp_path, capfd):
-    found = decode_dicom(dicom(kind, stream(kind, tmp_path), parts=1 if kind == "RLE" else parts), "full")
+    actual = decode_dicom(dicom(kind, stream(kind, tmp_path), parts=1 if kind == "RLE" else parts), "full")
     expected = picture(kind) / (255 if kind.endswith("JPEG") else 4095)
-    np.testing.assert_allclose(found, expected, atol=0.06 if kind in LOSSY else 1e-6)
+    np.testing.assert_allclose(actual, expected, atol=0.06 if kind in LOSSY else 1e-6)
     assert capfd.readouterr() == ("", "")
 
 
@@ -170,8 +170,8 @@ def test_a_jp2_file_inside_is_read():
     file = io.BytesIO()
     Image.fromarray(picture("JPEG 2000")).save(file, "JPEG2000", no_jp2=False)
     assert file.getvalue()[4:8] == b"jP  "
-    found = decode_dicom(dicom("JPEG 2000", file.getvalue()), "full")
-    np.testing.assert_allclose(found, picture("JPEG 2000") / 4095, atol=1e-6)
+    actual = decode_dicom(dicom("JPEG 2000", file.getvalue()), "full")
+    np.testing.assert_allclose(actual, picture("JPEG 2000") / 4095, atol=1e-6)
 
 
 def test_every_bit_of_a_lossless_scan_is_followed(tmp_path):
@@ -201,9 +201,9 @@ def test_what_is_not_read_of_twelve_bits_says_why(tmp_path):
 def test_twelve_bits_of_others_have_their_known_values():
     """Values that pydicom's own tests have of this file, by another decoder."""
     path = Path(pydicom.__file__).parent / "data" / "test_files" / "JPGExtended.dcm"
-    found = decode_dicom(path.read_bytes(), "full")
-    assert found.shape == (1024, 256)
-    values = found / found.max() * 264
+    actual = decode_dicom(path.read_bytes(), "full")
+    assert actual.shape == (1024, 256)
+    values = actual / actual.max() * 264
     assert (round(values[420, 140]), round(values[230, 120])) == (244, 95)
 
 

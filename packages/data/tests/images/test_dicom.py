@@ -160,7 +160,7 @@ def test_patients_are_salted_hashes(tmp_path):
     assert first["patient"] == dicom_facts(other, b"salt one")["patient"]
     assert first["patient"] != dicom_facts(other, b"salt two")["patient"]
     assert "Muster" not in first["patient"]
-    assert (first["sex"], first["age"], first["view"]) == ("F", 42.0, "PA")
+    assert (first["sex"], first["age"], first["projection"]) == ("F", 42.0, "PA")
     for number in ("12", "0012", " 12 ", "１２", "12\0"):
         other.write_bytes(dicom(SpecificCharacterSet="ISO_IR 192", PatientID=number))
         one.write_bytes(dicom(PatientID="12", IssuerOfPatientID="Hospital"))

@@ -64,13 +64,13 @@ OURS_ALONE = {"JPEG-lossy.dcm", "JPGExtended.dcm"}
 
 
 def with_pixels() -> list[Path]:
-    found = []
+    actual = []
     for path in sorted(FILES.rglob("*")):
         data = path.read_bytes() if path.is_file() else b""
         marked = (b"\xe0\x7f\x10\x00" in data or b"\x7f\xe0\x00\x10" in data) and b"DICM" in data[128:132]
         if marked or path.name in UNREADABLE or path.name == "image_dfl.dcm":  # deflated: no tag is seen
-            found.append(path)
-    return found
+            actual.append(path)
+    return actual
 
 
 def theirs(data: bytes) -> np.ndarray:
@@ -103,8 +103,8 @@ def theirs(data: bytes) -> np.ndarray:
 def padding_of(dataset: Any) -> np.ndarray:
     """Pixels of the padding value, black in our picture; all files of pydicom write it with the sign of the pixels."""
     value = dataset.get("PixelPaddingValue")
-    found = np.zeros(dataset.pixel_array.shape[:2], bool) if value is None else dataset.pixel_array == value
-    return found if found.any() and not found.all() else np.zeros(found.shape[:2], bool)
+    actual = np.zeros(dataset.pixel_array.shape[:2], bool) if value is None else dataset.pixel_array == value
+    return actual if actual.any() and not actual.all() else np.zeros(actual.shape[:2], bool)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "ignore::UserWarning")

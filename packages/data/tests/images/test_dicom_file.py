@@ -120,12 +120,12 @@ def test_a_patient_is_read_or_nobody_whatever_the_vr(vr, tmp_path):
     at = data.index(b"\x10\x00\x20\x00LO") + 4
     (tmp_path / "a.dcm").write_bytes(data[:at] + vr + data[at + 2 :])
     (tmp_path / "b.dcm").write_bytes(data)
-    found = dicom_facts(tmp_path / "a.dcm", b"salt")["patient"]
+    actual = dicom_facts(tmp_path / "a.dcm", b"salt")["patient"]
     usual = dicom_facts(tmp_path / "b.dcm", b"salt")["patient"]
     if vr in (b"XX", b"DS"):
-        assert found == usual
+        assert actual == usual
     else:
-        assert found is None or found.startswith("p")
+        assert actual is None or actual.startswith("p")
 
 
 def test_a_deflated_data_set_that_is_damaged_or_huge_is_refused(monkeypatch):

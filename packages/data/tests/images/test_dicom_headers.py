@@ -38,11 +38,11 @@ def table(entries: np.ndarray, *, bits: int, first: int = 0, vr: str = "US", ann
     return Sequence([item])
 
 
-def alike(found: np.ndarray, expected: np.ndarray, tolerance: float = 0.002) -> None:
+def alike(actual: np.ndarray, expected: np.ndarray, tolerance: float = 0.002) -> None:
     """The same picture but for the last entry of a table counted as full, or the depth above it."""
-    low, high = found.min(), found.max()
+    low, high = actual.min(), actual.max()
     assert high - low > 0.9 * (expected.max() - expected.min())
-    np.testing.assert_allclose(found, expected, atol=tolerance)
+    np.testing.assert_allclose(actual, expected, atol=tolerance)
 
 
 def scaled(values: np.ndarray, bits: int) -> np.ndarray:
@@ -160,8 +160,8 @@ def test_a_palette_has_the_depth_of_its_entries(announced, true):
 def test_colour_is_shown_by_its_stored_bits(bits):
     gray = picture(bits)
     rgb = np.repeat(gray[..., None], 3, axis=2)
-    found = decode_dicom(dicom(rgb, bits=bits), "full")
-    alike(found, scaled(gray, bits), 1e-5)
+    actual = decode_dicom(dicom(rgb, bits=bits), "full")
+    alike(actual, scaled(gray, bits), 1e-5)
     if bits > 8:
         alike(
             decode_dicom(dicom(rgb // 4, bits=16), "voi"), (gray // 4 - gray.min() // 4) / float(gray.max() // 4), 1e-4
@@ -376,8 +376,8 @@ def test_padding_is_recognised_whatever_its_vr_and_sign(signed, vr, written, lim
         beside = value + 5 if signed else value - 5
         values[0] = beside
         tags["PixelPaddingRangeLimit"] = (("US", beside % 2**16), ("SS", (beside + 2**15) % 2**16 - 2**15))[not signed]
-    found = decode_dicom(dicom(values, bits=16, **tags), "voi")
-    np.testing.assert_allclose(found, shown, atol=1e-6)
+    actual = decode_dicom(dicom(values, bits=16, **tags), "voi")
+    np.testing.assert_allclose(actual, shown, atol=1e-6)
 
 
 @pytest.mark.parametrize("keyword", ["PixelPaddingRangeLimit", "PixelPaddingValue"])
@@ -388,12 +388,12 @@ def test_empty_padding_elements_are_none(keyword, vr):
         "PixelPaddingValue": ("SS", value),
         keyword: (vr, None if vr in ("US", "SS") else b"" if vr == "OB" else ""),
     }
-    found = decode_dicom(dicom(values, bits=16, **tags), "voi")
+    actual = decode_dicom(dicom(values, bits=16, **tags), "voi")
     if keyword == "PixelPaddingRangeLimit":
-        np.testing.assert_allclose(found, shown, atol=1e-6)
+        np.testing.assert_allclose(actual, shown, atol=1e-6)
     else:
         wide = values.astype(float)
-        np.testing.assert_allclose(found, (wide - wide.min()) / np.ptp(wide), atol=1e-6)
+        np.testing.assert_allclose(actual, (wide - wide.min()) / np.ptp(wide), atol=1e-6)
 
 
 def test_padding_beyond_the_stored_bits_is_recognised():
@@ -448,5 +448,5 @@ def test_a_window_over_part_of_the_values_is_used(center, width):
     "tags", [{"WindowCenter": ""}, {"WindowWidth": ""}, {"WindowWidth": "0"}, {"WindowWidth": "-5"}]
 )
 def test_a_window_that_is_none_is_passed_over(tags):
-    found = decode_dicom(dicom(picture(), **{"WindowCenter": "300", "WindowWidth": "100", **tags}), "voi")
-    np.testing.assert_array_equal(found, decode_dicom(dicom(picture()), "voi"))
+    actual = decode_dicom(dicom(picture(), **{"WindowCenter": "300", "WindowWidth": "100", **tags}), "voi")
+    np.testing.assert_array_equal(actual, decode_dicom(dicom(picture()), "voi"))

@@ -122,10 +122,10 @@ def cut(rng: np.random.Generator, data: bytes) -> bytes:
 
 def bits(rng: np.random.Generator, data: bytes) -> bytes:
     """A few bits of the header flipped."""
-    found = bytearray(data)
+    actual = bytearray(data)
     for at in rng.integers(0, min(len(data), 1500), int(rng.integers(1, 6))):
-        found[at] ^= 1 << int(rng.integers(8))
-    return bytes(found)
+        actual[at] ^= 1 << int(rng.integers(8))
+    return bytes(actual)
 
 
 def overwritten(rng: np.random.Generator, data: bytes) -> bytes:
@@ -180,7 +180,7 @@ def try_every_way(path: Path, root: Path) -> None:
     assert "Doe" not in "".join(reasons)  # a reason holds nothing of the header's text
     with suppress(BrokenImage):
         full_digest(path)
-    assert set(dicom_facts(path, b"salt")) == {"patient", "number", "view", "sex", "age"}
+    assert set(dicom_facts(path, b"salt")) == {"patient", "number", "projection", "sex", "age"}
     rows_and_columns(path)
     claimed_size(path)
     patients.facts(root, [path.name])
@@ -212,11 +212,11 @@ def run(count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str], generator
 def test_the_seeds_are_read(name, tmp_path):
     path = tmp_path / "a.dcm"
     path.write_bytes(seeds()[name])
-    found = read_image(path, 56).astype(float)
+    actual = read_image(path, 56).astype(float)
     expected = cv2.resize(picture().astype(np.float32), (56, 56), interpolation=cv2.INTER_AREA)
-    assert np.corrcoef(found.ravel(), np.clip(expected, 1250, 2750).ravel())[0, 1] > 0.99
+    assert np.corrcoef(actual.ravel(), np.clip(expected, 1250, 2750).ravel())[0, 1] > 0.99
     facts = dicom_facts(path, b"salt")
-    assert (facts["sex"], facts["age"], facts["view"]) == ("F", 44, "PA")
+    assert (facts["sex"], facts["age"], facts["projection"]) == ("F", 44, "PA")
     other = tmp_path / "other.dcm"
     other.write_bytes(seeds()["explicit"])
     assert facts["patient"] == dicom_facts(other, b"salt")["patient"] is not None

@@ -54,19 +54,19 @@ def test_jpeg_2000_is_read_by_its_own_sign_or_refused(bits, part):
     # A header that says the other sign, with the window of the values as they are stored.
     for stored, signed, of_it in ((unsigned, True, window), (moved, False, below)):
         try:
-            found = shown(stored, bits=bits, signed=signed, window=of_it)
+            actual = shown(stored, bits=bits, signed=signed, window=of_it)
         except BrokenImage as error:
             refused = str(error)
             assert "sign" in refused or "shows next to nothing" in refused
         else:
-            np.testing.assert_allclose(found, linear(values, window), atol=1e-5)
+            np.testing.assert_allclose(actual, linear(values, window), atol=1e-5)
 
 
 def test_a_signed_stream_of_values_above_0_is_what_an_unsigned_header_says():
     values = picture(12, 0.05, 0.9)
     window = (float(values.mean()), 0.6 * np.ptp(values))
-    found = shown(values.astype(np.int16), bits=16, signed=False, window=window)
-    np.testing.assert_allclose(found, linear(values, window), atol=1e-5)
+    actual = shown(values.astype(np.int16), bits=16, signed=False, window=window)
+    np.testing.assert_allclose(actual, linear(values, window), atol=1e-5)
     with pytest.raises(BrokenImage, match=CONTRADICTED):
         shown((values - 2048).astype(np.int16), bits=16, signed=False, window=window)
 
@@ -76,12 +76,12 @@ def test_jpeg_ls_of_fewer_bits_than_the_header_has_its_sign_above_them(bits):
     """The coder takes as many bits as the largest value needs; JPEG-LS itself knows no signs."""
     values = picture(bits, 0.05, 0.45)
     window = (float(values.mean()), 0.6 * np.ptp(values))
-    found = decoded(
+    actual = decoded(
         bytes(jpeg_ls.encode_array(values.astype(np.uint16))), JPEGLSLossless, bits=bits, signed=True, window=window
     )
-    np.testing.assert_allclose(found, linear(values, window), atol=1e-5)
+    np.testing.assert_allclose(actual, linear(values, window), atol=1e-5)
     below = picture(bits, 0.05, 0.9) - 2 ** (bits - 1)
     stored = (below & (2**bits - 1)).astype(np.uint16)
     window = (float(below.mean()), 0.6 * np.ptp(below))
-    found = decoded(bytes(jpeg_ls.encode_array(stored)), JPEGLSLossless, bits=bits, signed=True, window=window)
-    np.testing.assert_allclose(found, linear(below, window), atol=1e-5)
+    actual = decoded(bytes(jpeg_ls.encode_array(stored)), JPEGLSLossless, bits=bits, signed=True, window=window)
+    np.testing.assert_allclose(actual, linear(below, window), atol=1e-5)

@@ -119,8 +119,8 @@ def test_significant_bits_of_a_png(spread, bits):
     values = (GRAY.astype(np.uint16) << (bits - 8)) + RNG.integers(0, 1 << (bits - 8), GRAY.shape).astype(np.uint16)
     high = values << (16 - bits)
     stored = {"none": values, "zeros": high, "copied": high | high >> bits}[spread]
-    found = decode_png(png(stored.astype(np.uint16), chunk(b"sBIT", bytes([bits]))))
-    assert np.abs(found / 65535 - values / (2**bits - 1)).max() < 2.0**-bits
+    actual = decode_png(png(stored.astype(np.uint16), chunk(b"sBIT", bytes([bits]))))
+    assert np.abs(actual / 65535 - values / (2**bits - 1)).max() < 2.0**-bits
     np.testing.assert_array_equal(decode_png(png(stored.astype(np.uint16))), stored)
 
 

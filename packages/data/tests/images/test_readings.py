@@ -11,8 +11,8 @@ from cxr_data.images.header import BrokenImage
 from cxr_data.images.readings import check_order, check_sign
 
 
-def alike(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, atol=0.003)
+def alike(actual: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(actual, expected, atol=0.003)
 
 
 def radiograph(height: int = 96, width: int = 80) -> np.ndarray:

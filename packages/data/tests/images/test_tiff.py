@@ -78,13 +78,13 @@ def test_every_depth_and_order_of_bytes_in_tiff_and_bigtiff(order, big, depth, w
     stored = values.astype(order + depth)
     size, kind = 8 * stored.itemsize, {"u": 1, "i": 2, "f": 3}[depth[0]]
     data = tiff(stored.tobytes(), order=order, big=big, tags={258: size, 339: kind, 262: 0 if white_is_zero else 1})
-    found = decode_tiff(data)
+    actual = decode_tiff(data)
     if depth in ("u1", "u2"):
         top = np.iinfo(depth).max
-        np.testing.assert_array_equal(found, top - values if white_is_zero else values)
+        np.testing.assert_array_equal(actual, top - values if white_is_zero else values)
     else:
         expected = 1 - spread(values) if white_is_zero else spread(values)
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 10, 12, 14])
@@ -93,16 +93,16 @@ def test_depths_that_are_packed(bits, white_is_zero):
     values = (DEEP >> (16 - bits)).astype(np.uint16)
     unpacked = (values[..., None] >> np.arange(bits - 1, -1, -1) & 1).reshape(len(values), -1).astype(np.uint8)
     data = tiff(np.packbits(unpacked, axis=1).tobytes(), tags={258: bits, 262: 0 if white_is_zero else 1})
-    found = decode_tiff(data)
+    actual = decode_tiff(data)
     expected = values / (2**bits - 1)
     expected = 1 - expected if white_is_zero else expected
-    np.testing.assert_allclose(found / np.iinfo(found.dtype).max, expected, atol=1 / np.iinfo(found.dtype).max)
+    np.testing.assert_allclose(actual / np.iinfo(actual.dtype).max, expected, atol=1 / np.iinfo(actual.dtype).max)
 
 
 def test_a_depth_named_by_the_largest_sample_value():
     values = (DEEP >> 4).astype(np.uint16)
-    found = decode_tiff(tiff(values.tobytes(), tags={258: 16, 281: 4095}))
-    np.testing.assert_allclose(found / 65535, values / 4095, atol=1e-5)
+    actual = decode_tiff(tiff(values.tobytes(), tags={258: 16, 281: 4095}))
+    np.testing.assert_allclose(actual / 65535, values / 4095, atol=1e-5)
     # A statistic of the image, which the specification makes of it too, is no depth.
     np.testing.assert_array_equal(decode_tiff(tiff(values.tobytes(), tags={258: 16, 281: 4000})), values)
     np.testing.assert_array_equal(decode_tiff(tiff(DEEP.tobytes(), tags={258: 16, 281: 4095})), DEEP)
@@ -137,8 +137,8 @@ def test_differences_between_neighbours_are_undone(compression, image):
 
 def test_jpeg_strips():
     for image in (GRAY, np.dstack([GRAY] * 3)):
-        found = decode_tiff(saved(image, compression="jpeg", quality=95, strip_size=2000))
-        assert np.abs(found.astype(int) - GRAY).max() <= 12
+        actual = decode_tiff(saved(image, compression="jpeg", quality=95, strip_size=2000))
+        assert np.abs(actual.astype(int) - GRAY).max() <= 12
 
 
 def test_tiles_and_planes():

@@ -32,8 +32,8 @@ def test_temperature_is_the_likeliest() -> None:
         z = logits / np.exp(log_t)
         return np.nansum(np.logaddexp(0, z) - targets * z)
 
-    found: Any = minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9})
-    expected = np.exp(found.x)
+    actual: Any = minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9})
+    expected = np.exp(actual.x)
     assert fit_temperature(logits, targets, "multilabel") == pytest.approx(expected, rel=1e-4)
     assert 1.5 < expected < 2.5  # the labels were drawn at T = 2
 

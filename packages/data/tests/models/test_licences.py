@@ -76,17 +76,17 @@ def test_a_licence_is_handed_down_over_all_generations(tmp_path) -> None:
     first = foreign(tmp_path / "rad" / "model.safetensors", licence="MSRLA", source="hf:org/rad")
     second = ours(tmp_path / "two" / "backbone.safetensors", "CC-BY-4.0", first)
     third = ours(tmp_path / "three" / "model.safetensors", None, second, foreign(tmp_path / "other.safetensors"))
-    found = describe(third).ancestors
-    assert [(one["name"], one["licence"]) for one in found] == [
+    described = describe(third).ancestors
+    assert [(one["name"], one["licence"]) for one in described] == [
         ("two/backbone.safetensors", "CC-BY-4.0"),
         ("rad/model.safetensors", "MSRLA"),
         ("other.safetensors", UNKNOWN),
     ]
-    lines = trail(None, found)
+    lines = trail(None, described)
     assert lines[0] == "licence: unknown"
     assert "made from rad/model.safetensors (hf:org/rad): licence MSRLA" in lines
     assert lines[-1].startswith("WARNING: NOT FOR COMMERCIAL USE: the licence of rad/model.safetensors")
-    assert "WARNING" not in "".join(trail("MIT", found[2:]))
+    assert "WARNING" not in "".join(trail("MIT", described[2:]))
 
 
 def test_as_the_hub_takes_them() -> None:

@@ -13,14 +13,14 @@ def test_equals_scikit_learn_with_ties_and_missing_labels(seed, n, levels) -> No
     rng = np.random.default_rng(seed)
     targets = rng.choice([0, 1, np.nan], (n, 3), p=[0.45, 0.45, 0.1])
     scores = rng.integers(0, levels, (n, 3)) / levels
-    found = auroc(targets, scores)
+    actual = auroc(targets, scores)
     for label in range(3):
         known = ~np.isnan(targets[:, label])
         if len(set(targets[known, label])) < 2:
-            assert np.isnan(found[label])
+            assert np.isnan(actual[label])
         else:
             expected = roc_auc_score(targets[known, label], scores[known, label])
-            assert found[label] == pytest.approx(expected, abs=1e-12)
+            assert actual[label] == pytest.approx(expected, abs=1e-12)
 
 
 def test_macro_skips_the_undefined() -> None:

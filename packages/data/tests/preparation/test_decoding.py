@@ -39,9 +39,9 @@ def decode(source, folder, *, names=NAMES, identity="one", max_broken=5):
 
 def test_every_row_is_its_image(source, tmp_path):
     assert decode(source, tmp_path / "work") == {}
-    found = np.load(tmp_path / "work" / "pixels.npy")
+    actual = np.load(tmp_path / "work" / "pixels.npy")
     for row in (0, 7, 8, 49):
-        np.testing.assert_array_equal(found[row], read_image(source / NAMES[row], 32))
+        np.testing.assert_array_equal(actual[row], read_image(source / NAMES[row], 32))
 
 
 def test_broken_rows_are_named_and_dropped(source, tmp_path):
@@ -51,10 +51,10 @@ def test_broken_rows_are_named_and_dropped(source, tmp_path):
     assert broken == {3: "zero bytes", 20: "not an image (text file?)"}
     kept = np.setdiff1d(np.arange(50), [3, 20])
     keep_rows(tmp_path / "work", kept)
-    found = np.load(tmp_path / "work" / "pixels.npy")
-    assert found.shape == (48, 32, 32)
-    np.testing.assert_array_equal(found[3], read_image(source / NAMES[4], 32))
-    np.testing.assert_array_equal(found[47], read_image(source / NAMES[49], 32))
+    actual = np.load(tmp_path / "work" / "pixels.npy")
+    assert actual.shape == (48, 32, 32)
+    np.testing.assert_array_equal(actual[3], read_image(source / NAMES[4], 32))
+    np.testing.assert_array_equal(actual[47], read_image(source / NAMES[49], 32))
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["journal.jsonl", "pixels.npy"]
 
 
@@ -106,9 +106,9 @@ def test_a_working_folder_of_something_else_is_started_anew(source, tmp_path, da
     elif damage == "pixels":
         (work / "pixels.npy").write_bytes(b"")
     decode(source, work, names=names, identity="two" if damage == "identity" else "one")
-    found = np.load(work / "pixels.npy")
-    assert len(found) == len(names)
-    np.testing.assert_array_equal(found[5], read_image(source / NAMES[5], 32))
+    actual = np.load(work / "pixels.npy")
+    assert len(actual) == len(names)
+    np.testing.assert_array_equal(actual[5], read_image(source / NAMES[5], 32))
     assert json.loads((work / "journal.jsonl").read_text().splitlines()[-1])["rows"] == len(names)
 
 

@@ -59,12 +59,12 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def test_images_are_found_by_content_and_the_rest_is_counted(mixed):
-    found = find_images(mixed)
-    assert len(found.paths) == len(FORMS) + 6
-    assert len(found.notes) == 1
-    assert found.notes[0].startswith("4 other files were left out: ")
+    actual = find_images(mixed)
+    assert len(actual.paths) == len(FORMS) + 6
+    assert len(actual.notes) == 1
+    assert actual.notes[0].startswith("4 other files were left out: ")
     for kind in ("1 x .csv", "1 x .txt", "1 x .csv.gz", "1 x .bin"):
-        assert kind in found.notes[0]
+        assert kind in actual.notes[0]
 
 
 def test_all_of_them_are_prepared_and_patients_are_read_from_gzip_too(mixed, tmp_path):

@@ -98,10 +98,10 @@ def test_boxes_of_vindr_lie_on_images_of_any_size(tmp_path, aspect, expected):
 def test_masks_become_outlines():
     mask = np.zeros((20, 20), np.uint8)
     mask[5:10, 5:10] = mask[14:16, 2:4] = 1
-    found = contours(mask)
-    assert len(found) == 2
-    assert max(len(polygon) for polygon in found) == 16
-    assert np.concatenate(found).min() == pytest.approx(2.5 / 20)
+    actual = contours(mask)
+    assert len(actual) == 2
+    assert max(len(polygon) for polygon in actual) == 16
+    assert np.concatenate(actual).min() == pytest.approx(2.5 / 20)
     phantom = open_cohort("phantom:24", pixel_size=32)
     of = outlines(phantom)
     for row in range(24):

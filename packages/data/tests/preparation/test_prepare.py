@@ -268,9 +268,9 @@ def test_the_cache_is_keyed_by_content_and_options(two_classes, monkeypatch, tmp
 
 def test_files_that_change_while_they_are_read_are_refused(two_classes, tmp_path, monkeypatch):
     def meanwhile(*args, **options):
-        found = decode_once(*args, **options)
+        actual = decode_once(*args, **options)
         (two_classes / "NORMAL" / "patient3_1.png").write_bytes(b"another picture")
-        return found
+        return actual
 
     monkeypatch.setattr("cxr_data.preparation.prepare.decode_once", meanwhile)
     with pytest.raises(BadInput, match="files that stay as they are while they are read"):

@@ -6,8 +6,10 @@ import pytest
 
 from cxr_data import prepare
 from cxr_data.cli import main
+from cxr_data.cohorts.cache import content_key
 from cxr_data.cohorts.cohort import label_matrix
 from cxr_data.errors import BadInput
+from cxr_data.preparation.prepare import plan
 from cxr_data.preparation.selection import Selection, parse_selection, select
 from cxr_data.readers import Listing
 from cxr_data.readers.listing import UNCERTAIN, UNMENTIONED
@@ -20,7 +22,7 @@ def listing():
     table = pl.DataFrame(
         {
             "path": ["1", "2", "3", "4", "5"],
-            "view": ["PA", "LATERAL", "AP_horizontal", None, "AP SUPINE"],
+            "projection": ["PA", "LATERAL", "AP_horizontal", None, "AP SUPINE"],
             "label:a": pl.Series([0, 1, UNCERTAIN, UNMENTIONED, NAN], dtype=pl.Float32),
             "label:b": pl.Series([UNCERTAIN, 0.25, 0.5, 0.75, None], dtype=pl.Float32),
             "label:c": pl.Series([0, 1, 0, 1, 0], dtype=pl.Float32),
@@ -52,18 +54,20 @@ def test_what_was_done_is_told(listing, tmp_path):
     assert "1 uncertain labels count as unknown (a 1)" in selected.notes
 
 
-@pytest.mark.parametrize(("view", "rows"), [("auto", "12345"), ("all", "12345"), ("frontal", "135"), ("lateral", "2")])
-def test_views(listing, tmp_path, view, rows):
-    selected, _ = select(listing, Selection(view=view), tmp_path)
+@pytest.mark.parametrize(
+    ("projection", "rows"), [("auto", "12345"), ("all", "12345"), ("frontal", "135"), ("lateral", "2")]
+)
+def test_projections(listing, tmp_path, projection, rows):
+    selected, _ = select(listing, Selection(projection=projection), tmp_path)
     assert selected.table["path"].to_list() == list(rows)
 
 
-def test_views_that_are_not_known(listing, tmp_path):
-    unknown = Listing("made up", listing.table.drop("view"), ("a",), "multilabel", view="frontal")
+def test_projections_that_are_not_known(listing, tmp_path):
+    unknown = Listing("made up", listing.table.drop("projection"), ("a",), "multilabel", projection="frontal")
     assert select(unknown, Selection(), tmp_path)[0].table.height == 5
-    with pytest.raises(BadInput, match="which view an image is"):
-        select(unknown, Selection(view="lateral"), tmp_path)
-    lateral = Listing("made up", listing.table[1:2], ("a",), "multilabel", view="frontal")
+    with pytest.raises(BadInput, match="which projection an image is"):
+        select(unknown, Selection(projection="lateral"), tmp_path)
+    lateral = Listing("made up", listing.table[1:2], ("a",), "multilabel", projection="frontal")
     with pytest.raises(BadInput, match="frontal images, found only LATERAL"):
         select(lateral, Selection(), tmp_path)
 
@@ -101,7 +105,7 @@ def test_nothing_to_settle_changes_nothing(listing, tmp_path):
         ({"uncertain": {"a": "zeroes"}}, "did you mean zeros"),
         ({"votes": "majorty"}, "did you mean majority"),
         ({"unmentioned": "ones"}, "choose one of ignore, zeros"),
-        ({"view": "front"}, "did you mean frontal"),
+        ({"projection": "front"}, "did you mean frontal"),
         ({"labels": ("a", "a")}, "a twice"),
     ],
 )
@@ -124,7 +128,7 @@ def test_as_a_person_types_it():
         "labels": list(typed.labels),
         "uncertain": typed.uncertain,
         "votes": "union",
-        "view": "all",
+        "projection": "all",
     }
     assert parse_selection([], "ignore", "zeros", "majority", "auto").options() == {}
 
@@ -135,15 +139,35 @@ def test_the_command_takes_options_and_remembers_them(tmp_path, write_images, ca
     lines = [f"{i}.png,p{i},{'LATERAL' if i < 5 else 'PA'},{-1 if i == 7 else i % 2},{i % 3 == 0:d}" for i in range(40)]
     (source / "manifest.csv").write_text("\n".join(["file,patient,view,label:E,label:M", *lines]))
     command = ["prepare", str(source), "--size", "28", "--out", str(tmp_path / "cohort")]
-    assert main([*command, "--labels", "M,E", "--uncertain", "E=ones", "--view", "frontal"]) == 0
+    assert main([*command, "--labels", "M,E", "--uncertain", "E=ones", "--projection", "frontal"]) == 0
     about = json.loads((tmp_path / "cohort" / "cohort.json").read_text())
     assert about["labels"] == ["M", "E"]
-    assert about["selection"] == {"view": "frontal", "labels": ["M", "E"], "uncertain": {"E": "ones"}}
+    assert about["selection"] == {"projection": "frontal", "labels": ["M", "E"], "uncertain": {"E": "ones"}}
     assert "note: 5 images that are not frontal were left out" in capsys.readouterr().out
     assert main(command) == 2  # other options, the same folder
     assert main([*command[:-1], str(tmp_path / "other"), "--labels", "M,F"]) == 2
     assert "'F'" in capsys.readouterr().err
-    assert main(["prepare", "phantom:30", "--view", "frontal", "--out", str(tmp_path / "p")]) == 2
+    assert main([*command, "--view", "frontal"]) == 2
+    assert "did you mean projection?" in capsys.readouterr().err
+    assert main(["prepare", "phantom:30", "--projection", "frontal", "--out", str(tmp_path / "p")]) == 2
+
+
+def test_the_size_a_cohort_is_for_is_noted_and_part_of_no_identity(two_classes, tmp_path, capsys):
+    command = ["prepare", str(two_classes), "--out", str(tmp_path / "cohort"), "--size"]
+    stored = {}
+    for size in (40, 50):
+        assert main([*command, str(size)]) == 0
+        stored[size] = json.loads((tmp_path / "cohort" / "cohort.json").read_text())
+    assert stored[40].pop("size") == 40
+    assert stored[50].pop("size") == 50
+    assert stored[40] == stored[50]
+    assert stored[40]["identity"] == plan(two_classes, pixel_size=64).identity
+
+
+def test_the_choice_of_projections_is_part_of_the_identity_under_its_first_name(two_classes):
+    settings = plan(two_classes, pixel_size=32, selection=Selection(projection="all"))
+    options = {"aspect": "squash", "window": "voi", "pixel_size": 32, "reader": settings.reader, "seed": 0}
+    assert settings.identity == content_key(settings.root, {**options, "selection": {"view": "all"}})
 
 
 def test_data_sets_without_choices_are_prepared_as_before(two_classes, tmp_path):

@@ -44,7 +44,7 @@ def test_the_official_release(release, write_images):
     assert table["patient"].to_list() == ["1", "1", "2", "3"]
     assert table["age"].to_list() == [57, 58, None, 0.5]
     assert table["sex"].to_list() == ["M", "M", "F", "F"]
-    assert table["view"].to_list() == ["PA", "AP", "PA", "PA"]
+    assert table["projection"].to_list() == ["PA", "AP", "PA", "PA"]
     targets = label_matrix(table, listing.labels)
     positive = [[listing.labels[i] for i in np.flatnonzero(row)] for row in targets]
     assert positive == [["Cardiomegaly"], ["Cardiomegaly", "Emphysema"], [], ["Pleural_Thickening"]]

@@ -40,7 +40,7 @@ def test_small_layout_from_within_and_from_above(tmp_path, write_images, inside)
     assert listing.table["path"].to_list() == [inside + name for name in below]
     assert listing.table["patient"].to_list() == [f"patient{n}" for n in ("00001", "00002", "00002", "00003", "64541")]
     assert listing.table["split"].to_list() == ["train"] * 4 + ["test"]
-    assert listing.table["view"].to_list() == ["AP", "PA", "Lateral", "AP", "AP"]
+    assert listing.table["projection"].to_list() == ["AP", "PA", "Lateral", "AP", "AP"]
     assert listing.table["sex"][0] == "F"
     assert listing.table["age"][0] == 68
     assert "valid.csv, labelled by radiologists, is the test part, as in published results" in listing.notes
@@ -55,7 +55,7 @@ def test_batches_of_the_full_download(tmp_path, write_images):
     assert sorted(batches) == listing.table["path"].to_list()
 
 
-def test_doubt_silence_and_views(tmp_path, write_images):
+def test_doubt_silence_and_projections(tmp_path, write_images):
     write(tmp_path)
     listing = chexpert.read(write_images(tmp_path, IMAGES))
     chosen = Selection(
@@ -67,12 +67,12 @@ def test_doubt_silence_and_views(tmp_path, write_images):
     assert np.isnan(targets[2]).all()  # no observation at all: nobody labelled it
     assert targets[3].tolist() == [1, 0, 0]
     assert done == {
-        "view": "frontal",
+        "projection": "frontal",
         "labels": ["Edema", "Cardiomegaly", "Pneumonia"],
         "uncertain": {"Edema": "ones", "Cardiomegaly": "zeros"},
         "unmentioned": "zeros",
     }
-    both, _ = select(listing, Selection(view="all", unmentioned="ignore"), tmp_path)
+    both, _ = select(listing, Selection(projection="all", unmentioned="ignore"), tmp_path)
     assert both.table.height == 5
     targets = label_matrix(both.table, both.labels)
     assert np.isnan(targets[1]).all()

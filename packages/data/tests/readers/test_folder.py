@@ -31,8 +31,8 @@ def test_split_folders_deep_images_masks_and_loose_files(tmp_path, write_images)
         "6.png",
     ]
     listing = folder.read(write_images(tmp_path, names))
-    found = dict(zip(listing.table["path"], listing.table["split"], strict=True))
-    assert found == {
+    actual = dict(zip(listing.table["path"], listing.table["split"], strict=True))
+    assert actual == {
         "Training/a/images/1.png": "train",
         "Training/b/deep/er/2.png": "train",
         "val/a/3.png": "val",
@@ -55,7 +55,7 @@ def test_patients_and_extras_from_a_manifest(two_classes, manifest):
     rows = {row["path"]: row for row in listing.table.iter_rows(named=True)}
     assert rows["NORMAL/patient0_0.png"]["patient"] == rows["NORMAL/patient0_1.png"]["patient"] == "anna"
     assert rows["NORMAL/patient0_0.png"]["age"] == 61
-    assert rows["NORMAL/patient0_1.png"]["view"] == "AP"
+    assert rows["NORMAL/patient0_1.png"]["projection"] == "AP"
     assert rows["NORMAL/patient1_0.png"]["patient"] == "NORMAL/patient1_0.png"
     assert f"1 files of {manifest} are not among the images" in listing.notes
     assert f"58 images are not in {manifest}" in listing.notes

@@ -280,10 +280,13 @@ def test_usual_names_of_the_patient(images, name):
     assert listing.table["patient"].to_list() == ["p1", "p1", "p2"]
 
 
-def test_usual_names_of_split_view_sex_and_age(images):
+def test_usual_names_of_split_projection_sex_and_age(images):
     text = "file,Subset,ViewPosition,Gender,Patient Age,a\na/1.png,train,PA,F,50,1\na/2.png,test,AP,M,60Y,0\n"
     table = labels_of(images, text)[0].table
-    assert table.select("split", "view", "sex", "age").rows() == [("train", "PA", "F", 50.0), ("test", "AP", "M", 60.0)]
+    assert table.select("split", "projection", "sex", "age").rows() == [
+        ("train", "PA", "F", 50.0),
+        ("test", "AP", "M", 60.0),
+    ]
 
 
 @pytest.mark.parametrize("name", ["patient_code", "my_patient", "SubjectNumber", "hospital_mrn"])

@@ -57,7 +57,7 @@ def test_the_tables_are_joined(release):
     selected, done = select(listing, Selection(uncertain="zeros"), release)
     assert done["uncertain"] == {"Edema": "zeros"}
     edema = label_matrix(selected.table, ("Edema",))[:, 0]
-    assert selected.table["view"].to_list() == ["PA", "PA", "AP", "AP"]
+    assert selected.table["projection"].to_list() == ["PA", "PA", "AP", "AP"]
     assert edema[:3].tolist() == [1, 0, 0]
     assert np.isnan(edema[3])  # the study has no row
     assert "1 images have no labels: unknown" in listing.notes

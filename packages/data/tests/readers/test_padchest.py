@@ -48,15 +48,15 @@ def test_the_release(release):
     assert np.isnan(targets).all(axis=1).tolist() == [False, False, False, False, True, True]
     assert "1 images are marked exclude and were left out" in listing.notes
     selected, done = select(listing, Selection(), release)
-    assert done == {"view": "frontal"}
-    assert selected.table["view"].to_list() == ["PA", "PA", "AP_horizontal", "PA", "PA"]
+    assert done == {"projection": "frontal"}
+    assert selected.table["projection"].to_list() == ["PA", "PA", "AP_horizontal", "PA", "PA"]
 
 
 def test_common_findings_are_offered(release, monkeypatch):
     monkeypatch.setattr(padchest, "LEAST", 2)
     listing = padchest.read(release)
     assert [name for name in listing.table.columns if name.startswith("label:")][19:] == ["label:kyphosis"]
-    selected, _ = select(listing, Selection(labels=("kyphosis", "emphysema"), view="lateral"), release)
+    selected, _ = select(listing, Selection(labels=("kyphosis", "emphysema"), projection="lateral"), release)
     assert (selected.labels, selected.table.height) == (("kyphosis", "emphysema"), 1)
     assert selected.table["label:kyphosis"].to_list() == [1]
     assert "label:pneumonia" not in selected.table.columns

@@ -14,10 +14,10 @@ from cxr_data.readers import patients
     ],
 )
 def test_a_number_that_somewhere_lacks_its_issuer_is_one_patient(tmp_path, monkeypatch, issuers, expected):
-    found = [{"patient": f"7 of {issuer}" if issuer else "7", "number": "7"} for issuer in issuers]
+    actual = [{"patient": f"7 of {issuer}" if issuer else "7", "number": "7"} for issuer in issuers]
     nobody = {"patient": None, "number": None}
     names = ["a.dcm", "b.dcm", "c.dcm", "d.dcm", "e.png"]
-    facts = dict(zip(names, [*found, nobody], strict=False))
+    facts = dict(zip(names, [*actual, nobody], strict=False))
     monkeypatch.setattr(patients, "_is_dicom", lambda root, path: path in facts)
     monkeypatch.setattr(patients, "dicom_facts", lambda path, salt: facts[path.name].copy())
     monkeypatch.setattr(patients, "patient_salt", lambda cache: b"")

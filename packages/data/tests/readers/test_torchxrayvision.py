@@ -44,10 +44,10 @@ def stem(path: str) -> str:
 def official(official_tables, name: str, at: Path, monkeypatch, images) -> None:
     at.write_bytes(official_tables(name))
     lines = at.read_text().splitlines()[1:]
-    found = sorted({images(line.split(",")[0]) for line in lines})
+    actual = sorted({images(line.split(",")[0]) for line in lines})
     for module in (tables, chestxray14):
         if hasattr(module, "image_files"):
-            monkeypatch.setattr(module, "image_files", lambda _: found)
+            monkeypatch.setattr(module, "image_files", lambda _: actual)
 
 
 def test_chestxray14(official_tables, tmp_path, monkeypatch):

@@ -39,8 +39,8 @@ def test_shapes_and_types(task: str, count: int) -> None:
     assert made["targets"].dtype == np.float32
     assert len(made["labels"]) == count
     assert len(made["patient"]) == 7
-    assert {key: len(column) for key, column in made["extras"].items()} == {"view": 7, "sex": 7, "age": 7}
-    assert set(made["extras"]["view"]) <= {"PA", "AP"}
+    assert {key: len(column) for key, column in made["extras"].items()} == {"projection": 7, "sex": 7, "age": 7}
+    assert set(made["extras"]["projection"]) <= {"PA", "AP"}
     assert set(made["extras"]["sex"]) <= {"F", "M"}
     assert all(18 <= age <= 92 for age in made["extras"]["age"])
 
@@ -179,7 +179,7 @@ def test_findings_change_the_picture_where_their_mask_is(name: str) -> None:
     assert expected * np.median(signed) > 2
 
 
-def test_bedside_view_alters_the_picture() -> None:
+def test_bedside_projection_alters_the_picture() -> None:
     upright, bedside = radiograph(0)[0], radiograph(0, bedside=True)[0]
     assert np.abs(upright.astype(int) - bedside).mean() > 4
 

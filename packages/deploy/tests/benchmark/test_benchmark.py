@@ -57,21 +57,22 @@ def test_help_names_every_option_without_heavy_imports():
         "heavy = {'torch', 'onnxruntime', 'openvino', 'numpy', 'polars'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
+    actual = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert actual.returncode == 0, actual.stderr
     for option in ("MODELS", "--data", "--threads", "--seconds", "--memory"):
-        assert option in found.stdout
+        assert option in actual.stdout
 
 
 def test_every_runtime_and_precision_is_a_row(model, tmp_path):
     export_beside(model, "model.int8.onnx", "int8", quantisation={"auroc": 0.87})
     rows, _ = entries({"small": model}, tmp_path)
-    found = {(row.runtime, row.precision): row for row in rows}
-    assert next(iter(found)) == EAGER
-    assert {("ONNX Runtime", "fp32"), ("ONNX Runtime", "int8"), ("PyTorch folded, channels-last", "fp32")} <= set(found)
-    assert found["ONNX Runtime", "int8"].auroc == 0.87
-    assert found[EAGER].auroc == 0.875
-    assert found["ONNX Runtime", "fp32"].file.parent == tmp_path  # made for this, since none lies beside the weights
+    actual = {(row.runtime, row.precision): row for row in rows}
+    assert next(iter(actual)) == EAGER
+    ways = {("ONNX Runtime", "fp32"), ("ONNX Runtime", "int8"), ("PyTorch folded, channels-last", "fp32")}
+    assert ways <= set(actual)
+    assert actual["ONNX Runtime", "int8"].auroc == 0.87
+    assert actual[EAGER].auroc == 0.875
+    assert actual["ONNX Runtime", "fp32"].file.parent == tmp_path  # made for this, since none lies beside the weights
 
 
 def test_float_and_8_bits_are_scored_on_the_same_images(model, tmp_path):

@@ -48,12 +48,12 @@ def test_the_answer_is_that_of_python(port, classifier, png, tmp_path):
     (tmp_path / "image").write_bytes(png)
     expected = classifier.answers(classifier.read(tmp_path / "image")[None])
     response, content = ask(port, "POST", "/answer", png)
-    found = json.loads(content)
+    document = json.loads(content)
     assert response.status == 200
-    assert [label["name"] for label in found["labels"]] == list(classifier.labels)
-    assert [label["probability"] for label in found["labels"]] == expected.probabilities[0].tolist()
-    assert [label["called"] for label in found["labels"]] == expected.decisions[0].tolist()
-    assert any(label["heat"] for label in found["labels"])
+    assert [label["name"] for label in document["labels"]] == list(classifier.labels)
+    assert [label["probability"] for label in document["labels"]] == expected.probabilities[0].tolist()
+    assert [label["called"] for label in document["labels"]] == expected.decisions[0].tolist()
+    assert any(label["heat"] for label in document["labels"])
 
 
 @pytest.mark.parametrize("content", [b"hello", b"\x89PNG\r\n\x1a\n" + bytes(40), b"\xff\xd8\xff" + bytes(100)])

@@ -11,10 +11,10 @@ def test_decisions_are_compared_by_the_thresholds_of_the_file(lively):
     before = np.array([[0.9, 0.1, 0.7], [0.1, 0.9, 0.1], [0.9, 0.9, 0.9], [0.1, 0.1, 0.1]], np.float32)
     after = before.copy()
     after[0, 0], after[3, 2], after[0, 2] = 0.39, 0.61, 0.65  # a hit lost, an alarm more, and no change
-    found = agreement(targets, before, after, header)
-    assert found["agreement"] == pytest.approx(10 / 12)
-    assert found["sensitivity_change"] == pytest.approx(-0.5 / 3)
-    assert found["specificity_change"] == pytest.approx(-0.5 / 3)
+    actual = agreement(targets, before, after, header)
+    assert actual["agreement"] == pytest.approx(10 / 12)
+    assert actual["sensitivity_change"] == pytest.approx(-0.5 / 3)
+    assert actual["specificity_change"] == pytest.approx(-0.5 / 3)
     assert agreement(targets * 0, before, before, header)["sensitivity_change"] is None
 
 
@@ -24,8 +24,8 @@ def test_of_two_classes_the_positive_one_counts(lively):
     before = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8]], np.float32)
     after = before.copy()
     after[3] = 0.6, 0.4
-    found = agreement(targets, before, after, header)
-    assert found == {"agreement": 0.75, "sensitivity_change": -0.5, "specificity_change": 0.0}
+    actual = agreement(targets, before, after, header)
+    assert actual == {"agreement": 0.75, "sensitivity_change": -0.5, "specificity_change": 0.0}
 
 
 def test_a_warning_is_said_where_thresholds_fit_no_more():

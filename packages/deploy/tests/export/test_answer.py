@@ -18,10 +18,10 @@ def test_probabilities_are_those_of_the_calibrated_logits(lively, task):
     network, header = lively(task=task)
     pixels = torch.randint(0, 256, (3, 1, 64, 64), dtype=torch.uint8)
     with torch.inference_mode():
-        found, logits, _ = Answering(network, header)(pixels)
+        actual, logits, _ = Answering(network, header)(pixels)
         torch.testing.assert_close(logits, network(pixels))
     expected = probabilities(logits.double().numpy(), task, header.calibration)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(actual.numpy(), expected, atol=1e-6)
 
 
 def test_the_mean_of_a_map_and_the_bias_are_the_logit(lively):

@@ -26,10 +26,10 @@ def test_help_names_every_option_without_heavy_imports():
         "heavy = {'torch', 'torchvision', 'onnx', 'onnxruntime', 'openvino', 'timm', 'polars', 'numpy'}\n"
         "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
+    actual = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert actual.returncode == 0, actual.stderr
     for option in ("MODELS", "--out", "--data", "--int8", "--max_drop", "--web"):
-        assert option in found.stdout
+        assert option in actual.stdout
 
 
 def test_a_model_becomes_a_checked_file(model_file, capsys):

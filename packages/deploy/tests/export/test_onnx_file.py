@@ -37,13 +37,13 @@ def test_the_file_answers_as_pytorch_does(exported, radiographs, batch):
 
 def test_the_graph_takes_gray_bytes_and_says_what_it_is(exported):
     path, _, header = exported
-    model, found, about = onnx_file.load(path)
+    model, actual, about = onnx_file.load(path)
     (pixels,) = model.graph.input
     assert pixels.name == "pixels"
     assert pixels.type.tensor_type.elem_type == TensorProto.UINT8
     shape = [d.dim_param or d.dim_value for d in pixels.type.tensor_type.shape.dim]
     assert shape == ["batch", 1, 64, 64]
-    assert found == header
+    assert actual == header
     assert about["precision"] == "fp32"
     texts = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(texts["cxr_labels"]) == list(header.labels)

@@ -34,9 +34,9 @@ def test_a_variant_answers_nearly_as_the_float_graph(graph, variant):
     model, _, images, histograms = graph
     made = quantise.build(model, histograms, variant)
     expected = runtimes.in_onnxruntime(model.SerializeToString(), threads=1)(images)
-    found = runtimes.in_onnxruntime(made.SerializeToString(), threads=1)(images)
-    assert np.abs(found["probabilities"] - expected["probabilities"]).max() < 0.05
-    assert np.abs(found["maps"] - expected["maps"]).mean() < 0.1 * expected["maps"].std()
+    actual = runtimes.in_onnxruntime(made.SerializeToString(), threads=1)(images)
+    assert np.abs(actual["probabilities"] - expected["probabilities"]).max() < 0.05
+    assert np.abs(actual["maps"] - expected["maps"]).mean() < 0.1 * expected["maps"].std()
     assert made.ByteSize() < 0.27 * model.ByteSize()
 
 
@@ -83,12 +83,12 @@ def test_drop_is_the_difference_of_two_aurocs_with_its_interval(lively):
     targets[::17, 1] = np.nan
     before = (np.nan_to_num(targets) + rng.normal(size=targets.shape)).astype(np.float32)
     after = (before + rng.normal(scale=0.5, size=targets.shape)).astype(np.float32)
-    found = quantise.drop(targets, before, after, np.arange(300) // 2, header)
+    actual = quantise.drop(targets, before, after, np.arange(300) // 2, header)
     expected = macro(auroc(targets, before)) - macro(auroc(targets, after))
-    assert found["drop"] == pytest.approx(expected)
-    assert found["low"] is not None
-    assert found["high"] is not None
-    assert found["low"] < expected < found["high"]
+    assert actual["drop"] == pytest.approx(expected)
+    assert actual["low"] is not None
+    assert actual["high"] is not None
+    assert actual["low"] < expected < actual["high"]
     same = quantise.drop(targets, before, before, np.arange(300), header)
     assert (same["drop"], same["low"], same["high"]) == (0, 0, 0)
     undefined = quantise.drop(np.zeros((5, 3), np.float32), before[:5], after[:5], np.arange(5), header)

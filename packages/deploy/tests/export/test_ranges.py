@@ -33,7 +33,7 @@ def test_percentile_leaves_the_tails_out(seed, scale):
 def test_squared_error_finds_the_range_that_rounds_best(seed):
     """Against quantising every value with every candidate range, in float64."""
     values = np.random.default_rng(seed).standard_t(3, 20_000)
-    found = ranges.squared_error(*histogram(values))
+    actual = ranges.squared_error(*histogram(values))
 
     def error(share):
         low, high = min(values.min(), 0) * share, max(values.max(), 0) * share
@@ -42,7 +42,7 @@ def test_squared_error_finds_the_range_that_rounds_best(seed):
         return np.mean((rounded - values) ** 2)
 
     errors = {share: error(share) for share in ranges.CLIPPED}
-    chosen = min(ranges.CLIPPED, key=lambda share: abs(max(values.max(), 0) * share - found[1]))
+    chosen = min(ranges.CLIPPED, key=lambda share: abs(max(values.max(), 0) * share - actual[1]))
     assert errors[chosen] <= 1.02 * min(errors.values())
 
 
@@ -59,8 +59,8 @@ def test_observed_histograms_hold_every_value(lively, radiographs):
     network, header = lively(size=32)
     model = convert(Answering(network, header), header)
     images = radiographs(6, 32)
-    found = ranges.observe(_inferred(model), lambda: [images[:4], images[4:]], threads=1)
-    counts, edges = found["logits"]
+    actual = ranges.observe(_inferred(model), lambda: [images[:4], images[4:]], threads=1)
+    counts, edges = actual["logits"]
     assert counts.sum() == 6 * 3
     from cxr_deploy import runtimes
 

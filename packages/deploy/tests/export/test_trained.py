@@ -63,9 +63,9 @@ def test_the_file_has_the_networks_own_scales_and_small_weights(trained, weight_
     assert max(int(np.abs(value).max()) for value in weights) == 2 ** (weight_bits - 1) - 1
     scales = [value for name, value in eight.network.named_buffers() if name.startswith("weight_scale")]
     assert len(weights) == len(scales)
-    found = [value for value in constants.values() if value.dtype == np.float32]
+    actual = [value for value in constants.values() if value.dtype == np.float32]
     for scale in scales:
-        assert any(np.array_equal(scale.numpy(), one) for one in found)
+        assert any(np.array_equal(scale.numpy(), one) for one in actual)
     steps = {node.input[1] for node in graph.node if node.op_type == "QuantizeLinear"}
     in_file = np.unique(np.array([float(constants[name]) for name in steps], np.float32))
     low, high = eight.network.ranges.unbind(1)

@@ -63,8 +63,8 @@ def test_a_batch_answers_as_its_images_do(models, image):
 
 def test_heat_is_the_positive_part_with_maximum_one():
     maps = np.array([[[-1, 2], [4, 0]], [[-1, -2], [-3, -4]]], np.float32)
-    found = heat(maps, 2)
-    np.testing.assert_allclose(found, [[[0, 0.5], [1, 0]], [[0, 0], [0, 0]]])
+    actual = heat(maps, 2)
+    np.testing.assert_allclose(actual, [[[0, 0.5], [1, 0]], [[0, 0], [0, 0]]])
     assert heat(maps, 7).shape == (2, 7, 7)
 
 

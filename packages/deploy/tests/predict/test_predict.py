@@ -48,10 +48,10 @@ def test_help_names_every_option_without_heavy_imports():
         "heavy = {'torch', 'onnxruntime', 'openvino', 'cv2', 'polars', 'numpy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
+    actual = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert actual.returncode == 0, actual.stderr
     for option in ("PATHS", "--out", "--heatmaps", "--runtime", "--batch_size"):
-        assert option in found.stdout
+        assert option in actual.stdout
 
 
 def test_one_image_from_the_shell_takes_about_a_second(models, tmp_path):
@@ -147,10 +147,10 @@ def test_prediction_equals_evaluation_on_the_images_of_a_cohort(models, shared_d
     out = tmp_path / "answers.parquet"
     assert main([str(models["torch"]), str(source), "--out", str(out)]) == 0
     table = pl.read_parquet(out)
-    found = dict(zip(table["file"], table["probability:PNEUMONIA"], strict=True))
+    actual = dict(zip(table["file"], table["probability:PNEUMONIA"], strict=True))
     assert cohort.pixel_mapping == {"aspect": "squash", "window": "voi"}
     for name, p in zip(cohort.table["image"], expected[:, 1], strict=True):
-        assert found[f"{source}/{name}"] == pytest.approx(p, abs=1e-6)
+        assert actual[f"{source}/{name}"] == pytest.approx(p, abs=1e-6)
 
 
 def test_no_patient_leaves_a_dicom_file(models, shared_data, tmp_path, capsys):

@@ -12,7 +12,7 @@ def test_real_radiographs_raise_no_alarm(shared_data):
     files = sorted((shared_data / "kermany_pneumonia" / "test").rglob("*.jpeg"))[::6]
     files += sorted((shared_data / "covid_cxr").rglob("*.jpg"))
     files += sorted((shared_data / "formats").rglob("*.jpeg")) + sorted((shared_data / "formats").rglob("*.png"))
-    alarms = {file.name: found for file in files if (found := unusual.warnings(file, read_image(file, 64)))}
+    alarms = {file.name: actual for file in files if (actual := unusual.warnings(file, read_image(file, 64)))}
     assert len(files) > 200
     assert len(alarms) <= 0.01 * len(files), alarms
 
@@ -22,8 +22,8 @@ def test_inverted_radiographs_are_noticed(shared_data):
         sorted((shared_data / "covid_cxr").rglob("*.jpg"))
         + sorted((shared_data / "kermany_pneumonia" / "test").rglob("*.jpeg"))[::20]
     )
-    found = [unusual.of_pixels(255 - read_image(file, 64)) for file in files]
-    assert sum("inverted" in " ".join(one) for one in found) == len(files)
+    actual = [unusual.of_pixels(255 - read_image(file, 64)) for file in files]
+    assert sum("inverted" in " ".join(one) for one in actual) == len(files)
 
 
 def test_a_monochrome1_file_is_inverted_by_its_reader_and_its_tag_alone(shared_data):
@@ -64,7 +64,7 @@ def test_lateral_views_are_known_by_their_header(tmp_path, shared_data):
     dataset = dcmread(sorted((shared_data / "formats" / "dicom").iterdir())[0])
     dataset.ViewPosition = "LL"
     dataset.save_as(tmp_path / "lateral.dcm")
-    assert unusual.of_file(tmp_path / "lateral.dcm") == ["a lateral view by its header (LL)"]
+    assert unusual.of_file(tmp_path / "lateral.dcm") == ["a lateral projection by its header (LL)"]
 
 
 def test_resemblance_is_a_correlation():

@@ -44,7 +44,7 @@ def files(shared_data, tmp_path_factory):
     deep.WindowCenter, deep.WindowWidth = 1700, 2600
     deep.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     deep.save_as(place / "deep.dcm")
-    found = {
+    actual = {
         "small JPEG": sorted((shared_data / "kermany_pneumonia" / "test" / "PNEUMONIA").iterdir())[3],
         "JPEG": sorted((shared_data / "covid_cxr").rglob("*.jpg"))[10],
         "PNG": shared_data / "formats" / "nih_png" / "00000001_000.png",
@@ -52,7 +52,7 @@ def files(shared_data, tmp_path_factory):
         "12-bit DICOM with a window": place / "deep.dcm",
     }
     full = sorted((shared_data / "formats" / "kermany_fullsize" / "NORMAL").iterdir())
-    return found | {f"full-size JPEG {i}": file for i, file in enumerate(full[:3])}
+    return actual | {f"full-size JPEG {i}": file for i, file in enumerate(full[:3])}
 
 
 def answer(browser, file):
@@ -82,13 +82,13 @@ def test_answers_are_pythons(page, files, exported):
     spread = []
     for kind, file in files.items():
         expected = classifier.answers(classifier.read(file)[None])
-        found = answer(browser, file)
+        actual = answer(browser, file)
         # Python's decoder shrinks large JPEGs before it rounds to 8 bits, the browser's cannot: one pixel in 25 is one
         # gray level off. All other files give the same pixels to the last bit.
         tolerance = 3e-3 if "full-size" in kind else 1e-3
         for i, label in enumerate(classifier.labels):
-            assert found[label][0] == pytest.approx(expected.probabilities[0, i], abs=tolerance), kind
-            assert found[label][1] == expected.decisions[0, i], kind
+            assert actual[label][0] == pytest.approx(expected.probabilities[0, i], abs=tolerance), kind
+            assert actual[label][1] == expected.decisions[0, i], kind
         spread.append(expected.probabilities[0, 1])
     assert max(spread) - min(spread) > 0.02  # a page that ignored the image would fail
     assert float(browser.run("document.querySelector('#timing').dataset.milliseconds")) > 0
@@ -101,9 +101,9 @@ def test_eight_bits_answer_as_in_python(eight_bits, ort_web, tmp_path, serve, br
     classifier = cxr_deploy.load(eight_bits, threads=1)
     for kind in ("small JPEG", "PNG", "DICOM"):
         expected = classifier.answers(classifier.read(files[kind])[None])
-        found = answer(browser, files[kind])
+        actual = answer(browser, files[kind])
         for i, label in enumerate(classifier.labels):
-            assert found[label][0] == pytest.approx(expected.probabilities[0, i], abs=1e-3), kind
+            assert actual[label][0] == pytest.approx(expected.probabilities[0, i], abs=1e-3), kind
 
 
 def test_the_heat_map_is_pythons(page, files, exported):

@@ -84,13 +84,13 @@ def test_squares_are_those_of_python(tmp_path):
         )
         stored = fit_image(image, 64, aspect=aspect, window=window)
         expected.append((stored, whole(stored[None], 48)[0]))
-    for case, found, (stored, view) in zip(cases, run(cases, tmp_path), expected, strict=True):
+    for case, actual, (stored, view) in zip(cases, run(cases, tmp_path), expected, strict=True):
         # OpenCV enlarges 8-bit images in fixed point: one level either way.
-        difference = np.abs(np.reshape(found["data"], (64, 64)).astype(int) - stored)
+        difference = np.abs(np.reshape(actual["data"], (64, 64)).astype(int) - stored)
         limit = 1 if case["window"] == "voi" else 8  # a level before stretching is several after
         assert difference.max() <= limit, case["aspect"]
         assert difference.mean() < limit / 4
-        assert np.abs(np.reshape(found["whole"], (48, 48)).astype(int) - view).max() <= limit
+        assert np.abs(np.reshape(actual["whole"], (48, 48)).astype(int) - view).max() <= limit
 
 
 @pytest.mark.parametrize("shape", [(257, 512), (512, 257)])
@@ -98,8 +98,8 @@ def test_half_a_row_is_rounded_to_even_in_a_padded_square(tmp_path, shape):
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, shape, np.uint8), (0, 0), 4)
     expected = fit_image(image, 256, aspect="pad", window="voi")
     case = {"data": image.ravel().tolist(), "width": shape[1], "height": shape[0], "size": 256, "view": 48}
-    (found,) = run([{**case, "aspect": "pad", "window": "voi"}], tmp_path)
-    assert np.abs(np.reshape(found["data"], (256, 256)).astype(int) - expected).max() <= 1
+    (actual,) = run([{**case, "aspect": "pad", "window": "voi"}], tmp_path)
+    assert np.abs(np.reshape(actual["data"], (256, 256)).astype(int) - expected).max() <= 1
 
 
 def test_large_jpegs_are_reduced_as_their_decoder_does(tmp_path, shared_data):
@@ -109,11 +109,11 @@ def test_large_jpegs_are_reduced_as_their_decoder_does(tmp_path, shared_data):
     full = full[: full.shape[0] // 8 * 8, : full.shape[1] // 8 * 8]
     flags = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
     case = {"data": full.ravel().tolist(), "width": full.shape[1], "height": full.shape[0]}
-    for factor, found in zip(flags, run([{**case, "factor": f} for f in flags], tmp_path), strict=True):
+    for factor, actual in zip(flags, run([{**case, "factor": f} for f in flags], tmp_path), strict=True):
         shape = full.shape[0] // factor, full.shape[1] // factor
         theirs = cv2.imread(str(file), flags[factor])
         assert theirs is not None
-        difference = np.abs(np.reshape(found["data"], shape) - theirs[: shape[0], : shape[1]].astype(int))
+        difference = np.abs(np.reshape(actual["data"], shape) - theirs[: shape[0], : shape[1]].astype(int))
         assert difference.mean() < 0.2, factor
         assert np.quantile(difference, 0.999) <= 1, factor
 
@@ -154,9 +154,9 @@ def test_dicom_values_are_those_of_python(tmp_path, shared_data):
         for window in ("voi", "full"):
             cases.append({"dicom": str(path), "window": window})
             expected.append((decode_dicom(path.read_bytes(), window), variant))
-    for found, (values, variant) in zip(run(cases, tmp_path), expected, strict=True):
-        np.testing.assert_allclose(np.reshape(found["data"], values.shape), values, atol=2e-6, err_msg=str(variant))
-        assert found["lateral"] == ("ViewPosition" in variant and variant["ViewPosition"] == "LL")
+    for actual, (values, variant) in zip(run(cases, tmp_path), expected, strict=True):
+        np.testing.assert_allclose(np.reshape(actual["data"], values.shape), values, atol=2e-6, err_msg=str(variant))
+        assert actual["lateral"] == ("ViewPosition" in variant and variant["ViewPosition"] == "LL")
 
 
 def test_dicom_whose_bytes_contradict_its_header_is_refused_or_shown_as_python_shows_it(tmp_path):
@@ -206,14 +206,14 @@ def test_dicom_whose_bytes_contradict_its_header_is_refused_or_shown_as_python_s
         made.save_as(tmp_path / f"{i}.dcm", enforce_file_format=True)
         cases.append({"dicom": str(tmp_path / f"{i}.dcm"), "window": "voi"})
     shown = []
-    for i, (case, found) in enumerate(zip(cases, run(cases, tmp_path), strict=True)):
+    for i, (case, actual) in enumerate(zip(cases, run(cases, tmp_path), strict=True)):
         try:
             expected = decode_dicom((tmp_path / f"{i}.dcm").read_bytes(), "voi")
         except BrokenImage:
-            assert "refused" in found, variants[i][1]
+            assert "refused" in actual, variants[i][1]
             continue
-        if "refused" not in found:
-            np.testing.assert_allclose(np.reshape(found["data"], expected.shape), expected, atol=2e-6)
+        if "refused" not in actual:
+            np.testing.assert_allclose(np.reshape(actual["data"], expected.shape), expected, atol=2e-6)
             shown.append(case)
     assert len(shown) >= 5
 
@@ -259,14 +259,14 @@ def test_files_that_a_browser_would_show_wrongly_are_refused(tmp_path):
     }
     for name, content in (sound | wrong).items():
         (tmp_path / name).write_bytes(content)
-    found = run([{"file": str(tmp_path / name)} for name in sound | wrong], tmp_path)
-    assert [name for name, one in zip(sound | wrong, found, strict=True) if one] == list(wrong)
-    assert "16 bits" in found[len(sound)]["refused"]
+    actual = run([{"file": str(tmp_path / name)} for name in sound | wrong], tmp_path)
+    assert [name for name, one in zip(sound | wrong, actual, strict=True) if one] == list(wrong)
+    assert "16 bits" in actual[len(sound)]["refused"]
 
 
 def test_resemblance_is_pythons(tmp_path, shared_data):
     images = [read_image(file, 64) for file in sorted((shared_data / "covid_cxr").rglob("*.jpg"))[:3]]
     average = unusual.AVERAGE.ravel().tolist()
     cases = [{"data": image.ravel().tolist(), "width": 64, "height": 64, "average": average} for image in images]
-    for image, found in zip(images, run(cases, tmp_path), strict=True):
-        assert found["data"] == pytest.approx(unusual.resemblance(image), abs=0.01)
+    for image, actual in zip(images, run(cases, tmp_path), strict=True):
+        assert actual["data"] == pytest.approx(unusual.resemblance(image), abs=0.01)

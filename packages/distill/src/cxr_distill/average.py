@@ -13,7 +13,8 @@ class Average:
         a ← d_t a + (1 - d_t) w,   d_t = min(d, (1 + t) / (10 + t))
 
     The decay grows with the number t of updates, so that the random start is soon forgotten (Tarvainen & Valpola
-    2017, "Mean teachers are better role models", with the ramp in use since).
+    2017, "Mean teachers are better role models", with the ramp in use since; ``ModelEmaV3`` of timm with
+    ``warmup_gamma=9`` and ``warmup_power=1`` gives the same weights, but does not save t).
 
     Args:
         module: Whose weights are averaged.

@@ -212,7 +212,7 @@ def _compute_view(
     parts = {name: cached.folder / f".{name}-{k:04}.part" for name in cached.shapes}
     counter = cached.folder / f".{'+'.join(parts)}-{k:04}.count"
     done = _count(counter) if all(part.exists() for part in parts.values()) else 0
-    found = {
+    files = {
         name: np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, (len(rows), *cached.shapes[name]))
         for name, part in parts.items()
     }
@@ -227,7 +227,7 @@ def _compute_view(
     for start, images in zip(starts, prefetch(make, starts, workers=workers), strict=True):
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             outputs = teacher(images.to(device, non_blocking=True))
-        for name, values in found.items():
+        for name, values in files.items():
             answer = outputs.logits if name == "logits" else outputs.features[name]
             half = answer.half().cpu().numpy()
             if not np.isfinite(half).all():
@@ -240,11 +240,11 @@ def _compute_view(
             values[start : start + len(images)] = half
         progress.step(len(images))
         if time.monotonic() - kept > _KEEP_EVERY:
-            for values in found.values():
+            for values in files.values():
                 values.flush()
             write_text(counter, str(start + len(images)))
             kept = time.monotonic()
-    for name, values in found.items():
+    for name, values in files.items():
         values.flush()
         os.replace(parts[name], cached.file(name, k))
     counter.unlink(missing_ok=True)
@@ -297,12 +297,12 @@ def validation_outputs(teacher: Teacher, cohort: Cohort, precision: torch.dtype)
     rows = cohort.rows("val")
     options: dict[str, Any] = {"precision": precision}
     if not teacher.headless:
-        found = inference.outputs(teacher.network, cohort.pixels, rows, teacher.size, **options)
-        return {"logits": np.ascontiguousarray(found[:, teacher.order.cpu().numpy()])}
+        values = inference.outputs(teacher.network, cohort.pixels, rows, teacher.size, **options)
+        return {"logits": np.ascontiguousarray(values[:, teacher.order.cpu().numpy()])}
     if not len(rows):
         raise BadInput("validation images, by which an epoch is judged", "none", where=cohort.source)
-    found = inference.outputs(FlatFeatures(teacher), cohort.pixels, rows, teacher.size, **options)
-    return split_features(found, teacher.shapes)
+    values = inference.outputs(FlatFeatures(teacher), cohort.pixels, rows, teacher.size, **options)
+    return split_features(values, teacher.shapes)
 
 
 class FlatFeatures(nn.Module):
@@ -319,8 +319,8 @@ class FlatFeatures(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 1, S, S) -> (B, D)."""
-        found = self.owner(pixels).features
-        return torch.cat([found[name].flatten(1) for name in self.owner.feature_names], dim=1)
+        features = self.owner(pixels).features
+        return torch.cat([features[name].flatten(1) for name in self.owner.feature_names], dim=1)
 
 
 def split_features(flat: NDArray[np.float32], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]]:

@@ -94,8 +94,8 @@ class TrainingSettings:
     """What defines a training on labels.
 
     Attributes:
-        size: Edge of the square network input, pixels; null is the size a prepared cohort was prepared for (rounded
-            down to a multiple of 32), 64 for the phantom, 224 for other folders.
+        size: Edge of the square network input, pixels; null is the size a cohort was prepared for, or the next
+            smaller multiple of 32 that the network takes; 64 for the phantom, 224 for other folders.
         start_mean: Mean of pixels / 255 that the weights of a foreign file were trained with, one number or three; none
             is what the file says, else the cohort's.
         start_std: Standard deviation likewise.

@@ -122,15 +122,15 @@ def pooled_features(
     pieces = [rows[start : start + _PIECE] for start in range(0, max(len(rows), 1), _PIECE)]
     files = [None if kept is None else kept / f"{number:05}.npy" for number in range(len(pieces))]
     there = [file is not None and file.exists() for file in files]
-    done = sum(-(-len(piece) // _BATCH) for piece, found in zip(pieces, there, strict=True) if found)
-    found = []
+    done = sum(-(-len(piece) // _BATCH) for piece, known in zip(pieces, there, strict=True) if known)
+    parts = []
     main = os.environ.get("RANK", "0") == "0"
     with Progress("features", 1, -(-len(rows) // _BATCH), start_step=done, show=main) as bar:
         for piece, file, known in zip(pieces, files, there, strict=True):
             if known and file is not None:
-                found.append(np.load(file, allow_pickle=False))
+                parts.append(np.load(file, allow_pickle=False))
                 continue
-            found.append(
+            parts.append(
                 inference.outputs(
                     _Pooled(network),
                     cohort.pixels,
@@ -143,8 +143,8 @@ def pooled_features(
             )
             if file is not None:
                 with whole_file(file) as out:
-                    np.save(out, found[-1], allow_pickle=False)
-    return torch.from_numpy(np.concatenate(found))
+                    np.save(out, parts[-1], allow_pickle=False)
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def fit_heads(x: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> list[Head]:

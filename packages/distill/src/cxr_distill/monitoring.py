@@ -38,10 +38,10 @@ def gradient_shares(terms: Mapping[str, Tensor], shared: Sequence[Tensor], scale
     """
     norms = {}
     for name, term in terms.items():
-        found: Sequence[Tensor | None] = ()
+        gradients: Sequence[Tensor | None] = ()
         if term.requires_grad:
-            found = torch.autograd.grad(scale * term, list(shared), retain_graph=True, allow_unused=True)
-        squares = [gradient.float().square().sum() for gradient in found if gradient is not None]
+            gradients = torch.autograd.grad(scale * term, list(shared), retain_graph=True, allow_unused=True)
+        squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
         norms[name] = torch.stack(squares).sum().sqrt() if squares else torch.zeros_like(term.detach())
     total = torch.stack(list(norms.values())).sum()
     return {f"{name}_share": norm / torch.where(total > 0, total, 1) for name, norm in norms.items()}

@@ -144,8 +144,8 @@ def _decisions(wanted: Decision, cohort: Cohort, logits: NDArray[np.float32], na
     calibration = decisions.fit_calibration(
         logits, targets if task == "multiclass" else several, task, wanted.calibration
     )
-    found = decisions.probabilities(logits, task, calibration)
-    thresholds = decisions.fit_thresholds(found, several, task, wanted.thresholds, wanted.sensitivity)
+    fitted_on = decisions.probabilities(logits, task, calibration)
+    thresholds = decisions.fit_thresholds(fitted_on, several, task, wanted.thresholds, wanted.sensitivity)
     return {"task": task, "labels": labels, "thresholds": thresholds, "calibration": calibration or None}
 
 

@@ -16,6 +16,7 @@ from cxr_common.models.features import feature_shapes
 from cxr_common.models.pretrained import Pretrained, Start, parents_of, resolve
 from cxr_common.models.zoo import GrayNetwork, build
 from cxr_common.training.accelerator import start as start_accelerator
+from cxr_common.training.sizes import training_size
 from cxr_data import open_cohort, pixel_size_for
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.command_line.suggestions import suggest, typed
@@ -52,7 +53,7 @@ def finetune(config: FinetuneConfig) -> Path:
     Raises:
         BadInput: Data, start or run folder that cannot work.
     """
-    config = dataclasses.replace(config, size=config.size or default_size(config.data))
+    config = dataclasses.replace(config, size=training_size(config.size, config.data, config.architecture))
     run = Path(config.runs_dir, config.run)
     cohort = _open(config)
     labelled_task(cohort)
@@ -78,7 +79,7 @@ def distill(config: DistillConfig) -> Path:
     Raises:
         BadInput: Data, teacher, losses or run folder that cannot work.
     """
-    config = dataclasses.replace(config, size=config.size or default_size(config.data))
+    config = dataclasses.replace(config, size=training_size(config.size, config.data, config.student))
     run = Path(config.runs_dir, config.run)
     words = [_teacher_place(given) for given in config.teacher]
     headless = [_is_encoder(given) for given in words]  # a missing file must not cost the fitting of anything

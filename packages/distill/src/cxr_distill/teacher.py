@@ -52,15 +52,15 @@ class Teacher:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each output for one image: "logits" (L,) of a classifier, and the features asked for."""
-        found = {}
+        shapes = {}
         if isinstance(self.network, GrayNetwork):
-            shapes = feature_shapes(self.network, self.feature_names, self.size)
-            found = {name: shape[1:] for name, shape in shapes.items()}
+            with_batch = feature_shapes(self.network, self.feature_names, self.size)
+            shapes = {name: shape[1:] for name, shape in with_batch.items()}
         if self.grid is not None:
-            found = {
-                name: shape if len(shape) == 1 else (shape[0], self.grid, self.grid) for name, shape in found.items()
+            shapes = {
+                name: shape if len(shape) == 1 else (shape[0], self.grid, self.grid) for name, shape in shapes.items()
             }
-        return found if self.headless else {"logits": (len(self.order),), **found}
+        return shapes if self.headless else {"logits": (len(self.order),), **shapes}
 
     @property
     def size(self) -> int:
@@ -153,16 +153,16 @@ def load_encoder(
     Raises:
         BadInput: Weights that cannot be had or read, a size it cannot take, or outputs that are not features.
     """
-    found = find_encoder(word)
-    size = size or found.size or DEFAULT_SIZE
-    network = build_encoder(found, size, mean, std)
+    encoder = find_encoder(word)
+    size = size or encoder.size or DEFAULT_SIZE
+    network = build_encoder(encoder, size, mean, std)
     fast_layout(network).requires_grad_(False)
     shapes = feature_shapes(network, ENCODER_FEATURES if "level4" in feature_names else ("pooled",), size)
     if any(len(shape) != (2 if name == "pooled" else 4) for name, shape in shapes.items()):
         raise BadInput("an encoder that gives one vector of features per image", str(shapes), where=word)
-    header = checkpoint.Header("backbone", found.architecture, network.describe_input(size, {}))
-    about = f"{sha256(found.weights.path)} {found.weights.part} {found.architecture} {header.input} {grid}"
-    about += f" {found.gelu} {found.eps}"
+    header = checkpoint.Header("backbone", encoder.architecture, network.describe_input(size, {}))
+    about = f"{sha256(encoder.weights.path)} {encoder.weights.part} {encoder.architecture} {header.input} {grid}"
+    about += f" {encoder.gelu} {encoder.eps}"
     digest = hashlib.sha256(about.encode()).hexdigest()
     return Teacher(network, header, torch.zeros(0, dtype=torch.long), tuple(feature_names), digest, grid)
 

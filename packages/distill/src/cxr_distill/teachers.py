@@ -243,14 +243,14 @@ class Teachers:
         if len(answers) > 1:
             logits = torch.stack([outputs.logits.float() for outputs in answers])
             joint = Outputs(joint_logits(logits, self.weights.to(logits)))
-        return Seen(joint, tuple(self.standardised(number, found) for number, found in enumerate(features)))
+        return Seen(joint, tuple(self.standardised(number, values) for number, values in enumerate(features)))
 
     def standardised(self, encoder: int, features: Mapping[str, Tensor]) -> Outputs:
         """Features of an encoder as they are learnt."""
         scales = self.scales[encoder]
-        found = {name: scales[name](x) for name, x in features.items()}
-        first = next(iter(found.values()))
-        return Outputs(first.new_zeros(len(first), 0), found)
+        scaled = {name: scales[name](x) for name, x in features.items()}
+        first = next(iter(scaled.values()))
+        return Outputs(first.new_zeros(len(first), 0), scaled)
 
     def _each(self, batch: Batch) -> list[Outputs]:
         """The outputs of each teacher, run now or from the cache."""
@@ -258,11 +258,11 @@ class Teachers:
             return [teacher(batch.shown[teacher.size]) for teacher in self.distillation.teachers]
         each = []
         for number, teacher in enumerate(self.distillation.teachers):
-            found = {name: batch.cached[f"{number}.{name}"] for name in self.cached[number].shapes}
-            logits = found.pop("logits", None)
+            outputs = {name: batch.cached[f"{number}.{name}"] for name in self.cached[number].shapes}
+            logits = outputs.pop("logits", None)
             if logits is None:
-                logits = next(iter(found.values()))[:, :0].flatten(1)
-            each.append(Outputs(logits.float(), found, classifier_weight(teacher.network, teacher.order)))
+                logits = next(iter(outputs.values()))[:, :0].flatten(1)
+            each.append(Outputs(logits.float(), outputs, classifier_weight(teacher.network, teacher.order)))
         return each
 
     def terms(
@@ -280,15 +280,15 @@ class Teachers:
         of_encoders = {loss: weight for loss, weight in losses.items() if loss.headless and seen.encoders}
         of_joint = {loss: weight for loss, weight in losses.items() if loss not in of_encoders}
         options = {"use_unlabelled": use_unlabelled}
-        found: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
         if of_joint and seen.joint is not None:
-            found |= each_loss(of_joint, student, seen.joint, targets, adapters=adapters, **options)
+            terms |= each_loss(of_joint, student, seen.joint, targets, adapters=adapters, **options)
         for number, outputs in enumerate(seen.encoders):
             names = {loss.name: adapter_name(loss.name, number) for loss in of_encoders}
             mine = {name: adapters[own] for name, own in names.items() if own in adapters}
             for name, value in each_loss(of_encoders, student, outputs, targets, adapters=mine, **options).items():
-                found[name] = found.get(name, 0) + value / len(seen.encoders)
-        return {loss.name: found[loss.name] for loss in losses}
+                terms[name] = terms.get(name, 0) + value / len(seen.encoders)
+        return {loss.name: terms[loss.name] for loss in losses}
 
 
 def epoch_views(distillation: Distillation | None, spec: ViewSpec, n: int, seed: int, epoch: int) -> Views:
@@ -342,8 +342,8 @@ def prepare(
             if teacher.headless
         ]
     scales = tuple({name: scale_of(x).to(device) for name, x in features.items()} for features in views)
-    features = tuple(found for teacher, found in zip(moved, seen, strict=True) if teacher.headless)
-    answers = [found["logits"] for teacher, found in zip(moved, seen, strict=True) if not teacher.headless]
+    features = tuple(outputs for teacher, outputs in zip(moved, seen, strict=True) if teacher.headless)
+    answers = [outputs["logits"] for teacher, outputs in zip(moved, seen, strict=True) if not teacher.headless]
     if not answers:
         return Teachers(distillation, torch.zeros(0, 0), None, cached, features, scales)
     weights = label_weights(answers, cohort.targets[cohort.rows("val")], str(cohort.task), distillation.ensemble)

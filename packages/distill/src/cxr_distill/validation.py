@@ -69,8 +69,8 @@ def feature_losses(
     Returns:
         "val_loss", and "val_auroc", which is None.
     """
-    found = feature_shapes(student.network, student.feature_names, config.input_size)
-    shapes = {name: shape[1:] for name, shape in found.items()}
+    with_batch = feature_shapes(student.network, student.feature_names, config.input_size)
+    shapes = {name: shape[1:] for name, shape in with_batch.items()}
     pixels, rows = data.cohort.pixels, data.val_rows
     options: dict[str, Any] = {"precision": arithmetic(accelerator), "workers": config.workers}
     flat = inference.distributed_outputs(FlatFeatures(student), pixels, rows, config.input_size, accelerator, **options)
@@ -78,7 +78,8 @@ def feature_losses(
     total = 0.0
     for start in range(0, len(rows), config.batch_size):
         part = slice(start, start + config.batch_size)
-        seen = [teachers.standardised(k, _part(found, part, accelerator)) for k, found in enumerate(teachers.features)]
+        parts = [_part(values, part, accelerator) for values in teachers.features]
+        seen = [teachers.standardised(number, values) for number, values in enumerate(parts)]
         nothing = seen[0].logits
         mine = Outputs(nothing, _part(own, part, accelerator))
         terms = teachers.terms(mine, Seen(None, tuple(seen)), nothing, student.adapters)
@@ -86,5 +87,5 @@ def feature_losses(
     return {"val_loss": total, "val_auroc": None}
 
 
-def _part(found: Mapping[str, NDArray[np.float32]], part: slice, accelerator: "Accelerator") -> dict[str, Tensor]:
-    return {name: torch.from_numpy(x[part]).to(accelerator.device) for name, x in found.items()}
+def _part(values: Mapping[str, NDArray[np.float32]], part: slice, accelerator: "Accelerator") -> dict[str, Tensor]:
+    return {name: torch.from_numpy(x[part]).to(accelerator.device) for name, x in values.items()}

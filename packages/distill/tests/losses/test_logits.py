@@ -160,8 +160,8 @@ def test_standardised_logits_have_no_size(seed, images, labels, ddof):
     """With the paper's division by L and with the division by L - 1 of its authors' code."""
     z, _, _ = draw(seed, images, labels)
     expected = (z - z.mean(axis=1, keepdims=True)) / np.sqrt(z.var(axis=1, ddof=ddof, keepdims=True) + 1e-6)
-    found = losses.standardise_logits(torch.from_numpy(z), ddof=ddof)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    actual = losses.standardise_logits(torch.from_numpy(z), ddof=ddof)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
     scaled, z32 = torched(3 * z + 5, z)
     torch.testing.assert_close(losses.kd(scaled, z32, standardise=True), torch.tensor(0.0), atol=1e-4, rtol=0)
 

@@ -47,10 +47,10 @@ B, L = 6, 3
 
 def outputs(channels, edges, seed):
     g = torch.Generator().manual_seed(seed)
-    found = {s: torch.randn(B, channels[s], edges[s], edges[s], generator=g) for s in LEVELS}
-    found["pooled"] = torch.randn(B, channels["pooled"], generator=g)
-    tensors = (torch.randn(B, L, generator=g), found, torch.randn(L, channels["pooled"], generator=g))
-    for tensor in (tensors[0], *found.values(), tensors[2]):
+    actual = {s: torch.randn(B, channels[s], edges[s], edges[s], generator=g) for s in LEVELS}
+    actual["pooled"] = torch.randn(B, channels["pooled"], generator=g)
+    tensors = (torch.randn(B, L, generator=g), actual, torch.randn(L, channels["pooled"], generator=g))
+    for tensor in (tensors[0], *actual.values(), tensors[2]):
         tensor.requires_grad_()
     return Outputs(*tensors)
 
@@ -66,8 +66,8 @@ def targets_of(task):
 
 
 def narrowed(out):
-    found = {name: feature.bfloat16() for name, feature in out.features.items()}
-    return Outputs((1e4 * out.logits).bfloat16(), found, out.classifier_weight.bfloat16())
+    actual = {name: feature.bfloat16() for name, feature in out.features.items()}
+    return Outputs((1e4 * out.logits).bfloat16(), actual, out.classifier_weight.bfloat16())
 
 
 def leaves(out):
@@ -420,8 +420,8 @@ def test_the_recommended_losses_suit_the_task(task, labels):
 
 
 def test_what_is_recommended_depends_on_task_and_number_of_classes():
-    found = [recommended(*case) for case in (("multiclass", 2), ("multiclass", 3), ("multilabel", 2))]
-    assert found == [{KD(): 0.9}, {DKD(): 1.0}, {MultilabelKD(): 1.0}]
+    actual = [recommended(*case) for case in (("multiclass", 2), ("multiclass", 3), ("multilabel", 2))]
+    assert actual == [{KD(): 0.9}, {DKD(): 1.0}, {MultilabelKD(): 1.0}]
     with pytest.raises(BadInput, match="known task"):
         recommended("regression", 2)
 

@@ -64,7 +64,7 @@ def gradients(
 
 def cases() -> dict[str, tuple[Computed, dict[Loss, float], str]]:
     """Every distillation loss, with and without unknown labels, and losses on labels."""
-    found = {}
+    actual = {}
     for name, kind in LOSSES.items():
         for use in (True, False):
             losses: dict[Loss, float] = {kind(): 1.0}
@@ -72,7 +72,7 @@ def cases() -> dict[str, tuple[Computed, dict[Loss, float], str]]:
             def distil(own, its, y, adapters, losses=losses, use=use, name=name):  # type: ignore[no-untyped-def]
                 return each_loss(losses, own, its, y, adapters=adapters, use_unlabelled=use)[name]
 
-            found[f"{name}{'' if use else ', unknown labels left out'}"] = distil, losses, kind.tasks[0]
+            actual[f"{name}{'' if use else ', unknown labels left out'}"] = distil, losses, kind.tasks[0]
     weights = torch.tensor([0.2, 1.0, 5.0])
     for task, name in (("multiclass", "cross_entropy"), ("multilabel", "binary_cross_entropy")):
         options = {"class_weights": weights} if task == "multiclass" else {}
@@ -80,8 +80,8 @@ def cases() -> dict[str, tuple[Computed, dict[Loss, float], str]]:
         def on_labels(own, its, y, adapters, task=task, name=name, options=options):  # type: ignore[no-untyped-def]
             return task_loss(task, name)(gather_batch(own.logits), gather_batch(y), **options)
 
-        found[name] = on_labels, {}, task
-    return found
+        actual[name] = on_labels, {}, task
+    return actual
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ class Evaluation:
         >>> import numpy as np
         >>> from cxr_eval import evaluate
         >>> y = np.tile([[0, 1], [1, 0]], (20, 1))
-        >>> found = evaluate(y, 0.5 * y + 0.2, labels=["effusion", "mass"], metrics=["auroc"])
-        >>> found.labels["mass"]["auroc"].value
+        >>> result = evaluate(y, 0.5 * y + 0.2, labels=["effusion", "mass"], metrics=["auroc"])
+        >>> result.labels["mass"]["auroc"].value
         1.0
     """
 
@@ -97,8 +97,8 @@ def evaluate(
         >>> rng = np.random.default_rng(0)
         >>> y = rng.integers(0, 2, 200)
         >>> p = np.clip(0.3 * y + 0.7 * rng.random(200), 0, 1)
-        >>> found = evaluate(y, p, groups=np.arange(200) // 2, metrics=["auroc", "recall"])
-        >>> auroc = found.overall["auroc"]
+        >>> result = evaluate(y, p, groups=np.arange(200) // 2, metrics=["auroc", "recall"])
+        >>> auroc = result.overall["auroc"]
         >>> bool(auroc.low < auroc.value < auroc.high)
         True
     """

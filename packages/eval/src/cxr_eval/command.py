@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import io
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -87,22 +87,15 @@ def run(config: EvaluateConfig) -> Path:
     together = f" ({patients}, those who share an identical image as one)" if patients > units else ""
     say(f"evaluate: intervals from {units} patients{together}" if config.resamples else "evaluate: no intervals")
     document = measure(config, match, targets, given, groups, groupings, headers, files)
-    like = _first_of_kind(headers) if config.speed else {}
-    timed: dict[str, dict[str, Any]] = {}
-    if config.speed:
-        first = dict.fromkeys(like.values())
-        say(f"evaluate: time and memory of {len(first)} network{'s' if len(first) > 1 else ''}")
-        timed = speed.measure({name: networks[name] for name in first}, threads=config.threads)
-    explained = None
-    with ThreadPoolExecutor(1) as beside:  # new processes measure the memory meanwhile
-        started = {name: (str(files[name]), str(config.threads)) for name in timed}
-        do = "run it again; --speed false leaves this out"
-        held = beside.submit(timing.peak_memories, "cxr_eval.memory", started, do=do)
-        if config.explain:
-            options = {"resamples": config.resamples, "seed": config.seed}
-            explained = explain(config.explain, networks, headers, cohorts, given, match, targets, rows, **options)
-            document["explanations"] = {key: explained[key] for key in ("method", "levels", "scores", "curves")}
-    speeds = {name: timed[other] | {"peak_bytes": held.result()[other]} for name, other in like.items()}
+
+    def explain_now() -> dict[str, Any] | None:
+        options = {"resamples": config.resamples, "seed": config.seed}
+        told = (networks, headers, cohorts, given, match, targets, rows)
+        return explain(config.explain, *told, **options) if config.explain else None
+
+    speeds, explained = _measured_while(explain_now, config, files, headers, networks)
+    if explained:
+        document["explanations"] = {key: explained[key] for key in ("method", "levels", "scores", "curves")}
     for name, path in files.items():
         document["models"][name] |= {"size": speed.size(*networks[name], path), "speed": speeds.get(name)}
         document["models"][name]["training_images"] = met[name]
@@ -129,6 +122,28 @@ def run(config: EvaluateConfig) -> Path:
     students = [*document["gains"], *document["noninferiority"]]
     say(suggest("export-model", files[students[0] if students else next(iter(files))].parent))
     return folder / "index.html"
+
+
+def _measured_while(
+    explain_now: Callable[[], dict[str, Any] | None],
+    config: EvaluateConfig,
+    files: Mapping[str, Path],
+    headers: Mapping[str, Header],
+    networks: Mapping[str, tuple[torch.nn.Module, int]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+    """Time of each network, its memory, which other processes measure during a call, and what the call returned."""
+    like = _first_of_kind(headers) if config.speed else {}
+    first = dict.fromkeys(like.values())
+    timed: dict[str, dict[str, Any]] = {}
+    if first:
+        say(f"evaluate: time and memory of {len(first)} network{'s' if len(first) > 1 else ''}")
+        timed = speed.measure({name: networks[name] for name in first}, threads=config.threads)
+    with ThreadPoolExecutor(1) as pool:
+        started = {name: (str(files[name]), str(config.threads)) for name in timed}
+        do = "run it again; --speed false leaves this out"
+        held = pool.submit(timing.peak_memories, "cxr_eval.memory", started, do=do)
+        explained = explain_now()
+    return {name: timed[other] | {"peak_bytes": held.result()[other]} for name, other in like.items()}, explained
 
 
 def _answers(

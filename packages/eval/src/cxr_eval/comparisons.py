@@ -47,9 +47,9 @@ def compare(measured: Measured, tests: Mapping[str, Sequence[delong.Comparison]]
         "delong_p" and "delong_p_holm", null with "delong_reason").
     """
     first, *others = measured.models
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for name in others:
-        found[name] = {
+        differences[name] = {
             "reference": first,
             "overall": {key: _difference(key, _overall(key, (name, first), measured)) for key in compared()},
             "labels": {
@@ -58,18 +58,18 @@ def compare(measured: Measured, tests: Mapping[str, Sequence[delong.Comparison]]
             },
         }
         for label, test in zip(measured.labels, tests[name], strict=True):
-            entry = found[name]["labels"][label]["auroc"]
+            entry = differences[name]["labels"][label]["auroc"]
             entry["delong_p"] = entries.number(test.p)
             if entry["value"] is not None and entry["delong_p"] is None:
                 few = np.isnan(test.standard_error)
                 entry["delong_reason"] = entries.FEW_PATIENTS if few else entries.NO_VARIANCE
     for key in compared():
-        _adjust([difference["overall"][key] for difference in found.values()], "p")
-        of_labels = [values[key] for difference in found.values() for values in difference["labels"].values()]
+        _adjust([difference["overall"][key] for difference in differences.values()], "p")
+        of_labels = [values[key] for difference in differences.values() for values in difference["labels"].values()]
         _adjust(of_labels, "p")
         if key == "auroc":
             _adjust(of_labels, "delong_p")
-    return found
+    return differences
 
 
 def gains(measured: Measured, controls: Mapping[str, str]) -> dict[str, Any]:
@@ -82,13 +82,13 @@ def gains(measured: Measured, controls: Mapping[str, str]) -> dict[str, Any]:
     Returns:
         Student -> "control" and "overall" (metric -> value, low, high, p, p_holm over the students).
     """
-    found: dict[str, Any] = {}
+    gained: dict[str, Any] = {}
     for name, other in controls.items():
         differences = {key: _difference(key, _overall(key, (name, other), measured)) for key in compared()}
-        found[name] = {"control": other, "overall": differences}
+        gained[name] = {"control": other, "overall": differences}
     for key in compared():
-        _adjust([gain["overall"][key] for gain in found.values()], "p")
-    return found
+        _adjust([gain["overall"][key] for gain in gained.values()], "p")
+    return gained
 
 
 def noninferiority(measured: Measured, against: Mapping[str, str], margin: float) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def noninferiority(measured: Measured, against: Mapping[str, str], margin: float
         "noninferior": low > -margin, or where more models than one are tested, p_holm <= (1 - level)/2, which is the
         same test adjusted for their number; null with a reason.
     """
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, other in against.items():
         entry: dict[str, Any] = {"against": other, "metric": "auroc", "margin": margin}
         entry |= {"value": None, "low": None, "p": None, "noninferior": None}
@@ -114,14 +114,14 @@ def noninferiority(measured: Measured, against: Mapping[str, str], margin: float
             entry["reason"] = entries.ONE_UNDEFINED
         else:
             entry |= {"value": pair.values[0] - pair.values[1], **pair.labels, **_judged(pair, margin)}
-        found[name] = entry
-    tested = [entry for entry in found.values() if entry["p"] is not None]
-    _adjust(list(found.values()), "p")
+        results[name] = entry
+    tested = [entry for entry in results.values() if entry["p"] is not None]
+    _adjust(list(results.values()), "p")
     if len(tested) > 1:
         # The more models are held against a teacher, the likelier one of them passes by chance.
         for entry in tested:
             entry["noninferior"] = entry["p_holm"] <= (1 - entries.LEVEL) / 2
-    return found
+    return results
 
 
 def _judged(pair: "_Pair", margin: float) -> dict[str, Any]:

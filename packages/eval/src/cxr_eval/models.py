@@ -134,13 +134,13 @@ def teachers(headers: Mapping[str, Header], hashes: Mapping[str, str]) -> dict[s
     Returns:
         Student -> teacher, for the students whose (first) teacher is among the models.
     """
-    found = {}
+    teacher_of = {}
     by_hash = {value: name for name, value in hashes.items()}
     for name, header in headers.items():
         for parent in header.parents:
             if parent.get("role") == "teacher" and by_hash.get(parent.get("sha256", ""), name) != name:
-                found.setdefault(name, by_hash[parent["sha256"]])
-    return found
+                teacher_of.setdefault(name, by_hash[parent["sha256"]])
+    return teacher_of
 
 
 def controls(headers: Mapping[str, Header]) -> dict[str, str]:
@@ -155,15 +155,15 @@ def controls(headers: Mapping[str, Header]) -> dict[str, str]:
     Returns:
         Student -> control.
     """
-    found = {}
+    control_of = {}
     for name, header in headers.items():
         if not header.config.get("control") or not _taught(header):
             continue
         record = (header.architecture, header.config, header.seed)
         for other, candidate in headers.items():
             if not _taught(candidate) and (candidate.architecture, candidate.config, candidate.seed) == record:
-                found.setdefault(name, other)
-    return found
+                control_of.setdefault(name, other)
+    return control_of
 
 
 def _taught(header: Header) -> bool:

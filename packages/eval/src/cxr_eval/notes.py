@@ -29,18 +29,18 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
     Returns:
         Sentences: held-out or not, internal or external, other pixel mapping, thresholds that were not fitted.
     """
-    found = []
+    sentences = []
     relations = {name: relation(header, _cohort(header, cohorts)) for name, header in headers.items()}
     if split in ("train", "val"):
-        found.append(f"These are {split} images, not test images: the figures may flatter the models.")
+        sentences.append(f"These are {split} images, not test images: the figures may flatter the models.")
     known = [name for name in headers if relations[name] != "external"]
     if split == "all" and known:
-        found.append(
+        sentences.append(
             f"These are all images of the cohort, training images of {', '.join(known)} among them: the figures "
             f"flatter {'that model' if len(known) == 1 else 'these models'}."
         )
     if known and (shared := next(iter(cohorts.values())).shared_groups.get(("train", split))):
-        found.append(
+        sentences.append(
             f"{shared} patients (or patients with an identical image) lie in both train and {split}: the figures "
             f"flatter models trained on this cohort ({', '.join(known)})."
         )
@@ -50,29 +50,29 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
             names = [name for name in headers if relations[name] == kind and trained[name] == origin]
             first = _cohort(headers[names[0]], cohorts)
             verb = "was" if len(names) == 1 else "were"
-            found.append(sentence.format(models=", ".join(names), verb=verb, origin=origin, cohort=first.name))
+            sentences.append(sentence.format(models=", ".join(names), verb=verb, origin=origin, cohort=first.name))
     foreign: dict[str, list[str]] = {}
     for name, header in headers.items():
         for ancestor in header.ancestors:
             if not ancestor["source"].startswith("cxr "):
                 foreign.setdefault(ancestor["name"], []).append(name)
     for origin, names in foreign.items():
-        found.append(
+        sentences.append(
             f"Nothing says which images {origin} was trained on, which {', '.join(names)} "
             f"{'comes' if len(names) == 1 else 'come'} from: some of these may be among them."
         )
     for name, header in headers.items():
         cohort = _cohort(header, cohorts)
         if header.input.pixels and header.input.pixels != cohort.pixel_mapping:
-            found.append(
+            sentences.append(
                 f"{name} was trained on pixels mapped as {_plain(header.input.pixels)}, the cohort's are "
                 f"{_plain(cohort.pixel_mapping)}."
             )
         own = unfitted(header.thresholds, header.labels, match.task)
         if without := [label for label in match.labels if label in own]:
             of = "" if len(without) == len(match.labels) else f" for {', '.join(without)}"
-            found.append(f"{name}: no threshold was fitted{of}; 0.5 decides.")
-    return found
+            sentences.append(f"{name}: no threshold was fitted{of}; 0.5 decides.")
+    return sentences
 
 
 def met_in_training(
@@ -94,7 +94,7 @@ def met_in_training(
     stored = {cohort.pixel_size: cohort for cohort in cohorts.values()}
     keys: dict[int, NDArray[np.int64]] = {}
     looks = None
-    found = {}
+    overlaps = {}
     for name, header in headers.items():
         trained = training_images(files[name])
         comparable = trained.identical.keys() & stored.keys()
@@ -122,13 +122,13 @@ def met_in_training(
             trained.identical and header.input.pixels and header.input.pixels != _cohort(header, cohorts).pixel_mapping
         ):
             reasons.append("its training images were mapped to pixels otherwise")
-        found[name] = {
+        overlaps[name] = {
             "evaluated": len(rows),
             "identical": int(seen.sum()) if comparable else None,
             "copies": copies,
             "not_compared": "; ".join(reasons) or None,
         }
-    return found
+    return overlaps
 
 
 _NO_KEYS = "its file does not say which images it was trained on"

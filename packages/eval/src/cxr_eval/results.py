@@ -163,18 +163,18 @@ def _averages(
     # What pools the images is a proportion of them; so is an average of one label.
     concerned = {key: int(n[0]) for key, n in bootstrap.concerned(flat[0], flat[2], patient.repeat(labels)).items()}
     with_it, without = (int(n[0]) for n in bootstrap.patients_of_class(truth, patient)) if labels == 1 else (0, 0)
-    found: dict[str, Any] = {}
+    averages: dict[str, Any] = {}
     for kind in AVERAGES:
         of_images = concerned if kind == "micro" or labels == 1 else None
         of_label = (with_it, without) if labels == 1 else None
-        found[kind] = {
+        averages[kind] = {
             key: entries.metric(key, means[kind][key], samples.get(kind), None, of_images, of_label) for key in METRICS
         }
     for key in METRICS:
-        found["macro"][key] = entries.over_labels(found["macro"][key], values[key])
+        averages["macro"][key] = entries.over_labels(averages["macro"][key], values[key])
         counted = np.where(positives > 0, values[key], np.nan)
-        found["weighted"][key] = entries.over_labels(found["weighted"][key], counted)
-    return found
+        averages["weighted"][key] = entries.over_labels(averages["weighted"][key], counted)
+    return averages
 
 
 def _labels(
@@ -186,10 +186,10 @@ def _labels(
 ) -> dict[str, Any]:
     """Label -> counts, and metric -> entry."""
     with_it, without = bootstrap.patients_of_class(truth, patient)
-    found: dict[str, Any] = {}
+    of_labels: dict[str, Any] = {}
     for i, label in enumerate(shown):
         counts = {key: int(values[key][i]) for key in COUNTS}
-        found[label] = {
+        of_labels[label] = {
             "positives": counts["tp"] + counts["fn"],
             "negatives": counts["fp"] + counts["tn"],
             "unknown": int(np.isnan(truth[:, i]).sum()),
@@ -198,7 +198,7 @@ def _labels(
             **counts,
             **of_each[i],
         }
-    return found
+    return of_labels
 
 
 def _replicates(

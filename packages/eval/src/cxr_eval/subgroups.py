@@ -1,4 +1,4 @@
-"""The same figures for the parts of a cohort: by sex, age band, view, or any other column.
+"""The same figures for the parts of a cohort: by sex, age band, projection, or any other column.
 
 A group too small for its figures to mean anything is named, with null and the reason. Averages over labels
 take only the labels that every evaluated group of the column has enough patients for: groups are never
@@ -22,7 +22,7 @@ from cxr_eval.metrics.classification import macro
 from cxr_eval.predictions import Answers
 from cxr_eval.statistics.bootstrap import Draws
 
-USUAL = ("sex", "age", "view")
+USUAL = ("sex", "age", "projection")
 AGE_BANDS = (0, 18, 40, 60, 80)
 """Lower ends of the age bands, years; the last is open."""
 MOST_GROUPS = 20
@@ -67,7 +67,7 @@ def groupings(table: pl.DataFrame, asked: Sequence[str]) -> list[Grouping]:
         if name not in ("image", "split", "group", "patient") and not name.startswith("label:")
     ]
     usual = not asked
-    found = []
+    columns = []
     for name in dict.fromkeys(asked or USUAL):
         if name not in known:
             if usual:
@@ -85,8 +85,8 @@ def groupings(table: pl.DataFrame, asked: Sequence[str]) -> list[Grouping]:
                 where="--subgroups",
                 do="choose a column that sorts the images into a few groups",
             )
-        found.append(grouping)
-    return found
+        columns.append(grouping)
+    return columns
 
 
 def _grouping(column: pl.Series, name: str) -> Grouping:
@@ -121,7 +121,7 @@ def _bands(column: str, values: NDArray, lows: Sequence[float] | NDArray, names:
 
 
 def measure(
-    found: Sequence[Grouping],
+    groupings: Sequence[Grouping],
     labels: Sequence[str],
     columns: Sequence[int],
     targets: NDArray[np.float32],
@@ -132,7 +132,7 @@ def measure(
     """Figures of every model in every group, and the gaps between groups.
 
     Args:
-        found: From ``groupings``, for the N evaluated images.
+        groupings: Of `groupings`, for the N evaluated images.
         labels: Names of the reported labels.
         columns: Their columns.
         targets: (N, L) in {0, 1, NaN}.
@@ -152,9 +152,9 @@ def measure(
     """
     truth = targets[:, list(columns)]
     about: dict[str, Any] = {}
-    models: dict[str, Any] = {name: {grouping.column: {} for grouping in found} for name in answers}
+    models: dict[str, Any] = {name: {grouping.column: {} for grouping in groupings} for name in answers}
     gaps: list[dict[str, Any]] = []
-    for grouping in found:
+    for grouping in groupings:
         about[grouping.column], enough = _sizes(grouping, labels, truth, patient)
         drawn: dict[str, dict[str, Any]] = {name: {} for name in answers}
         for group, entry in enumerate(about[grouping.column]["groups"]):
@@ -252,7 +252,7 @@ def _gaps(
     labels: Sequence[str],
     averaged: Sequence[str],
 ) -> list[dict[str, Any]]:
-    found = []
+    gaps = []
     # The average of one of several labels is that label: it is listed once.
     scopes: list[str | None] = [None] if len(labels) == 1 else [*labels] if len(averaged) == 1 else [None, *labels]
     for label in scopes:
@@ -268,5 +268,5 @@ def _gaps(
             samples = [drawn[name][label][key] if drawn[name].get(label) else None for name in (best, worst)]
             entry = entries.difference(key, defined[best], defined[worst], samples[0], samples[1])
             about = {"model": model, "column": column, "label": label, "metric": key, "best": best, "worst": worst}
-            found.append(about | {part: entry[part] for part in ("value", "low", "high")})
-    return found
+            gaps.append(about | {part: entry[part] for part in ("value", "low", "high")})
+    return gaps

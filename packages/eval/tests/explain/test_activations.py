@@ -45,9 +45,9 @@ def test_gradients_are_those_of_the_logit(architecture):
     def logits(step):
         handle = module.register_forward_hook(lambda _m, _i, output: output + step * direction)
         with torch.no_grad():
-            found = network(pixels).gather(1, label[:, None])[:, 0]
+            actual = network(pixels).gather(1, label[:, None])[:, 0]
         handle.remove()
-        return found
+        return actual
 
     slope = (logits(1e-5) - logits(-1e-5)) / 2e-5
     torch.testing.assert_close((g * direction).sum(dim=(1, 2, 3)), slope, rtol=1e-4, atol=1e-7)

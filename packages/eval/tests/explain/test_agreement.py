@@ -19,13 +19,13 @@ from cxr_eval.explain.methods import METHODS
 def test_spearman_equals_scipy_with_ties(seed, batch, edge, levels):
     rng = np.random.default_rng(seed)
     first, second = rng.integers(0, levels, (2, batch, edge, edge)).astype(np.float32)
-    found = agreement.spearman(torch.from_numpy(first), torch.from_numpy(second))
+    actual = agreement.spearman(torch.from_numpy(first), torch.from_numpy(second))
     for i in range(batch):
         if np.ptp(first[i]) == 0 or np.ptp(second[i]) == 0:
-            assert np.isnan(found[i])
+            assert np.isnan(actual[i])
         else:
             expected: Any = stats.spearmanr(first[i].ravel(), second[i].ravel())[0]
-            np.testing.assert_allclose(found[i], expected, atol=1e-10)
+            np.testing.assert_allclose(actual[i], expected, atol=1e-10)
 
 
 def by_hand(x, y):
@@ -49,10 +49,10 @@ def test_ssim_is_that_of_the_paper():
     first, second = rng.random((2, 3, 14, 14))
     second[1] = first[1]
     second[2] = 0
-    found = agreement.ssim(torch.from_numpy(first), torch.from_numpy(second))
-    np.testing.assert_allclose(found[0], by_hand(first[0], second[0]), rtol=1e-9)
-    assert found[1] == pytest.approx(1)
-    assert np.isnan(found[2])  # an empty map is like nothing
+    actual = agreement.ssim(torch.from_numpy(first), torch.from_numpy(second))
+    np.testing.assert_allclose(actual[0], by_hand(first[0], second[0]), rtol=1e-9)
+    assert actual[1] == pytest.approx(1)
+    assert np.isnan(actual[2])  # an empty map is like nothing
 
 
 def test_ssim_of_small_maps_is_defined():

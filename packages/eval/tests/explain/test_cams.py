@@ -80,11 +80,11 @@ def test_maps_equal_those_of_an_independent_implementation(networks, monkeypatch
     label = [2, 0, 1]
     with ORACLES[method](network, [layer(network.network)], reshape_transform=reshape) as peer:
         expected = peer(pixels.double(), [wanted(one) for one in label])
-    found = METHODS[method](network, pixels, torch.tensor(label), level)
-    assert found.shape == (3, SIZE, SIZE)
-    assert found.dtype == torch.float32
+    actual = METHODS[method](network, pixels, torch.tensor(label), level)
+    assert actual.shape == (3, SIZE, SIZE)
+    assert actual.dtype == torch.float32
     assert expected.max() > 0.99
-    np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
+    np.testing.assert_allclose(actual.numpy(), expected, atol=2e-5)
 
 
 def test_score_cam_equals_an_independent_implementation(networks, monkeypatch):
@@ -102,9 +102,9 @@ def test_score_cam_equals_an_independent_implementation(networks, monkeypatch):
         normalised = network.normalise(pixels)
     with oracle.ScoreCAM(inner, [inner.layer1]) as peer:
         expected = peer(normalised, [wanted(1), wanted(2)])
-    found = cams.score_cam(network, pixels, torch.tensor([1, 2]), "level1", batch_size=24)
+    actual = cams.score_cam(network, pixels, torch.tensor([1, 2]), "level1", batch_size=24)
     assert expected.max() > 0.99
-    np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
+    np.testing.assert_allclose(actual.numpy(), expected, atol=2e-5)
 
 
 class Toy(nn.Module):

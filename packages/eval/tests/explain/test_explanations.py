@@ -45,14 +45,14 @@ def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
     data = "phantom:60" if task == "multilabel" else "phantom-multiclass:60"
     given = compared(data, task)
     before = torch.random.get_rng_state()
-    found = explanations.explain("layercam", *given, cases=1, resamples=50)
+    actual = explanations.explain("layercam", *given, cases=1, resamples=50)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert found["method"] == "LayerCAM"
-    assert found["levels"] == {"teacher": "level2", "student": "level1"}
+    assert actual["method"] == "LayerCAM"
+    assert actual["levels"] == {"teacher": "level2", "student": "level1"}
 
     labels = given[4].labels
-    assert [page["label"] for page in found["labels"]] == list(labels)
-    cases = [case for page in found["labels"] for case in page["cases"]]
+    assert [page["label"] for page in actual["labels"]] == list(labels)
+    cases = [case for page in actual["labels"] for case in page["cases"]]
     assert {case["kind"] for case in cases} == {"right", "wrong"}
     for case in cases:
         picture = cv2.imdecode(np.frombuffer(case["png"], np.uint8), cv2.IMREAD_COLOR)
@@ -61,7 +61,7 @@ def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
         assert "student" in case["caption"]
         assert ("outlined" in case["caption"]) <= case["caption"].startswith("Present")
 
-    scores = found["scores"]
+    scores = actual["scores"]
     json.dumps(scores, allow_nan=False)
     overall = {(s["model"], s["name"]): s for s in scores if s["label"] is None}
     for model in ("teacher", "student"):
@@ -90,7 +90,7 @@ def test_every_score_and_picture_of_a_comparison(compared, monkeypatch, task):
     one = [s for s in scores if s["label"] is not None and s["name"] == "Pointing game" and s["model"] == "teacher"]
     total = sum(s["value"] * s["images"] for s in one) / sum(s["images"] for s in one)
     assert total == pytest.approx(overall["teacher", "Pointing game"]["value"])
-    curve = found["curves"]["student"]["deletion"]
+    curve = actual["curves"]["student"]["deletion"]
     assert len(curve) == 5
     assert np.mean(curve[1:] + curve[:-1]) == pytest.approx(overall["student", "Deletion area"]["value"], abs=0.2)
 
@@ -101,11 +101,11 @@ def test_unknown_labels_are_left_out_and_labels_without_cases_stay(compared, mon
     given = compared()
     given[5][:, 0] = np.nan
     given[5][:, 1] = 0
-    found = explanations.explain("gradcam", *given, resamples=0)
-    named = {score["label"] for score in found["scores"] if score["label"]}
+    actual = explanations.explain("gradcam", *given, resamples=0)
+    named = {score["label"] for score in actual["scores"] if score["label"]}
     assert named == set(given[4].labels[2:])
-    assert found["labels"][0]["cases"] == []
-    assert all(score["low"] is None for score in found["scores"])
+    assert actual["labels"][0]["cases"] == []
+    assert all(score["low"] is None for score in actual["scores"])
     given[5][:] = np.nan
     nothing = explanations.explain("gradcam", *given, resamples=10)
     assert all(score["value"] is None and score["reason"] for score in nothing["scores"])

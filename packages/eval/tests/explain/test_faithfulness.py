@@ -38,28 +38,28 @@ def sigmoid(z):
 def test_deletion_takes_the_most_salient_pixels_first(network, pixels, task):
     """By hand: sort the pixels, set so many to the mean, average. Softmax with a logit of 0 is the sigmoid."""
     maps = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = faithfulness.curve(
+    actual = faithfulness.curve(
         network, pixels, maps, 0, "deletion", task=task, calibration={"temperature": 0.5}, steps=4
     )
-    assert found.shape == (2, 5)
+    assert actual.shape == (2, 5)
     for i in range(2):
         values = (pixels[i].numpy().ravel() / 255 - 0.25) / 0.5
         order = np.argsort(-maps[i].numpy().ravel())
         for step in range(5):
             kept = values.copy()
             kept[order[: step * 16]] = 0
-            assert found[i, step] == pytest.approx(sigmoid(kept.mean() / 0.5), abs=1e-6)
+            assert actual[i, step] == pytest.approx(sigmoid(kept.mean() / 0.5), abs=1e-6)
 
 
 def test_insertion_ends_with_the_image_itself_and_begins_without_detail(network, pixels):
     maps = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0))
     label = torch.tensor([0, 1])
-    found = faithfulness.curve(network, pixels, maps, label, "insertion", task="multilabel", steps=8)
+    actual = faithfulness.curve(network, pixels, maps, label, "insertion", task="multilabel", steps=8)
     with torch.no_grad():
         whole = sigmoid(network(pixels).gather(1, label[:, None])[:, 0].numpy())
-    np.testing.assert_allclose(found[:, -1], whole, atol=1e-6)
-    assert np.ptp(found[0]) > 0
-    assert np.ptp(found[1]) == 0  # the other label does not look at the image
+    np.testing.assert_allclose(actual[:, -1], whole, atol=1e-6)
+    assert np.ptp(actual[0]) > 0
+    assert np.ptp(actual[1]) == 0  # the other label does not look at the image
 
 
 def test_equals_come_in_random_order_by_seed(network, pixels):

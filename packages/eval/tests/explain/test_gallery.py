@@ -13,8 +13,8 @@ def answers(p, threshold=0.5):
 def test_the_surest_of_each_sort_come_first_and_unknown_ones_never():
     p = [0.9, 0.8, 0.99, 0.95, 0.7, 0.1, 0.3, 0.05, 0.99, 0.02]
     t = [1, 1, 1, 0, 0, 1, 1, 0, np.nan, np.nan]
-    found = gallery.surest(np.array(t, np.float32)[:, None], answers(p), 0, 2)
-    assert [(image, kind) for image, kind, _ in found] == [
+    actual = gallery.surest(np.array(t, np.float32)[:, None], answers(p), 0, 2)
+    assert [(image, kind) for image, kind, _ in actual] == [
         (2, "right"),
         (0, "right"),
         (3, "wrong"),
@@ -22,13 +22,13 @@ def test_the_surest_of_each_sort_come_first_and_unknown_ones_never():
         (5, "wrong"),
         (6, "wrong"),
     ]
-    assert "false alarm" in found[2][2]
-    assert "miss" in found[4][2]
+    assert "false alarm" in actual[2][2]
+    assert "miss" in actual[4][2]
 
 
 def test_equals_come_in_the_order_of_the_images():
-    found = gallery.surest(np.ones((5, 1), np.float32), answers([0.7] * 5), 0, 3)
-    assert [image for image, _, _ in found] == [0, 1, 2]
+    actual = gallery.surest(np.ones((5, 1), np.float32), answers([0.7] * 5), 0, 3)
+    assert [image for image, _, _ in actual] == [0, 1, 2]
     assert gallery.surest(np.full((5, 1), np.nan, np.float32), answers([0.7] * 5), 0, 3) == []
 
 

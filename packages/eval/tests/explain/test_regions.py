@@ -45,11 +45,11 @@ def test_boxes_become_masks(phantom):
     )
     known = regions.known(cohort, boxes, ("effusion", "nodule"))
     assert np.argwhere(known).tolist() == [[3, 1], [5, 0]]
-    found = regions.masks(cohort, boxes, np.array([3, 5, 4]), ["nodule", "effusion", "nodule"], 8)
+    actual = regions.masks(cohort, boxes, np.array([3, 5, 4]), ["nodule", "effusion", "nodule"], 8)
     expected = np.zeros((3, 8, 8), np.uint8)
     expected[0, 4:8, 2:4] = expected[0, 0:2, 6:8] = 1
     expected[1, 0] = 1  # a thin box keeps a row of pixels
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_the_phantom_knows_no_boxes_and_no_masks_of_other_labels(phantom):

@@ -63,7 +63,7 @@ def explained(cohort, trained):
     assert areas.min() > 0.8, areas  # a network that knows nothing has nothing to explain
 
     def explain(method):
-        found = explanations.explain(
+        actual = explanations.explain(
             method,
             {"net": (trained, SIZE)},
             {"net": header},
@@ -74,7 +74,7 @@ def explained(cohort, trained):
             rows,
             resamples=300,
         )
-        return found, {score["name"]: score for score in found["scores"] if score["label"] is None}
+        return actual, {score["name"]: score for score in actual["scores"] if score["label"] is None}
 
     return explain
 
@@ -84,7 +84,7 @@ def explained(cohort, trained):
 @pytest.mark.parametrize("method", ["gradcam", "layercam"])
 def test_a_trained_network_points_at_lesions(explained, method):
     """Far better than the middle of the image and a random point, and for the reasons a map should have."""
-    found, score = explained(method)
+    actual, score = explained(method)
     print({name: [entry["value"], entry["low"], entry["high"]] for name, entry in score.items()})
     assert score["Pointing game"]["images"] > 300
     assert score["Pointing game above the image centre"]["low"] > 0.25
@@ -96,5 +96,5 @@ def test_a_trained_network_points_at_lesions(explained, method):
     assert score["Insertion area"]["value"] > score["Insertion area of a random map"]["value"] + 0.05
     # And the map depends on what was learnt.
     assert score["Similarity after random weights, head to level1"]["high"] < 0.5
-    pages = {page["label"]: page["cases"] for page in found["labels"]}
+    pages = {page["label"]: page["cases"] for page in actual["labels"]}
     assert all(any(case["kind"] == "right" for case in cases) for cases in pages.values())

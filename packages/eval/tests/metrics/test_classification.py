@@ -40,11 +40,11 @@ def at_levels(t, p):
     fpr, tpr, _ = peer.roc_curve(t, p, drop_intermediate=False)
     positives, negatives = t.sum(), len(t) - t.sum()
     tp, fp = np.rint(tpr * positives), np.rint(fpr * negatives)
-    found = {}
+    actual = {}
     for level in (90, 95):
-        found[f"sensitivity_at_specificity_{level}"] = tpr[100 * (negatives - fp) >= level * negatives].max()
-        found[f"specificity_at_sensitivity_{level}"] = 1 - fpr[100 * tp >= level * positives].min()
-    return found
+        actual[f"sensitivity_at_specificity_{level}"] = tpr[100 * (negatives - fp) >= level * negatives].max()
+        actual[f"specificity_at_sensitivity_{level}"] = 1 - fpr[100 * tp >= level * positives].min()
+    return actual
 
 
 @given(problems())

@@ -142,9 +142,9 @@ def test_figures_without_an_interval_are_shown_and_say_why(make_document):
 def test_operating_points_of_the_script_are_those_of_the_metrics(make_document):
     document, targets, answers = make_document("multiclass", ["NORMAL", "PNEUMONIA"], MODELS)
     html, _ = render(document, targets, answers)
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
-    assert found
-    (data,) = json.loads(found[1])
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
+    assert match
+    (data,) = json.loads(match[1])
     for model, curve in zip(document["models"].values(), data["models"], strict=True):
         start, label = curve["start"], model["labels"]["PNEUMONIA"]
         assert curve["t"][start] == 0.5

@@ -84,8 +84,8 @@ def test_names_cannot_break_out_of_the_card(make_document):
 
 
 def test_file_names_are_plain_and_differ():
-    found = file_names(["a/b", "a b", "A_b", "..", "Pleural Effusion"])
-    assert found == {
+    actual = file_names(["a/b", "a b", "A_b", "..", "Pleural Effusion"])
+    assert actual == {
         "a/b": "a_b",
         "a b": "a_b-2",
         "A_b": "A_b-3",

@@ -87,13 +87,13 @@ def test_each_metric_comes_from_the_replicates_that_its_record_names():
     rng = np.random.default_rng(0)
     targets, p = (rng.random((80, 2)) < 0.3) * 1.0, rng.random((80, 2))
     draws = bootstrap.draw(80, 30, seed=0)
-    found = bootstrap.replicates(targets, p, p > 0.5, np.arange(80), draws)
+    actual = bootstrap.replicates(targets, p, p > 0.5, np.arange(80), draws)
     for kind, weights in (("jackknife", draws.jackknife), ("bootstrap", draws.bootstrap)):
         names = [name for name, metric in METRICS.items() if metric.interval == kind]
         alone = compute.resample(targets, p, p > 0.5, np.arange(80), weights, names)
         for name in names:
-            np.testing.assert_array_equal(found[name], alone[name], err_msg=name)
-    assert set(found) == {n for n, m in METRICS.items() if m.interval != "none"} | {"positives", "bootstrap positives"}
+            np.testing.assert_array_equal(actual[name], alone[name], err_msg=name)
+    assert set(actual) == {n for n, m in METRICS.items() if m.interval != "none"} | {"positives", "bootstrap positives"}
 
 
 def test_a_metric_that_knows_no_weights_is_computed_for_each_replicate(monkeypatch):
@@ -101,8 +101,8 @@ def test_a_metric_that_knows_no_weights_is_computed_for_each_replicate(monkeypat
     monkeypatch.setitem(METRICS, "mean", mean)
     p = np.random.default_rng(0).random((20, 2))
     draws = bootstrap.draw(10, 5, seed=0)
-    found = bootstrap.replicates(p * 0, p, p > 0.5, np.arange(20) // 2, draws, ["mean"])["mean"]
-    np.testing.assert_allclose(found[3], np.delete(p, [6, 7], axis=0).mean(axis=0))
+    actual = bootstrap.replicates(p * 0, p, p > 0.5, np.arange(20) // 2, draws, ["mean"])["mean"]
+    np.testing.assert_allclose(actual[3], np.delete(p, [6, 7], axis=0).mean(axis=0))
 
 
 def test_what_is_called_prevalence_dependent_is_and_nothing_else():
@@ -129,10 +129,10 @@ def test_the_bootstrap_of_any_statistic_draws_whole_groups():
     rng = np.random.default_rng(0)
     values = rng.normal(size=60).repeat(5)
     patients = np.arange(60).repeat(5)
-    found = bootstrap.bootstrap(np.mean, values, groups=patients, resamples=800)
-    assert found.value == pytest.approx(values.mean())
-    assert found.high - found.low == pytest.approx(2 * 1.96 * values[::5].std(ddof=1) / 60**0.5, rel=0.15)
-    assert found == bootstrap.bootstrap(np.mean, values, groups=patients, resamples=800)
+    actual = bootstrap.bootstrap(np.mean, values, groups=patients, resamples=800)
+    assert actual.value == pytest.approx(values.mean())
+    assert actual.high - actual.low == pytest.approx(2 * 1.96 * values[::5].std(ddof=1) / 60**0.5, rel=0.15)
+    assert actual == bootstrap.bootstrap(np.mean, values, groups=patients, resamples=800)
     rarely = bootstrap.bootstrap(lambda x: np.nan, values, resamples=10)
     assert np.isnan(rarely).all()
     with pytest.raises(ValueError, match="one length"):

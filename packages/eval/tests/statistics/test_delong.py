@@ -105,8 +105,8 @@ def test_published_example_of_the_method():
     np.testing.assert_allclose(areas, [0.7366, 0.6478, 0.7258], atol=5e-5)
     np.testing.assert_allclose(np.sqrt(np.diag(cov)), [0.0927, 0.1000, 0.1028], atol=5e-5)
     for first, gap, error, p in ((0, 0.0108, 0.0953, 0.9102), (1, -0.0780, 0.1046, 0.4561)):
-        found = delong.difference(areas, cov, first, 2)
-        np.testing.assert_allclose([found.difference, found.standard_error, found.p], [gap, error, p], atol=5e-5)
+        actual = delong.difference(areas, cov, first, 2)
+        np.testing.assert_allclose([actual.difference, actual.standard_error, actual.p], [gap, error, p], atol=5e-5)
 
 
 def slow_clustered_variance(target, score, cluster):
@@ -139,7 +139,7 @@ def test_clustered_variance_equals_the_definition(n, grid, seed):
 
 def test_a_gap_without_variance_is_no_proof():
     target = np.arange(20) % 2 * 1.0
-    found = delong.compare(target, target, np.full(20, 0.5))
-    assert (found.difference, found.standard_error) == (0.5, 0)
-    assert np.isnan(found.p)
+    actual = delong.compare(target, target, np.full(20, 0.5))
+    assert (actual.difference, actual.standard_error) == (0.5, 0)
+    assert np.isnan(actual.p)
     assert delong.compare(target, target, 2 * target).p == 1.0

@@ -231,14 +231,14 @@ def _fill(word: str, values: dict[str, Any], where: str, within: tuple[str, ...]
         if name not in values:
             do = f"known here: {', '.join(values)}"
             raise BadInput(f"a value for {braces[0]}", "none", where=where, do=do)
-        found = values[name]
+        inserted = values[name]
         if name in within:
             do = "give it a value of its own"
-            raise BadInput(f"a value for {braces[0]} that does not need itself", repr(found), where=where, do=do)
-        if isinstance(found, list | dict | None):
+            raise BadInput(f"a value for {braces[0]} that does not need itself", repr(inserted), where=where, do=do)
+        if isinstance(inserted, list | dict | None):
             do = "give it one value, or go through a list by: for"
-            raise BadInput(f"one value for {braces[0]}", repr(found), where=where, do=do)
-        return _fill(str(found), values, where, (*within, name))
+            raise BadInput(f"one value for {braces[0]}", repr(inserted), where=where, do=do)
+        return _fill(str(inserted), values, where, (*within, name))
 
     filled = re.sub(r"{([^{}]*)}", value, word)
     if "{" in filled or "}" in filled:

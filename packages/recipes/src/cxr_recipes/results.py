@@ -185,12 +185,12 @@ def paired(
     recipe: Recipe, groups: Mapping[str, list[str]], models: Iterable[str]
 ) -> list[tuple[str, list[tuple[str, str]]]]:
     """Pair the models with and without what each gain compares, by seed; without the gains of other scales."""
-    found = []
+    pairs_of = []
     for title, (with_it, without) in recipe.gains.items():
         matches = [(name, without + name.removeprefix(with_it)) for name in groups.get(with_it, [])]
         if pairs := [(name, match) for name, match in matches if match in models]:
-            found.append((title, pairs))
-    return found
+            pairs_of.append((title, pairs))
+    return pairs_of
 
 
 def _gain(differences: Sequence[float | None]) -> str:
@@ -215,10 +215,10 @@ def _published(paper: Mapping[str, Mapping[str, float]], groups: Mapping[str, li
 
 
 def _confusion(groups: Mapping[str, list[str]], models: Models, labels: Sequence[str]) -> str:
-    found = {group: [models[name]["confusion_matrix"] for name in names] for group, names in groups.items()}
-    if any(matrix is None for matrices in found.values() for matrix in matrices):
+    matrices_of = {group: [models[name]["confusion_matrix"] for name in names] for group, names in groups.items()}
+    if any(matrix is None for matrices in matrices_of.values() for matrix in matrices):
         return ""
-    sums = {group: np.sum(matrices, axis=0) for group, matrices in found.items()}
+    sums = {group: np.sum(matrices, axis=0) for group, matrices in matrices_of.items()}
     lines = ["### Confusion matrices", ""]
     if len(labels) == 2:
         lines += ["Images by what they are and what they were taken for; over several seeds, the sum.", ""]

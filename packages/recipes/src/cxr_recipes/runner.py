@@ -176,7 +176,7 @@ def script(name: str) -> Path:
         BadInput: It is installed nowhere.
     """
     beside = Path(sys.executable).with_name(name + (".exe" if os.name == "nt" else ""))
-    found = beside if beside.exists() else shutil.which(name)
-    if found is None:
+    path = beside if beside.exists() else shutil.which(name)
+    if path is None:
         raise BadInput(f"the command {name} installed beside {sys.executable}, or on the PATH", "none", do="uv sync")
-    return Path(found)
+    return Path(path)

@@ -27,16 +27,16 @@ def test_everything_passes_on_a_cpu_and_is_not_done_twice(tmp_path) -> None:
     options = ("--runs_dir", tmp_path, "--recipe", "")
     done = gpu_check("--minutes", 14, *options)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "gpu-check" / "gpu.json").read_text())
-    compared = {name: one for name, one in found["correctness"].items() if "differences" in one}
+    document = json.loads((tmp_path / "gpu-check" / "gpu.json").read_text())
+    compared = {name: one for name, one in document["correctness"].items() if "differences" in one}
     assert len(compared) == 10
     assert all(value == 0 for one in compared.values() for value in one["differences"].values())  # the CPU twice
-    rates = {name: one.get("training_images_per_second") for name, one in found["speed"].items()}
+    rates = {name: one.get("training_images_per_second") for name, one in document["speed"].items()}
     assert len(rates) == 8
     assert all(rate is None or rate > 0 for rate in rates.values())
     again = gpu_check("--minutes", 0.001, *options)
     assert again.returncode == 0, again.stderr
-    assert json.loads((tmp_path / "gpu-check" / "gpu.json").read_text()) == found
+    assert json.loads((tmp_path / "gpu-check" / "gpu.json").read_text()) == document
 
 
 def test_what_has_a_good_result_is_not_done_again_and_what_has_no_time_is_left_out() -> None:

@@ -16,7 +16,8 @@ def recompute_activations(network: nn.Module) -> int:
 
     Only what passes from block to block is kept for the backward pass. Blocks are the composite children of the
     network's sequences (residual blocks, transformer blocks, dense blocks); a network without any counts as one
-    block. Parameter names, results and gradients stay the same, and batch statistics are counted once.
+    block. Parameter names, results and gradients stay the same, and batch statistics are counted once (timm's
+    ``set_grad_checkpointing`` counts them twice, and not every network has it).
 
     Args:
         network: The network, changed in place.

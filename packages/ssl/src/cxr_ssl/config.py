@@ -125,8 +125,8 @@ class PretrainSettings:
     Attributes:
         method: "swav", "dino" or "byol".
         architecture: Name of the backbone: any of timm's, eeea_net_c2, or A+B.
-        size: Edge of the network input and of a global crop, pixels; null is the size a prepared cohort was prepared
-            for (rounded down to a multiple of 32), 64 for the phantom, 224 for other folders.
+        size: Edge of the network input and of a global crop, pixels; null is the size a cohort was prepared for, or
+            the next smaller multiple of 32 that the network takes; 64 for the phantom, 224 for other folders.
         crops: The augmented crops of an image.
         batch_size: Images of a step over all processes.
         accumulate: Parts in which a step takes its batch, one after the other, to need less memory. Batch

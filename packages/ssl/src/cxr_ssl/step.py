@@ -16,7 +16,7 @@ def train_step(state: TrainState, crops: list[Tensor]) -> dict[str, Tensor]:
 
     Args:
         state: Its weights, optimiser state and method are changed.
-        crops: One tensor a size, (V_s, B, 1, H_s, W_s) uint8; the first are the global crops.
+        crops: One tensor per size, (V_s, B, 1, H_s, W_s) uint8; the first are the global crops.
 
     Returns:
         The loss of this process, a detached scalar; reading it waits for the device.

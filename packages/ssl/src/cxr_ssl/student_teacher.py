@@ -57,7 +57,7 @@ class StudentTeacher(nn.Module):
         Crops of one size go through a backbone in one pass, so that BatchNorm sees them together.
 
         Args:
-            crops: One tensor a size, (V_s, B, 1, H_s, W_s); the first are the A global ones.
+            crops: One tensor per size, (V_s, B, 1, H_s, W_s); the first are the A global ones.
         """
         images, coded = crops[0].shape[1], len(crops[0])
         projected = self.head(torch.cat([self.backbone(stack.flatten(0, 1)) for stack in crops]))

@@ -77,7 +77,7 @@ class SwAV(nn.Module):
         bf16 scores divided by eps = .05 would be off by several percent.
 
         Args:
-            views: One tensor a size, (V_s, B, 1, H_s, W_s): V_s views each of the same B images in the same
+            views: One tensor per size, (V_s, B, 1, H_s, W_s): V_s views each of the same B images in the same
                 order.
 
         Returns:

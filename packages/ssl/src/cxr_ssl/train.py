@@ -14,6 +14,7 @@ from cxr_common.training.parameters import set_lr
 from cxr_common.training.processes import align_gradients, all_reduce_sum, average_buffers, share_batch_statistics
 from cxr_common.training.run_folder import RunFolder, experiment
 from cxr_common.training.session import TrainingSession, open_training_run
+from cxr_common.training.sizes import training_size
 from cxr_common.training.state import keep_if_best
 from cxr_data import open_cohort, pixel_size_for
 from cxr_data.cohorts.chunk_cache import shuffle_identity
@@ -21,7 +22,7 @@ from cxr_data.cohorts.cohort import Cohort
 from cxr_data.command_line.command import config_dict
 from cxr_data.errors import BadInput
 from cxr_data.models.header import identities
-from cxr_data.sources import default_size, print_notes
+from cxr_data.sources import print_notes
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.config import PretrainConfig, PretrainSettings
 from cxr_ssl.crops import crop_batches, crop_specs
@@ -65,7 +66,7 @@ def pretrain(config: PretrainConfig) -> Path:
         >>> pretrain(config)  # doctest: +SKIP
         PosixPath('runs/quickstart/ssl/backbone.safetensors')
     """
-    config = replace(config, size=config.size or default_size(config.data))
+    config = replace(config, size=training_size(config.size, config.data, config.architecture))
     cohort, probed = _open_cohorts(config)
     rows, folder = cohort.rows("train"), Path(config.runs_dir, config.run, config.name)
     accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)

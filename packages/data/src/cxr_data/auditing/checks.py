@@ -15,7 +15,7 @@ from cxr_data.readers import extras
 LEVELS = ("error", "warning", "note", "ok", "unknown")
 """error: figures computed on this are wrong. warning: they may mislead. unknown: it could not be checked."""
 _NAMED = 200
-_CATEGORIES = ("view", "sex", "labelled_by", "cohort")
+_CATEGORIES = ("projection", "sex", "labelled_by", "cohort")
 
 
 def audit(cohort: Cohort, *, facts: pl.DataFrame | None = None, as_downloaded: bool = False) -> dict[str, Any]:
@@ -32,8 +32,8 @@ def audit(cohort: Cohort, *, facts: pl.DataFrame | None = None, as_downloaded: b
         ``count``, ``text``, ``details``, ``images``), ``errors`` and ``warnings`` (how many), all JSON types.
 
     >>> from cxr_data import audit, open_cohort
-    >>> found = audit(open_cohort("phantom:40", pixel_size=64, show=False))
-    >>> found["errors"], next(check["text"] for check in found["checks"] if check["name"] == "patients in two splits")
+    >>> result = audit(open_cohort("phantom:40", pixel_size=64, show=False))
+    >>> result["errors"], next(check["text"] for check in result["checks"] if check["name"] == "patients in two splits")
     (0, 'none')
     """
     measures = measure(cohort)
@@ -78,7 +78,7 @@ def _patients(cohort: Cohort, images: list[str], as_downloaded: bool) -> list[di
     patients, split = cohort.table["patient"].to_list(), cohort.table["split"].to_list()
     cautions = (extras(name).patient_caution for name in cohort.name.split(" + "))
     careful = "; ".join(filter(None, cautions))
-    found = []
+    checks = []
     for name, parts, level in (
         ("patients in two splits", split, "error"),
         ("patients in two split folders", leakage.folder_split(images), "error" if as_downloaded else "warning"),
@@ -90,7 +90,7 @@ def _patients(cohort: Cohort, images: list[str], as_downloaded: bool) -> list[di
         if not shared["shared"]:
             alone = shared["patients"] == len(images) > 1
             said = "each image counts as one patient of its own: this cannot be seen" if alone else "none"
-            found.append(_check(name, "unknown" if alone else "ok", 0, said, shared))
+            checks.append(_check(name, "unknown" if alone else "ok", 0, said, shared))
             continue
         pairs = ", ".join(f"{count} in {pair.replace('-', ' and ')}" for pair, count in shared["pairs"].items())
         text = f"{shared['shared']} of {shared['patients']} patients ({pairs}), {shared['images']} images"
@@ -99,8 +99,8 @@ def _patients(cohort: Cohort, images: list[str], as_downloaded: bool) -> list[di
         if careful:
             text += f"; {careful}"
         level = "warning" if careful else level
-        found.append(_check(name, level, shared["shared"], text, shared, [images[row] for row in rows]))
-    return found
+        checks.append(_check(name, level, shared["shared"], text, shared, [images[row] for row in rows]))
+    return checks
 
 
 def _identical(cohort: Cohort, images: list[str], measures: Measures) -> list[dict[str, Any]]:
@@ -166,16 +166,16 @@ def _broken(cohort: Cohort) -> dict[str, Any]:
 
 
 def _looks(images: list[str], measures: Measures) -> list[dict[str, Any]]:
-    found = appearance.looks(measures)
+    looks = appearance.looks(measures)
     checks = []
-    if found.whole < appearance.INVERTED_FEW:
-        text = f"most images look like the negative of a chest (correlation {found.whole:.2f}): air must be dark"
-        checks.append(_check("inverted cohort", "error", len(images), text, {"correlation": found.whole}))
+    if looks.whole < appearance.INVERTED_FEW:
+        text = f"most images look like the negative of a chest (correlation {looks.whole:.2f}): air must be dark"
+        checks.append(_check("inverted cohort", "error", len(images), text, {"correlation": looks.whole}))
     limit = f"correlation with the typical image below {appearance.INVERTED}"
     for name, rows, level in (
-        (f"nearly blank (gray levels spread less than {appearance.FLAT:g} of 255)", found.flat, "warning"),
-        (f"inverted ({limit}, its negative looks like a chest)", found.inverted, "warning"),
-        ("unlike a chest: look at them", found.unlike, "warning"),
+        (f"nearly blank (gray levels spread less than {appearance.FLAT:g} of 255)", looks.flat, "warning"),
+        (f"inverted ({limit}, its negative looks like a chest)", looks.inverted, "warning"),
+        ("unlike a chest: look at them", looks.unlike, "warning"),
     ):
         if rows is None:
             checks.append(_check(name, "unknown", 0, f"fewer than {appearance.LEAST} images: nothing is typical"))
@@ -189,16 +189,16 @@ def _looks(images: list[str], measures: Measures) -> list[dict[str, Any]]:
 def _balance(cohort: Cohort, images: list[str]) -> list[dict[str, Any]]:
     if not cohort.labels:
         return []
-    found = leakage.balance(cohort)
-    shifts, scarce = found["shifts"], found["scarce"]
+    balance = leakage.balance(cohort)
+    shifts, scarce = balance["shifts"], balance["scarce"]
     said = [f"{s['label']} {s['share']:.1%} of {s['split']}, {s['train']:.1%} of train" for s in shifts]
     said += [
         f"always answering {a['class']} scores {a['accuracy']:.3f} accuracy on {split}"
-        for split, a in found["always"].items()
+        for split, a in balance["always"].items()
         if split == "test"
     ]
     text = "; ".join(said) or "the share of every label is alike in all splits"
-    checks = [_check("class balance by split", "warning" if shifts else "ok", len(shifts), text, found)]
+    checks = [_check("class balance by split", "warning" if shifts else "ok", len(shifts), text, balance)]
     if scarce:
         named = ", ".join(f"{s['label']} in {s['split']} ({s['positive']} of {s['known']})" for s in scarce[:8])
         text = f"fewer than {shortcuts.LEAST} positives or negatives: {named}{', …' if len(scarce) > 8 else ''}"
@@ -214,15 +214,15 @@ def _balance(cohort: Cohort, images: list[str]) -> list[dict[str, Any]]:
 
 
 def _folders(cohort: Cohort, images: list[str]) -> list[dict[str, Any]]:
-    found = leakage.folder_disagreements(cohort)
-    if found is None:
+    disagreements = leakage.folder_disagreements(cohort)
+    if disagreements is None:
         return []
-    wrong = [images[row] for row in found.pop("rows")]
+    wrong = [images[row] for row in disagreements.pop("rows")]
     text = "folders and labels agree"
     if wrong:
         lie = "1 image lies" if len(wrong) == 1 else f"{len(wrong)} images lie"
         text = f"{lie} in the folder of another class than their labels say, as {wrong[0]}"
-    return [_check("folder and label", "warning" if wrong else "ok", len(wrong), text, found, wrong)]
+    return [_check("folder and label", "warning" if wrong else "ok", len(wrong), text, disagreements, wrong)]
 
 
 def _confounding(cohort: Cohort, measures: Measures, facts: pl.DataFrame | None) -> list[dict[str, Any]]:
@@ -270,12 +270,12 @@ def _figure(row: dict[str, Any]) -> str:
 
 def _thumbnails(cohort: Cohort, measures: Measures) -> dict[str, Any]:
     name = "what 16 x 16 thumbnails and a ridge regression reach on test"
-    found = shortcuts.thumbnail_baseline(cohort, measures)
-    if not found:
+    aurocs = shortcuts.thumbnail_baseline(cohort, measures)
+    if not aurocs:
         return _check(name, "unknown", 0, "too few labelled images in train or test")
-    named = ", ".join(f"{label} {value:.2f}" for label, value in list(found.items())[:6])
-    text = f"AUROC {named}{', …' if len(found) > 6 else ''}: a network should clear it before it is called useful"
-    return _check(name, "note", 0, text, {"auroc": found})
+    named = ", ".join(f"{label} {value:.2f}" for label, value in list(aurocs.items())[:6])
+    text = f"AUROC {named}{', …' if len(aurocs) > 6 else ''}: a network should clear it before it is called useful"
+    return _check(name, "note", 0, text, {"auroc": aurocs})
 
 
 def _floats(column: pl.Series) -> NDArray[np.float64]:

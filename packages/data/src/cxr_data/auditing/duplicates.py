@@ -53,7 +53,7 @@ def near_pairs(thumbs: NDArray[np.uint8], digests: Sequence[bytes]) -> Pairs:
     _, first = np.unique(np.array([digest.hex() for digest in digests]), return_index=True)
     first.sort()
     descriptors = unit_descriptors(thumbs[first], SMALL)
-    found: list[NDArray[np.int64]] = []
+    blocks: list[NDArray[np.int64]] = []
     count, complete = 0, True
     for top in range(0, len(first), _ROWS):
         block = descriptors[top : top + _ROWS]
@@ -63,12 +63,12 @@ def near_pairs(thumbs: NDArray[np.uint8], digests: Sequence[bytes]) -> Pairs:
             one, other = np.divmod(np.flatnonzero(product >= CANDIDATE), product.shape[1])
             one, other = one + top, other + left
             upper = one < other
-            found.append(np.column_stack([one[upper], other[upper]]))
+            blocks.append(np.column_stack([one[upper], other[upper]]))
             count += int(upper.sum())
         if count > MOST:
             complete = False
             break
-    candidates = first[np.concatenate(found)] if found else np.zeros((0, 2), np.int64)
+    candidates = first[np.concatenate(blocks)] if blocks else np.zeros((0, 2), np.int64)
     correlation = _correlations(thumbs, candidates)
     kept = np.abs(correlation) >= ALIKE
     order = np.lexsort(candidates[kept].T[::-1])

@@ -28,11 +28,11 @@ def folder_split(images: Sequence[str]) -> list[str] | None:
     Returns:
         (N,) "train", "val", "test" or "" (in no such folder); None unless train and another are there.
     """
-    found = []
+    named = []
     for image in images:
         parts = (SPLIT_FOLDERS.get(part.lower()) for part in image.split("/")[:-1])
-        found.append(next((part for part in parts if part), ""))
-    return found if "train" in found and {"val", "test"} & set(found) else None
+        named.append(next((part for part in parts if part), ""))
+    return named if "train" in named and {"val", "test"} & set(named) else None
 
 
 def shared_patients(patients: Sequence[str], split: Sequence[str]) -> dict[str, Any]:

@@ -34,53 +34,53 @@ summary h2 { display: inline; font-size: 1.2rem }
 """
 
 
-def count_table(found: dict[str, Any]) -> "Table":
+def count_table(report: dict[str, Any]) -> "Table":
     """The checks as a table: level, name, and what was found.
 
     Args:
-        found: What :func:`cxr_data.auditing.checks.audit` returns.
+        report: What :func:`cxr_data.auditing.checks.audit` returns.
     """
     from rich import markup
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=markup.escape(f"audit of {found['cohort']['name']}"), title_justify="left", show_lines=True)
+    table = Table(title=markup.escape(f"audit of {report['cohort']['name']}"), title_justify="left", show_lines=True)
     table.add_column("level", no_wrap=True)
     table.add_column("check", ratio=1)
     table.add_column("found", ratio=3)
-    for check in found["checks"]:
+    for check in report["checks"]:
         level = Text(check["level"], style=_COLOURS[check["level"]])
         table.add_row(level, Text(check["name"]), Text(check["text"]))
     return table
 
 
-def totals(found: dict[str, Any]) -> str:
+def totals(report: dict[str, Any]) -> str:
     """How many errors and warnings there are: "0 errors, 1 warning"."""
-    counts = (("error", found["errors"]), ("warning", found["warnings"]))
+    counts = (("error", report["errors"]), ("warning", report["warnings"]))
     return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts)
 
 
-def html(found: dict[str, Any], cohort: Cohort) -> str:
+def html(report: dict[str, Any], cohort: Cohort) -> str:
     """One page that needs no other file and no network.
 
     Args:
-        found: What :func:`cxr_data.auditing.checks.audit` returns.
+        report: What :func:`cxr_data.auditing.checks.audit` returns.
         cohort: The cohort it was found in, for thumbnails.
 
     Returns:
         The page.
     """
-    name = escape(found["cohort"]["name"])
+    name = escape(report["cohort"]["name"])
     rows = {image: row for row, image in enumerate(cohort.table["image"])}
     lines = "\n".join(
         f"<tr><td>{_badge(check['level'])}</td><td>{escape(check['name'])}</td>"
         f'<td class="count">{check["count"] or ""}</td><td>{escape(check["text"])}</td></tr>'
-        for check in found["checks"]
+        for check in report["checks"]
     )
-    sheets = "\n".join(_section(check, cohort, rows) for check in found["checks"])
+    sheets = "\n".join(_section(check, cohort, rows) for check in report["checks"])
     summary = (
         f"{len(cohort):,} images, {cohort.table['patient'].n_unique():,} patients, fingerprint "
-        f"{escape(cohort.fingerprint[:12])}: {totals(found)}"
+        f"{escape(cohort.fingerprint[:12])}: {totals(report)}"
     )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

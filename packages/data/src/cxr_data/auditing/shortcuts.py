@@ -1,4 +1,4 @@
-"""Find shortcuts: labels that can be predicted from view, sex, age, image size or a thumbnail."""
+"""Find shortcuts: labels that can be predicted from projection, sex, age, image size or a thumbnail."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ SIGMAS = 4.0
 LEAST = 10
 """Positive and negative images a label must have to be judged."""
 RIDGE = 1e-2
-"""Penalty an image on the squared weights of :func:`thumbnail_baseline`, gray levels being in [0, 1]."""
+"""Penalty per image on the squared weights of :func:`thumbnail_baseline`, gray levels being in [0, 1]."""
 _MOST_CATEGORIES = 50
 
 
@@ -47,10 +47,10 @@ def numeric_confounders(
         numbers: Name -> (N,) values, NaN where unknown.
 
     Returns:
-        One dict a pair that can be judged: ``label``, ``by``, ``auroc``, ``error`` (standard error of Hanley and
+        One dict per pair that can be judged: ``label``, ``by``, ``auroc``, ``error`` (standard error of Hanley and
         McNeil, Radiology 1982), ``mean_positive``, ``mean_negative``, ``images``, ``confounded``.
     """
-    found = []
+    confounders = []
     for by, values in numbers.items():
         for label, truth in vectors.items():
             known = ~np.isnan(values) & ~np.isnan(truth)
@@ -58,7 +58,7 @@ def numeric_confounders(
             if not _enough(positive) or np.ptp(x) == 0:
                 continue
             area, error = auroc(x, positive)
-            found.append(
+            confounders.append(
                 {
                     "label": label,
                     "by": by,
@@ -70,7 +70,7 @@ def numeric_confounders(
                     "confounded": abs(area - 0.5) >= AUROC and abs(area - 0.5) > SIGMAS * error,
                 }
             )
-    return found
+    return confounders
 
 
 def category_confounders(
@@ -83,10 +83,10 @@ def category_confounders(
         categories: Name -> N values; what is unknown is a value of its own.
 
     Returns:
-        One dict a pair that can be judged: ``label``, ``by``, ``cramers_v``, ``shares`` (positives of each value),
+        One dict per pair that can be judged: ``label``, ``by``, ``cramers_v``, ``shares`` (positives of each value),
         ``counts`` (images of each value), ``images``, ``confounded``.
     """
-    found = []
+    confounders = []
     for by, column in categories.items():
         values, codes = np.unique(np.array(column, str), return_inverse=True)
         if not 2 <= len(values) <= _MOST_CATEGORIES:
@@ -101,7 +101,7 @@ def category_confounders(
                 continue
             strength, beyond_chance = cramers_v(table[present])
             rows = list(zip(values[present].tolist(), table[present].tolist(), strict=True))
-            found.append(
+            confounders.append(
                 {
                     "label": label,
                     "by": by,
@@ -112,7 +112,7 @@ def category_confounders(
                     "confounded": strength >= CRAMER and beyond_chance,
                 }
             )
-    return found
+    return confounders
 
 
 def auroc(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> tuple[float, float]:
@@ -164,7 +164,7 @@ def thumbnail_baseline(cohort: Cohort, measures: Measures) -> dict[str, float]:
     """
     train, test = cohort.rows("train"), cohort.rows("test")
     x = measures.small.reshape(len(cohort), -1).astype(np.float64) / 255
-    found = {}
+    aurocs = {}
     for label, truth in label_vectors(cohort).items():
         fit, judge = train[~np.isnan(truth[train])], test[~np.isnan(truth[test])]
         if not (_enough(truth[fit] == 1) and _enough(truth[judge] == 1)):
@@ -173,8 +173,8 @@ def thumbnail_baseline(cohort: Cohort, measures: Measures) -> dict[str, float]:
         a, y = x[fit] - centre, truth[fit] - truth[fit].mean()
         gram = a.T @ a
         ridge = np.linalg.solve(gram + RIDGE * len(fit) * np.eye(len(gram)), a.T @ y)
-        found[label] = auroc((x[judge] - centre) @ ridge, truth[judge] == 1)[0]
-    return found
+        aurocs[label] = auroc((x[judge] - centre) @ ridge, truth[judge] == 1)[0]
+    return aurocs
 
 
 def _enough(positive: NDArray[np.bool_]) -> bool:

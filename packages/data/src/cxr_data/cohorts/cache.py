@@ -71,7 +71,7 @@ def cached(names: Sequence[str] = (), unused_days: float = 0.0) -> list[Cached]:
         unused_days: Only those not used for so many days.
     """
     folder = cache_folder() / "cohorts"
-    found = []
+    entries = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not path.is_dir() or (names and not any(fnmatch.fnmatch(path.name, name) for name in names)):
             continue
@@ -80,8 +80,8 @@ def cached(names: Sequence[str] = (), unused_days: float = 0.0) -> list[Cached]:
         size = sum(getattr(state, "st_blocks", -(-state.st_size // 512)) * 512 for state in files)
         entry = Cached(path.name, path, size, max(0.0, (time.time() - used) / 86400))
         if entry.unused_days >= unused_days:
-            found.append(entry)
-    return sorted(found, key=lambda entry: -entry.size)
+            entries.append(entry)
+    return sorted(entries, key=lambda entry: -entry.size)
 
 
 def remove(entry: Cached) -> None:

@@ -47,6 +47,7 @@ def upload(
     cohort: Cohort,
     url: str,
     *,
+    size: int | None = None,
     chunk_bytes: int = 64 * 10**6,
     tables: Mapping[str, bytes] | None = None,
     show: bool = True,
@@ -56,6 +57,7 @@ def upload(
     Args:
         cohort: The cohort; masks are not written.
         url: Folder of any file system that fsspec knows; without another cohort in it.
+        size: Edge of the network input that the cohort is for, where it is known.
         chunk_bytes: Bytes of pixels of a chunk, at most; at least one image.
         tables: Further files, as ``folds-5.parquet``.
         show: Whether to show progress.
@@ -97,8 +99,9 @@ def upload(
     if len(cohort.rows("train")):
         as_bytes = replace(cohort, pixels=cast(NDArray[np.uint8], PixelRows([cohort.pixels])))
         chunks["mean_std"] = as_bytes.mean_std()
+    noted = {} if size is None else {"size": size}
     travelling = replace(cohort, source=Path(cohort.source).name or cohort.source)  # no paths of this machine
-    text = json.dumps(about_json(travelling, chunks=chunks), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(about_json(travelling, chunks=chunks, **noted), indent=2, allow_nan=False, ensure_ascii=False)
     remote.write(ABOUT, f"{text}\n".encode())
     return len(files)
 
@@ -124,11 +127,11 @@ def load_chunks(url: str) -> Cohort:
         BadInput: No cohort in chunks, a damaged one, or a cache that is too small.
     """
     remote = Remote(url)
-    found = about_chunks(url)
+    stored = about_chunks(url)
     with readable(url, _AGAIN):
-        chunks = found["chunks"]
+        chunks = stored["chunks"]
         table = pl.read_parquet(io.BytesIO(_table(remote, chunks, "cohort.parquet")))
-        size, cache = found["pixel_size"], chunk_cache()
+        size, cache = stored["pixel_size"], chunk_cache()
         depth = np.dtype(chunks["dtype"])
         for file in chunks["files"]:  # both become names of files here
             if not (_NAME.fullmatch(file["name"]) and _SHA256.fullmatch(file["sha256"])):
@@ -145,7 +148,7 @@ def load_chunks(url: str) -> Cohort:
         if cache.limit < 2 * largest:
             found_bytes = f"{cache.limit / 1e9:g} GB in CXR_CACHE_GB"
             raise BadInput(f"a cache of at least two chunks ({2 * largest / 1e9:.3g} GB)", found_bytes, where=url)
-        cohort = assembled(found, table, cast(NDArray[np.uint8], PixelRows(cast(Any, parts), place)), None)
+        cohort = assembled(stored, table, cast(NDArray[np.uint8], PixelRows(cast(Any, parts), place)), None)
         if "mean_std" in chunks:
             mean, std = chunks["mean_std"]
             cohort.__dict__["_mean_std"] = (float(mean), float(std))  # as the cached property would keep it
@@ -162,11 +165,11 @@ def about_chunks(url: str) -> Mapping[str, Any]:
     where = f"{url.rstrip('/')}/{ABOUT}"
     content = Remote(url).read(ABOUT)
     with readable(where, _AGAIN):
-        found = parsed_about(content, where)
-        if "chunks" not in found:
+        parsed = parsed_about(content, where)
+        if "chunks" not in parsed:
             do = "upload it with `cxr-data upload`, or name its folder without file://"
             raise BadInput("a cohort in chunks", "one in a memory map", where=url, do=do)
-        return found
+        return parsed
 
 
 def written_folds(url: str, folds: int) -> pl.DataFrame | None:

@@ -18,6 +18,7 @@ from cxr_data.cohorts.digests import order_of_appearance
 from cxr_data.errors import BadInput, unknown_name
 from cxr_data.files import refuse_small_disk, write_json
 from cxr_data.folders import new_folder
+from cxr_data.preparation.sizes import size_for
 from cxr_data.preparation.splits import SPLITS, shared_groups
 
 SCHEMA = 1
@@ -38,7 +39,7 @@ class Cohort:
             ``labels[1]``.
         table: One row per image: ``image`` (id, the path below the source), ``patient``, ``split`` ("train",
             "val", "test"), ``group`` (Int64: patients joined by identical images), one Float32 column
-            ``label:NAME`` a label (0, 1, or NaN where unknown), and what else is known (``view``, ``sex``,
+            ``label:NAME`` per label (0, 1, or NaN where unknown), and what else is known (``projection``, ``sex``,
             ``age`` in years, …).
         pixels: (N, P, P) uint8 gray values, usually a read-only memory map; uint16 as :func:`load` returns a cohort
             prepared with 16 bits, which :func:`cxr_data.open_cohort` gives out as uint8.
@@ -239,11 +240,23 @@ def about(folder: str | Path) -> Mapping[str, Any]:
 
 def parsed_about(content: bytes, path: str | Path) -> dict[str, Any]:
     """``cohort.json`` from its bytes; ``path`` is named in the error about a newer schema."""
-    found = json.loads(content)
-    schema = int(found["schema"])
+    parsed = json.loads(content)
+    schema = int(parsed["schema"])
     if schema > SCHEMA:
         raise BadInput(f"a cohort of schema {SCHEMA} or older", f"schema {schema}", where=path, do="update cxr-data")
-    return found
+    return parsed
+
+
+def note_size(folder: Path, size: int | None) -> None:
+    """Write into ``cohort.json`` the edge of the network input that a prepared cohort is for, unless it says so."""
+    stored = about(folder)
+    if size is not None and stored.get("size") != size:
+        write_json(folder / ABOUT, {**stored, "size": size})
+
+
+def noted_size(stored: Mapping[str, Any]) -> int:
+    """Edge of the network input that a cohort is for: as it was prepared for, else by the edge of its images."""
+    return int(stored.get("size") or size_for(stored["pixel_size"]))
 
 
 def load(folder: str | Path) -> Cohort:
@@ -266,23 +279,23 @@ def load(folder: str | Path) -> Cohort:
         True
     """
     folder = Path(folder)
-    found = about(folder)
+    stored = about(folder)
     with readable(folder):
         table = pl.read_parquet(folder / "cohort.parquet")
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
         masks = None
         if (folder / "masks.npy").exists():
             masks = np.load(folder / "masks.npy", mmap_mode="r", allow_pickle=False)
-        return assembled(found, table, pixels, masks)
+        return assembled(stored, table, pixels, masks)
 
 
 def assembled(
-    found: Mapping[str, Any], table: pl.DataFrame, pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None = None
+    stored: Mapping[str, Any], table: pl.DataFrame, pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None = None
 ) -> Cohort:
     """A cohort from its parts as they are stored.
 
     Args:
-        found: ``cohort.json``.
+        stored: ``cohort.json``.
         table: ``cohort.parquet``.
         pixels: (N, P, P) images.
         masks: (N, L, P, P) lesion masks, or None.
@@ -290,19 +303,21 @@ def assembled(
     Raises:
         KeyError, ValueError: Parts are missing, or do not belong together.
     """
+    if "projection" not in table.columns:  # as cohorts were written before
+        table = table.rename({"view": "projection"}, strict=False)
     cohort = Cohort(
-        name=found["name"],
-        task=found["task"],
-        labels=tuple(found["labels"]),
+        name=stored["name"],
+        task=stored["task"],
+        labels=tuple(stored["labels"]),
         table=table,
         pixels=pixels,
-        pixel_mapping=found["pixel_mapping"],
-        source=found["source"],
-        fingerprint=found["fingerprint"],
-        notes=tuple(found["notes"]),
+        pixel_mapping=stored["pixel_mapping"],
+        source=stored["source"],
+        fingerprint=stored["fingerprint"],
+        notes=tuple(stored["notes"]),
         masks=masks,
-        broken=tuple((entry["file"], entry["reason"]) for entry in found["broken"]),
-        parts=tuple(found.get("parts", ())),
+        broken=tuple((entry["file"], entry["reason"]) for entry in stored["broken"]),
+        parts=tuple(stored.get("parts", ())),
     )
     missing = {"image", "patient", "split", *(f"label:{name}" for name in cohort.labels)} - set(table.columns)
     if missing:

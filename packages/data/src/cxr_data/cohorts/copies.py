@@ -94,8 +94,8 @@ def _copies(
         return number, (f"{many}, not copies that were re-encoded or rescaled; {audit}",)
     measured = [measure(cohort) for cohort in cohorts]
     thumbs = np.concatenate([measures.thumbs for measures in measured])
-    found = near_pairs(thumbs, [digest for measures in measured for digest in measures.digest])
-    one, other = number[found.rows].T
+    near = near_pairs(thumbs, [digest for measures in measured for digest in measures.digest])
+    one, other = number[near.rows].T
     least = np.arange(int(number.max(initial=-1)) + 1)
     before = None
     while before is None or (least != before).any():  # the smallest number goes from image to image
@@ -104,7 +104,7 @@ def _copies(
         np.minimum.at(least, one, lower)
         np.minimum.at(least, other, lower)
     alike = np.bincount(least, minlength=len(least))[least] > MOST_ALIKE
-    unsure = () if found.complete else (f"so many images look alike that not all were compared; {audit}",)
+    unsure = () if near.complete else (f"so many images look alike that not all were compared; {audit}",)
     if len(np.unique(owner[alike[number]])) > 1:
         unsure += (
             f"{int(alike[number].sum())} images look like many others: whether they are copies of images of another "
@@ -115,10 +115,10 @@ def _copies(
 
 def _owners(groups: NDArray[np.int64], owner: NDArray[np.int64], chosen: NDArray[np.bool_]) -> dict[int, set[int]]:
     """Group -> the cohorts that have a chosen image of it."""
-    found: dict[int, set[int]] = {}
+    owners: dict[int, set[int]] = {}
     for group, cohort in zip(groups[chosen].tolist(), owner[chosen].tolist(), strict=True):
-        found.setdefault(group, set()).add(cohort)
-    return found
+        owners.setdefault(group, set()).add(cohort)
+    return owners
 
 
 def _elsewhere(

@@ -44,6 +44,10 @@ def image_keys(pixels: NDArray[np.uint8], rows: NDArray[np.int64] | None = None)
     return np.array([int.from_bytes(digest[:8], "little", signed=True) for digest in pixel_digests(pixels)], np.int64)
 
 
+_HASHED_AS = {"projection": "view"}
+"""Columns that were called otherwise once: the same data keeps its fingerprint."""
+
+
 def fingerprint(labels: tuple[str, ...], table: pl.DataFrame, digests: list[bytes]) -> str:
     """SHA-256 over labels, table and pixels.
 
@@ -61,7 +65,7 @@ def fingerprint(labels: tuple[str, ...], table: pl.DataFrame, digests: list[byte
     for name in table.columns:
         column = order_of_appearance(table[name]).tolist() if name == "patient" else table[name].to_list()
         values = [None if isinstance(v, float) and v != v else v for v in column]
-        total.update(json.dumps([name, values], ensure_ascii=False, default=str).encode())
+        total.update(json.dumps([_HASHED_AS.get(name, name), values], ensure_ascii=False, default=str).encode())
     for digest in digests:
         total.update(digest)
     return total.hexdigest()

@@ -33,13 +33,13 @@ def likeness_keys(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray
     Returns:
         (M, 16) keys.
     """
-    found = np.empty((len(rows), WORDS), np.int64)
+    keys = np.empty((len(rows), WORDS), np.int64)
     for start in range(0, len(rows), _BLOCK):
         thumbs = np.stack([thumb(image) for image in pixels[rows[start : start + _BLOCK]]])
         numbers = np.rint(unit_descriptors(thumbs, SMALL) * (_LEVELS / _SPREAD)).clip(-_LEVELS, _LEVELS)
         numbers = (numbers + _LEVELS + 1).astype(np.uint8)
-        found[start : start + _BLOCK] = (numbers[:, ::2] << 4 | numbers[:, 1::2]).view("<i8")
-    return found
+        keys[start : start + _BLOCK] = (numbers[:, ::2] << 4 | numbers[:, 1::2]).view("<i8")
+    return keys
 
 
 def alike(keys: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -52,13 +52,13 @@ def alike(keys: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_
     Returns:
         (M,); a blank image looks like no other.
     """
-    found = np.zeros(len(keys), np.int64)
+    counts = np.zeros(len(keys), np.int64)
     for left in range(0, len(known), _KNOWN):
         others = _descriptors(known[left : left + _KNOWN]).T
         for top in range(0, len(keys), _BLOCK):
             product = _descriptors(keys[top : top + _BLOCK]) @ others
-            found[top : top + _BLOCK] += (np.abs(product, out=product) >= ALIKE).sum(axis=1)
-    return (found > 0) & (found <= MOST_ALIKE)
+            counts[top : top + _BLOCK] += (np.abs(product, out=product) >= ALIKE).sum(axis=1)
+    return (counts > 0) & (counts <= MOST_ALIKE)
 
 
 def _descriptors(keys: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ _BACK, _TEXT = 24, 235
 def contact_sheet(
     cohort: Cohort, *, columns: int = 8, tile: int = 160, outlines: Outlines | None = None
 ) -> NDArray[np.uint8]:
-    """Draw one strip of images a label, with the label burned in above and split and name below each image.
+    """Draw one strip of images per label, with the label burned in above and split and name below each image.
 
     Images are taken at even distances among those with the label, so the sheet is the same each time.
     Multilabel cohorts get a strip of images without any finding as well.
@@ -72,10 +72,10 @@ def _titled_rows(cohort: Cohort) -> list[tuple[str, NDArray[np.int64]]]:
     if not cohort.labels:
         return [("unlabelled", np.arange(len(cohort)))]
     positive = cohort.targets == 1
-    found = [(label, np.flatnonzero(positive[:, i])) for i, label in enumerate(cohort.labels)]
+    titled = [(label, np.flatnonzero(positive[:, i])) for i, label in enumerate(cohort.labels)]
     if cohort.task == "multilabel":
-        found.insert(0, ("no finding", np.flatnonzero((cohort.targets == 0).all(axis=1))))
-    return found
+        titled.insert(0, ("no finding", np.flatnonzero((cohort.targets == 0).all(axis=1))))
+    return titled
 
 
 def _strip(

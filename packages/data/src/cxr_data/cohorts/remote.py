@@ -71,10 +71,10 @@ class Remote:
         """
         for wait in (*WAITS, None):
             try:
-                found = self.read(name)
-                if hashlib.sha256(found).hexdigest() == sha256:
-                    return found
-                wrong = f"{len(found):,} bytes" if len(found) != size else f"{size:,} other bytes"
+                content = self.read(name)
+                if hashlib.sha256(content).hexdigest() == sha256:
+                    return content
+                wrong = f"{len(content):,} bytes" if len(content) != size else f"{size:,} other bytes"
                 do = "upload the cohort again; the file is damaged, or was written over"
                 problem = BadInput(f"{size:,} bytes of SHA-256 {sha256[:12]}", wrong, where=f"{self.url}/{name}", do=do)
             except _Failed as error:

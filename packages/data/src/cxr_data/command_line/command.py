@@ -142,14 +142,14 @@ def parse(
     if presets:
         parser.set_defaults(dict(presets.get(_preset(arguments), {})))
     try:
-        found = parser.parse_args(_with_entries(arguments, config_class, parser))
+        parsed = parser.parse_args(_with_entries(arguments, config_class, parser))
     except (ArgumentError, UnicodeDecodeError) as error:
         raise BadInput(
             "arguments the command knows",
             " ".join(str(getattr(error, "message", error)).split()),
             do=f"see {prog} --help",
         ) from error
-    return _made(config_class, found)
+    return _made(config_class, parsed)
 
 
 def _with_entries(arguments: list[str], config_class: type, parser: Any) -> list[str]:
@@ -189,6 +189,7 @@ _SYNONYMS = {
     "loss": ("temperature", "alpha", "beta"),
     "cached_views": ("teacher_views",),
     "augment": ("crop", "augmentation"),
+    "projection": ("view", "views", "position"),
     "resamples": ("bootstrap", "n_bootstrap"),
 }
 """Our name of an option -> what else it is commonly called."""
@@ -243,20 +244,20 @@ def _preset(arguments: Sequence[str]) -> str:
     looking.add_argument("--preset")
     looking.add_argument("--config")
     try:
-        found, _ = looking.parse_known_args(arguments)
+        options, _ = looking.parse_known_args(arguments)
     except argparse.ArgumentError:  # a flag without its value: the parser proper says so
         return ""
-    if found.preset is not None or found.config is None or not Path(found.config).is_file():
-        return found.preset or ""
-    return str(read_yaml(found.config).get("preset") or "")
+    if options.preset is not None or options.config is None or not Path(options.config).is_file():
+        return options.preset or ""
+    return str(read_yaml(options.config).get("preset") or "")
 
 
-def _made(config_class: type[C], found: Any) -> C:
+def _made(config_class: type[C], parsed: Any) -> C:
     """The dataclass of what was parsed, with the dataclasses within it."""
     values = {}
     for name, kind in _fields(config_class).items():
         inner = isinstance(kind, type) and dataclasses.is_dataclass(kind)
-        values[name] = _made(kind, found[name]) if inner else found[name]
+        values[name] = _made(kind, parsed[name]) if inner else parsed[name]
     return config_class(**values)
 
 
@@ -284,7 +285,7 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
             raise _unknown_option(name, fields)
         kind, inner = fields[name], flag[2:].partition(".")[2]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind) and inner:
-            known = {f"{name}.{field}": found for field, found in _fields(kind).items()}
+            known = {f"{name}.{field}": type_ for field, type_ in _fields(kind).items()}
             if flag[2:] not in known:
                 raise unknown_name("option", flag[2:], known)
             kind = known[flag[2:]]

@@ -35,26 +35,26 @@ def completion(arguments: Sequence[str]) -> str:
 
 def words() -> dict[str, list[str]]:
     """What may follow which command; commands of packages that are not installed have no options."""
-    found: dict[str, list[str]] = {"": [*COMMANDS, COMPLETION], COMPLETION: list(SHELLS)}
+    completions: dict[str, list[str]] = {"": [*COMMANDS, COMPLETION], COMPLETION: list(SHELLS)}
     for name, command in COMMANDS.items():
         try:
             config = load(command.config, name)
         except BadInput:
             continue
         if ":" in command.config:
-            found[name] = _flags(config)
+            completions[name] = _flags(config)
         else:
-            found[name] = list(config.CONFIGS)
-            found |= {f"{name} {inner}": _flags(kind) for inner, kind in config.CONFIGS.items()}
-    return found
+            completions[name] = list(config.CONFIGS)
+            completions |= {f"{name} {inner}": _flags(kind) for inner, kind in config.CONFIGS.items()}
+    return completions
 
 
 def _flags(config: type) -> list[str]:
     return [*COMMON, *(f"--{option.name}" for option in options(config))]
 
 
-def _bash(found: Words) -> str:
-    cases = "\n".join(f'    "{where}") words="{" ".join(what)}" ;;' for where, what in found.items())
+def _bash(completions: Words) -> str:
+    cases = "\n".join(f'    "{where}") words="{" ".join(what)}" ;;' for where, what in completions.items())
     return f"""# {HOW["bash"]}
 _cxr() {{
   local current=${{COMP_WORDS[COMP_CWORD]}} where="" word words=""
@@ -74,8 +74,8 @@ complete -o filenames -F _cxr cxr
 """
 
 
-def _zsh(found: Words) -> str:
-    cases = "\n".join(f'    "{where}") words_now=({" ".join(what)}) ;;' for where, what in found.items())
+def _zsh(completions: Words) -> str:
+    cases = "\n".join(f'    "{where}") words_now=({" ".join(what)}) ;;' for where, what in completions.items())
     return f"""#compdef cxr
 # {HOW["zsh"]}
 _cxr() {{
@@ -95,9 +95,9 @@ _cxr "$@"
 """
 
 
-def _fish(found: Words) -> str:
+def _fish(completions: Words) -> str:
     lines = [f"# {HOW['fish']}"]
-    for where, what in found.items():
+    for where, what in completions.items():
         parts = where.split()
         if not parts:
             test = "__fish_use_subcommand"

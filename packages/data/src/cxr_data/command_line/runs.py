@@ -83,12 +83,12 @@ def stages(runs_dir: str | Path, names: Sequence[str] = ()) -> list[Stage]:
         raise BadInput(
             "a folder of runs", "nothing there", where=folder, do="train something first, or give --runs_dir"
         )
-    found = [_stage(file.parent, folder) for file in sorted(folder.glob("*/**/run.json"))]
-    if not found:
+    known = [_stage(file.parent, folder) for file in sorted(folder.glob("*/**/run.json"))]
+    if not known:
         raise BadInput("trainings", "none", where=folder, do="give --runs_dir")
-    wanted = [stage for stage in found if not names or any(fnmatch.fnmatchcase(stage.run, name) for name in names)]
+    wanted = [stage for stage in known if not names or any(fnmatch.fnmatchcase(stage.run, name) for name in names)]
     if not wanted:
-        there = ", ".join(dict.fromkeys(stage.run for stage in found))
+        there = ", ".join(dict.fromkeys(stage.run for stage in known))
         raise BadInput(f"one of these runs: {there}", " ".join(names), where=folder)
     return wanted
 
@@ -124,7 +124,7 @@ def _log(file: Path) -> list[dict[str, Any]]:
     return [line for line in lines if isinstance(line, dict)]
 
 
-def table(found: Sequence[Stage]) -> "Table":
+def table(listed: Sequence[Stage]) -> "Table":
     """The trainings as a table for the terminal."""
     from rich.table import Table
     from rich.text import Text
@@ -136,7 +136,7 @@ def table(found: Sequence[Stage]) -> "Table":
         shown.add_column(heading, justify="right")
     shown.add_column("state")
     shown.add_column("MB", justify="right")
-    for stage in found:
+    for stage in listed:
         epochs = f"{stage.epochs[0]}/{stage.epochs[1]}" if stage.epochs[1] else str(stage.epochs[0])
         auroc = "-" if stage.auroc is None else f"{stage.auroc:.4f}" + (" (probe)" if "ssl" in stage.command else "")
         cells = (
@@ -154,10 +154,10 @@ def table(found: Sequence[Stage]) -> "Table":
 
 
 def _list(config: RunsConfig) -> None:
-    found = stages(config.runs_dir, config.names)
+    listed = stages(config.runs_dir, config.names)
     if config.sort == "auroc":
-        found.sort(key=lambda stage: -1.0 if stage.auroc is None else stage.auroc, reverse=True)
-    wide_console().print(table(found))
+        listed.sort(key=lambda stage: -1.0 if stage.auroc is None else stage.auroc, reverse=True)
+    wide_console().print(table(listed))
     print("validation AUROC chose the epoch: `evaluate` compares models on test images, with intervals")
 
 

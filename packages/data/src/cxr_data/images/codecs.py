@@ -63,10 +63,10 @@ def packbits_decode(data: bytes, limit: int) -> bytes:
     Raises:
         BrokenImage: A run that ends beyond the data, or too many bytes.
     """
-    found = unpack_bits(data, limit)
-    if found is None or len(found[0]) > limit or found[1].strip(b"\0\x80"):
+    unpacked = unpack_bits(data, limit)
+    if unpacked is None or len(unpacked[0]) > limit or unpacked[1].strip(b"\0\x80"):
         raise BrokenImage("damaged TIFF: a strip or tile ends early or late")
-    return found[0]
+    return unpacked[0]
 
 
 _CLEAR, _END, _FIRST = 256, 257, 258

@@ -124,16 +124,16 @@ def unpack_rle(data: bytes, rows: int, columns: int, samples: int, itemsize: int
     ends = [*starts[1:number], len(data)]
     size = rows * columns
     planes = [_unpacked(data[start:end], size) for start, end in zip(starts[:number], ends, strict=True)]
-    found = np.stack([np.frombuffer(plane, np.uint8) for plane in planes])
-    return found.reshape(samples, itemsize, rows, columns).transpose(0, 2, 3, 1)
+    decoded = np.stack([np.frombuffer(plane, np.uint8) for plane in planes])
+    return decoded.reshape(samples, itemsize, rows, columns).transpose(0, 2, 3, 1)
 
 
 def _unpacked(data: bytes, size: int) -> bytes:
     """PackBits; the segment must end with the plane, but for one byte of padding and codes that do nothing."""
-    found = unpack_bits(data, size)
-    if found is None or len(found[0]) != size or found[1].strip(b"\x80\x00"):
+    unpacked = unpack_bits(data, size)
+    if unpacked is None or len(unpacked[0]) != size or unpacked[1].strip(b"\x80\x00"):
         raise BrokenImage("damaged DICOM: its RLE pixels decode to another size than the image has")
-    return found[0]
+    return unpacked[0]
 
 
 def _frame(data: bytes) -> tuple[int, int]:
@@ -191,7 +191,7 @@ def _j2k_header(data: bytes) -> Stream:
 
 def _tile_parts(data: bytes) -> list[tuple[int, int]]:
     """(start, end) of the tile-parts' segments; the last ends where the end marker must be."""
-    at, found = 2, []
+    at, parts = 2, []
     while data[at : at + 2] != b"\xff\x90":
         if data[at : at + 1] != b"\xff" or at + 4 > len(data):
             raise BrokenImage("damaged DICOM: the header of its JPEG 2000 pixels is broken")
@@ -201,9 +201,9 @@ def _tile_parts(data: bytes) -> list[tuple[int, int]]:
         end = at + length if length else data.rfind(b"\xff\xd9")
         if end <= at + 12 or end > len(data):
             raise BrokenImage("truncated DICOM: its JPEG 2000 pixels end early")
-        found.append((at, end))
+        parts.append((at, end))
         at = end
-    return found
+    return parts
 
 
 def _j2k_end(data: bytes) -> int:

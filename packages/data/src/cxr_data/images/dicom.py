@@ -72,20 +72,20 @@ def _damaged(reason: str) -> Iterator[None]:
 
 
 def dicom_facts(path: Path, salt: bytes) -> dict[str, Any]:
-    """Patient and view from a DICOM header, without reading the pixels.
+    """Patient and projection from a DICOM header, without reading the pixels.
 
     Args:
         path: Any file; its content decides whether it is DICOM.
         salt: Secret of this machine, from :func:`patient_salt`.
 
     Returns:
-        ``patient`` (salted hash of number and issuer, or None), ``number`` (likewise, of the number alone), ``view``,
-        ``sex``, ``age`` in years; None where not given or not DICOM.
+        ``patient`` (salted hash of number and issuer, or None), ``number`` (likewise, of the number alone),
+        ``projection``, ``sex``, ``age`` in years; None where not given or not DICOM.
     """
     tags = ["PatientID", "IssuerOfPatientID", "ViewPosition", "PatientSex", "PatientAge", "SpecificCharacterSet"]
     dataset = dicom_header(path, tags)
     if dataset is None:
-        return dict.fromkeys(("patient", "number", "view", "sex", "age"))
+        return dict.fromkeys(("patient", "number", "projection", "sex", "age"))
     # Tables of patients are read likewise: another spelling is no other patient.
     issuer, number = (patient_key(text_of(dataset, name)) for name in ("IssuerOfPatientID", "PatientID"))
 
@@ -96,7 +96,7 @@ def dicom_facts(path: Path, salt: bytes) -> dict[str, Any]:
     return {
         "patient": hashed(issuer),
         "number": hashed(""),
-        "view": text_of(dataset, "ViewPosition").upper() or None,
+        "projection": text_of(dataset, "ViewPosition").upper() or None,
         "sex": text_of(dataset, "PatientSex").upper() or None,
         "age": age_in_years(text_of(dataset, "PatientAge")),
     }
@@ -118,9 +118,9 @@ def age_in_years(text: object) -> float | None:
         Years, or None where the text is no age or outside 0 to 120.
     """
     value = str(text if text is not None else "").strip().upper().replace(",", ".")
-    found = re.fullmatch(r"([\d.]+(?:E[+-]?\d+)?)\s*(Y|YR|M|MO|MONTH|W|WEEK|D|DAY|YEAR)?S?(?:\s*OLD)?\.?", value)
+    match = re.fullmatch(r"([\d.]+(?:E[+-]?\d+)?)\s*(Y|YR|M|MO|MONTH|W|WEEK|D|DAY|YEAR)?S?(?:\s*OLD)?\.?", value)
     try:
-        years = float(found[1]) / _A_YEAR[(found[2] or "Y")[0]] if found else None
+        years = float(match[1]) / _A_YEAR[(match[2] or "Y")[0]] if match else None
     except ValueError:
         return None
     return years if years is not None and 0 <= years <= 120 else None

@@ -77,13 +77,13 @@ def _open(file: BinaryIO, tags: Sequence[str] | None) -> tuple["Dataset", str | 
 
 def _transfer_syntax(file: BinaryIO) -> str | None:
     """The transfer syntax of the file meta information, which is passed over; its group length is not relied on."""
-    found = None
+    syntax = None
     while True:
         at = file.tell()
         head = file.read(12)
         if len(head) < 8 or head[:2] != b"\x02\x00":
             file.seek(at)
-            return found
+            return syntax
         if head[4:6] in LONG:
             start, length = at + 12, int.from_bytes(head[8:12], "little")
         elif head[4:6] in VRS:
@@ -92,7 +92,7 @@ def _transfer_syntax(file: BinaryIO) -> str | None:
             start, length = at + 8, int.from_bytes(head[4:8], "little")
         file.seek(start)
         if head[2:4] == b"\x10\x00":
-            found = file.read(min(length, 64)).decode("latin-1").strip("\0 ") or None
+            syntax = file.read(min(length, 64)).decode("latin-1").strip("\0 ") or None
         file.seek(start + length)
 
 

@@ -283,6 +283,6 @@ def _refuse_unless_overlay(above: NDArray[Any], below: NDArray[Any], stored: int
     for axis in (0, 1):
         edges = np.diff(above.astype(np.int64), axis=axis) != 0
         jumps.append(np.abs(np.diff(below.astype(np.int64), axis=axis))[edges])
-    found = np.concatenate(jumps)
-    if len(found) < 8 or np.median(found) > (1 << stored) / 8:
+    steps = np.concatenate(jumps)
+    if len(steps) < 8 or np.median(steps) > (1 << stored) / 8:
         raise BrokenImage(f"a DICOM file with values of more than its {stored} bits (BitsStored)")

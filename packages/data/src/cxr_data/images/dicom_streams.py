@@ -57,10 +57,10 @@ def colour_of(told: dict[str, Any]) -> str:
     Raises:
         BrokenImage: They are not RGB or gray.
     """
-    found = str(told["photometric_interpretation"])
-    if found.startswith("YBR"):
-        raise BrokenImage(f"a DICOM file of a kind of colour that is not read ({found})")
-    return found
+    colour = str(told["photometric_interpretation"])
+    if colour.startswith("YBR"):
+        raise BrokenImage(f"a DICOM file of a kind of colour that is not read ({colour})")
+    return colour
 
 
 def decode_stream(data: bytes, header: PixelHeader) -> tuple[NDArray[Any], int, str]:

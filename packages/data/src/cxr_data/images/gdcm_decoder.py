@@ -37,9 +37,9 @@ def decode_twelve_bits(data: bytes, stream: Stream) -> NDArray[np.uint16]:
     image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
     with quiet_libraries():
         try:
-            found = image.GetBuffer().encode("utf-8", "surrogateescape")
+            decoded = image.GetBuffer().encode("utf-8", "surrogateescape")
         except Exception as error:  # GDCM raises whatever SWIG makes of its failures
             raise BrokenImage(f"damaged DICOM: its {stream.kind} cannot be decoded") from error
-    if len(found) != 2 * stream.rows * stream.columns:
+    if len(decoded) != 2 * stream.rows * stream.columns:
         raise BrokenImage(f"damaged DICOM: its {stream.kind} decode to another size")
-    return np.frombuffer(found, "<u2").astype(np.uint16).reshape(stream.rows, stream.columns)
+    return np.frombuffer(decoded, "<u2").astype(np.uint16).reshape(stream.rows, stream.columns)

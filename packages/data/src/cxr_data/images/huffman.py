@@ -74,7 +74,7 @@ def _tables(segment: bytes, *, runs: bool = False) -> dict[int, NDArray[np.uint8
 
     With ``runs``: coefficients that a code of a table of these (T.81, F.1.2.2) accounts for; 64 ends the block.
     """
-    found, at = {}, 0
+    tables, at = {}, 0
     while at < len(segment):
         counts = list(segment[at + 1 : at + 17])
         symbols = segment[at + 17 : at + 17 + sum(counts)]
@@ -91,9 +91,9 @@ def _tables(segment: bytes, *, runs: bool = False) -> dict[int, NDArray[np.uint8
                 code += 1
             code <<= 1
             taken += count
-        found[segment[at]] = table
+        tables[segment[at]] = table
         at += 17 + sum(counts)
-    return found
+    return tables
 
 
 def _coded_end(data: bytes, at: int) -> int:
@@ -176,10 +176,10 @@ def _pieces(coded: bytes) -> list[bytes]:
 def _by_bit(piece: bytes, table: NDArray[np.uint8]) -> bytes:
     """A table (65536,) looked up at every bit of the bytes."""
     padded = np.frombuffer(piece + b"\xff\xff\xff", np.uint8)
-    found = np.empty((len(piece), 8), np.uint8)
+    shifted = np.empty((len(piece), 8), np.uint8)
     for start in range(0, len(piece), 2**18):
         part = padded[start : start + 2**18 + 2].astype(np.uint32)
         window = part[:-2] << 16 | part[1:-1] << 8 | part[2:]
         for shift in range(8):
-            found[start : start + len(window), shift] = table[(window >> (8 - shift)) & 0xFFFF][: len(piece) - start]
-    return found.tobytes()
+            shifted[start : start + len(window), shift] = table[(window >> (8 - shift)) & 0xFFFF][: len(piece) - start]
+    return shifted.tobytes()

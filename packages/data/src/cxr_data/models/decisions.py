@@ -81,8 +81,8 @@ def not_fitted(
             return [f"the validation part has {only}: {kept}"]
     if task != "multiclass" or len(labels) == 2:
         for label, column in list(zip(labels, target.T, strict=True))[task == "multiclass" :]:
-            found = {word: len(np.unique(patient[column == value])) for word, value in (("with", 1), ("without", 0))}
-            few, word = min((count, word) for word, count in found.items())
+            counts = {word: len(np.unique(patient[column == value])) for word, value in (("with", 1), ("without", 0))}
+            few, word = min((count, word) for word, count in counts.items())
             if few < 2:
                 who = "only one validation patient" if few else "no validation image"
                 what = "threshold of 0.5 is" if task == "multiclass" else "threshold of 0.5 and its scale are"
@@ -261,14 +261,14 @@ def _newton(derivatives: Callable[[Array], tuple[float, Array, Array]], theta: A
         step[free] = np.linalg.lstsq(hessian[np.ix_(free, free)], gradient[free], rcond=None)[0]
         length = 1.0
         while length > 1e-8:
-            found = derivatives(theta - length * step)
-            if found[0] <= loss:
+            trial = derivatives(theta - length * step)
+            if trial[0] <= loss:
                 break
             length /= 2
         else:
             return theta
-        theta, improved = theta - length * step, loss - found[0]
-        loss, gradient, hessian = found
+        theta, improved = theta - length * step, loss - trial[0]
+        loss, gradient, hessian = trial
         if improved < 1e-14 and np.abs(length * step).max() < 1e-8:
             break
     return theta

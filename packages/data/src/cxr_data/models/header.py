@@ -198,15 +198,15 @@ def describe(path: str | Path) -> Header:
     Raises:
         BadInput: Not a complete safetensors file, or not one of ours.
     """
-    found = metadata(Path(path))
-    if KEY not in found:
+    texts = metadata(Path(path))
+    if KEY not in texts:
         raise BadInput(
             "a file written by this toolkit",
             "a safetensors file without our header",
             where=path,
             do="foreign weights enter as a start: --start FILE of ssl-pretrain or finetune",
         )
-    return parse_header(found[KEY], path)
+    return parse_header(texts[KEY], path)
 
 
 def model_header(path: str | Path) -> Header:
@@ -286,7 +286,7 @@ def metadata(path: Path) -> dict[str, str]:
                 )
             file.seek(8)
             table = json.loads(file.read(length))
-            found = table.pop("__metadata__", {})
+            texts = table.pop("__metadata__", {})
             end = _end(table)
     except FileNotFoundError as error:
         raise BadInput("a file", "nothing there", where=path, do=do) from error
@@ -302,7 +302,7 @@ def metadata(path: Path) -> dict[str, str]:
             where=path,
             do="copy it again, or rerun the command that wrote it",
         )
-    return found
+    return texts
 
 
 def _end(table: Mapping[str, Any]) -> int:

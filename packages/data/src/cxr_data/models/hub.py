@@ -44,8 +44,7 @@ def local(word: str | Path) -> Path:
     hub = _library()
 
     def fetch(patterns: tuple[str, ...]) -> Path:
-        found = hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns))
-        return Path(found)
+        return Path(hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns)))
 
     folder = asked(lambda: fetch(_FIRST), repository)
     if not any((folder / name).is_file() for name in _FIRST[len(_BESIDE) :]):
@@ -62,11 +61,11 @@ def weights(word: str | Path) -> Path:
     path = local(word)
     if not path.is_dir():
         return path
-    found = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
-    if found is None:
+    file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if file is None:
         names = ", ".join(sorted(file.name for file in path.iterdir())[:6]) or "nothing"
         raise BadInput(f"a folder with {WEIGHTS[0]}", f"{names} in it", where=word, do="name the file itself")
-    return found
+    return file
 
 
 def upload(folder: Path, repository: str, *, private: bool, message: str) -> str:
@@ -132,7 +131,7 @@ def _library() -> Any:
         import huggingface_hub
         import huggingface_hub.errors
     except ImportError as error:
-        do = "install huggingface-hub (cxr-deploy[hub] brings it), or give the path of a folder"
+        do = "pip install 'cxr-deploy[hub]', or give the path of a folder"
         raise BadInput("the package huggingface-hub, for models on the Hub", "not installed", do=do) from error
     return huggingface_hub
 
@@ -143,5 +142,5 @@ def hub_source(path: Path) -> str:
     if "snapshots" not in parts:
         return ""
     at = len(parts) - 1 - parts[::-1].index("snapshots")
-    found = _CACHED.match(parts[at - 1])
-    return f"hf:{found['owner']}/{found['name']}@{parts[at + 1][:12]}" if found else ""
+    match = _CACHED.match(parts[at - 1])
+    return f"hf:{match['owner']}/{match['name']}@{parts[at + 1][:12]}" if match else ""

@@ -60,13 +60,13 @@ def ancestors(parents: Iterable[Mapping[str, str]]) -> tuple[dict[str, str], ...
     Returns:
         {"name", "sha256", "licence", "source"} of each.
     """
-    found: dict[str, dict[str, str]] = {}
+    licences: dict[str, dict[str, str]] = {}
     for entry in parents:
         for path in headers.places_of([entry]):
-            found[entry["sha256"]] = {"name": entry["path"], "sha256": entry["sha256"], **of_file(path)}
+            licences[entry["sha256"]] = {"name": entry["path"], "sha256": entry["sha256"], **of_file(path)}
             if path.suffix == ".onnx" or headers.is_ours(path):
-                found |= {entry["sha256"]: dict(entry) for entry in headers.model_header(path).ancestors}
-    return tuple(found.values())
+                licences |= {entry["sha256"]: dict(entry) for entry in headers.model_header(path).ancestors}
+    return tuple(licences.values())
 
 
 def trail(own: str | None, above: Iterable[Mapping[str, str]]) -> list[str]:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cxr_data.cohorts.cohort import Cohort, load
+from cxr_data.cohorts.cohort import Cohort, load, note_size
 from cxr_data.command_line.progress import Progress
 from cxr_data.errors import BadInput
 from cxr_data.preparation.prepare import Plan, finished, listed, outside, plan
@@ -46,6 +46,7 @@ def prepare_on_dask(
     settings = plan(source, **options)
     target = outside(settings, out)
     if finished(target, settings.identity):
+        note_size(target, settings.size)
         return load(target)
     images = len(listed(settings)[0].table)
     parts = min(PARTS, images)

@@ -72,17 +72,7 @@ def decode_once(
     """
     shape = (len(paths), pixel_size, pixel_size)
     depth = np.dtype(np.uint8 if bits == 8 else np.uint16)
-    done, broken = _journalled(folder, identity, shape)
-    try:
-        if done is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            create_pixels(folder, shape, depth)
-            _log(folder, {"identity": identity})
-            done, broken = 0, {}
-        pixels = np.lib.format.open_memmap(folder / _PIXELS, mode="r+")
-    except OSError as error:
-        raise not_writable(folder.parent, error) from error
+    pixels, done, broken = _opened(folder, identity, shape, depth)
 
     def decode(start: int, stop: int) -> dict[int, str]:
         reasons = {}
@@ -109,13 +99,13 @@ def decode_once(
                 (min(first + TASK, stop) - first, pool.submit(decode, first, min(first + TASK, stop)))
                 for first in range(start, stop, TASK)
             ]
-            found: dict[int, str] = {}
+            new: dict[int, str] = {}
             for count, task in tasks:
-                found |= task.result()
+                new |= task.result()
                 bar.step(images=count)
             pixels.flush()
-            _log(folder, {"rows": stop, "broken": found})
-            broken |= found
+            _log(folder, {"rows": stop, "broken": new})
+            broken |= new
             if len(damaged := {row: why for row, why in broken.items() if why != NO_IMAGE}) > max_broken:
                 raise too_many(root, paths, damaged, stop, max_broken)
     return broken
@@ -193,6 +183,23 @@ def create_pixels(folder: Path, shape: tuple[int, ...], depth: np.dtype[Any]) ->
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot allocate ahead
                 raise
+
+
+def _opened(
+    folder: Path, identity: str, shape: tuple[int, int, int], depth: np.dtype[Any]
+) -> tuple[np.memmap[Any, Any], int, dict[int, str]]:
+    """Pixels of the working folder, rows that are done, and broken ones; all anew where there is nothing to resume."""
+    done, broken = _journalled(folder, identity, shape)
+    try:
+        if done is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            create_pixels(folder, shape, depth)
+            _log(folder, {"identity": identity})
+            done, broken = 0, {}
+        return np.lib.format.open_memmap(folder / _PIXELS, mode="r+"), done, broken
+    except OSError as error:
+        raise not_writable(folder.parent, error) from error
 
 
 def _journalled(folder: Path, identity: str, shape: tuple[int, ...]) -> tuple[int | None, dict[int, str]]:

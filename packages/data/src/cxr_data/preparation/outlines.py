@@ -38,23 +38,23 @@ def outlines(cohort: Cohort) -> Outlines:
     columns = {label: i for i, label in enumerate(cohort.labels)}
 
     def of(row: int, label: str) -> list[NDArray[np.float64]]:
-        found = list(boxes.get((row, label), ()))
+        drawn = list(boxes.get((row, label), ()))
         if cohort.masks is not None and label in columns:
-            found += contours(np.asarray(cohort.masks[row])[columns[label]])
+            drawn += contours(np.asarray(cohort.masks[row])[columns[label]])
         if lungs is not None and lungs[row] is not None:
             try:
-                found += contours(read_image(root / lungs[row], cohort.pixel_size, **cohort.pixel_mapping) > 127)
+                drawn += contours(read_image(root / lungs[row], cohort.pixel_size, **cohort.pixel_mapping) > 127)
             except BrokenImage:
-                return found  # an image without its mask is still an image
-        return found
+                return drawn  # an image without its mask is still an image
+        return drawn
 
     return of
 
 
 def contours(mask: NDArray[np.generic]) -> list[NDArray[np.float64]]:
     """Outlines of a mask (P, P), as shares of its edge."""
-    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return [(contour.reshape(-1, 2) + 0.5) / len(mask) for contour in found]
+    borders, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return [(contour.reshape(-1, 2) + 0.5) / len(mask) for contour in borders]
 
 
 def boxes_of(cohort: Cohort) -> pl.DataFrame:
@@ -72,7 +72,7 @@ def boxes_of(cohort: Cohort) -> pl.DataFrame:
     """
     root = Path(cohort.source)
     schema = {"row": pl.Int64, "label": pl.String, **dict.fromkeys(("x", "y", "width", "height"), pl.Float64)}
-    found: list[tuple[int, str, float, float, float, float]] = []
+    placed_boxes: list[tuple[int, str, float, float, float, float]] = []
     _, read, frame = extras(cohort.name)
     if read is not None and root.is_dir():
         images = cohort.table["image"].to_list()
@@ -87,8 +87,8 @@ def boxes_of(cohort: Cohort) -> pl.DataFrame:
             size = sizes[row]
             if size is not None:
                 where = placed(x, y, width, height, size, cohort.pixel_mapping["aspect"])
-                found.append((row, label, *where))
-    return pl.DataFrame(found, schema=schema, orient="row")
+                placed_boxes.append((row, label, *where))
+    return pl.DataFrame(placed_boxes, schema=schema, orient="row")
 
 
 def placed(

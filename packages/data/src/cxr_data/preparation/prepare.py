@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from cxr_data.cohorts.cache import cache_folder, content_key
-from cxr_data.cohorts.cohort import Cohort, about, is_prepared, label_matrix, load, write_tables
+from cxr_data.cohorts.cohort import Cohort, about, is_prepared, label_matrix, load, note_size, write_tables
 from cxr_data.cohorts.digests import fingerprint, pixel_digests
 from cxr_data.errors import BadInput
 from cxr_data.folders import existing_folder, locked, refuse_full, take_name
@@ -23,6 +23,7 @@ from cxr_data.machine import usable_cores
 from cxr_data.preparation import splits
 from cxr_data.preparation.decoding import decode_once, faint_notes, forget_journal, keep_rows, too_many
 from cxr_data.preparation.image_files import counted
+from cxr_data.preparation.notes import duplicate_notes, missing_classes, placeholder_notes
 from cxr_data.preparation.selection import Selection, select
 from cxr_data.readers import Listing, read, recognise
 
@@ -32,6 +33,7 @@ def prepare(
     out: str | Path | None = None,
     *,
     pixel_size: int,
+    size: int | None = None,
     reader: str = "auto",
     aspect: str = "squash",
     window: str = "voi",
@@ -51,13 +53,15 @@ def prepare(
         source: Folder of the data set.
         out: Folder to write; by default one in the cache, keyed by the content of ``source`` and the options.
         pixel_size: Edge of the stored images, pixels.
+        size: Edge of the network input that the cohort is for, which training then takes by default; None leaves it
+            to follow from ``pixel_size``.
         reader: A key of :data:`cxr_data.readers.READERS`, or "auto".
         aspect: See :func:`cxr_data.images.read.read_image`.
         window: Likewise.
         max_bad: Share of broken images that is tolerated, in [0, 1]; any share above 0 allows one.
         seed: Fixes the split where the data set has none, or no sufficient validation part.
         show: Whether to show progress.
-        selection: Which views and labels are used, and what becomes of uncertain ones; by default what is usual.
+        selection: Which projections and labels are used, and what becomes of uncertain ones; by default what is usual.
         bits: Bits per stored pixel, 8 or 16.
         resplit: Ignore the data set's own split: (by, test_share) of :func:`cxr_data.preparation.splits.redraw`.
 
@@ -80,13 +84,14 @@ def prepare(
     settings = plan(
         source,
         pixel_size=pixel_size,
+        size=size,
         reader=reader,
         aspect=aspect,
         window=window,
         max_bad=max_bad,
         seed=seed,
         bits=bits,
-        selection=selection,
+        selection=Selection() if selection is None else selection,
         resplit=resplit,
     )
     cached = cache_folder() / "cohorts" / f"{settings.root.name}-{settings.identity[:20]}"
@@ -98,28 +103,30 @@ def prepare(
         finish(settings, listing, selected, beside, broken)
 
     made_once(out, settings.identity, make)
+    note_size(out, size)
     return load(out)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to prepare and how, settled; the fields are those of :func:`prepare`.
+    """What to prepare and how, settled by :func:`plan`; the fields are arguments of :func:`prepare`.
 
     Attributes:
         identity: Key of the content of ``root`` and of all that decides the result.
     """
 
     root: Path
-    reader: str
     pixel_size: int
-    aspect: str
-    window: str
-    max_bad: float
-    seed: int
-    bits: int
-    selection: Selection
-    resplit: tuple[str, float] | None
-    identity: str
+    size: int | None = None
+    reader: str = "auto"
+    aspect: str = "squash"
+    window: str = "voi"
+    max_bad: float = 0.01
+    seed: int = 0
+    bits: int = 8
+    selection: Selection = field(default_factory=Selection)
+    resplit: tuple[str, float] | None = None
+    identity: str = ""
 
     @property
     def mapping(self) -> dict[str, str]:
@@ -127,41 +134,39 @@ class Plan:
         return {"aspect": self.aspect, "window": self.window}
 
 
-def plan(
-    source: str | Path,
-    *,
-    pixel_size: int,
-    reader: str = "auto",
-    aspect: str = "squash",
-    window: str = "voi",
-    max_bad: float = 0.01,
-    seed: int = 0,
-    bits: int = 8,
-    selection: Selection | None = None,
-    resplit: tuple[str, float] | None = None,
-) -> Plan:
+def plan(source: str | Path, **options: Any) -> Plan:
     """Check the options of :func:`prepare` and find the key of the result.
+
+    Args:
+        source: Folder of the data set.
+        **options: Fields of :class:`Plan`.
 
     Raises:
         BadInput: What is wrong with the source or the options.
     """
-    check_pixel_size(pixel_size)
-    check_mapping(aspect, window)
-    check_bits(bits)
-    if not 0 <= max_bad <= 1:
-        raise BadInput("a share from 0 to 1", str(max_bad), where="--max_bad", do="0.01 means 1 %")
-    root = existing_folder(source)
-    reader = recognise(root) if reader == "auto" else reader
-    selection = Selection() if selection is None else selection
-    options = {"aspect": aspect, "window": window, "pixel_size": pixel_size, "reader": reader, "seed": seed}
-    if chosen := selection.options():
-        options["selection"] = chosen
-    if bits != 8:
-        options["bits"] = bits
-    if resplit:
-        options["resplit"] = list(resplit)
-    identity = content_key(root, options)
-    return Plan(root, reader, pixel_size, aspect, window, max_bad, seed, bits, selection, resplit, identity)
+    settings = Plan(existing_folder(source), **options)
+    check_pixel_size(settings.pixel_size)
+    check_mapping(**settings.mapping)
+    check_bits(settings.bits)
+    if not 0 <= settings.max_bad <= 1:
+        raise BadInput("a share from 0 to 1", str(settings.max_bad), where="--max_bad", do="0.01 means 1 %")
+    if settings.reader == "auto":
+        settings = replace(settings, reader=recognise(settings.root))
+    return replace(settings, identity=_identity(settings))
+
+
+def _identity(settings: Plan) -> str:
+    """Key of the files as they are now and of the options; defaults that came later are left out."""
+    names = ("aspect", "window", "pixel_size", "reader", "seed")
+    options: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    if chosen := settings.selection.options():
+        # Keys of options are part of an identity: this one stays as it was first called.
+        options["selection"] = {{"projection": "view"}.get(name, name): value for name, value in chosen.items()}
+    if settings.bits != 8:
+        options["bits"] = settings.bits
+    if settings.resplit:
+        options["resplit"] = list(settings.resplit)
+    return content_key(settings.root, options)
 
 
 def outside(settings: Plan, out: str | Path) -> Path:
@@ -270,7 +275,9 @@ def finish(settings: Plan, listing: Listing, selected: dict[str, Any], beside: P
         BadInput: No usable image, none of a class, or files that changed meanwhile.
     """
     root, seed = settings.root, settings.seed
-    _refuse_changed(settings)
+    if _identity(settings) != settings.identity:
+        expected, do = "files that stay as they are while they are read", "run it again when nothing writes there"
+        raise BadInput(expected, "some that came, went or changed", where=root, do=do)
     kept = np.setdiff1d(np.arange(listing.table.height), np.fromiter(broken, np.int64, len(broken)))
     paths = listing.table["path"].to_list()
     set_aside = (*listing.refused, *((paths[row], broken[row]) for row in sorted(broken)))
@@ -291,9 +298,9 @@ def finish(settings: Plan, listing: Listing, selected: dict[str, Any], beside: P
     notes = [
         *listing.notes,
         *split_notes,
-        *_duplicate_notes(identical, targets),
-        *_placeholder_notes(rows["patient"]),
-        *_missing_classes(listing, split, targets),
+        *duplicate_notes(identical, targets),
+        *placeholder_notes(rows["patient"]),
+        *missing_classes(listing, split, targets),
         *faint_notes(pixels),
     ]
     if set_aside:
@@ -330,18 +337,6 @@ def finish(settings: Plan, listing: Listing, selected: dict[str, Any], beside: P
     forget_journal(beside)
 
 
-def _refuse_changed(settings: Plan) -> None:
-    """Refuse to call a cohort by the files that were there before some of them changed."""
-    options = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    root = options.pop("root")
-    if (
-        plan(root, **{name: value for name, value in options.items() if name != "identity"}).identity
-        != settings.identity
-    ):
-        expected, do = "files that stay as they are while they are read", "run it again when nothing writes there"
-        raise BadInput(expected, "some that came, went or changed", where=root, do=do)
-
-
 def _refuse_empty_class(
     root: Path,
     listing: Listing,
@@ -367,7 +362,7 @@ def _exact_duplicates(root: Path, listing: Listing, paths: list[str], stored: li
     """
     counts = Counter(stored)
     candidates = [row for row, digest in enumerate(stored) if counts[digest] > 1]
-    found: list[bytes | None] = [None] * len(stored)
+    digests: list[bytes | None] = [None] * len(stored)
     images = listing.images
 
     def digest_of(row: int) -> bytes:
@@ -375,46 +370,5 @@ def _exact_duplicates(root: Path, listing: Listing, paths: list[str], stored: li
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         for row, digest in zip(candidates, pool.map(digest_of, candidates), strict=True):
-            found[row] = digest
-    return found
-
-
-def _duplicate_notes(identical: list[bytes | None], targets: NDArray[np.float32]) -> list[str]:
-    """A note on images that are identical pixel by pixel, and on those among them whose labels differ."""
-    groups: dict[bytes, list[int]] = {}
-    for row, digest in enumerate(identical):
-        if digest is not None:
-            groups.setdefault(digest, []).append(row)
-    repeated = [rows for rows in groups.values() if len(rows) > 1]
-    if not repeated:
-        return []
-    images = sum(map(len, repeated))
-    note = f"{images} images in {len(repeated)} groups are identical: each group stays together when splitting"
-    at_odds = sum(
-        bool((np.nan_to_num(targets[rows], nan=-1) != np.nan_to_num(targets[rows[0]], nan=-1)).any())
-        for rows in repeated
-    )
-    return [note, f"the labels differ within {at_odds} of these groups"] if at_odds else [note]
-
-
-def _placeholder_notes(patients: pl.Series) -> list[str]:
-    """A note where one patient has far more images than any other."""
-    most, second = [*patients.value_counts(sort=True)["count"].head(2), 0][:2]
-    if most < max(20, 0.05 * len(patients), 4 * second):
-        return []
-    return [
-        f"{most} of {len(patients)} images are of one patient: if that is no person but a placeholder such as "
-        "ANONYMOUS, list the patients in manifest.csv (columns file, patient)"
-    ]
-
-
-def _missing_classes(listing: Listing, split: list[str], targets: NDArray[np.float32]) -> list[str]:
-    notes = []
-    for name in splits.SPLITS:
-        inside = np.array(split) == name
-        lacking = [
-            label for i, label in enumerate(listing.labels) if inside.any() and not (targets[inside, i] == 1).any()
-        ]
-        if lacking:
-            notes.append(f"{name} has no image of {', '.join(lacking)}")
-    return notes
+            digests[row] = digest
+    return digests

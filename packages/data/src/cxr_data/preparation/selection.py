@@ -16,7 +16,7 @@ from cxr_data.readers.listing import UNCERTAIN, UNMENTIONED, Listing
 Policy = Literal["ones", "zeros", "ignore"]
 Silence = Literal["zeros", "ignore"]
 Votes = Literal["majority", "union"]
-View = Literal["auto", "frontal", "lateral", "all"]
+Projection = Literal["auto", "frontal", "lateral", "all"]
 
 _VALUES = {"ones": 1.0, "zeros": 0.0, "ignore": float("nan")}
 _FRONTAL = re.compile(r"(AP|PA|FRONTAL|ANTERO|POSTERO)(?![A-Z])|(ANTERO|POSTERO)", re.IGNORECASE)
@@ -33,14 +33,14 @@ class Selection:
             by label; labels not named are ignored where doubtful.
         unmentioned: What a finding counts as that the report is silent on: "zeros", as is usual, or "ignore".
         votes: What several readers of an image amount to: "majority" (more than half) or "union" (anyone).
-        view: "frontal", "lateral", "all", or "auto": frontal where the data set says which images are.
+        projection: "frontal", "lateral", "all", or "auto": frontal where the data set says which images are.
     """
 
     labels: tuple[str, ...] = ()
     uncertain: str | Mapping[str, str] = "ignore"
     unmentioned: str = "zeros"
     votes: str = "majority"
-    view: str = "auto"
+    projection: str = "auto"
 
     def __post_init__(self) -> None:
         policies = [self.uncertain] if isinstance(self.uncertain, str) else list(self.uncertain.values())
@@ -48,7 +48,7 @@ class Selection:
             require_known("policy for uncertain labels", policy, get_args(Policy))
         require_known("policy for unmentioned labels", self.unmentioned, get_args(Silence))
         require_known("way to count votes", self.votes, get_args(Votes))
-        require_known("view", self.view, get_args(View))
+        require_known("projection", self.projection, get_args(Projection))
         if repeated := sorted({name for name in self.labels if self.labels.count(name) > 1}):
             raise BadInput("each label once", f"{', '.join(repeated)} twice", where="--labels")
 
@@ -59,9 +59,9 @@ class Selection:
             "uncertain": self.uncertain if isinstance(self.uncertain, str) else dict(self.uncertain),
             "unmentioned": self.unmentioned,
             "votes": self.votes,
-            "view": self.view,
+            "projection": self.projection,
         }
-        usual = {"labels": [], "uncertain": "ignore", "unmentioned": "zeros", "votes": "majority", "view": "auto"}
+        usual = {"labels": [], "uncertain": "ignore", "unmentioned": "zeros", "votes": "majority", "projection": "auto"}
         return {name: value for name, value in chosen.items() if value != usual[name]}
 
 
@@ -70,7 +70,7 @@ def parse_selection(
     uncertain: str | Mapping[str, str],
     unmentioned: str,
     votes: str,
-    view: str,
+    projection: str,
 ) -> Selection:
     """A selection as a person types it.
 
@@ -79,7 +79,7 @@ def parse_selection(
         uncertain: "ones", or by label: "Edema=ones,Atelectasis=ones", or a mapping.
         unmentioned: As in :class:`Selection`.
         votes: Likewise.
-        view: Likewise.
+        projection: Likewise.
 
     Raises:
         BadInput: A name or a policy that is not known.
@@ -89,11 +89,11 @@ def parse_selection(
         pairs = [pair.partition("=") for pair in uncertain.split(",")]
         uncertain = {name.strip(): policy.strip() for name, _, policy in pairs}
     kept = tuple(name.strip() for name in names if name.strip())
-    return Selection(kept, uncertain, unmentioned, votes, view)
+    return Selection(kept, uncertain, unmentioned, votes, projection)
 
 
 def select(listing: Listing, selection: Selection, where: Path) -> tuple[Listing, dict[str, Any]]:
-    """Settle views, labels and doubtful values of a listing.
+    """Settle projections, labels and doubtful values of a listing.
 
     Args:
         listing: As a reader gives it.
@@ -105,10 +105,10 @@ def select(listing: Listing, selection: Selection, where: Path) -> tuple[Listing
         where there were several; and what was done, as JSON types, empty when there was nothing to do.
 
     Raises:
-        BadInput: A label the data set does not have, views that are not known, or nothing left.
+        BadInput: A label the data set does not have, projections that are not known, or nothing left.
     """
     done: dict[str, Any] = {}
-    listing = _of_view(listing, selection, where, done)
+    listing = _of_projection(listing, selection, where, done)
     listing = _of_labels(listing, selection, where, done)
     if isinstance(selection.uncertain, Mapping):
         for name in selection.uncertain:
@@ -159,21 +159,22 @@ def _settled(values: NDArray[np.float32], policy: str, selection: Selection) -> 
     return settled
 
 
-def _of_view(listing: Listing, selection: Selection, where: Path, done: dict[str, Any]) -> Listing:
-    wanted = listing.view if selection.view == "auto" else selection.view
-    if wanted == "all" or ("view" not in listing.table.columns and selection.view == "auto"):
+def _of_projection(listing: Listing, selection: Selection, where: Path, done: dict[str, Any]) -> Listing:
+    wanted = listing.projection if selection.projection == "auto" else selection.projection
+    if wanted == "all" or ("projection" not in listing.table.columns and selection.projection == "auto"):
         return listing
-    if "view" not in listing.table.columns:
-        raise BadInput("a data set that says which view an image is", "one that does not", where=where, do="--view all")
+    if "projection" not in listing.table.columns:
+        expected = "a data set that says which projection an image is"
+        raise BadInput(expected, "one that does not", where=where, do="--projection all")
     pattern = _FRONTAL if wanted == "frontal" else _LATERAL
-    keep = [bool(pattern.match(view or "")) for view in listing.table["view"]]
+    keep = [bool(pattern.match(name or "")) for name in listing.table["projection"]]
     table = listing.table.filter(pl.Series(keep, dtype=pl.Boolean))
     if table.is_empty():
-        found = ", ".join(str(view) for view in listing.table["view"].unique().sort().to_list()[:5])
-        raise BadInput(f"{wanted} images", f"only {found}", where=where, do="--view all takes every view")
-    done["view"] = wanted
+        found = ", ".join(str(name) for name in listing.table["projection"].unique().sort().to_list()[:5])
+        raise BadInput(f"{wanted} images", f"only {found}", where=where, do="--projection all takes every projection")
+    done["projection"] = wanted
     left = listing.table.height - table.height
-    notes = [f"{left} images that are not {wanted} were left out (--view all keeps them)"] if left else []
+    notes = [f"{left} images that are not {wanted} were left out (--projection all keeps them)"] if left else []
     return replace(listing, table=table, notes=(*listing.notes, *notes))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr_data.cohorts.cohort import Cohort, is_prepared, load
+from cxr_data.cohorts.cohort import Cohort, is_prepared, load, note_size
 from cxr_data.errors import BadInput
 from cxr_data.files import not_writable, write_json
 from cxr_data.folders import locked, refuse_full, take_name
@@ -27,10 +27,10 @@ def parse_shard(text: str) -> tuple[int, int]:
     Raises:
         BadInput: Anything else.
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise BadInput("I/N with I from 1 to N", text, where="--shard", do="--shard 1/16 is the first of 16")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def shard_folder(out: str | Path, number: int, count: int) -> Path:
@@ -98,15 +98,15 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> Cohort:
     Raises:
         BadInput: A shard is missing or of something else, the data set has changed, or too many images are broken.
     """
-    found = {(about := _about(Path(shard)))["shard"]: (Path(shard), about) for shard in shards}
-    if not found:
+    shard_at = {(about := _about(Path(shard)))["shard"]: (Path(shard), about) for shard in shards}
+    if not shard_at:
         raise BadInput("the shards of a cohort", "none", do="name their folders")
-    first = next(iter(found.values()))[1]
+    first = next(iter(shard_at.values()))[1]
     count, identity = first["shards"], first["identity"]
-    for folder, about in found.values():
+    for folder, about in shard_at.values():
         if (about["shards"], about["identity"]) != (count, identity):
             raise BadInput("shards of one cohort", "one of other files or options", where=folder)
-    if missing := sorted(set(range(1, count + 1)) - set(found)):
+    if missing := sorted(set(range(1, count + 1)) - set(shard_at)):
         named = ", ".join(f"{number}/{count}" for number in missing[:10])
         raise BadInput(f"all {count} shards", f"none of {named}", do=f"prepare with --shard {missing[0]}/{count}")
     settings = _from_json(first["plan"])
@@ -118,14 +118,15 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> Cohort:
     def make(working: Path) -> None:
         listing, selected = listed(settings)
         paths = listing.table["path"].to_list()
-        broken = {int(row): reason for _, about in found.values() for row, reason in about["broken"].items()}
+        broken = {int(row): reason for _, about in shard_at.values() for row, reason in about["broken"].items()}
         limit = allowed(settings, listing)
         if len(broken) > limit:
             raise too_many(settings.root, paths, broken, len(paths), limit)
-        _gather(working, [found[number][0] for number in range(1, count + 1)], len(paths), settings)
+        _gather(working, [shard_at[number][0] for number in range(1, count + 1)], len(paths), settings)
         finish(settings, listing, selected, working, broken)
 
     made_once(target, identity, make)
+    note_size(target, settings.size)
     return load(target)
 
 
@@ -184,4 +185,6 @@ def _as_json(settings: Plan) -> dict[str, Any]:
 def _from_json(fields: dict[str, Any]) -> Plan:
     options = {name: fields[name] for name in fields if name not in ("root", "identity", "selection")}
     chosen = {**fields["selection"], "labels": tuple(fields["selection"]["labels"])}
+    if "view" in chosen:  # as shards were written before
+        chosen["projection"] = chosen.pop("view")
     return plan(fields["root"], selection=Selection(**chosen), **options)

@@ -36,7 +36,7 @@ BOX_FRAME = (1024, 1024)
 """Width and height of the images that boxes are drawn on."""
 _BOXES = ("BBox_List_2017.csv", "BBox_List_2017.csv.gz")
 _COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
-_EXTRAS = {"Patient Age": "age", "Patient Gender": "sex", "View Position": "view"}
+_EXTRAS = {"Patient Age": "age", "Patient Gender": "sex", "View Position": "projection"}
 
 
 def looks_like(path: Path) -> bool:
@@ -52,7 +52,7 @@ def read(path: Path) -> Listing:
 
     Returns:
         14 labels (No Finding: all 0), patients by Patient ID, the official split where its lists are there,
-        and ``sex``, ``age``, ``view``.
+        and ``sex``, ``age``, ``projection``.
 
     Raises:
         BadInput: No table, an unknown finding, or a table that matches no image.

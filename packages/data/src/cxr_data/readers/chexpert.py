@@ -51,7 +51,7 @@ def read(path: Path) -> Listing:
         path: Folder with the tables, or the one above it; the images may lie anywhere below.
 
     Returns:
-        14 labels, doubtful ones UNCERTAIN and blank ones UNMENTIONED; patients, ``view`` (AP, PA, Frontal,
+        14 labels, doubtful ones UNCERTAIN and blank ones UNMENTIONED; patients, ``projection`` (AP, PA, Frontal,
         Lateral), ``sex``, ``age``. Frontal images unless the user chooses.
 
     Raises:
@@ -82,7 +82,7 @@ def read(path: Path) -> Listing:
         *observations(matched, first),
         *_extras(matched),
     )
-    return Listing("chexpert", table, LABELS, "multilabel", (*notes, *split_notes), view="frontal")
+    return Listing("chexpert", table, LABELS, "multilabel", (*notes, *split_notes), projection="frontal")
 
 
 def observations(table: pl.DataFrame, table_path: Path) -> list[pl.Series]:
@@ -111,9 +111,9 @@ def _tables(path: Path) -> dict[Path, str]:
     """Official tables and their parts, in the folder or in the CheXpert folder within it."""
     inner = sorted(entry for entry in path.iterdir() if entry.name.startswith("CheXpert") and entry.is_dir())
     for base in (path, *inner):
-        found = {base / name: split for name, split in _TABLES.items() if set(_COLUMNS) <= set(header(base / name))}
-        if found:
-            return found
+        tables = {base / name: split for name, split in _TABLES.items() if set(_COLUMNS) <= set(header(base / name))}
+        if tables:
+            return tables
     return {}
 
 
@@ -126,7 +126,9 @@ def _move_valid(tables: dict[Path, str]) -> list[str]:
 def _extras(matched: pl.DataFrame) -> list[pl.Series]:
     whole = matched.with_columns(pl.lit(None, pl.String).alias(name) for name in _WORN if name not in matched.columns)
     frontal = (pl.col("Frontal/Lateral") == "Frontal") & pl.col("AP/PA").is_in(["AP", "PA"])
-    view = whole.select(pl.when(frontal).then("AP/PA").otherwise("Frontal/Lateral").alias("view")).to_series()
+    projection = whole.select(
+        pl.when(frontal).then("AP/PA").otherwise("Frontal/Lateral").alias("projection")
+    ).to_series()
     years = {text: age_in_years(text) for text in whole["Age"].unique()}
     age = pl.Series("age", [years[text] for text in whole["Age"]], pl.Float32)
-    return [view, words(whole["Sex"], {"female": "F", "male": "M"}).alias("sex"), age]
+    return [projection, words(whole["Sex"], {"female": "F", "male": "M"}).alias("sex"), age]

@@ -15,8 +15,8 @@ CLASSES = ("Normal", "COVID", "Lung_Opacity", "Viral Pneumonia")
 
 def looks_like(path: Path) -> bool:
     """Whether COVID and another of the classes are there, each with a folder ``images``."""
-    found = _classes(_base(path))
-    return "COVID" in found and len(found) > 1
+    classes = _classes(_base(path))
+    return "COVID" in classes and len(classes) > 1
 
 
 def read(path: Path) -> Listing:

@@ -36,12 +36,12 @@ def read(path: Path) -> Listing:
     rows: list[tuple[str, str, str, str, str]] = []
     lists: list[Path] = []
     for split in ("train", "val", "test"):
-        found = [file for file in _lists(path, split) if _entry(_first_line(file))]
-        if len(found) > 1:
-            names = ", ".join(file.name for file in found)
+        of_split = [file for file in _lists(path, split) if _entry(_first_line(file))]
+        if len(of_split) > 1:
+            names = ", ".join(file.name for file in of_split)
             raise BadInput(f"one {split} list", names, where=path, do="move the other editions' lists away")
-        lists += found
-        for file in found:
+        lists += of_split
+        for file in of_split:
             rows += _entries(file, split)
     if not rows:
         raise BadInput("lists of patientid filename class source (train.txt, test.txt)", "none", where=path)

@@ -43,7 +43,7 @@ class Listing:
         labels: Label names in order.
         task: "multilabel", "multiclass", or None without labels.
         notes: What was found, for the user.
-        view: Views taken unless the user chooses: "frontal" where the data set says which images are, or "all".
+        projection: Taken unless the user chooses: "frontal" where the data set says which images are, or "all".
         refused: (entry, reason) of what the data set's table names but must not be read; counted as broken.
         images: From ``path`` to the gray image (H, W), uint8 or uint16, for a data set whose images are arrays;
             None where ``path`` is a file.
@@ -54,7 +54,7 @@ class Listing:
     labels: tuple[str, ...]
     task: Task | None
     notes: tuple[str, ...] = ()
-    view: str = "all"
+    projection: str = "all"
     images: Callable[[str], NDArray[Any]] | None = None
     refused: tuple[tuple[str, str], ...] = ()
 

@@ -1,11 +1,11 @@
 """Any folder with a table of its images: CSV or Parquet with a column of files, as ``file``, ``path`` or ``image``.
 
 ``manifest.csv``, ``manifest.parquet``, ``labels.csv`` or ``labels.parquet`` is recognised when it also has labels:
-columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks (but folds, sex and views).
+columns ``label:NAME``, else one column ``class``, else every column of 0, 1 and blanks (but folds, sex and projection).
 Beside images without class folders the only table of any other name is recognised too, or ``train.csv`` with
-``val.csv`` and ``test.csv``. With ``--reader manifest`` any name will do. ``patient``, ``split``, ``view``, ``sex`` and
-``age`` are used in any usual spelling. A ``labels`` table that cannot be understood is refused where images would
-otherwise count as unlabelled.
+``val.csv`` and ``test.csv``. With ``--reader manifest`` any name will do. ``patient``, ``split``, ``projection``,
+``sex`` and ``age`` are used in any usual spelling. A ``labels`` table that cannot be understood is refused where
+images would otherwise count as unlabelled.
 """
 
 import os
@@ -35,7 +35,7 @@ from cxr_data.readers.tables import numbers
 from cxr_data.spelling import sounds_healthy
 
 NAMES = tuple(f"{stem}.{kind}" for stem in ("manifest", "labels") for kind in ("csv", "csv.gz", "tsv", "parquet"))
-_KNOWN = ("file", "patient", "split", "class", "view", "sex", "age")
+_KNOWN = ("file", "patient", "split", "class", "projection", "sex", "age")
 _CLASS = "class"
 _UNLABELLED = "or, for pretraining without labels, move the table out of the folder"
 
@@ -70,8 +70,8 @@ def read(path: Path) -> Listing:
 
     Returns:
         Labels side by side (0, 1, -1 for uncertain, blank or NaN for unknown) in the table's order, or exclusive
-        classes, healthy-sounding ones first (blank: unknown); the table's patients and split, else one patient an image
-        and no split. Without labels: for pretraining.
+        classes, healthy-sounding ones first (blank: unknown); the table's patients and split, else one patient per
+        image and no split. Without labels: for pretraining.
 
     Raises:
         BadInput: No such table or several, one that cannot be understood, a file named twice or with two splits,
@@ -117,7 +117,7 @@ def read(path: Path) -> Listing:
         patient = pl.coalesce("patient", "path").alias("patient")
     else:
         notes.append(f"{table_path.name} has no column patient: each image counts as one patient of its own")
-    extras = [pl.col(name) for name in ("view", "sex") if name in matched.columns]
+    extras = [pl.col(name) for name in ("projection", "sex") if name in matched.columns]
     table = matched.select("path", patient, _split(matched, table_path), *columns, *extras)
     if "age" in matched.columns:
         ages, said = values.ages(matched["age"])
@@ -300,8 +300,8 @@ def _class_column(table: pl.DataFrame) -> dict[str, str]:
 
 def _first_name(column: str) -> str | None:
     """The name that polars has found twice in a header and numbered; None of any other."""
-    found = re.fullmatch(r"(.+)_duplicated_\d+", column)
-    return found and found[1].strip()
+    match = re.fullmatch(r"(.+)_duplicated_\d+", column)
+    return match and match[1].strip()
 
 
 def _plain_labels(entries: pl.DataFrame) -> list[str]:

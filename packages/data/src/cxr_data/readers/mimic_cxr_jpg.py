@@ -33,7 +33,7 @@ def read(path: Path) -> Listing:
     Returns:
         14 labels of the CheXpert labeller (NegBio's where only they are there), doubtful ones UNCERTAIN and
         blank ones UNMENTIONED, NaN where a study has no labels; patients by subject_id, the official split,
-        ``view`` and ``study``. Frontal images unless the user chooses.
+        ``projection`` and ``study``. Frontal images unless the user chooses.
 
     Raises:
         BadInput: A table is missing or damaged, or they match no image.
@@ -68,13 +68,13 @@ def read(path: Path) -> Listing:
         pl.col("subject_id").alias("patient"),
         "split",
         *columns,
-        pl.col("ViewPosition").alias("view"),
+        pl.col("ViewPosition").alias("projection"),
         pl.col("study_id").alias("study"),
     )
-    return Listing("mimic_cxr_jpg", table, LABELS, "multilabel", tuple(notes), view="frontal")
+    return Listing("mimic_cxr_jpg", table, LABELS, "multilabel", tuple(notes), projection="frontal")
 
 
 def _label_tables(path: Path) -> list[Path]:
     """Tables of labels, those of the CheXpert labeller first."""
-    found = find_tables(path, (*_STUDY, *LABELS), prefix=_PREFIX)
-    return sorted(found, key=lambda table: "chexpert" not in table.name)
+    tables = find_tables(path, (*_STUDY, *LABELS), prefix=_PREFIX)
+    return sorted(tables, key=lambda table: "chexpert" not in table.name)

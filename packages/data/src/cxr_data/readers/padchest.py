@@ -63,7 +63,7 @@ def read(path: Path) -> Listing:
     Returns:
         The 19 differential diagnoses; every finding on at least LEAST images is offered too. An image is labelled
         with what its report names (a pneumonia called atypical is not also listed as pneumonia); reports
-        without a finding or "normal" leave all labels unknown. Patients by PatientID, no split, ``view``
+        without a finding or "normal" leave all labels unknown. Patients by PatientID, no split, ``projection``
         (Projection), ``sex``, ``age``, and ``labelled_by`` (Physician or RNN_model). Images marked "exclude" are left
         out; frontal ones unless the user chooses.
 
@@ -74,13 +74,13 @@ def read(path: Path) -> Listing:
     entries = read_columns(table_path, [*_COLUMNS, *_WORN])
     entries = entries.with_columns(pl.col("ImageID").alias("key"))
     matched, notes = match_images(path, entries, table_path)
-    found = [_findings(text, table_path) for text in matched["Labels"]]
-    excluded = np.array(["exclude" in names for names in found])
+    findings = [_findings(text, table_path) for text in matched["Labels"]]
+    excluded = np.array(["exclude" in names for names in findings])
     if excluded.any():
         notes.append(f"{excluded.sum()} images are marked exclude and were left out")
         matched = matched.filter(pl.Series(~excluded))
-        found = [names for names, out in zip(found, excluded, strict=True) if not out]
-    labels, values = _matrix(found)
+        findings = [names for names, out in zip(findings, excluded, strict=True) if not out]
+    labels, values = _matrix(findings)
     if unread := int(np.isnan(values[:, 0]).sum()):
         notes.append(f"{unread} reports name neither a finding nor normal: their labels are unknown")
     table = matched.select(
@@ -88,10 +88,10 @@ def read(path: Path) -> Listing:
         pl.col("PatientID").alias("patient"),
         pl.lit(None, pl.String).alias("split"),
         *(pl.Series(f"label:{label}", values[:, i]) for i, label in enumerate(labels)),
-        pl.col("Projection").alias("view"),
+        pl.col("Projection").alias("projection"),
         *_extras(matched),
     )
-    return Listing("padchest", table, LABELS, "multilabel", tuple(notes), view="frontal")
+    return Listing("padchest", table, LABELS, "multilabel", tuple(notes), projection="frontal")
 
 
 def parse_list(text: str) -> list[str] | None:
@@ -117,14 +117,14 @@ def _findings(text: str | None, table_path: Path) -> set[str]:
     return set(names)
 
 
-def _matrix(found: list[set[str]]) -> tuple[list[str], np.ndarray]:
+def _matrix(findings: list[set[str]]) -> tuple[list[str], np.ndarray]:
     """Labels offered, the diagnoses first, and (N, L) float32 of 0 and 1, rows of NaN where nothing is said."""
-    counts = Counter(name for names in found for name in names - _SILENT - {"normal", "exclude"})
+    counts = Counter(name for names in findings for name in names - _SILENT - {"normal", "exclude"})
     others = sorted(name for name, count in counts.items() if count >= LEAST and name not in LABELS)
     labels = [*LABELS, *others]
     column = {label: i for i, label in enumerate(labels)}
-    values = np.zeros((len(found), len(labels)), np.float32)
-    for row, names in enumerate(found):
+    values = np.zeros((len(findings), len(labels)), np.float32)
+    for row, names in enumerate(findings):
         if not names - _SILENT:
             values[row] = np.nan
         for name in names & column.keys():

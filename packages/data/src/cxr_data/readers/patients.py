@@ -15,7 +15,7 @@ from cxr_data.images.header import BrokenImage, first_bytes
 from cxr_data.readers import values
 
 MANIFESTS = ("manifest.csv", "metadata.csv")
-_EXTRAS = ("view", "sex", "age")
+_EXTRAS = ("projection", "sex", "age")
 _IN_NAMES = {
     "patient123, person_12, subject-3": re.compile(
         r"(?:^|[/_-])((?:patient|person|subject|sub|pat)[-_ ]?\d+)", re.IGNORECASE
@@ -25,18 +25,18 @@ _IN_NAMES = {
 
 
 def facts(root: Path, paths: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
-    """Patient, view, sex and age of each image.
+    """Patient, projection, sex and age of each image.
 
     Patients come from a manifest.csv or metadata.csv with the columns ``file`` and ``patient``, else from
     DICOM headers (as salted hashes), else from a pattern that nearly all file names follow; what is left
-    counts as one patient an image.
+    counts as one patient per image.
 
     Args:
         root: Resolved folder.
         paths: Images below it.
 
     Returns:
-        Table with ``patient`` and those of ``view``, ``sex``, ``age`` that are known of any image, and notes.
+        Table with ``patient`` and those of ``projection``, ``sex``, ``age`` that are known of any image, and notes.
 
     Raises:
         BadInput: A manifest that names a file outside the folder, or cannot be read.
@@ -55,7 +55,7 @@ def facts(root: Path, paths: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
             f"{who} which images are of one patient: each counts as one of its own; if patients have several "
             "images, list them in manifest.csv (columns file, patient)"
         )
-    columns = {"patient": pl.String, "view": pl.String, "sex": pl.String, "age": pl.Float32}
+    columns = {"patient": pl.String, "projection": pl.String, "sex": pl.String, "age": pl.Float32}
     used = {
         name: kind
         for name, kind in columns.items()
@@ -109,15 +109,15 @@ def _from_manifest(root: Path, paths: Sequence[str], known: list[dict[str, Any]]
         called: dict[str, str] = {}
         for row in table.iter_rows(named=True):
             path = inside(root, row["file"] or "", file)
-            found = rows.get(path)
-            if found is None and "/" not in path and len(by_name.get(path, ())) == 1:
-                found = by_name[path][0]
-            if found is None:
+            position = rows.get(path)
+            if position is None and "/" not in path and len(by_name.get(path, ())) == 1:
+                position = by_name[path][0]
+            if position is None:
                 absent += 1
                 continue
-            seen.add(found)
-            of_header, named = known[found]["patient"], (row["patient"] or "").strip()
-            known[found] = {"patient": named or of_header, **_extras(row)}
+            seen.add(position)
+            of_header, named = known[position]["patient"], (row["patient"] or "").strip()
+            known[position] = {"patient": named or of_header, **_extras(row)}
             if of_header and named:
                 called[of_header] = named
         for fact in known:  # images of the same patients whose rows are blank or missing
@@ -130,8 +130,8 @@ def _from_manifest(root: Path, paths: Sequence[str], known: list[dict[str, Any]]
 
 
 def _extras(row: dict[str, str | None]) -> dict[str, Any]:
-    found: dict[str, Any] = {name: (row.get(name) or "").strip() or None for name in _EXTRAS}
-    return {**found, "age": age_in_years(found["age"])}
+    extras: dict[str, Any] = {name: (row.get(name) or "").strip() or None for name in _EXTRAS}
+    return {**extras, "age": age_in_years(extras["age"])}
 
 
 def _from_names(paths: Sequence[str], known: list[dict[str, Any]], notes: list[str]) -> None:
@@ -139,10 +139,10 @@ def _from_names(paths: Sequence[str], known: list[dict[str, Any]], notes: list[s
     if len(open_rows) < len(paths):
         return  # a manifest or headers know best; names would mix two ways of naming patients
     for example, pattern in _IN_NAMES.items():
-        found = {i: match[1] for i in open_rows if (match := pattern.search(paths[i]))}
+        by_name = {i: match[1] for i in open_rows if (match := pattern.search(paths[i]))}
         # A pattern that puts (nearly) all images with one patient has caught a prefix, not a patient.
-        if len(found) >= 0.9 * len(paths) and len(set(found.values())) >= max(2, len(paths) // 100):
-            for i, patient in found.items():
+        if len(by_name) >= 0.9 * len(paths) and len(set(by_name.values())) >= max(2, len(paths) // 100):
+            for i, patient in by_name.items():
                 known[i]["patient"] = patient.lower()
             notes.append(f"patients were read from the file names, which look like {example}")
             return

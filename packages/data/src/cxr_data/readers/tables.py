@@ -51,10 +51,10 @@ def find_table(folder: Path, columns: Sequence[str], example: str, *, prefix: st
     Raises:
         BadInput: There is none.
     """
-    found = find_tables(folder, columns, prefix=prefix)
-    if not found:
+    tables = find_tables(folder, columns, prefix=prefix)
+    if not tables:
         raise BadInput(f"a table with the columns {', '.join(columns)} ({example})", "none", where=folder)
-    return found[0]
+    return tables[0]
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pl.DataFrame:

@@ -31,7 +31,7 @@ COLUMNS = {
         *("participant", "participantid", "personid", "pid", "mrn", "case", "caseid"),
     ),
     "split": ("split", "subset", "partition"),
-    "view": ("view", "viewposition", "projection"),
+    "projection": ("view", "viewposition", "projection"),
     "sex": ("sex", "gender", "patientsex", "patientgender"),
     "age": ("age", "patientage"),
 }
@@ -214,12 +214,12 @@ def split_column(table: pl.DataFrame) -> str | None:
     def named(column: str) -> set[str | None]:
         return {SPLIT_FOLDERS.get((cell or "").lower()) for cell in table[column].unique()}
 
-    found = [name for name in table.columns if {"train"} < named(name) <= {"train", "val", "test"}]
-    return found[0] if len(found) == 1 else None
+    columns = [name for name in table.columns if {"train"} < named(name) <= {"train", "val", "test"}]
+    return columns[0] if len(columns) == 1 else None
 
 
 def is_no_finding(name: str) -> bool:
-    """Whether a column says something else of an image, though it may hold zeros and ones: its fold, sex or view."""
+    """Whether a column that may hold zeros and ones is no finding: a fold, sex or projection."""
     said = {spelling for ours, spellings in COLUMNS.items() if ours != "patient" for spelling in spellings}
     return key(name) in {*said, *_BOOKKEEPING, *_DESCRIPTION} or bool(re.fullmatch(r"(unnamed)?\d*", key(name)))
 

@@ -2,7 +2,7 @@
 
 Two editions. Kaggle: ``train.csv``, one row per box and reader (image_id, class_name, class_id, rad_id, x_min …),
 three readers per image, test without labels. PhysioNet: ``image_labels_train.csv``, one row per image and reader
-with a 0/1 column a finding, and ``image_labels_test.csv``, the consensus of five.
+with a 0/1 column per finding, and ``image_labels_test.csv``, the consensus of five.
 """
 
 from pathlib import Path
@@ -30,8 +30,8 @@ def read(path: Path) -> Listing:
         path: Folder with the tables; the images may lie anywhere below.
 
     Returns:
-        A label a finding (No finding: all 0): the share of an image's readers who saw it, in [0, 1]; one
-        patient an image (the release does not say), ``readers`` (how many), and the official split where the
+        One label per finding (No finding: all 0): the share of an image's readers who saw it, in [0, 1]; one
+        patient per image (the release does not say), ``readers`` (how many), and the official split where the
         test labels are there.
 
     Raises:
@@ -40,8 +40,8 @@ def read(path: Path) -> Listing:
     if tables := _physionet(path):
         shares = [_by_image(table).with_columns(pl.lit(split).alias("split")) for split, table in tables.items()]
         first, entries = next(iter(tables.values())), pl.concat(shares, how="diagonal")
-    elif found := find_tables(path, _BOXES):
-        first, entries = found[0], _by_box(found[0]).with_columns(pl.lit(None, pl.String).alias("split"))
+    elif box_tables := find_tables(path, _BOXES):
+        first, entries = box_tables[0], _by_box(box_tables[0]).with_columns(pl.lit(None, pl.String).alias("split"))
     else:
         raise BadInput(f"a table with the columns {', '.join(_BOXES[:4])}, … (train.csv)", "none", where=path)
     matched, notes = match_images(path, entries, first, stem=True)
@@ -67,10 +67,10 @@ def boxes(path: Path) -> pl.DataFrame:
     Raises:
         BadInput: A corner is not a number.
     """
-    found = [_corners(table) for folder in (path, path / "annotations") for table in find_tables(folder, _PLACES)]
+    tables = [_corners(table) for folder in (path, path / "annotations") for table in find_tables(folder, _PLACES)]
     names = ("image", "label", "x", "y", "width", "height")
     empty = pl.DataFrame(schema={name: pl.String if name in names[:2] else pl.Float64 for name in names})
-    return pl.concat([empty, *found])
+    return pl.concat([empty, *tables])
 
 
 def _corners(table_path: Path) -> pl.DataFrame:
@@ -93,13 +93,13 @@ def _corners(table_path: Path) -> pl.DataFrame:
 def _physionet(path: Path) -> dict[str, Path]:
     """Image-level tables by split."""
     for folder in (path, path / "annotations"):
-        found = {
+        tables = {
             split: folder / f"image_labels_{split}.csv"
             for split in ("train", "test")
             if {"image_id", _HEALTHY} <= set(header(folder / f"image_labels_{split}.csv"))
         }
-        if found:
-            return found
+        if tables:
+            return tables
     return {}
 
 

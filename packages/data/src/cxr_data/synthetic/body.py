@@ -319,7 +319,7 @@ def layers(patient: Patient, frame: Frame, ratio: float, bedside: bool, rng: np.
         patient: anatomy.
         frame: position of the body on the canvas.
         ratio: cardiothoracic ratio to draw.
-        bedside: AP view of a lying or sitting patient instead of PA.
+        bedside: AP projection of a lying or sitting patient instead of PA.
         rng: for fine texture.
     """
     unit, zero = patient.half_width, np.zeros((frame.edge, frame.edge), np.float32)

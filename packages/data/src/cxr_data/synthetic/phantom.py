@@ -53,7 +53,7 @@ def phantom(n: int, *, size: int, seed: int = 0, task: str = "multilabel") -> di
         - `labels`: tuple of L names;
         - `targets`: float32 (n, L), 0 or 1;
         - `patient`: list of n patient names;
-        - `extras`: dict of lists of length n: `view` ("PA" or "AP"), `sex` ("F" or "M"), `age` (years, int).
+        - `extras`: dict of lists of length n: `projection` ("PA" or "AP"), `sex` ("F" or "M"), `age` (years, int).
 
     Raises:
         BadInput: n, size, seed or task out of range.
@@ -78,8 +78,8 @@ def phantom(n: int, *, size: int, seed: int = 0, task: str = "multilabel") -> di
             usual = np.random.default_rng([seed, 3, number])
             shown = _class_of_image(rng, own) if task == "multiclass" else _findings_of_image(rng, disposed)
             bedside = bool(rng.random() < 0.15 + 0.2 * min(int(shown.sum()), 2))
-            pixels[i], found = _radiograph(usual, rng, patient, disease, shown, bedside, size)
-            masks[i, -len(FINDINGS) :] = found
+            pixels[i], lesions = _radiograph(usual, rng, patient, disease, shown, bedside, size)
+            masks[i, -len(FINDINGS) :] = lesions
             targets[i, -len(FINDINGS) :] = shown
             people[i] = ("AP" if bedside else "PA", patient.sex, patient.age)
 
@@ -89,14 +89,14 @@ def phantom(n: int, *, size: int, seed: int = 0, task: str = "multilabel") -> di
         list(pool.map(draw, range(int(owner[-1]) + 1)))
     if task == "multiclass":
         targets[:, 0] = targets[:, 1:].sum(1) == 0
-    view, sex, age = (list(column) for column in zip(*people, strict=True))
+    projection, sex, age = (list(column) for column in zip(*people, strict=True))
     return {
         "pixels": pixels,
         "masks": masks,
         "labels": labels,
         "targets": targets,
         "patient": [f"phantom-{number:05d}" for number in owner],
-        "extras": {"view": view, "sex": sex, "age": age},
+        "extras": {"projection": projection, "sex": sex, "age": age},
     }
 
 

@@ -80,5 +80,5 @@ def computed(node: onnx.NodeProto, constants: Mapping[str, NDArray[Any]], opsets
         ],
         [helper.make_value_info(name, empty) for name in node.output],
     )
-    found: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, inputs)
-    return [np.asarray(value) for value in found]
+    values: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, inputs)
+    return [np.asarray(value) for value in values]

@@ -138,16 +138,16 @@ def _differences(
     task = header.task or "multilabel"
     apart = np.abs(expected - scores)
     same = decide(expected, header.thresholds, task) == decide(scores, header.thresholds, task)
-    found = {"mean": float(apart.mean()), "largest": float(apart.max()), "same_decisions": float(same.mean())}
-    if not (found["mean"] <= TOLERANCE["mean"] and found["same_decisions"] >= TOLERANCE["same_decisions"]):
+    differences = {"mean": float(apart.mean()), "largest": float(apart.max()), "same_decisions": float(same.mean())}
+    if not (differences["mean"] <= TOLERANCE["mean"] and differences["same_decisions"] >= TOLERANCE["same_decisions"]):
         raise BadInput(
             f"probabilities on average within {TOLERANCE['mean']:g} of PyTorch's, "
             f"and {TOLERANCE['same_decisions']:.0%} of its decisions",
-            f"{found['mean']:.2g} and {found['same_decisions']:.1%}",
+            f"{differences['mean']:.2g} and {differences['same_decisions']:.1%}",
             where=file,
             do="" if cpu_has_vnni() else "train with --weight_bits 7: this processor clips sums of 8-bit weights",
         )
-    return found
+    return differences
 
 
 def _said(cost: dict[str, Any]) -> str:

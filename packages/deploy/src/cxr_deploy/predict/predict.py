@@ -114,9 +114,9 @@ def list_files(paths: Sequence[str]) -> list[tuple[str, Path]]:
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            found = find_images(path.resolve())
-            files += [(f"{given.rstrip('/')}/{name}", path / name) for name in found.paths]
-            for note in found.notes:
+            images = find_images(path.resolve())
+            files += [(f"{given.rstrip('/')}/{name}", path / name) for name in images.paths]
+            for note in images.notes:
                 say(f"{given}: {note}")
         elif path.is_file():
             files.append((given, path))

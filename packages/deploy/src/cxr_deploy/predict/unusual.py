@@ -7,8 +7,8 @@ unlike the training cohort, and an answer to an image that does raise one should
 - *colour*: more than a twentieth of the pixels differ by over 24 of 255 between their strongest and weakest channel.
 - *odd shape*: the image is more than 1.8 times as high as wide, or the reverse.
 - *lateral*: a DICOM file says so itself.
-- *inverted*, *not an upright frontal view*: the correlation r of a 16 x 16 thumbnail with the average radiograph is
-  below -0.1, or below 0.1. Inverting an image changes the sign of r.
+- *inverted*, *not an upright frontal projection*: the correlation r of a 16 x 16 thumbnail with the average
+  radiograph is below -0.1, or below 0.1. Inverting an image changes the sign of r.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ LEAST_CONTRAST = 6.0
 COLOURED, SPREAD = 0.05, 24
 LONGEST = 1.8
 UNLIKE = 0.1
-LATERAL_VIEWS = frozenset({"LL", "RL", "LATERAL", "LAT"})
+LATERAL_PROJECTIONS = frozenset({"LL", "RL", "LATERAL", "LAT"})
 
 _LEFT_HALF = np.array(
     [
@@ -63,7 +63,7 @@ def warnings(path: str | Path, stored: NDArray[np.uint8]) -> list[str]:
 
 
 def of_pixels(stored: NDArray[np.uint8]) -> list[str]:
-    """Warnings that the gray values alone give: little contrast, inverted, not an upright frontal view."""
+    """Warnings that the gray values alone give: little contrast, inverted, not an upright frontal projection."""
     if float(stored.std()) < LEAST_CONTRAST:
         return ["little contrast: nearly blank"]
     likeness = resemblance(stored)
@@ -81,15 +81,15 @@ def resemblance(stored: NDArray[np.uint8]) -> float:
 
 
 def of_file(path: Path) -> list[str]:
-    """Warnings that take the file itself: colour, odd shape, a lateral view by its DICOM header."""
+    """Warnings that take the file itself: colour, odd shape, a lateral projection by its DICOM header."""
     try:
         data = read_content(path)
         header = inspect(data)
     except BrokenImage:
         return []  # whoever decodes it says what is wrong
     if header.kind == "DICOM":
-        view = dicom_facts(path, b"")["view"]
-        return [f"a lateral view by its header ({view})"] if view in LATERAL_VIEWS else []
+        projection = dicom_facts(path, b"")["projection"]
+        return [f"a lateral projection by its header ({projection})"] if projection in LATERAL_PROJECTIONS else []
     unusual = []
     if max(header.width, header.height) > LONGEST * min(header.width, header.height):
         unusual.append(f"an odd shape for a chest radiograph ({header.width} x {header.height})")

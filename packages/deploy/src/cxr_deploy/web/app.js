@@ -28,7 +28,7 @@ async function decode(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   if (isDicom(bytes)) {
     const { image, lateral } = readDicom(bytes, model.window);
-    return { image, warnings: lateral ? ["a lateral view by its header"] : [] };
+    return { image, warnings: lateral ? ["a lateral projection by its header"] : [] };
   }
   const jpeg = bytes[0] === 0xff && bytes[1] === 0xd8, png = bytes[0] === 0x89 && bytes[1] === 0x50;
   if (!jpeg && !png) throw new Error("not a PNG, a JPEG or an uncompressed DICOM file");

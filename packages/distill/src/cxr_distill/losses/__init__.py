@@ -290,12 +290,12 @@ def _from_elsewhere(name: str) -> type[Loss]:
     place, _, attribute = name.partition(":")
     wanted = f"a subclass of cxr_distill.losses.Loss at {name!r}"
     try:
-        found = getattr(importlib.import_module(place), attribute)
+        candidate = getattr(importlib.import_module(place), attribute)
     except (ImportError, AttributeError) as error:
         raise BadInput(wanted, str(error), where="--loss", do="check that Python can import it") from error
-    if not (isinstance(found, type) and issubclass(found, Loss)):
-        raise BadInput(wanted, repr(found), where="--loss")
-    return found
+    if not (isinstance(candidate, type) and issubclass(candidate, Loss)):
+        raise BadInput(wanted, repr(candidate), where="--loss")
+    return candidate
 
 
 def _typed(value: Any, field: dataclasses.Field[Any], where: str) -> Any:

@@ -210,10 +210,10 @@ def feature(outputs: Outputs, name: str) -> Tensor:
         BadInput: The network gives no such feature.
     """
     dimensions = 2 if name == "pooled" else 4
-    found = outputs.features.get(name)
-    if found is not None and found.ndim == dimensions:
-        return found
-    shape = "none of that name" if found is None else f"features of shape {tuple(found.shape)}"
+    feature_map = outputs.features.get(name)
+    if feature_map is not None and feature_map.ndim == dimensions:
+        return feature_map
+    shape = "none of that name" if feature_map is None else f"features of shape {tuple(feature_map.shape)}"
     kind = "a map (B, C, H, W)" if dimensions == 4 else "a vector (B, C)"
     raise BadInput(
         f"{kind} {name!r} of student and teacher",

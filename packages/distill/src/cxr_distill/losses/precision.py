@@ -27,7 +27,7 @@ def in_float32(formula: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(formula)
     def widened(*args: P.args, **kwargs: P.kwargs) -> R:
-        device = next((found.device.type for found in map(_first_tensor, args) if found is not None), "cpu")
+        device = next((tensor.device.type for tensor in map(_first_tensor, args) if tensor is not None), "cpu")
         with torch.autocast(device_type=device, enabled=False):
             wide = {name: _widen(value) for name, value in kwargs.items()}
             return formula(*map(_widen, args), **wide)  # type: ignore[arg-type] - same arguments, wider

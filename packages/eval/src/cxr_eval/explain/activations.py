@@ -122,10 +122,10 @@ class _Kept:
 
     def __init__(self, places: list[tuple[nn.Module, Any]], level: str):
         self.places, self.level = places, level
-        self.found: dict[int, Tensor] = {}
+        self.outputs: dict[int, Tensor] = {}
 
     def tensors(self) -> list[Tensor]:
-        return [self.found[place] for place in range(len(self.places))]
+        return [self.outputs[place] for place in range(len(self.places))]
 
     def joined(self, *others: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The outputs, and tensors of the same shapes, each as one (B, C, h, w): parts side by side."""
@@ -153,8 +153,8 @@ def _kept(network: GrayNetwork, level: str, *, leaves: bool) -> Iterator[_Kept]:
     def keep(place: int, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
             raise BadInput("a level with one map", type(output).__name__, where=f"{level} of {type(inner).__name__}")
-        kept.found[place] = output.detach().requires_grad_() if leaves else output
-        return kept.found[place].clone()  # the next layer may work in place
+        kept.outputs[place] = output.detach().requires_grad_() if leaves else output
+        return kept.outputs[place].clone()  # the next layer may work in place
 
     handles = [
         module.register_forward_hook(lambda _m, _i, output, place=place: keep(place, output))

@@ -147,8 +147,8 @@ def explain(
         scores += _localised(subject, with_lesion, boxes, mean)
         maps[subject.name] = subject_maps(subject, pairs.row, pairs.label)
         scores.append(mean.score(subject.name, "Empty maps", is_empty(maps[subject.name]).numpy(), pairs))
-        found, curves[subject.name] = _faithful(subject, pairs, maps[subject.name], match.task, mean, seed)
-        scores += found
+        rows_of_model, curves[subject.name] = _faithful(subject, pairs, maps[subject.name], match.task, mean, seed)
+        scores += rows_of_model
         scores += _sane(subject, pairs, maps[subject.name], mean, seed)
     reference = subjects[0].name
     for subject in subjects[1:]:
@@ -294,14 +294,14 @@ def _faithful(
     chance = torch.rand((len(pairs), cells, cells), generator=torch.Generator().manual_seed(seed))
     for kind in faithfulness.KINDS:
         for order, suffix in ((maps, ""), (finished(chance, subject.size), " of a random map")):
-            found = []
+            rows = []
             for start, (pixels, label) in enumerate(_batches(subject, pairs.row, pairs.label)):
                 part = order[start * BATCH : (start + 1) * BATCH]
                 options: dict[str, Any] = {"task": task, "calibration": subject.header.calibration}
-                found.append(
+                rows.append(
                     faithfulness.curve(subject.network, pixels, part, label, kind, steps=STEPS, seed=seed, **options)
                 )
-            drawn = np.concatenate(found)
+            drawn = np.concatenate(rows)
             title = f"{kind.capitalize()} area{suffix}"
             entries.append(mean.score(subject.name, title, faithfulness.area(drawn), pairs))
             if not suffix:
@@ -347,9 +347,9 @@ def _draw(wanted: NDArray[np.bool_], rows: NDArray[np.int64], match: Match, most
     rng = np.random.default_rng(seed)
     images, labels = [], []
     for column, label in enumerate(match.labels):
-        found = rng.permutation(np.flatnonzero(wanted[:, column]))[:most]
-        images.append(np.sort(found))
-        labels += [label] * len(found)
+        drawn = rng.permutation(np.flatnonzero(wanted[:, column]))[:most]
+        images.append(np.sort(drawn))
+        labels += [label] * len(drawn)
     image = np.concatenate(images).astype(np.int64)
     return Pairs(image, rows[image], tuple(labels))
 

@@ -27,7 +27,7 @@ def surest(targets: NDArray[np.float32], answers: Answers, label: int, cases: in
         (image, "right" or "wrong", what it is), the surest first, equals in the order of the images.
     """
     p, called, target = answers.probabilities[:, label], answers.decisions[:, label], targets[:, label]
-    found = []
+    examples = []
     for of_sort, sureness, kind, words in (
         ((target == 1) & called, p, "right", "present, called"),
         ((target == 0) & called, p, "wrong", "absent, called (false alarm)"),
@@ -35,8 +35,8 @@ def surest(targets: NDArray[np.float32], answers: Answers, label: int, cases: in
     ):
         images = np.flatnonzero(of_sort)
         order = np.argsort(-sureness[images], kind="stable")[:cases]
-        found += [(int(image), kind, words) for image in images[order]]
-    return found
+        examples += [(int(image), kind, words) for image in images[order]]
+    return examples
 
 
 def caption(words: str, names: Sequence[str], blank: Sequence[str], *, outlined: bool, row: int) -> str:

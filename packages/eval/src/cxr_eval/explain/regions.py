@@ -21,16 +21,16 @@ def known(cohort: Cohort, boxes: pl.DataFrame, labels: Sequence[str]) -> NDArray
     Returns:
         (N, L).
     """
-    found = np.zeros((len(cohort), len(labels)), bool)
+    has_region = np.zeros((len(cohort), len(labels)), bool)
     for i, label in enumerate(labels):
         if cohort.masks is not None and label in cohort.labels:
             # A mask is empty exactly where its target is not 1: only those are read.
             column = cohort.labels.index(label)
             rows = np.flatnonzero(cohort.targets[:, column] == 1)
-            found[rows, i] = [bool(cohort.masks[row, column].any()) for row in rows]
+            has_region[rows, i] = [bool(cohort.masks[row, column].any()) for row in rows]
         elif cohort.masks is None:
-            found[boxes.filter(pl.col("label") == label)["row"].to_numpy(), i] = True
-    return found
+            has_region[boxes.filter(pl.col("label") == label)["row"].to_numpy(), i] = True
+    return has_region
 
 
 def masks(

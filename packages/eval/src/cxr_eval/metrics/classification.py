@@ -77,7 +77,7 @@ def operating_levels(targets: NDArray, scores: NDArray) -> dict[str, Floats]:
         label without known positives or negatives.
     """
     labels = targets.shape[1]
-    found = {
+    values = {
         f"{one}_at_{other}_{level}": np.full(labels, np.nan)
         for one, other in (("sensitivity", "specificity"), ("specificity", "sensitivity"))
         for level in OPERATING_LEVELS
@@ -92,9 +92,9 @@ def operating_levels(targets: NDArray, scores: NDArray) -> dict[str, Floats]:
             # Whole percents of whole numbers: integers, so that 90 of 100 is 90 %.
             specific = 100 * (negatives - fp) >= level * negatives
             sensitive = 100 * tp >= level * positives
-            found[f"sensitivity_at_specificity_{level}"][label] = tp[specific].max() / positives
-            found[f"specificity_at_sensitivity_{level}"][label] = 1 - fp[sensitive].min() / negatives
-    return found
+            values[f"sensitivity_at_specificity_{level}"][label] = tp[specific].max() / positives
+            values[f"specificity_at_sensitivity_{level}"][label] = 1 - fp[sensitive].min() / negatives
+    return values
 
 
 def confusion_counts(targets: NDArray, decisions: NDArray) -> dict[str, NDArray[np.int64]]:

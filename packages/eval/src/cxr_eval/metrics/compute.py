@@ -63,19 +63,19 @@ def resample(
     parts = [positive & called, known & ~positive & called, positive & ~called, known & ~positive & ~called]
     sums = weighted_sums(np.concatenate(parts, axis=1), patient, weights)
     tp, fp, fn, tn = (sums[:, k * labels : (k + 1) * labels] for k in range(4))
-    found: dict[str, Floats] = {"positives": tp + fn}
+    figures: dict[str, Floats] = {"positives": tp + fn}
     batches: dict[Resampled, list[str]] = {}
     for name in names:
         metric = METRICS[name]
         if metric.of_counts is not None:
-            found[name] = metric.of_counts(tp, fp, fn, tn)
+            figures[name] = metric.of_counts(tp, fp, fn, tn)
         elif metric.resampled is not None:
             batches.setdefault(metric.resampled, []).append(name)
         else:
-            found[name] = _one_by_one(metric, targets, scores, decisions, patient, weights)
+            figures[name] = _one_by_one(metric, targets, scores, decisions, patient, weights)
     for batch, wanted in batches.items():
-        found |= batch(targets, scores, patient, weights, wanted)
-    return {name: found[name] for name in (*names, "positives")}
+        figures |= batch(targets, scores, patient, weights, wanted)
+    return {name: figures[name] for name in (*names, "positives")}
 
 
 def _one_by_one(

@@ -224,7 +224,7 @@ def _limits(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         "Labels are those of the data set; many are mined from reports and wrong in part.",
         "Figures hold for radiographs like the evaluated ones; other scanners, hospitals and prevalences change them.",
         "Precision and NPV depend on how common a finding is among the evaluated images.",
-        "Shortcuts (markers, tubes, bedside views) can carry a score without the finding being seen.",
+        "Shortcuts (markers, tubes, bedside projections) can carry a score without the finding being seen.",
     ]
     few = [label for label, values in model["labels"].items() if values["positive_patients"] < 30]
     if few:

@@ -182,11 +182,11 @@ def replicates(
     """
     wanted = list(METRICS if names is None else names)
     kinds = {kind: [name for name in wanted if METRICS[name].interval == kind] for kind in ("jackknife", "bootstrap")}
-    found = resample(targets, scores, decisions, patient, draws.jackknife, kinds["jackknife"])
+    figures = resample(targets, scores, decisions, patient, draws.jackknife, kinds["jackknife"])
     if kinds["bootstrap"]:
         drawn = resample(targets, scores, decisions, patient, draws.bootstrap, kinds["bootstrap"])
-        found |= {("bootstrap positives" if name == "positives" else name): values for name, values in drawn.items()}
-    return found
+        figures |= {("bootstrap positives" if name == "positives" else name): values for name, values in drawn.items()}
+    return figures
 
 
 def spread_of(metric: Metric, value: float, values: Floats) -> Spread:

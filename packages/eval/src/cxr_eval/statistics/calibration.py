@@ -46,14 +46,14 @@ def resample(
     ]
     # All labels in one product: the weights are by far the largest matrix.
     sums = (weights.T @ np.concatenate([np.stack(list(part.values()), axis=1) for part, _ in labels], axis=1)).T
-    found: dict[str, list[Floats]] = {name: [] for name in names}
+    figures: dict[str, list[Floats]] = {name: [] for name in names}
     start = 0
     for part, fit in labels:
         rows = sums[start : start + len(part)].astype(np.float64)
         start += len(part)
         for name, values in _figures(dict(zip(part, rows, strict=True)), fit, names).items():
-            found[name].append(values)
-    return {name: np.stack(values, axis=1) for name, values in found.items()}
+            figures[name].append(values)
+    return {name: np.stack(values, axis=1) for name, values in figures.items()}
 
 
 def _parts(
@@ -88,16 +88,16 @@ def _figures(sums: dict[str, Floats], fit: Recalibration | None, names: Sequence
     """The figures of one label from its weighted sums, (R,) each."""
     count = sums["count"]
     both = (sums["positive"] > 0) & (sums["positive"] < count)
-    found = {}
+    figures = {}
     if "brier" in names:
-        found["brier"] = ratio(sums["squared"], count)
+        figures["brier"] = ratio(sums["squared"], count)
     if fit is None:
-        return found
+        return figures
     if "calibration_intercept" in names:
         step = ratio(sums["intercept score"], sums["intercept information"])
-        found["calibration_intercept"] = np.where(both, fit.intercept + step, np.nan)
+        figures["calibration_intercept"] = np.where(both, fit.intercept + step, np.nan)
     if "calibration_slope" in names:
         h0, h1, h2 = (sums[f"information {k}"] for k in range(3))
         step = ratio(h0 * sums["score 1"] - h1 * sums["score 0"], h0 * h2 - h1**2)
-        found["calibration_slope"] = np.where(both, fit.slope + step, np.nan)
-    return found
+        figures["calibration_slope"] = np.where(both, fit.slope + step, np.nan)
+    return figures

@@ -63,18 +63,18 @@ def ranking(
     """
     resamples, labels = weights.shape[1], targets.shape[1]
     plans = [_plan(targets[:, label], scores[:, label], patient, len(weights)) for label in range(labels)]
-    found = {name: np.empty((resamples, labels)) for name in names}
+    figures = {name: np.empty((resamples, labels)) for name in names}
 
     def fill(start: int) -> None:
         part = slice(start, start + BLOCK)
         block = np.ascontiguousarray(weights[:, part])
         for label, plan in enumerate(plans):
             for name, values in _block(plan, block, names).items():
-                found[name][part, label] = values
+                figures[name][part, label] = values
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(fill, range(0, resamples, BLOCK)))
-    return found
+    return figures
 
 
 @dataclass(frozen=True)
@@ -128,31 +128,31 @@ def _block(plan: _Plan, weights: Weights, names: Sequence[str]) -> dict[str, Flo
     negatives = segments.sum(axis=0, dtype=np.float64)
     before = np.cumsum(p, axis=0) - p
     called = positives.astype(np.float32) - before
-    found: dict[str, Floats] = {}
+    figures: dict[str, Floats] = {}
     if "auroc" in names:
         # Counted from the negatives: those between two groups lose to all groups above. The factors are whole or
         # half numbers, exact in float32; their products need float64.
         wins = np.einsum("gc,gc->c", between[:-1], called, dtype=np.float64)
         if tied is not None:
             wins += np.einsum("gc,gc->c", tied, called - 0.5 * p, dtype=np.float64)
-        found["auroc"] = ratio(wins, positives * negatives)
-    if len(names) > len(found):
+        figures["auroc"] = ratio(wins, positives * negatives)
+    if len(names) > len(figures):
         below = np.cumsum(between[:-1], axis=0)
         if tied is not None:
             below += np.cumsum(tied, axis=0) - tied
         if "auprc" in names:
             # A group drawn by nobody adds nothing, also where nothing is called at all (0 / 0).
             shares = called / np.maximum(called + (negatives.astype(np.float32) - below), 1).astype(np.float64)
-            found["auprc"] = ratio(np.einsum("gc,gc->c", shares, p), positives)
-        if len(names) > len(found):
-            found |= _levels(before.T, below.T, positives, negatives)
-    return {name: found[name] for name in names}
+            figures["auprc"] = ratio(np.einsum("gc,gc->c", shares, p), positives)
+        if len(names) > len(figures):
+            figures |= _levels(before.T, below.T, positives, negatives)
+    return {name: figures[name] for name in names}
 
 
 def _levels(before: NDArray, below: NDArray, positives: Floats, negatives: Floats) -> dict[str, Floats]:
     """Points of the ROC curve from the positives (``before``) and negatives (``below``) below each group, (C, G)."""
     both = (positives > 0) & (negatives > 0)
-    found = {}
+    figures = {}
     for level in OPERATING_LEVELS:
         # Whole numbers: rounding must not turn 90 of 100 into 91.
         specific, sensitive = (np.ceil(n * (level / 100) - 1e-6) for n in (negatives, positives))
@@ -160,6 +160,6 @@ def _levels(before: NDArray, below: NDArray, positives: Floats, negatives: Float
         missed = np.take_along_axis(np.concatenate([before, positives[:, None]], axis=1), first[:, None], 1)[:, 0]
         last = np.sum(before <= (positives - sensitive)[:, None], axis=1) - 1
         spared = np.take_along_axis(below, np.maximum(last, 0)[:, None], 1)[:, 0]
-        found[f"sensitivity_at_specificity_{level}"] = np.where(both, ratio(positives - missed, positives), np.nan)
-        found[f"specificity_at_sensitivity_{level}"] = np.where(both, ratio(spared, negatives), np.nan)
-    return found
+        figures[f"sensitivity_at_specificity_{level}"] = np.where(both, ratio(positives - missed, positives), np.nan)
+        figures[f"specificity_at_sensitivity_{level}"] = np.where(both, ratio(spared, negatives), np.nan)
+    return figures

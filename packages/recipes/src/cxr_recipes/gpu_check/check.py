@@ -150,19 +150,19 @@ def _recipe(config: GpuCheckConfig, folder: Path, data: str, deadline: float) ->
     run = folder / "recipe"
     words = ["reproduce", config.recipe, f"--scale={config.scale}", f"--data={data}", "--run=recipe"]
     words.append(f"--runs_dir={folder}")
-    found: dict[str, Any] = {"recipe": config.recipe, "ended": "not begun: no time left"}
+    outcome: dict[str, Any] = {"recipe": config.recipe, "ended": "not begun: no time left"}
     if left > RECIPE_NEEDS:
         process = commands.start(words, folder / "recipe.txt")
         code = commands.finish(process, left)
-        found["ended"] = "time over; the same command resumes" if code is None else f"ended with code {code}"
-        found["error"] = code if code else None
+        outcome["ended"] = "time over; the same command resumes" if code is None else f"ended with code {code}"
+        outcome["error"] = code if code else None
     ledger = run / "recipe.json"
-    found["done"] = json.loads(ledger.read_text("utf-8"))["done"] if ledger.exists() else []
-    found["trained"] = {
+    outcome["done"] = json.loads(ledger.read_text("utf-8"))["done"] if ledger.exists() else []
+    outcome["trained"] = {
         path.parent.name: {key: value for key, value in json.loads(path.read_text("utf-8")).items() if key in KEPT}
         for path in sorted(run.glob("*/done.json"))
     }
-    return found
+    return outcome
 
 
 KEPT = ("val_auroc", "probe_auroc", "seconds", "training_images_per_second", "waiting_share", "precision", "device")

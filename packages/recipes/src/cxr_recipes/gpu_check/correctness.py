@@ -144,8 +144,8 @@ def _both(place: Place, stage: Stage, start: Path, *, trains: bool = True) -> di
         ]
         for task in tasks:
             task.result()
-    found = stage.compare(place.of("cpu", stage.name), place.of("device", stage.name), start)
-    return {**judged(found, stage.tolerances), "seconds": round(time.perf_counter() - began, 1)}
+    differences = stage.compare(place.of("cpu", stage.name), place.of("device", stage.name), start)
+    return {**judged(differences, stage.tolerances), "seconds": round(time.perf_counter() - began, 1)}
 
 
 def _weights(cpu: Path, gpu: Path, name: str) -> tuple[Path, Path]:
@@ -240,10 +240,10 @@ def stopped_and_resumed(place: Place, words: list[str]) -> dict[str, Any]:
     file = "model.safetensors" if words[0] == "finetune" else "backbone.safetensors"
     apart = largest_difference(place.of("whole", name) / file, folder / file)
     lines = float(sum(a != b for a, b in zip(_lines(place.of("whole", name)), _lines(folder), strict=True)))
-    found = judged(
+    judgement = judged(
         {"weights": apart, "epochs logged differently": lines}, {"weights": 0.0, "epochs logged differently": 0.0}
     )
-    return {**found, "seconds": round(time.perf_counter() - began, 1)}
+    return {**judgement, "seconds": round(time.perf_counter() - began, 1)}
 
 
 def largest_difference(first: Path, second: Path) -> float:

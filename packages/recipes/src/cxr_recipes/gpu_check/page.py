@@ -25,9 +25,9 @@ def page(record: dict[str, Any]) -> str:
         "| check | differences | tolerance | |",
         "|---|---|---|---|",
     ]
-    for name, found in record["correctness"].items():
-        differences, tolerances = (_numbers(found.get(key, {})) for key in ("differences", "tolerances"))
-        lines.append(f"| {name} | {differences} | {tolerances} | {verdict(found)} |")
+    for name, result in record["correctness"].items():
+        differences, tolerances = (_numbers(result.get(key, {})) for key in ("differences", "tolerances"))
+        lines.append(f"| {name} | {differences} | {tolerances} | {verdict(result)} |")
     lines += ["", *_speed(record["speed"]), "", *_recipe(record["recipe"])]
     return "\n".join(lines) + "\n"
 
@@ -35,24 +35,24 @@ def page(record: dict[str, Any]) -> str:
 def failures(record: dict[str, Any]) -> list[str]:
     """Names of what did not pass; what was left out for lack of time is no failure."""
     parts = {**record["correctness"], **record["speed"]}
-    failed = [name for name, found in parts.items() if "error" in found or found.get("passed") is False]
+    failed = [name for name, result in parts.items() if "error" in result or result.get("passed") is False]
     return [*failed, "recipe"] if record["recipe"].get("error") else failed
 
 
-def verdict(found: dict[str, Any]) -> str:
+def verdict(result: dict[str, Any]) -> str:
     """One word or sentence on a result."""
-    if "left_out" in found:
-        return f"left out: {found['left_out']}"
-    if "error" in found:
-        return f"FAILED: {found['error'][:300]}".replace("|", "/").replace("\n", " ")
-    return "passed" if found["passed"] else "FAILED"
+    if "left_out" in result:
+        return f"left out: {result['left_out']}"
+    if "error" in result:
+        return f"FAILED: {result['error'][:300]}".replace("|", "/").replace("\n", " ")
+    return "passed" if result["passed"] else "FAILED"
 
 
-def sentence(found: dict[str, Any]) -> str:
+def sentence(result: dict[str, Any]) -> str:
     """A result on one line of the terminal."""
-    if "passed" in found or "error" in found or "left_out" in found:
-        return f"{verdict(found)}  {_numbers(found.get('differences', {}))}".strip()
-    return _numbers({key: value for key, value in found.items() if isinstance(value, int | float)})
+    if "passed" in result or "error" in result or "left_out" in result:
+        return f"{verdict(result)}  {_numbers(result.get('differences', {}))}".strip()
+    return _numbers({key: value for key, value in result.items() if isinstance(value, int | float)})
 
 
 def _speed(speed: dict[str, Any]) -> list[str]:
@@ -67,23 +67,23 @@ def _speed(speed: dict[str, Any]) -> list[str]:
         "",
     ]
     rows = []
-    for name, found in speed.items():
+    for name, result in speed.items():
         if name == "product of matrices":
             continue
-        if "error" in found or "left_out" in found:
-            rows.append([name, verdict(found), "", "", "", ""])
+        if "error" in result or "left_out" in result:
+            rows.append([name, verdict(result), "", "", "", ""])
             continue
-        rate = found["training_images_per_second"]
-        share = rate * found["gflops"] / 1e3 / peak if rate and peak else None
-        memory = found.get("peak_gpu_memory_gib") or found.get("peak_memory_gib")
+        rate = result["training_images_per_second"]
+        share = rate * result["gflops"] / 1e3 / peak if rate and peak else None
+        memory = result.get("peak_gpu_memory_gib") or result.get("peak_memory_gib")
         rows.append(
             [
                 name,
                 f"{rate:.0f}" if rate else "too few steps",
                 f"{100 * share:.1f} %" if share else "",
-                f"{100 * found['waiting_share']:.1f} %" if found["waiting_share"] is not None else "",
+                f"{100 * result['waiting_share']:.1f} %" if result["waiting_share"] is not None else "",
                 f"{memory:.2f} GiB" if memory else "",
-                found.get("precision") or "",
+                result.get("precision") or "",
             ]
         )
     return [*lines, *table(["training", "images/s", "of peak", "waiting", "memory", "precision"], rows)]
@@ -93,18 +93,18 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
     if not recipe:
         return []
     rows = []
-    for name, found in recipe["trained"].items():
-        auroc = found.get("val_auroc", found.get("probe_auroc"))
-        rate, waiting = found.get("training_images_per_second"), found.get("waiting_share")
+    for name, result in recipe["trained"].items():
+        auroc = result.get("val_auroc", result.get("probe_auroc"))
+        rate, waiting = result.get("training_images_per_second"), result.get("waiting_share")
         rows.append(
             [
                 name,
                 f"{auroc:.4f}" if auroc is not None else "",
-                f"{found.get('seconds', 0):.0f}",
+                f"{result.get('seconds', 0):.0f}",
                 f"{rate:.0f}" if rate else "",
                 f"{100 * waiting:.1f} %" if waiting is not None else "",
-                found.get("precision", ""),
-                found.get("device", ""),
+                result.get("precision", ""),
+                result.get("device", ""),
             ]
         )
     training = "validation AUROC (linear probe for SSL)"
