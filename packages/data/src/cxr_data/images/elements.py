@@ -41,6 +41,6 @@ def _element(data: bytes, at: int, order: Literal["little", "big"]) -> tuple[int
         length = int.from_bytes(head[6:8], order)
     else:
         length = int.from_bytes(head[4:8], order)
-        if order == "big" or length > 2**20:  # implicit VR is always little endian
+        if length > 2**20:
             return None
     return int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order), at + size + length
