@@ -410,11 +410,18 @@ def _placeholder_notes(patients: pl.Series) -> list[str]:
 
 def _missing_classes(listing: Listing, split: list[str], targets: NDArray[np.float32]) -> list[str]:
     notes = []
+    blank = np.isnan(targets).all(axis=0)
+    if blank.any():
+        names = ", ".join(np.array(listing.labels)[blank])
+        notes.append(f"no image says anything of {names} (blank or uncertain in every row): nothing is learnt of it")
     for name in splits.SPLITS:
-        inside = np.array(split) == name
-        lacking = [
-            label for i, label in enumerate(listing.labels) if inside.any() and not (targets[inside, i] == 1).any()
-        ]
-        if lacking:
-            notes.append(f"{name} has no image of {', '.join(lacking)}")
+        inside = targets[np.array(split) == name]
+        if not len(inside):
+            continue
+        for rows, said in (
+            (np.isnan(inside).all(axis=0), "says nothing of"),
+            (~np.isnan(inside).all(axis=0) & ~(inside == 1).any(axis=0), "has no image of"),
+        ):
+            if lacking := [label for i, label in enumerate(listing.labels) if rows[i] and not blank[i]]:
+                notes.append(f"{name} {said} {', '.join(lacking)}")
     return notes
