@@ -410,18 +410,15 @@ def _placeholder_notes(patients: pl.Series) -> list[str]:
 
 def _missing_classes(listing: Listing, split: list[str], targets: NDArray[np.float32]) -> list[str]:
     notes = []
-    blank = np.isnan(targets).all(axis=0)
-    if blank.any():
-        names = ", ".join(np.array(listing.labels)[blank])
+    labels, known = np.array(listing.labels), ~np.isnan(targets)
+    told = known.any(axis=0)
+    if not told.all():
+        names = ", ".join(labels[~told])
         notes.append(f"no image says anything of {names} (blank or uncertain in every row): nothing is learnt of it")
     for name in splits.SPLITS:
-        inside = targets[np.array(split) == name]
-        if not len(inside):
-            continue
-        for rows, said in (
-            (np.isnan(inside).all(axis=0), "says nothing of"),
-            (~np.isnan(inside).all(axis=0) & ~(inside == 1).any(axis=0), "has no image of"),
-        ):
-            if lacking := [label for i, label in enumerate(listing.labels) if rows[i] and not blank[i]]:
-                notes.append(f"{name} {said} {', '.join(lacking)}")
+        inside = np.array(split) == name
+        some, shown = known[inside].any(axis=0), (targets[inside] == 1).any(axis=0)
+        for lacking, said in ((told & ~some, "says nothing of"), (some & ~shown, "has no image of")):
+            if inside.any() and lacking.any():
+                notes.append(f"{name} {said} {', '.join(labels[lacking])}")
     return notes

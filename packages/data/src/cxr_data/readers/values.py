@@ -253,7 +253,7 @@ def merged_patients(column: pl.Series) -> tuple[pl.Series, list[str]]:
         The column, and notes: where patients were merged, and where a spreadsheet has cut their numbers.
     """
     alike: dict[str, list[str]] = {}
-    names = column.drop_nulls().unique(maintain_order=True).to_list()
+    names: list[str] = column.drop_nulls().unique(maintain_order=True).to_list()
     plain = _without_thousands(names)
     for name in names:
         alike.setdefault(patient_key(plain.get(name, name)), []).append(name)
