@@ -74,6 +74,7 @@ def without_syntax(data: bytes) -> bytes:
 VARIANTS = {
     "whole": lambda data: data,
     "no preamble": lambda data: data[132:],
+    "no preamble before its mark": lambda data: data[128:],
     "no meta": lambda data: data[meta_length(data) :],
     "preamble, no meta": lambda data: data[:132] + data[meta_length(data) :],
     "no group length": lambda data: data[:132] + data[144:],

@@ -55,7 +55,8 @@ def _open(file: BinaryIO, tags: Sequence[str] | None) -> tuple["Dataset", str | 
     from pydicom.datadict import tag_for_keyword
     from pydicom.filereader import read_dataset
 
-    file.seek(132 if file.read(132)[128:] == b"DICM" else 0)
+    start = file.read(132)
+    file.seek(132 if start[128:] == b"DICM" else 4 if start[:4] == b"DICM" else 0)
     syntax = _transfer_syntax(file)
     if syntax in DEFLATED:
         file = _inflated(file)

@@ -14,9 +14,10 @@ LONG = frozenset(re.findall(b"..", b"OBODOFOLOVOWSQSVUCUNURUTUV"))
 def is_dicom(start: bytes) -> bool:
     """Whether a file is DICOM, by its first :data:`SNIFFED` bytes.
 
-    Without the preamble, two elements of group 2 or 8 must follow each other as DICOM orders them.
+    The preamble may be missing before its mark. Without the mark, two elements of group 2 or 8 must follow each other
+    as DICOM orders them.
     """
-    if start[128:132] == b"DICM":
+    if start[128:132] == b"DICM" or start[:6] == b"DICM\x02\0":
         return True
     order = "little" if start[:2] in (b"\x02\x00", b"\x08\x00") else "big"
     first = _element(start, 0, order)
