@@ -130,7 +130,9 @@ def test_copies_that_were_saved_anew_at_another_size_are_met_again(tmp_path):
     met = met_in_training({"m": file}, {"m": header()}, {64: after}, after.rows("test"))
     assert met["m"] == {"evaluated": 12, "identical": None, "copies": 7, "not_compared": None}
     (said,) = seen_in_training(met)
-    assert said.startswith("Of 12 evaluated images 7 look like copies, saved anew, rescaled or toned, of training")
+    assert said.startswith(
+        "Of 12 evaluated images 7 look like copies, saved anew, rescaled, toned or turned, of training"
+    )
 
 
 def test_what_cannot_be_compared_is_no_zero(tmp_path):

@@ -16,6 +16,7 @@ from cxr_data.models import licences
 from cxr_data.models.header import (
     KEY,
     LIKENESS,
+    LIKENESS_WORDS,
     TRAINING_IMAGES,
     Header,
     Input,
@@ -60,7 +61,7 @@ class TrainingImages(NamedTuple):
         identical: Stored edge -> :func:`cxr_data.cohorts.digests.image_keys`; keys of one edge say nothing about images
             of another.
         likeness: (N, 16) :func:`cxr_data.cohorts.likeness.likeness_keys`, of all stored edges together; none where
-            there are more than ``MOST_KEPT``.
+            there are more than ``MOST_COMPARED``.
     """
 
     identical: dict[int, NDArray[np.int64]]
@@ -110,11 +111,11 @@ def trained_on(cohort: "Cohort", parents: Iterable[Mapping[str, str]]) -> Traini
         cohort: Whose training and validation images are seen now.
         parents: Provenance of the files the weights are made from (start, teachers): what these were made with counts.
     """
-    from cxr_data.cohorts.likeness import MOST_KEPT, likeness_keys
+    from cxr_data.cohorts.likeness import MOST_COMPARED, likeness_keys
 
     rows = np.concatenate([cohort.rows("train"), cohort.rows("val")])
     identical = {cohort.pixel_size: image_keys(cohort.pixels, rows)}
-    complete = len(rows) <= MOST_KEPT
+    complete = len(rows) <= MOST_COMPARED
     likeness = [likeness_keys(cohort.pixels, rows if complete else rows[:0])]
     for place in places_of(parents):
         file = weights_of_onnx(place) if place.suffix == ".onnx" else place
@@ -126,18 +127,18 @@ def trained_on(cohort: "Cohort", parents: Iterable[Mapping[str, str]]) -> Traini
                 identical[size] = np.union1d(identical[size], keys) if size in identical else keys
     looks = np.unique(np.concatenate(likeness), axis=0)
     # Keys of some of the images alone would look as if none of the others came back.
-    return TrainingImages(dict(sorted(identical.items())), looks if complete and len(looks) <= MOST_KEPT else looks[:0])
+    return TrainingImages(
+        dict(sorted(identical.items())), looks if complete and len(looks) <= MOST_COMPARED else looks[:0]
+    )
 
 
 def training_images(path: str | Path) -> TrainingImages:
     """What :func:`trained_on` said of a file's weights; nothing where the file does not hold it."""
     from safetensors import safe_open
 
-    from cxr_data.cohorts.likeness import WORDS
-
     with safe_open(str(path), framework="np") as file:
         names = [name for name in file.keys() if name.startswith(TRAINING_IMAGES)]  # noqa: SIM118 - no mapping
-        likeness = file.get_tensor(LIKENESS) if LIKENESS in names else np.zeros((0, WORDS), np.int64)
+        likeness = file.get_tensor(LIKENESS) if LIKENESS in names else np.zeros((0, LIKENESS_WORDS), np.int64)
         identical = {int(name.rpartition(".")[2]): file.get_tensor(name) for name in names if name != LIKENESS}
     return TrainingImages(identical, likeness)
 

@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +282,118 @@ def test_the_wrong_architecture_is_named(holds, asked, message, tmp_path, monkey
     with pytest.raises(BadInput, match=message) as caught:
         from_foreign(path, asked)
     assert f"it looks like {holds}" in str(caught.value)
+
+
+VIT = "vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def vit():
+    """Random weights of a vision transformer for images of 48 pixels."""
+    torch.manual_seed(0)
+    like = timm.create_model(VIT, img_size=48, num_classes=0).state_dict()
+    return {name: torch.rand(one.shape) for name, one in like.items()}
+
+
+def as_torchvision(state, inner=("0", "3")):
+    names = {"class_token": "cls_token", "conv_proj.": "patch_embed.proj.", "encoder.pos_embedding": "pos_embed"}
+    parts = {"ln_1": "norm1", "ln_2": "norm2", "self_attention.out_proj": "attn.proj"}
+    parts |= {f"mlp.{theirs}": f"mlp.fc{number}" for number, theirs in enumerate(inner, 1)}
+    found = {"heads.head.weight": torch.rand(7, 192)}
+    for theirs, ours in {**names, "encoder.ln.": "norm."}.items():
+        found |= {theirs + name.removeprefix(ours): one for name, one in state.items() if name.startswith(ours)}
+    for number in range(12):
+        block, layer = f"blocks.{number}.", f"encoder.layers.encoder_layer_{number}."
+        for kind in ("weight", "bias"):
+            found |= {f"{layer}{theirs}.{kind}": state[f"{block}{ours}.{kind}"] for theirs, ours in parts.items()}
+            found[f"{layer}self_attention.in_proj_{kind}"] = state[f"{block}attn.qkv.{kind}"]
+    return found
+
+
+def under(prefix, state):
+    return {prefix + name: one for name, one in state.items()}
+
+
+def in_chunks(match):
+    return f"blocks.{int(match[1]) // 4}.{match[1]}"
+
+
+def layouts(state):
+    """Layout of a file -> its content, and the network that is taken and those that are not."""
+    other = {name: 1 - one for name, one in state.items()}
+    chunk = re.compile(r"^blocks\.(\d+)")
+    decoder = {f"decoder_blocks.{number}.norm1.weight": torch.rand(8) for number in range(8)}
+    one = ("", ())
+    return {
+        "torchvision": (as_torchvision(state), one),
+        "torchvision, first release": (as_torchvision(state, ("linear_1", "linear_2")), one),
+        "DINOv2 in chunks": ({chunk.sub(in_chunks, name): tensor for name, tensor in state.items()}, one),
+        "MAE": ({"model": {**state, **decoder, "mask_token": torch.rand(1, 1, 192)}}, one),
+        "DINO": (
+            {"student": under("module.backbone.", other), "teacher": under("backbone.", state)},
+            ("teacher.backbone", ("student.module.backbone",)),
+        ),
+        "MoCo v3": (
+            {"state_dict": {**under("module.momentum_encoder.", other), **under("module.base_encoder.", state)}},
+            ("state_dict.module.base_encoder", ("state_dict.module.momentum_encoder",)),
+        ),
+        "compiled": (under("module._orig_mod.", state), one),
+    }
+
+
+LAYOUTS = ["torchvision", "torchvision, first release", "DINOv2 in chunks", "MAE", "DINO", "MoCo v3", "compiled"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_vision_transformers(layout, vit, tmp_path):
+    content, (part, others) = layouts(vit)[layout]
+    found = read_foreign(save(content, tmp_path / "weights.pth"), VIT, channels=3, size=48)
+    assert (found.part, found.others) == (part, others)
+    assert found.state.keys() == vit.keys()
+    assert all(torch.equal(found.state[name], one) for name, one in vit.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(({"pos_embed": torch.rand(1, count, 192)}, "pos_embed of shape") for count in (1, 9, 11, 12)),
+        ({"pos_embed": torch.rand(1, 10, 96)}, "pos_embed of shape"),
+        ({"register_tokens": torch.rand(1, 4, 192)}, "more in it: re"),
+        ({"dist_token": torch.rand(1, 1, 192)}, "more in it: dist_token"),
+        ({"blocks.3.ls1.gamma": torch.rand(192)}, "more in it: blocks.3.ls1.gamma"),
+        ({"blocks.12.norm1.weight": torch.rand(192)}, "more in it: blocks.12.norm1.weight"),
+        ({"norm.weight": torch.full((192,), torch.inf)}, "numbers in norm.weight that are not"),
+    ],
+)
+def test_other_vision_transformers_are_told_from_the_one_that_is_asked_for(change, message, vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(foreign, "OFFERED", (VIT,))
+    path = save({**vit, **change}, tmp_path / "weights.pth")
+    with pytest.raises(BadInput, match=message):
+        read_foreign(path, VIT, channels=3, size=48)
+
+
+def test_positions_without_those_of_tokens_are_resampled_alone(tmp_path):
+    """DINOv2 with registers, whose class token has a position in Meta's files and none in timm's."""
+    name = "vit_small_patch14_reg4_dinov2"
+    torch.manual_seed(0)
+    theirs: Any = timm.create_model(name, img_size=56, num_classes=0)
+    state = {each: torch.rand_like(one) for each, one in theirs.state_dict().items()}
+    theirs.load_state_dict(state)
+    position = torch.rand(1, 1, 384)
+    written = {each: one for each, one in state.items() if each != "reg_token"} | {
+        "register_tokens": state["reg_token"],
+        "mask_token": torch.rand(1, 384),
+        "cls_token": state["cls_token"] - position,
+        "pos_embed": torch.cat([position, state["pos_embed"]], 1),
+    }
+    found = read_foreign(save(written, tmp_path / "weights.pth"), name, channels=3, size=84).state
+    theirs.set_input_size(img_size=84)
+    expected = theirs.state_dict()
+    assert found.keys() == expected.keys()
+    for each, one in expected.items():
+        torch.testing.assert_close(found[each], one, atol=1e-6, rtol=1e-6)
+
+
+def test_a_network_of_two_classifiers_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="a network with one classifier, found VisionTransformerDistilled with 2"):
+        read_foreign(save({"a": torch.rand(1)}, tmp_path / "weights.pth"), "deit_tiny_distilled_patch16_224")

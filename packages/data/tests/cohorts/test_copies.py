@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from cxr_data import join, open_cohort
-from cxr_data.cohorts import copies
+from cxr_data.auditing.orientations import reoriented
+from cxr_data.cohorts import likeness
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.errors import BadInput
 
@@ -101,6 +102,7 @@ def test_copies_that_are_not_identical_are_found_unless_images_look_alike_anyway
     rng = np.random.default_rng(0)
     pictures = np.stack([cv2.resize(rng.integers(0, 256, (12, 12), np.uint8), (96, 96)) for _ in range(8)])
     again = [np.asarray(cv2.imdecode(cv2.imencode(".jpg", picture, [1, 60])[1], 0), np.uint8) for picture in pictures]
+    again = [reoriented(picture, number) for number, picture in enumerate(again)]
     first = cohort_of("one", pictures, ["train"] * 6 + ["test"] * 2)
     second = cohort_of("two", np.stack(again), ["test"] * 2 + ["train"] * 6)
     both = join([first, second])
@@ -132,7 +134,7 @@ def test_a_copy_is_found_though_its_own_cohort_holds_it_several_times():
 def test_what_is_not_compared_is_said(monkeypatch):
     parts = [cohort_of(name, noise(4, seed), ["train", "train", "val", "test"]) for seed, name in enumerate(("a", "b"))]
     assert join(parts).notes[0].startswith("cohorts read as one")
-    monkeypatch.setattr(copies, "MOST_COMPARED", 7)
+    monkeypatch.setattr(likeness, "MOST_COMPARED", 7)
     assert join(parts).notes[0].startswith("more than 7 images: only identical ones were searched for")
 
 

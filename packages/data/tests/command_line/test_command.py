@@ -64,6 +64,8 @@ def given(*argv: str) -> Config:
 def test_defaults_flags_and_positionals() -> None:
     assert given() == Config()
     assert given("a", "b", "--size", "96", "--lr=.1") == Config(size=96, lr=0.1, models=["a", "b"])
+    for typed in (["--models", "a", "b"], ["--models=a", "--models+", "b"], ["--models+=a", "--models", "b"]):
+        assert given(*typed, "--size", "96", "--lr=.1") == Config(size=96, lr=0.1, models=["a", "b"])
 
 
 def test_what_people_type_is_understood() -> None:

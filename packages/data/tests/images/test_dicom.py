@@ -111,8 +111,8 @@ def test_read_image_rounds_to_bytes(tmp_path):
     [
         (dicom(NumberOfFrames="3"), "a DICOM file of 3 frames; one radiograph was expected"),
         (dicom(Rows=40_000, Columns=40_000), "40000 x 40000 pixels, more than the 100 million allowed"),
-        (dicom()[:132], "truncated DICOM: it ends within its header"),
-        (dicom()[:300], "truncated DICOM: it ends within its header"),
+        (dicom()[:132], "truncated DICOM: it ends within its header or compressed pixels"),
+        (dicom()[:300], "truncated DICOM: it ends within its header or compressed pixels"),
         (dicom()[:400], "a DICOM file without an image: its pixels are missing"),
         (dicom()[:-500], "damaged DICOM: "),
     ],

@@ -1,11 +1,15 @@
 """DICOM files as they are found: with and without preamble, meta and transfer syntax, in every byte order and name."""
 
 import io
+import zlib
 
 import cv2
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -17,7 +21,7 @@ from pydicom.uid import (
 from cxr_data import prepare
 from cxr_data.images.dicom import decode_dicom, dicom_facts, rows_and_columns
 from cxr_data.images.elements import is_dicom
-from cxr_data.images.header import BrokenImage, claimed_size, inspect
+from cxr_data.images.header import NO_IMAGE, BrokenImage, claimed_size, inspect
 
 SYNTAXES = {
     "explicit": ExplicitVRLittleEndian,
@@ -70,6 +74,7 @@ def without_syntax(data: bytes) -> bytes:
 VARIANTS = {
     "whole": lambda data: data,
     "no preamble": lambda data: data[132:],
+    "no preamble before its mark": lambda data: data[128:],
     "no meta": lambda data: data[meta_length(data) :],
     "preamble, no meta": lambda data: data[:132] + data[meta_length(data) :],
     "no group length": lambda data: data[:132] + data[144:],
@@ -112,6 +117,126 @@ def test_a_file_that_fits_no_uncompressed_syntax_says_so():
     data = without_syntax(dicom(ExplicitVRLittleEndian))
     with pytest.raises(BrokenImage, match="names no transfer syntax"):
         decode_dicom(data[:-100], "voi")
+
+
+@pytest.mark.parametrize("header", [zlib.MAX_WBITS, 16 + zlib.MAX_WBITS], ids=["zlib", "gzip"])
+def test_a_deflated_data_set_may_have_a_header_of_zlib_or_gzip(header, tmp_path):
+    data = dicom(DeflatedExplicitVRLittleEndian)
+    start = meta_length(data)
+    pack = zlib.compressobj(wbits=header)
+    (tmp_path / "a.dcm").write_bytes(
+        data[:start] + pack.compress(zlib.decompress(data[start:], -zlib.MAX_WBITS)) + pack.flush()
+    )
+    np.testing.assert_allclose(decode_dicom((tmp_path / "a.dcm").read_bytes(), "full"), picture() / 65535, atol=1e-6)
+    assert dicom_facts(tmp_path / "a.dcm", b"salt")["patient"]
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_implicit_big_endian_files_of_old_are_read(meta, tmp_path):
+    made = dcmread(io.BytesIO(dicom(ExplicitVRBigEndian)))
+    file = DicomBytesIO()
+    file.is_implicit_VR, file.is_little_endian = True, False
+    write_dataset(file, Dataset(made))
+    data = file.getvalue()
+    if meta:
+        usual = dicom(ImplicitVRLittleEndian)
+        data = usual[: meta_length(usual)] + data
+    (tmp_path / "a").write_bytes(data)
+    assert inspect(data).kind == "DICOM"
+    np.testing.assert_allclose(decode_dicom(data, "full"), picture() / 65535, atol=1e-6)
+    (tmp_path / "usual").write_bytes(dicom(ExplicitVRLittleEndian))
+    assert dicom_facts(tmp_path / "a", b"salt") == dicom_facts(tmp_path / "usual", b"salt")
+
+
+@pytest.mark.parametrize("table", [b"", bytes(4)])
+def test_pixels_may_lie_uncompressed_in_a_fragment(table):
+    made = dcmread(io.BytesIO(dicom(ExplicitVRLittleEndian)))
+    made.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.1.98")
+    fragments = [b"\xfe\xff\0\xe0" + len(part).to_bytes(4, "little") + part for part in (table, made.PixelData)]
+    made.PixelData = b"".join(fragments)
+    made["PixelData"].is_undefined_length = True
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=True)
+    np.testing.assert_allclose(decode_dicom(file.getvalue(), "full"), picture() / 65535, atol=1e-6)
+
+
+def test_directories_and_pixels_on_a_server_are_told_from_damage():
+    made = dcmread(io.BytesIO(dicom(ExplicitVRLittleEndian)))
+    del made.PixelData
+    made.PixelDataProviderURL = "https://example.org/1"
+    file = io.BytesIO()
+    made.save_as(file)
+    with pytest.raises(BrokenImage, match="kept on a server"):
+        decode_dicom(file.getvalue(), "voi")
+    directory = Dataset()
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.1.3.10")
+    directory.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
+    directory.DirectoryRecordSequence = []
+    file = io.BytesIO()
+    directory.save_as(file, enforce_file_format=True)
+    with pytest.raises(BrokenImage) as caught:
+        decode_dicom(file.getvalue(), "voi")
+    assert str(caught.value) == NO_IMAGE  # which does not count as broken
+
+
+def with_patient(number: bytes, characters: bytes, issuer: bytes = b"") -> bytes:
+    """The file of a patient whose number is these bytes."""
+    data = dicom(ExplicitVRLittleEndian, patient="AB")
+    written = {"0800 0500 4353": characters, "1000 2000 4c4f": number, "1000 2100 4c4f": issuer}
+    found, body = b"", data[meta_length(data) :]
+    for tag, value in written.items():
+        value += b" " * (len(value) % 2)
+        element = bytes.fromhex(tag) + len(value).to_bytes(2, "little") + value
+        at = body.find(bytes.fromhex(tag))
+        end = at if at < 0 else at + 8 + int.from_bytes(body[at + 6 : at + 8], "little")
+        before = body[:at] if at >= 0 else b""
+        found += before + element
+        body = body[end:] if at >= 0 else body
+    return data[: meta_length(data)] + found + body
+
+
+MUELLER, YAMADA = "M\u00fcller 1", "\u5c71\u7530 1"
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        [
+            (b"P1", b"ISO_IR 100"),
+            (b" p1\0", b""),
+            (b"P1\0\0rest", b"ISO_IR 192"),
+            (b"\0P1 ", b"?"),
+            (b"P1\\", b""),
+        ],
+        [(b"0012", b"ISO_IR 6"), (b"12", b""), (b"12.0 ", b""), ("\uff11\uff12".encode(), b"ISO_IR 192")],
+        [
+            *((MUELLER.encode(), name) for name in (b"ISO_IR 192", b"ISO_IR 100", b"", b"nonsense")),
+            *((MUELLER.encode("latin-1"), name) for name in (b"ISO_IR 100", b"ISO_IR 101", b"ISO_IR 192")),
+            ("Mu\u0308ller 1".encode(), b"ISO_IR 192"),
+        ],
+        [
+            (YAMADA.encode(), b"ISO_IR 192"),
+            (YAMADA.encode("gb18030"), b"GB18030"),
+            (b"\x1b$B" + YAMADA[:2].encode("iso2022_jp")[3:-3] + b"\x1b(B 1", b"\\ISO 2022 IR 87"),
+        ],
+    ],
+)
+@pytest.mark.parametrize("issuer", [b"", b"Hospital"])
+def test_a_patient_is_one_however_the_number_is_encoded_and_padded(spellings, issuer, tmp_path):
+    found = []
+    for number, characters in spellings:
+        (tmp_path / "a.dcm").write_bytes(with_patient(number, characters, issuer))
+        found.append(dicom_facts(tmp_path / "a.dcm", b"salt")["patient"])
+    assert found[0]
+    assert found == found[:1] * len(found)
+
+
+@pytest.mark.parametrize("number", [b"", b"  ", b"\0\0", b"\\"])
+def test_a_blank_number_is_nobody(number, tmp_path):
+    (tmp_path / "a.dcm").write_bytes(with_patient(number, b""))
+    assert dicom_facts(tmp_path / "a.dcm", b"salt")["patient"] is None
 
 
 @pytest.mark.parametrize("vr", [b"XX", b"UN", b"OB", b"DS", b"US", b"SQ", b"\0\0", b"FD", b"AT"])

@@ -1,5 +1,6 @@
-"""Signs of compressed pixels: what the header and the compressed image say of them may differ."""
+"""Compressed pixels: signs that header and image may tell differently, and kinds that tests cannot write."""
 
+from base64 import b64decode
 from typing import Any
 
 import cv2
@@ -83,5 +84,63 @@ def test_jpeg_ls_of_fewer_bits_than_the_header_has_its_sign_above_them(bits):
     below = picture(bits, 0.05, 0.9) - 2 ** (bits - 1)
     stored = (below & (2**bits - 1)).astype(np.uint16)
     window = (float(below.mean()), 0.6 * np.ptp(below))
-    actual = decoded(bytes(jpeg_ls.encode_array(stored)), JPEGLSLossless, bits=bits, signed=True, window=window)
-    np.testing.assert_allclose(actual, linear(below, window), atol=1e-5)
+    found = decoded(bytes(jpeg_ls.encode_array(stored)), JPEGLSLossless, bits=bits, signed=True, window=window)
+    np.testing.assert_allclose(found, linear(below, window), atol=1e-5)
+
+
+HTJ2K = b64decode(  # written by OpenJPH 0.26.3, lossless
+    "/0//UQApQAAAAAAoAAAAIAAAAAAAAAAAAAAAKAAAACAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQkJCQ"
+    "iIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAP0AAf+TwAAqAJ39me8BQjQAwAASwAATwAASgP0AB3QA+pT6AKI0APkAR3QAwAATQAAV"
+    "cAAEgHnwACJUAIBCBMD6ABCA51YA/AdTAMAAFXAABWwAASjG2SHo+NAn4Yt2AD7JEFmt4AxGMYHsuADl6YvkAMAAFpQAAWrAABUAYLRcT8AAFiDvmpxd"
+    "knpxAnoAnCSXDYiUasnu/oQ9iEB79iEB7LwAwP6AXcpSxwDAAC2oAAXTACJpoirrwjJt4zrvB/z8f5R6enp6enpwgn0ARANRGAeSKAvTOA8USRNV/3og"
+    "EIHv2EIHv2EIHv2EIHv2EIHstwH/2Q=="
+)
+
+
+@pytest.mark.parametrize("number", [201, 202, 203])
+def test_high_throughput_jpeg_2000_has_the_values_that_were_written(number):
+    y, x = np.mgrid[:32, :40]
+    syntax = UID(f"1.2.840.10008.1.2.4.{number}")
+    written = np.zeros((32, 40), np.uint16)
+    found = decode_dicom(dicom(written, pixels=encapsulate([HTJ2K]), syntax=syntax), "full")
+    np.testing.assert_allclose(found * 4095, 50 * x + 35 * y + x * y // 2, atol=1e-3)
+    for damaged in (HTJ2K[:200], HTJ2K[:250] + bytes(40) + HTJ2K[290:]):
+        with pytest.raises(BrokenImage, match=r"truncated|damaged"):
+            decode_dicom(dicom(written, pixels=encapsulate([damaged]), syntax=syntax), "full")
+
+
+@pytest.mark.parametrize(
+    ("number", "start", "reason"),
+    [
+        ("4.110", b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        ("4.112", b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        ("4.102", b"\0\0\0\1\x67\x64", "video"),
+        ("4.107", b"\0\0\0\1\x40\1", "video"),
+        ("4.100", b"\0\0\1\xb3\x16", "video"),
+        ("7.1", b"\x80\x60\0\1", "video"),
+    ],
+)
+def test_kinds_that_are_not_read_are_named(number, start, reason):
+    data = dicom(np.zeros((72, 64), np.uint16), pixels=encapsulate([start + bytes(60)]), syntax=JPEG2000Lossless)
+    syntax = f"1.2.840.10008.1.2.{number}"
+    at = data.index(b"\x02\0\x10\0UI")
+    length = 8 + int.from_bytes(data[at + 6 : at + 8], "little")
+    named = b"\x02\0\x10\0UI" + bytes([len(syntax) + len(syntax) % 2, 0]) + syntax.encode() + b"\0" * (len(syntax) % 2)
+    with pytest.raises(BrokenImage, match=reason):
+        decode_dicom(data[:at] + named + data[at + length :], "voi")
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_values_beyond_the_stored_bits_of_a_stream_do_not_come_back_at_the_other_end(signed):
+    """A lossy coder of 16 bits may overshoot the 12 that are stored."""
+    values = picture(12, 0, 1) - (2048 if signed else 0)
+    values[values >= values.max() - 30] += 40
+    values[values <= values.min() + 30] -= 40 * signed
+    with pytest.raises(BrokenImage, match="values of more than its 12 bits"):
+        shown_in_sixteen(values, signed=signed)
+
+
+def shown_in_sixteen(values: np.ndarray, *, signed: bool) -> np.ndarray:
+    deep = values.astype(np.int16 if signed else np.uint16)
+    stream = bytes(encode_array(deep, bits_stored=16, photometric_interpretation=0))
+    return decoded(stream, JPEG2000Lossless, bits=12, signed=signed, window=(0.0, 4096.0))

@@ -32,6 +32,16 @@ def test_kind_and_size_are_read_without_decoding(suffix, kind):
         (b"version https://git-lfs.github.com/spec/v1\n", "not an image (a Git LFS pointer: run `git lfs pull`)"),
         (b"PK\x03\x04" + bytes(40), "not an image (a zip archive?)"),
         (b"P5 24 24 255\n" + bytes(576), "a picture in PGM format, which is not read: convert it to PNG"),
+        *(
+            (name + b" 24 24 255 " + bytes(576), f"a picture in {kind} format, which is not read: convert it to PNG")
+            for name, kind in (
+                (b"P4", "PBM"),
+                (b"P7", "PAM"),
+                (b"Pf", "PFM"),
+                (b"II\xbc\1", "JPEG XR"),
+                (b"qoif", "QOI"),
+            )
+        ),
         (b"\0\0\0\x1cftypavif" + bytes(40), "a picture in AVIF, which is not read: convert it to PNG"),
         (b"\0\0\0\x1cftypheic" + bytes(40), "a picture in HEIF, which is not read: convert it to PNG"),
         (b"\xff\x0a" + bytes(40), "a picture in JPEG XL format, which is not read: convert it to PNG"),

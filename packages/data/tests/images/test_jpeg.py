@@ -148,6 +148,11 @@ def test_what_is_not_read_is_named():
     (frame,) = (part for part in segments(bytes(data)) if part.marker == 0xC0)
     twelve, lossless = data.copy(), data.copy()
     twelve[frame.start], lossless[frame.start - 3] = 12, 0xC3
+    for marker, reason in {0xC9: "arithmetic coding", 0xCA: "arithmetic coding", 0xF7: "a JPEG-LS file"}.items():
+        other = data.copy()
+        other[frame.start - 3] = marker
+        with pytest.raises(BrokenImage, match=reason):
+            decode_jpeg(bytes(other))
     with pytest.raises(BrokenImage, match="a 12-bit JPEG"):
         decode_jpeg(bytes(twelve))
     with pytest.raises(BrokenImage, match="a lossless JPEG"):

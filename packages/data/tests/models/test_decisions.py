@@ -220,3 +220,32 @@ def test_a_label_of_one_outcome_hides_no_perfect_separation_of_the_others():
     assert "only one validation patient with c" in notes[1]
     assert "no error on the validation images" in notes[2]
     assert fit_temperature(logits, targets, "multilabel") == 1
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_a_model_that_answers_everything_alike_is_told(task):
+    rng = np.random.default_rng(0)
+    targets = np.eye(3)[rng.integers(0, 3, 60)]
+    same = np.array([0.3, -1.0, 2.0]) + 1e-6 * rng.normal(size=(60, 3))
+    assert decisions.not_fitted(same, targets, "abc", task) == [
+        "all validation images are answered alike for a, b, c: nothing was learnt of it"
+    ]
+    some = rng.normal(size=(60, 3)) + 2 * targets
+    assert decisions.not_fitted(some, targets, "abc", task) == []
+    some[:, 1] = 0.3
+    (*told,) = decisions.not_fitted(some, targets, "abc", task, "none")
+    assert told == ["all validation images are answered alike for b: nothing was learnt of it"] * (task == "multilabel")
+
+
+@pytest.mark.parametrize("method", ["temperature", "platt"])
+def test_a_class_without_validation_images_is_told_and_keeps_its_chance(method):
+    rng = np.random.default_rng(0)
+    targets = np.eye(3)[rng.integers(0, 2, 60)]
+    logits = rng.normal(size=(60, 3)) + targets
+    assert decisions.not_fitted(logits, targets, "abc", "multiclass", method)[0].startswith("no validation image of c")
+    fitted = decisions.fit_calibration(logits, targets, "multiclass", method)
+    if method == "platt":
+        alone = decisions.fit_platt(logits[:, :2], targets[:, :2], "multiclass")
+        assert fitted == {"scale": alone["scale"] + alone["scale"][:1], "shift": [*alone["shift"], 0.0]}
+    sure = decisions.probabilities([[0.0, 0.0, 30.0]], "multiclass", fitted)
+    assert sure[0].argmax() == 2

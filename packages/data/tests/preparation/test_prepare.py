@@ -289,3 +289,23 @@ def test_a_number_that_may_be_a_placeholder_is_told(two_classes, tmp_path):
     with pytest.raises(BadInput, match="60 images of 1") as error:
         prepare(two_classes, tmp_path / "alone")
     assert "placeholder" in str(error.value)
+
+
+def test_labels_without_a_value_are_named(tmp_path, write_images):
+    images = [f"{i}.png" for i in range(12)]
+    folder = write_images(tmp_path / "files", images)
+    rows = []
+    for i, name in enumerate(images):
+        split = ("train", "train", "val", "test")[i % 4]
+        hernia = i // 4 % 2 if split == "train" else ""
+        rows.append(f"{name},p{i},{split},{i % 2},,{hernia},,{int(split == 'train')}")
+    header = "file,patient,split,label:Mass,label:Edema,label:Hernia,comment,label:Nodule"
+    (folder / "labels.csv").write_text("\n".join([header, *rows]))
+    notes = prepare(folder, tmp_path / "cohort").notes
+    assert {
+        "no image says anything of Edema (blank or uncertain in every row): nothing is learnt of it",
+        "test says nothing of Hernia",
+        "test has no image of Nodule",
+        "columns without a value in any row were not used: comment",
+    } <= set(notes)
+    assert sum("Edema" in note for note in notes) == 1

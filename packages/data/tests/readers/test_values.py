@@ -223,3 +223,22 @@ def test_tables_of_patients_are_read_as_tables_of_labels_are(tmp_path, write_ima
     table, notes = patients.facts(folder, ["A/1.png", "A/2.png", "B/3.png", "B/4.png"])
     assert table["patient"].to_list() == ["Müller", "7", "7", "Müller"]
     assert any("spelled in several ways" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "patients_there"),
+    [
+        (["1,100", "1100", "7", "12,345,678", "12345678"], 3),
+        (["1.100", "1100", "0007", "7"], 2),
+        (["1'100", "1100.0"], 1),
+        (["2\u202f200", "2 200", "2200"], 1),
+        (["1,000", "1", "2,000", "2"], 2),  # decimals, as far as can be told
+        (["1,000", "1000", "1,100"], 2),
+        (["1,100", "1100", "A7"], 3),  # not a column of numbers: 1,100 is a name
+        (["01,100", "1100", "1,10", "110"], 4),
+    ],
+)
+def test_thousands_are_separated_only_in_columns_of_whole_numbers(names, patients_there):
+    column, _ = values.merged_patients(pl.Series("patient", [*names, None]))
+    assert column.drop_nulls().n_unique() == patients_there
+    assert column.null_count() == 1

@@ -179,7 +179,7 @@ class TrainingImages(Typed):
     identical: int | None
     """Null where none could be compared."""
     copies: int | None
-    """Others that look the same: saved anew, rescaled, toned or inverted. Null where none could be compared."""
+    """Others that look the same: saved anew, rescaled, toned, inverted or turned. Null where none could be compared."""
     not_compared: str | None
     """What could not be compared, and why."""
 

@@ -143,7 +143,7 @@ def seen_in_training(met: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"{count} {what}"
             for count, what in (
                 (one["identical"], "are identical to"),
-                (one["copies"], "look like copies, saved anew, rescaled or toned, of"),
+                (one["copies"], "look like copies, saved anew, rescaled, toned or turned, of"),
             )
             if count
         ]

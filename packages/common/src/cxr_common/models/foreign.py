@@ -1,5 +1,6 @@
 """Weights for torchvision, and weights of other libraries read under timm's names."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,8 @@ _LAST = {"student", "online", "key", "k", "momentum"}
 _SAME = 0.9
 """Share of the tensors found in the best of several networks in a file from which another one is a choice too."""
 _DERIVED = ("relative_position_index", "attn_mask")  # computed tables that some libraries save all the same
+_TOKENS = ("reg_token", "register_tokens", "storage_tokens", "dist_token", "distillation_token")
+"""Tokens besides the class token: a network that lacks them gives other features."""
 
 
 def to_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -198,6 +201,9 @@ def _match(namings: "Sequence[_Naming]", network: nn.Module, part: str = "", pat
             raise BadInput(f"a network called {part}", there, where=path, do="give one of these behind #, or none")
         parts = [chosen[0], *(name for name in parts if name != chosen[0])]
     renamed = ranked[parts[0]][1]
+    parts = _distinct(
+        parts, {name: [id(tensors[own]) for own in body if own in tensors] for name, (_, tensors) in ranked.items()}
+    )
     state = {name: _fitted(name, renamed[name], like, network) for name, like in body.items() if name in renamed}
     beside = {name: tensor for name, tensor in renamed.items() if name not in body}
     inner = {name.split(".")[0] for name in body}
@@ -211,11 +217,23 @@ def _match(namings: "Sequence[_Naming]", network: nn.Module, part: str = "", pat
         surplus=[
             name
             for name in beside
-            if name.split(".")[0] in inner and not name.startswith(classifier) and not name.endswith(_DERIVED)
+            if name in _TOKENS
+            or (name.split(".")[0] in inner and not name.startswith(classifier) and not name.endswith(_DERIVED))
         ],
         channels=renamed[stem].shape[1] if stem in renamed and renamed[stem].ndim == 4 else None,
         parts=tuple(parts),
     )
+
+
+def _distinct(parts: Sequence[str], tensors: Mapping[str, Sequence[int]]) -> list[str]:
+    """Networks in a file without those that are an earlier one again, with one more wrapper off."""
+    kept: list[str] = []
+    taken: set[int] = set()
+    for part in parts:
+        if taken.isdisjoint(tensors[part]):
+            kept.append(part)
+            taken.update(tensors[part])
+    return kept
 
 
 class _Naming(NamedTuple):
@@ -296,8 +314,11 @@ def _fitted(name: str, tensor: Tensor, like: Tensor, network: Any) -> Tensor:
         window = network.get_submodule(name.rpartition(".")[0]).window_size
         return resize_rel_pos_bias_table_simple(tensor, new_window_size=window, new_bias_shape=tuple(like.shape))
     if "pos_embed" in name and tensor.ndim == like.ndim == 3 and tensor.shape[2] == like.shape[2]:
-        grid = list(network.patch_embed.grid_size)
-        return resample_abs_pos_embed(tensor, grid, num_prefix_tokens=network.num_prefix_tokens)
+        grid, prefix = list(network.patch_embed.grid_size), like.shape[1] - network.patch_embed.num_patches
+        patches = tensor.shape[1] - prefix
+        if patches < 1 or patches != math.isqrt(patches) ** 2:
+            return tensor  # not the patches of a square image and our tokens
+        return resample_abs_pos_embed(tensor, grid, num_prefix_tokens=prefix)
     if "pos_embed" in name and tensor.ndim == like.ndim == 4 and tensor.shape[1] == like.shape[1]:
         size = like.shape[-2:]
         return nn.functional.interpolate(tensor, size, mode="bicubic", antialias=True, align_corners=False)

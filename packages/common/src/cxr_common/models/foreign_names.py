@@ -83,10 +83,27 @@ RENAMINGS: dict[str, list[Renaming]] = {
         (r"^features\.([246])\.", lambda m: f"layers.{_half(m)}.downsample."),
         (r"^head\.", "head.fc."),
     ],
+    "torchvision ViT": [
+        (r"^class_token$", "cls_token"),
+        (r"^conv_proj\.", "patch_embed.proj."),
+        (r"^encoder\.pos_embedding$", "pos_embed"),
+        (r"^encoder\.ln\.", "norm."),
+        (r"^encoder\.layers\.encoder_layer_(\d+)\.ln_([12])\.", r"blocks.\1.norm\2."),
+        (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_", r"blocks.\1.attn.qkv."),
+        (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.", r"blocks.\1.attn.proj."),
+        (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),
+        (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
+        (r"^heads\.head\.", "head."),
+    ],
+    "DINOv2": [
+        (r"^(register|storage)_tokens$", "reg_token"),
+        (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # in chunks, as it trains
+    ],
     # Both as it writes files and, since its version 5, as it names modules.
     "transformers ViT and DINOv2": [
         (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
         (r"^embeddings\.register_tokens$", "reg_token"),
+        (r"^embeddings\.distillation_token$", "dist_token"),
         (r"^embeddings\.position_embeddings$", "pos_embed"),
         (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
         (r"^(?:encoder\.)?layers?\.(\d+)\.attention\.(?:attention\.)?(query|key|value|[qkv]_proj)\.", _separate),
@@ -160,11 +177,11 @@ def fused(tensors: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
     Returns:
         The same tensors, or new ones under timm's names.
     """
-    done = dict(tensors)
+    done, own = dict(tensors), network.state_dict()
     for name in tensors:
         stem, part, kind = name.rpartition(".attn.q.")
         trio = [f"{stem}.attn.{letter}.{kind}" for letter in "qkv"]
-        if part and all(member in done for member in trio):
+        if part and name not in own and all(member in done for member in trio):
             done[f"{stem}.attn.qkv.{kind}"] = torch.cat([done.pop(member) for member in trio])
     for kind in ("weight", "bias"):
         if (joint := done.pop(f"attn_pool.in_proj.{kind}", None)) is not None:

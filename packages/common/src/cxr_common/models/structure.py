@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cxr_data.errors import BadInput
+
 LEVELS = ("level1", "level2", "level3", "level4")
 """Names of the feature levels, shallow to deep; "level4" is always the deepest."""
 
@@ -17,9 +19,16 @@ def classifier_name(network: Any) -> str:
 
     Args:
         network: A network of timm's interface. One without outputs has an identity in that place.
+
+    Raises:
+        BadInput: It has none, or several.
     """
     classifier = network.get_classifier()
-    return next(name for name, module in network.named_modules() if module is classifier)
+    for name, module in network.named_modules():
+        if module is classifier:
+            return name
+    found = f"{type(network).__name__} with {len(classifier) if isinstance(classifier, tuple | list) else 'none'}"
+    raise BadInput("a network with one classifier", found, do="choose one without a token of distillation")
 
 
 def first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d | None]:

@@ -145,10 +145,13 @@ def _near(cohort: Cohort, images: list[str], measures: Measures) -> list[dict[st
         "labels_differ": int(at_odds.sum()),
         "patients_differ": int((patients[one] != patients[other]).sum()),
         "inverted": int((pairs.correlation < 0).sum()),
+        "mirrored_or_turned": int((pairs.orientation > 0).sum()),
         "complete": pairs.complete,
     }
     text = f"{details['pairs']} pairs; {details['across_splits']} lie across splits, {details['labels_differ']} have "
     text += f"labels that differ, {details['patients_differ']} are of two patients, {details['inverted']} are negatives"
+    turned = details["mirrored_or_turned"]
+    text += f", {turned} mirrored or turned" if turned else ""
     text += "" if pairs.complete else "; there are so many that the search was ended"
     level = "error" if crossing.any() else "warning" if at_odds.any() else "note"
     order = np.lexsort((~at_odds, ~crossing))

@@ -10,9 +10,6 @@ from cxr_data.cohorts.cohort import Cohort
 from cxr_data.cohorts.digests import image_keys
 from cxr_data.preparation.splits import join_groups
 
-MOST_COMPARED = 20_000
-"""Images up to which copies that are not identical are searched for, too: a few seconds."""
-
 
 class Overlap(NamedTuple):
     """What several cohorts have in common.
@@ -31,9 +28,9 @@ class Overlap(NamedTuple):
 def overlap(cohorts: Sequence[Cohort], names: Sequence[str], targets: NDArray[np.float32]) -> Overlap:
     """Find images that are in several cohorts, and keep them from being trained on and tested on at once.
 
-    Images with identical pixels are found in cohorts of any size; up to :data:`MOST_COMPARED` images also copies that
-    were re-encoded, rescaled, toned or inverted (:func:`cxr_data.auditing.duplicates.near_pairs`). Patients who share
-    an image are one group. A training or validation image of such a group is left out where another cohort tests on
+    Images with identical pixels are found in cohorts of any size; up to 20,000 images also copies that were re-encoded,
+    rescaled, toned, inverted or turned (:func:`cxr_data.auditing.duplicates.near_pairs`). Patients who share an image
+    are one group. A training or validation image of such a group is left out where another cohort tests on
     the group, a training image also where another cohort validates on it. Within one cohort nothing is changed.
 
     Args:
@@ -86,12 +83,12 @@ def _copies(
     """
     from cxr_data.auditing.duplicates import near_pairs
     from cxr_data.auditing.measures import measure
-    from cxr_data.cohorts.likeness import MOST_ALIKE
+    from cxr_data.cohorts.likeness import MOST_ALIKE, MOST_COMPARED
 
     audit = "`cxr-data audit` of all these cohorts together compares them"
     if len(number) > MOST_COMPARED:
         many = f"more than {MOST_COMPARED:,} images: only identical ones were searched for in several cohorts"
-        return number, (f"{many}, not copies that were re-encoded or rescaled; {audit}",)
+        return number, (f"{many}, not copies that were re-encoded, rescaled or turned; {audit}",)
     measured = [measure(cohort) for cohort in cohorts]
     thumbs = np.concatenate([measures.thumbs for measures in measured])
     near = near_pairs(thumbs, [digest for measures in measured for digest in measures.digest])
@@ -142,7 +139,7 @@ def _overlap_notes(
 
     alike = (shared >= 0) & ~same
     counts = [f"{int(same.sum())} images are identical"] if same.any() else []
-    counts += [f"{int(alike.sum())} are copies, re-encoded or rescaled,"] if alike.any() else []
+    counts += [f"{int(alike.sum())} are copies, re-encoded, rescaled or turned,"] if alike.any() else []
     here = set(owner[shared >= 0].tolist())
     holders = ", ".join(name for number, name in enumerate(names) if number in here)
     notes = [f"cohorts share images: {' and '.join(counts)} to an image of another cohort ({holders})"]

@@ -130,7 +130,7 @@ def parse(
 
     from jsonargparse import ArgumentParser
 
-    arguments = _familiar(list(sys.argv[1:] if argv is None else argv), config_class)
+    arguments = _familiar(list(sys.argv[1:] if argv is None else argv), config_class, positional)
     _check_files(arguments, config_class)
     # No abbreviations: a flag that works today must not become ambiguous when a field is added.
     parser = ArgumentParser(prog=prog, allow_abbrev=False, exit_on_error=False)
@@ -261,14 +261,16 @@ def _made(config_class: type[C], parsed: Any) -> C:
     return config_class(**values)
 
 
-def _familiar(arguments: list[str], config_class: type) -> list[str]:
+def _familiar(arguments: list[str], config_class: type, positional: str | None = None) -> list[str]:
     """Let people type what they would expect.
 
     ``--restart`` for true, ``--loss kd=0.9`` for one entry of a dict, ``--teacher A B`` for a list, which is a plain
-    word where one will do (``list[str] | str``), ``--teacher+ C`` for one more, ``--seeds 0,1,2`` for numbers.
+    word where one will do (``list[str] | str``), ``--teacher+ C`` for one more, ``--seeds 0,1,2`` for numbers, and
+    ``--paths A B`` for what needs no option.
     """
     fields = _fields(config_class)
     translated: list[str] = []
+    words: list[str] = []
     lists: dict[str, tuple[int, list[str]]] = {}  # option -> where its list stands in `translated`, and what is in it
     position = 0
     while position < len(arguments):
@@ -300,6 +302,9 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
             while not value and position < len(arguments) and not arguments[position].startswith("--"):
                 listed.append(arguments[position])
                 position += 1
+            if name == positional:
+                words += listed
+                continue
             if flag.endswith("+"):
                 flag = flag[:-1]
                 listed = [*lists.get(flag, (0, []))[1], *listed]
@@ -319,7 +324,7 @@ def _familiar(arguments: list[str], config_class: type) -> list[str]:
             translated.append(f"{flag}.{key}={number}")
         else:
             translated.append(token)
-    return translated
+    return [*translated, *words]
 
 
 def _fields(config_class: Any) -> dict[str, Any]:

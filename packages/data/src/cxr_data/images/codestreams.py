@@ -45,6 +45,8 @@ def codestream(data: bytes) -> bytes:
         end = _jls_end(data) if _frame(data)[0] == 0xF7 else segments(data)[-1].stop
     elif data[:4] == b"\x00\x00\x01\xb3" or data[4:8] == b"ftyp":
         raise BrokenImage("a DICOM video; one radiograph was expected")
+    elif data[:2] == b"\xff\x0a" or data[4:8] == b"JXL ":
+        raise BrokenImage("a DICOM file in JPEG XL, which is not read: store it losslessly")
     else:
         raise BrokenImage("damaged DICOM: its pixels are compressed in no known way")
     rest = data[end:].lstrip(b"\0")

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_data.images.dicom_file import dicom_header, open_dicom, text_of
+from cxr_data.images.dicom_file import dicom_header, identifier_of, open_dicom, text_of
 from cxr_data.images.dicom_pixels import Stored, stored_values
 from cxr_data.images.header import BrokenImage
 from cxr_data.images.lookup_tables import depth, look_up, palette, table_of
@@ -51,8 +51,9 @@ def decode_dicom(data: bytes, window: str) -> NDArray[np.float32]:
     """
     dataset, syntax = open_dicom(data)
     if not len(dataset):
-        cut = data[128:132] == b"DICM"
-        raise BrokenImage("truncated DICOM: it ends within its header" if cut else "not an image of a known kind")
+        if data[128:132] != b"DICM":
+            raise BrokenImage("not an image of a known kind")
+        raise BrokenImage("truncated DICOM: it ends within its header or compressed pixels")
     with _damaged("its pixels cannot be decoded"):
         image = stored_values(dataset, syntax)
     # What is no number afterwards is refused.
@@ -87,7 +88,7 @@ def dicom_facts(path: Path, salt: bytes) -> dict[str, Any]:
     if dataset is None:
         return dict.fromkeys(("patient", "number", "projection", "sex", "age"))
     # Tables of patients are read likewise: another spelling is no other patient.
-    issuer, number = (patient_key(text_of(dataset, name)) for name in ("IssuerOfPatientID", "PatientID"))
+    issuer, number = (patient_key(identifier_of(dataset, name)) for name in ("IssuerOfPatientID", "PatientID"))
 
     def hashed(issuer: str) -> str | None:
         whole = f"{issuer}\0{number}".encode("utf-8", "backslashreplace")

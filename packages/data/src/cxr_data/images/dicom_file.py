@@ -1,8 +1,8 @@
 """Opening DICOM files: one way for headers and for pixels, whatever the file lacks or has of its own.
 
 Read are files with and without the 128 byte preamble, the file meta information or a transfer syntax, in explicit or
-implicit VR, little or big endian, deflated or not. Where the transfer syntax and the bytes disagree on how the data set
-is written, the bytes decide.
+implicit VR, little or big endian, deflated (also with a header of zlib or gzip) or not. Where the transfer syntax and
+the bytes disagree on how the data set is written, the bytes decide.
 """
 
 import io
@@ -10,6 +10,7 @@ import logging
 import warnings
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,7 +20,8 @@ from cxr_data.images.header import BrokenImage, open_content
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
+"""Transfer syntaxes of deflated data sets; the last two refer to pixels elsewhere."""
 MAX_INFLATED = 2**29
 """Largest deflated data set that is unpacked, bytes."""
 _PIXELS = 0x7FE00000
@@ -53,16 +55,17 @@ def _open(file: BinaryIO, tags: Sequence[str] | None) -> tuple["Dataset", str | 
     from pydicom.datadict import tag_for_keyword
     from pydicom.filereader import read_dataset
 
-    file.seek(132 if file.read(132)[128:] == b"DICM" else 0)
+    start = file.read(132)
+    file.seek(132 if start[128:] == b"DICM" else 4 if start[:4] == b"DICM" else 0)
     syntax = _transfer_syntax(file)
-    if syntax == DEFLATED:
+    if syntax in DEFLATED:
         file = _inflated(file)
     at = file.tell()
     head = file.read(6)
     file.seek(at)
     implicit = not (head[4:6].isalpha() and head[4:6].isupper())
-    # The groups that a data set begins with are small. Big endian is always explicit.
-    little = implicit or int.from_bytes(head[:2], "little") <= int.from_bytes(head[:2], "big")
+    # The groups that a data set begins with are small. Big endian is explicit but in files of old.
+    little = int.from_bytes(head[:2], "little") <= int.from_bytes(head[:2], "big")
     wanted = None if tags is None else [tag for name in tags if (tag := tag_for_keyword(name)) is not None]
     dataset = read_dataset(
         file,
@@ -101,7 +104,9 @@ def _inflated(file: BinaryIO) -> BinaryIO:
     data = file.read()
     if is_dicom(data[:SNIFFED]):
         return io.BytesIO(data)
-    unpack = zlib.decompressobj(-zlib.MAX_WBITS)
+    # Some writers put the header of zlib or gzip before it, which no data set begins with.
+    wrapped = data[:2] == b"\x1f\x8b" or (data[:1] == b"\x78" and int.from_bytes(data[:2]) % 31 == 0)
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 32 if wrapped else -zlib.MAX_WBITS)
     try:
         whole = unpack.decompress(data, MAX_INFLATED)
     except zlib.error as error:
@@ -140,6 +145,22 @@ def text_of(dataset: "Dataset", keyword: str) -> str:
     except Exception:  # conversion fails with whatever the value provokes
         value = getattr(dataset.get_item(keyword), "value", None)
         return value.decode("latin-1").strip("\0 ") if isinstance(value, bytes) else ""
+
+
+def identifier_of(dataset: "Dataset", keyword: str) -> str:
+    """:func:`text_of` for what must be the same text in every file, however it is encoded and padded.
+
+    Writers often name another character set than they use: bytes that are UTF-8 count as that, bytes that cannot be as
+    Windows-1252. What follows a null byte is left over from something else.
+    """
+    value = getattr(dataset.get_item(keyword), "value", None)
+    if not isinstance(value, bytes) or b"\x1b" in value:  # ISO 2022 names its characters within the value
+        return text_of(dataset, keyword).strip("\\ ")
+    value = value.lstrip(b"\0 ").partition(b"\0")[0]
+    for encoding in ("utf-8", *(["cp1252"] if dataset._character_set == ["UTF8"] else [])):
+        with suppress(UnicodeDecodeError):
+            return value.decode(encoding).strip("\\ ")
+    return text_of(dataset, keyword).strip("\\ ")
 
 
 def quiet() -> None:

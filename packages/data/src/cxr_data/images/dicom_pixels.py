@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", *_COLOURS)
-_RLE = "1.2.840.10008.1.2.5"
+_RLE, _BARE_IN_FRAGMENTS = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.98"
+_VIDEOS = ("1.2.840.10008.1.2.4.10", "1.2.840.10008.1.2.7.")
+"""Beginnings of the transfer syntaxes of MPEG-2, MPEG-4, HEVC and ST 2110."""
 _FIRST_SEGMENT = b"\x40\0\0\0"
 """Place of the first segment in RLE, the second number of its header."""
 _STORAGE = "1.2.840.10008.5.1.4.1.1"
-_NOT_IMAGES = ("1.2.840.10008.1.3.10", *(f"{_STORAGE}.{kind}." for kind in (9, 11, 66, 67, 88, 104)))
-"""Beginnings of the SOP classes of directories, waveforms, presentation states, registrations and reports."""
+_NOT_IMAGES = tuple(f"{_STORAGE}.{kind}." for kind in (9, 11, 66, 67, 88, 104))
+"""Beginnings of the SOP classes of waveforms, presentation states, registrations and reports."""
 _FLOATS = {"FloatPixelData": "f4", "DoubleFloatPixelData": "f8"}
 
 
@@ -59,8 +61,10 @@ def stored_values(dataset: "Dataset", syntax: str | None) -> Stored:
     """
     holders = [name for name in ("PixelData", *_FLOATS) if name in dataset]
     if not holders:
-        other = str(dataset.get("SOPClassUID") or "").startswith(_NOT_IMAGES)
-        raise BrokenImage(NO_IMAGE if other else f"{NO_IMAGE}: its pixels are missing")
+        # A directory names its class in the file meta information alone.
+        other = "DirectoryRecordSequence" in dataset or str(dataset.get("SOPClassUID") or "").startswith(_NOT_IMAGES)
+        elsewhere = "kept on a server (JPIP)" if "PixelDataProviderURL" in dataset else "missing"
+        raise BrokenImage(NO_IMAGE if other else f"{NO_IMAGE}: its pixels are {elsewhere}")
     if len(holders) > 1:
         raise BrokenImage("a DICOM file with two images; one radiograph was expected")
     header = _header(dataset)
@@ -142,13 +146,18 @@ def _raw(dataset: "Dataset", header: PixelHeader, syntax: str | None) -> tuple[N
     if not isinstance(data, (bytes, bytearray)):
         raise BrokenImage("damaged DICOM: its pixels are not bytes")
     if not data.startswith((b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")[0 if little else 1]):
-        return _uncompressed(dataset, header, little, syntax)
+        return _uncompressed(dataset, bytes(data), header, little, syntax)
     fragments = list(generate_fragments(bytes(data)))
-    if fragments and not _is_stream(fragments[0]):
+    bare = syntax == _BARE_IN_FRAGMENTS
+    if fragments and (bare or not _is_stream(fragments[0])):
         fragments = fragments[1:]  # the table of offsets, which some leave out
     if not fragments or not any(fragments):
         raise BrokenImage("a DICOM file without an image")
     whole = b"".join(fragments)
+    if bare:
+        return _uncompressed(dataset, whole, header, little, syntax)
+    if (syntax or "").startswith(_VIDEOS):
+        raise BrokenImage("a DICOM video; one radiograph was expected")
     if not _is_stream(whole) or whole[4:8] == _FIRST_SEGMENT:
         if syntax not in (_RLE, None) or len(whole) < 64 or whole[4:8] != _FIRST_SEGMENT:
             codestream(whole)  # says what is wrong
@@ -165,7 +174,7 @@ def _is_stream(data: bytes) -> bool:
 
 
 def _uncompressed(
-    dataset: "Dataset", header: PixelHeader, little: bool, syntax: str | None
+    dataset: "Dataset", data: bytes, header: PixelHeader, little: bool, syntax: str | None
 ) -> tuple[NDArray[Any], int, str]:
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
@@ -173,7 +182,7 @@ def _uncompressed(
     subsampled = header.photometric == "YBR_FULL_422"
     expected = header.rows * header.columns * (2 if subsampled else header.samples) * (header.allocated // 8)
     try:
-        _native(dataset.PixelData, expected)
+        _native(data, expected)
     except BrokenImage as error:
         if syntax is None:
             raise BrokenImage(
@@ -185,8 +194,7 @@ def _uncompressed(
     options = pixel_options(header, header.allocated, header.stored)
     options |= {"planar_configuration": int(planes), "pixel_vr": dataset["PixelData"].VR, "correct_unused_bits": False}
     # An odd number of bytes may be written in words, the last of them whole.
-    data = bytes(dataset.PixelData)[: expected + expected % 2]
-    values, told = decoder.as_array(data, raw=not subsampled, **options)
+    values, told = decoder.as_array(data[: expected + expected % 2], raw=not subsampled, **options)
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     check_order(values, "DICOM", planes=planes)
     if header.samples == 1:
@@ -240,10 +248,15 @@ def _values(
         sign = (bare >> (shift + stored - 1)) & 1
         above = np.where((sign == 1) & (above == ones), bare.dtype.type(0), above)
     if above.any() and int(np.bitwise_or.reduce(above, axis=None)) << (shift + stored) & ~overlays:
-        _refuse_unless_overlay(above, (bare >> shift) & ((1 << stored) - 1), stored)
-    bare = raw.view(bare.dtype) << (wide - stored - shift)
-    signed = bare.view(f"i{raw.dtype.itemsize}") if header.signed else bare
-    return signed >> (wide - stored), stored
+        _refuse_unless_overlay(above, _bits_of(used, stored, shift, header.signed), stored)
+    return _bits_of(raw, stored, shift, header.signed), stored
+
+
+def _bits_of(raw: NDArray[Any], stored: int, shift: int, signed: bool) -> NDArray[Any]:
+    """The values that lie ``shift`` bits up, in the type of ``raw`` with or without a sign."""
+    wide = 8 * raw.dtype.itemsize
+    top = raw.view(f"u{raw.dtype.itemsize}") << (wide - stored - shift)
+    return top.view(f"{'i' if signed else 'u'}{raw.dtype.itemsize}") >> (wide - stored)
 
 
 def _shift(bare: NDArray[Any], used: NDArray[Any], header: PixelHeader, overlays: int) -> int:

@@ -14,9 +14,10 @@ LONG = frozenset(re.findall(b"..", b"OBODOFOLOVOWSQSVUCUNURUTUV"))
 def is_dicom(start: bytes) -> bool:
     """Whether a file is DICOM, by its first :data:`SNIFFED` bytes.
 
-    Without the preamble, two elements of group 2 or 8 must follow each other as DICOM orders them.
+    The preamble may be missing before its mark. Without the mark, two elements of group 2 or 8 must follow each other
+    as DICOM orders them.
     """
-    if start[128:132] == b"DICM":
+    if start[128:132] == b"DICM" or start[:6] == b"DICM\x02\0":
         return True
     order = "little" if start[:2] in (b"\x02\x00", b"\x08\x00") else "big"
     first = _element(start, 0, order)
@@ -41,6 +42,6 @@ def _element(data: bytes, at: int, order: Literal["little", "big"]) -> tuple[int
         length = int.from_bytes(head[6:8], order)
     else:
         length = int.from_bytes(head[4:8], order)
-        if order == "big" or length > 2**20:  # implicit VR is always little endian
+        if length > 2**20:
             return None
     return int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order), at + size + length

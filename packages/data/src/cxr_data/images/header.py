@@ -49,6 +49,13 @@ _PICTURES = {
     b"P3": "PPM",
     b"P5": "PGM",
     b"P6": "PPM",
+    b"P1": "PBM",
+    b"P4": "PBM",
+    b"P7": "PAM",
+    b"Pf": "PFM",
+    b"PF": "PFM",
+    b"II\xbc": "JPEG XR",
+    b"qoif": "QOI",
     b"\xff\xd8": "damaged JPEG",
 }
 _ELSE = {

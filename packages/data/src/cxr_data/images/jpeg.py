@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from cxr_data.images.header import BrokenImage, check_size
 
-EOI, SOS, DHT, DRI = 0xD9, 0xDA, 0xC4, 0xDD
+EOI, SOS, DHT, DRI, PROGRESSIVE = 0xD9, 0xDA, 0xC4, 0xDD, 0xC2
 FRAMES = frozenset(range(0xC0, 0xD0)) - {DHT, 0xC8, 0xCC}
 """Markers of frame headers (T.81, table B.1)."""
-PROGRESSIVE = (0xC2, 0xCA)
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_READ = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
+_READ = {0xC0, 0xC1, 0xC2}
+_ARITHMETIC, _LS = (0xC9, 0xCA), 0xF7
 _ALL = 2**64 - 1
 """Every coefficient of a block, one bit each."""
 _MARGIN = b"\x2a" * 16
@@ -125,6 +125,8 @@ def segments(data: bytes) -> list[Segment]:
         marker = data[at - 1]
         if marker == EOI:
             return [*parts, Segment(EOI, at, at)]
+        if marker == _LS:
+            raise BrokenImage("a JPEG-LS file, which is read in DICOM only: convert it to PNG")
         if marker not in _SEGMENTS:
             raise BrokenImage("damaged JPEG: a marker where none may be")
         stop = at + int.from_bytes(data[at : at + 2])
@@ -161,6 +163,8 @@ def _frame(data: bytes, parts: Sequence[Segment]) -> Frame:
 
 
 def _check_process(data: bytes, parts: Sequence[Segment], frame: Frame) -> None:
+    if frame.marker in _ARITHMETIC:  # libjpeg reads it, and on beyond the end of the codes without a word
+        raise BrokenImage("a JPEG in arithmetic coding, which is not read: damage would not show; convert it to PNG")
     if frame.marker not in _READ or frame.precision != 8:
         kind = "lossless" if frame.marker in (0xC3, 0xCB) else f"{frame.precision}-bit"
         raise BrokenImage(
@@ -198,7 +202,7 @@ def _check_scans(data: bytes, parts: Sequence[Segment], frame: Frame) -> None:
         if len(body) < 4 or len(body) != 4 + 2 * body[0] or any(i not in left for i in body[1:-3:2]):
             raise BrokenImage("damaged JPEG: the header of a scan cannot be read")
         for identifier in body[1:-3:2]:
-            if frame.marker not in PROGRESSIVE:
+            if frame.marker != PROGRESSIVE:
                 left[identifier] = 0
             elif not body[-1] & 15:  # no bit of these coefficients is left for a later scan
                 left[identifier] &= ~((2 << body[-2]) - (1 << body[-3]))
@@ -316,7 +320,7 @@ def _decode(data: bytes, parts: Sequence[Segment], frame: Frame, factor: int) ->
 
 def _check_last_scan(data: bytes, parts: Sequence[Segment], frame: Frame, colour: str) -> None:
     """Refuse a last scan that does not need its last byte, as every sound one does, and zeros no encoder writes."""
-    if frame.marker in PROGRESSIVE:
+    if frame.marker == PROGRESSIVE:
         for part, after in pairwise(parts):
             # Blank blocks become one run in scans of AC coefficients.
             if part.marker == SOS and data[part.stop - 3] and _ZEROS in data[part.stop : after.start]:
@@ -342,7 +346,7 @@ def _mended(data: bytes, parts: Sequence[Segment], frame: Frame) -> bytes:
             new[part.start] = 0
         if part.marker == 0xEE and new[part.start : part.start + 5] == b"Adobe":
             new[part.start + 11] = len(frame.components) // 2  # YCbCr, YCCK
-        if part.marker == SOS and frame.marker not in PROGRESSIVE:
+        if part.marker == SOS and frame.marker != PROGRESSIVE:
             new[part.stop - 3 : part.stop] = b"\x00\x3f\x00"
     return bytes(new)
 

@@ -79,6 +79,10 @@ def not_fitted(
             only = f"images of one class only ({held[0]})" if held else "no labelled image"
             kept = "temperature 1 and threshold 0.5 are kept, not fitted, and AUROC is undefined"
             return [f"the validation part has {only}: {kept}"]
+        if absent := [label for label in labels if label not in held]:
+            notes.append(
+                f"no validation image of {', '.join(absent)}: nothing tells how well the others are told from it"
+            )
     if task != "multiclass" or len(labels) == 2:
         for label, column in list(zip(labels, target.T, strict=True))[task == "multiclass" :]:
             counts = {word: len(np.unique(patient[column == value])) for word, value in (("with", 1), ("without", 0))}
@@ -89,7 +93,12 @@ def not_fitted(
                 alone = "" if few else "; it is left out of the mean AUROC"
                 notes.append(f"{who} {word} {label}: its {what} not fitted{alone}")
     used = target if task == "multiclass" else of_several_patients(target, patient)
-    if method == "temperature" and (reason := _likeliest_temperature(logits, used, task)[1]):
+    spread = np.ptp(logits, axis=0) if len(target) > 1 else np.full(len(labels), np.inf)
+    alike = (spread < _ALIKE) & ~np.isnan(used).all(axis=0)
+    if alike.all() or (alike.any() and task != "multiclass"):
+        names = ", ".join(label for label, one in zip(labels, alike, strict=True) if one)
+        notes.append(f"all validation images are answered alike for {names}: nothing was learnt of it")
+    if method == "temperature" and not alike.all() and (reason := _likeliest_temperature(logits, used, task)[1]):
         notes.append(reason)
     if method == "platt" and task == "multiclass" and _separated(np.asarray(logits, np.float64), target, task):
         notes.append(f"{_SEPARATED}: slope 1 and shifts 0 are kept, not fitted")
@@ -98,6 +107,8 @@ def not_fitted(
 
 _SEPARATED = "the classifier makes no error on the validation images, so that the more certain the likelier"
 _COLDEST, _WARMEST = 0.05, 20.0  # temperatures
+_ALIKE = 1e-4
+"""Spread of the logits of a label up to which it says nothing of the images."""
 
 
 def _separated(logit: Array, target: Array, task: str) -> bool:
@@ -183,16 +194,17 @@ def fit_platt(logits: ArrayLike, targets: ArrayLike, task: str) -> dict[str, lis
 
     Returns:
         ``{"scale": a, "shift": b}`` of L numbers each, a in [0.05, 20]; 1 and 0 for a label without positives or
-        negatives, and for classes that are told apart without an error (the slope would grow for ever).
+        negatives, 0 for a class without images, 1 and 0 for classes that are told apart without an error (the slope
+        would grow for ever).
     """
     logit, target = np.asarray(logits, np.float64), np.asarray(targets, np.float64)
     labels = logit.shape[1]
     scale, shift = np.ones(labels), np.zeros(labels)
     if task == "multiclass":
         known = ~np.isnan(target).any(axis=1)
-        if len(np.unique(target[known].argmax(axis=1))) > 1 and not _separated(logit, target, task):
-            slope, shift = _fit_softmax(logit[known], target[known])
-            scale[:] = slope
+        held = np.flatnonzero((target[known] == 1).any(axis=0))  # a shift of another class would fall for ever
+        if len(held) > 1 and not _separated(logit, target, task):
+            scale[:], shift[held] = _fit_softmax(logit[known][:, held], target[known][:, held])
         return {"scale": scale.tolist(), "shift": shift.tolist()}
     for label in range(labels):
         known = ~np.isnan(target[:, label])

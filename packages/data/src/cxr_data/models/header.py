@@ -28,8 +28,10 @@ EXPORT_KEY = "cxr_export"
 TRAINING_IMAGES = "cxr.training_images"
 """Beginning of the names of the tensors, beside the weights, with the keys of the images that were trained on; then
 comes the edge at which these were stored."""
-LIKENESS = f"{TRAINING_IMAGES}.likeness.16"
-"""Name of the tensor (N, 16) with the keys of what these images look like, at any edge."""
+LIKENESS_WORDS = 16
+"""Numbers of 64 bits of a key of what an image looks like."""
+LIKENESS = f"{TRAINING_IMAGES}.likeness.{LIKENESS_WORDS}"
+"""Name of the tensor (N, 16) with these keys, for images of any edge."""
 
 
 @dataclass(frozen=True)
@@ -316,7 +318,7 @@ def _end(table: Mapping[str, Any]) -> int:
         if name.startswith(TRAINING_IMAGES) and not (
             entry["dtype"] == "I64"
             and name.rpartition(".")[2].isdigit()
-            and (name != LIKENESS or entry["shape"][1:] == [16])
+            and (name != LIKENESS or entry["shape"][1:] == [LIKENESS_WORDS])
         ):
             raise ValueError("no keys of images of a size")
         start, stop = entry["data_offsets"]

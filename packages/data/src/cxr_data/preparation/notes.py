@@ -38,13 +38,17 @@ def placeholder_notes(patients: pl.Series) -> list[str]:
 
 
 def missing_classes(listing: Listing, split: list[str], targets: NDArray[np.float32]) -> list[str]:
-    """A note on each split without an image of some label."""
+    """Notes on labels that no image says anything of, and on splits that lack images of a label, or its values."""
     notes = []
+    labels, known = np.array(listing.labels), ~np.isnan(targets)
+    told = known.any(axis=0)
+    if not told.all():
+        names = ", ".join(labels[~told])
+        notes.append(f"no image says anything of {names} (blank or uncertain in every row): nothing is learnt of it")
     for name in SPLITS:
         inside = np.array(split) == name
-        lacking = [
-            label for i, label in enumerate(listing.labels) if inside.any() and not (targets[inside, i] == 1).any()
-        ]
-        if lacking:
-            notes.append(f"{name} has no image of {', '.join(lacking)}")
+        some, shown = known[inside].any(axis=0), (targets[inside] == 1).any(axis=0)
+        for lacking, said in ((told & ~some, "says nothing of"), (some & ~shown, "has no image of")):
+            if inside.any() and lacking.any():
+                notes.append(f"{name} {said} {', '.join(labels[lacking])}")
     return notes

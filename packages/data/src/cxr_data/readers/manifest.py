@@ -124,7 +124,11 @@ def read(path: Path) -> Listing:
         table, notes = table.with_columns(ages), notes + said
     used = {*_KNOWN, "path", *labels, *(f"label:{label}" for label in labels)}
     if unused := [name for name in matched.columns if name not in used]:
-        notes.append(f"columns that are no labels were not used: {', '.join(unused)}")
+        blank = [name for name in unused if matched[name].null_count() == matched.height]
+        if others := [name for name in unused if name not in blank]:
+            notes.append(f"columns that are no labels were not used: {', '.join(others)}")
+        if blank:
+            notes.append(f"columns without a value in any row were not used: {', '.join(blank)}")
         notes += values.nearly_labels(matched.select(unused))
     return Listing(path.name, table, labels, task, tuple(notes), refused=refused)
 

@@ -54,6 +54,8 @@ _DESCRIPTION = (
     *("ispa", "portable", "isportable", "bedside", "supine", "erect", "month", "year", "day"),
 )
 """Likewise, that say how and of whom an image is."""
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}([,.'\u2019 \u00a0\u202f])\d{3}(\1\d{3})*")
+"""Whole numbers with separators of thousands."""
 _LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn")
 _NOT_A_PATIENT = re.compile(r"age|sex|gender|weight|height|size|position|orientation|birth|race|ethnic|count|comment")
 
@@ -251,8 +253,10 @@ def merged_patients(column: pl.Series) -> tuple[pl.Series, list[str]]:
         The column, and notes: where patients were merged, and where a spreadsheet has cut their numbers.
     """
     alike: dict[str, list[str]] = {}
-    for name in column.drop_nulls().unique(maintain_order=True):
-        alike.setdefault(patient_key(name), []).append(name)
+    names: list[str] = column.drop_nulls().unique(maintain_order=True).to_list()
+    plain = _without_thousands(names)
+    for name in names:
+        alike.setdefault(patient_key(plain.get(name, name)), []).append(name)
     first: dict[str, str | None] = dict.fromkeys(alike.pop("", ()))  # nothing that can be seen
     several = [names for names in alike.values() if len(names) > 1]
     first |= {name: names[0] for names in several for name in names}
@@ -266,6 +270,19 @@ def merged_patients(column: pl.Series) -> tuple[pl.Series, list[str]]:
             "may have become one"
         )
     return column.replace(first) if first else column, notes
+
+
+def _without_thousands(names: Sequence[str]) -> dict[str, str]:
+    """Numbers with separators of thousands (1,100) -> without, where a column holds these and whole numbers alone.
+
+    Where every separator is followed by zeros, they may be decimals.
+    """
+    grouped = {name: re.sub(r"\D", "", name) for name in names if _THOUSANDS.fullmatch(name)}
+    if all(name in grouped or patient_key(name).isdecimal() for name in names) and any(
+        re.search(r"\D(?!000)", name) for name in grouped
+    ):
+        return grouped
+    return {}
 
 
 def merged_spellings(names: Iterable[str | None]) -> tuple[dict[str, str], list[str]]:
