@@ -11,6 +11,7 @@ from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, whole_folder, write_text
 from cxr_data.models.decisions import in_use
 from cxr_data.models.header import EXPORT_KEY, KEY, Header
+from cxr_data.models.licences import is_loud, trail
 from cxr_deploy.export import onnx_file
 from cxr_deploy.predict import unusual
 from cxr_deploy.predict.classifier import Classifier
@@ -71,10 +72,13 @@ def facts(header: Header, about: Mapping[str, Any]) -> dict[str, object]:
     """
     precision = about["precision"]
     classifier = Classifier(header, lambda pixels: {}, Path(MODEL), precision)
+    licences = trail(header.licence, header.ancestors)
     return {
         "architecture": header.architecture,
         "precision": precision,
         "sha256": (about.get("source") or {}).get("sha256", ""),
+        "licences": [line for line in licences if not is_loud(line)],
+        "forbidden": next(filter(is_loud, licences), ""),
         "ort": VERSION,
         "task": header.task,
         "labels": list(header.labels),
