@@ -1,5 +1,6 @@
 """Every command of the README and of the manual runs, in small; every Python example too."""
 
+import datetime
 import itertools
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import yaml
 
 import cxr_data.config
 from cxr_data.command_line import umbrella
@@ -170,10 +172,37 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist() -> None:
     assert not broken, "\n".join(broken)
 
 
+def scripts(*packages: str) -> set[str]:
+    """Commands of these packages; of all where none is named."""
+    files = [file for file in ROOT.glob("packages/*/pyproject.toml") if not packages or file.parent.name in packages]
+    return {name for file in files for name in tomllib.loads(file.read_text())["project"].get("scripts", {})}
+
+
 def test_the_readme_shows_every_command() -> None:
-    scripts = [tomllib.loads(file.read_text()) for file in ROOT.glob("packages/*/pyproject.toml")]
-    ours = {name for script in scripts for name in script["project"].get("scripts", {})}
-    assert {words[0] for words in commands(ROOT / "README.md")} == ours
+    assert {words[0] for words in commands(ROOT / "README.md")} == scripts()
+
+
+@pytest.mark.parametrize("image", sorted((ROOT / "docker").iterdir()), ids=lambda path: path.stem)
+def test_an_image_copies_what_exists_and_starts_a_command_that_it_installs(image) -> None:
+    text = image.read_text("utf-8")
+    copied = [word for line in re.findall(r"^COPY (.*)$", text, flags=re.M) for word in line.split()[:-1]]
+    assert copied
+    assert [word for word in copied if not (ROOT / word).exists()] == []
+    assert f"docker build -f {image.relative_to(ROOT)} -t" in text
+    packages = [word.removeprefix("packages/") for word in copied if word.startswith("packages/")]
+    started = [
+        re.findall(r'^CMD \["([\w-]+)"', text, flags=re.M)[0],
+        *re.findall(r"^# docker run.* cxr\S* (\S+)", text, re.M),
+    ]
+    assert len(started) == 2
+    assert set(started) <= scripts(*packages)
+
+
+def test_what_is_cited_is_this_version() -> None:
+    said = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert (said["version"], said["license"]) == (project["version"], project["license"])
+    assert isinstance(said["date-released"], datetime.date)
 
 
 def test_every_number_among_the_readmes_results_is_on_a_results_page() -> None:
