@@ -54,7 +54,7 @@ _DESCRIPTION = (
     *("ispa", "portable", "isportable", "bedside", "supine", "erect", "month", "year", "day"),
 )
 """Likewise, that say how and of whom an image is."""
-_LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn")
+_LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn|^(pat|fall)[-_. ]?(id|nr|no|num|nummer)$")
 _NOT_A_PATIENT = re.compile(r"age|sex|gender|weight|height|size|position|orientation|birth|race|ethnic|count|comment")
 
 
