@@ -221,26 +221,52 @@ def test_every_row_of_a_table_is_in_a_table() -> None:
             assert re.match(r"\|.*\n\|[-:| ]+\|$", table, flags=re.M), f"{page.name}: {table[:80]}"
 
 
-@pytest.mark.slow
-def test_the_manual_builds_without_a_warning(tmp_path) -> None:
-    mkdocs = Path(sys.executable).with_name("mkdocs")
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory) -> Path:
+    """The manual, built without a warning."""
+    mkdocs, folder = Path(sys.executable).with_name("mkdocs"), tmp_path_factory.mktemp("manual")
     if not mkdocs.exists():
         pytest.skip("mkdocs is not installed: uv sync --group docs")
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    built = [str(mkdocs), "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = [str(mkdocs), "build", "--strict", "--quiet", "--site-dir", str(folder)]
     done = subprocess.run(built, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
-    assert (tmp_path / "own-images" / "index.html").exists()
-    # The pages of the packages show their public names, wherever these are defined.
+    return folder
+
+
+@pytest.mark.slow
+def test_the_manual_shows_the_public_names_of_the_packages(manual) -> None:
+    """Wherever these are defined."""
+    assert (manual / "own-images" / "index.html").exists()
     for package, name in (
         ("data", "open_cohort"),
         ("ssl", "sinkhorn"),
         ("distill", "MultilabelKD"),
         ("eval", "delong"),
     ):
-        page = (tmp_path / "api" / package / "index.html").read_text("utf-8")
+        page = (manual / "api" / package / "index.html").read_text("utf-8")
         assert f"{name}</span>" in page, name
+
+
+CUT = """[...document.querySelectorAll("article *")].filter(e => e.scrollWidth > e.clientWidth + 1
+  && ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) && e.clientWidth > 20)
+  .map(e => `${e.scrollWidth} in ${e.clientWidth}: ${e.textContent.trim().slice(0, 60)}`)"""
+"""What is wider than its place in a page of the manual."""
+UNNAMED = '[...document.querySelectorAll("article img")].filter(i => !i.alt || !i.naturalWidth).map(i => i.src)'
+
+
+@pytest.mark.slow
+def test_nothing_in_the_manual_is_cut_off_on_a_desk_and_no_page_is_wider_than_a_phone(manual, browser) -> None:
+    pages = sorted(manual.rglob("index.html"))
+    assert len(pages) > 30
+    for page in pages:
+        browser.open(page, 1280)
+        assert browser.run(CUT) == [], page
+        assert browser.run(UNNAMED) == [], page
+        assert browser.run('document.querySelectorAll("h1").length') == 1, page
+        browser.open(page, 390, mobile=True)
+        assert browser.run("document.documentElement.scrollWidth") <= 390, page
 
 
 @pytest.mark.parametrize(
