@@ -72,13 +72,11 @@ def facts(header: Header, about: Mapping[str, Any]) -> dict[str, object]:
     """
     precision = about["precision"]
     classifier = Classifier(header, lambda pixels: {}, Path(MODEL), precision)
-    licences = trail(header.licence, header.ancestors)
     return {
         "architecture": header.architecture,
         "precision": precision,
         "sha256": (about.get("source") or {}).get("sha256", ""),
-        "licences": [line for line in licences if not is_loud(line)],
-        "forbidden": next(filter(is_loud, licences), ""),
+        **licence_lines(header),
         "ort": VERSION,
         "task": header.task,
         "labels": list(header.labels),
@@ -92,6 +90,15 @@ def facts(header: Header, about: Mapping[str, Any]) -> dict[str, object]:
             "unlike": unusual.UNLIKE,
             "average": unusual.AVERAGE.ravel().tolist(),
         },
+    }
+
+
+def licence_lines(header: Header) -> dict[str, object]:
+    """What a page says of licences: "licences", lines on the model and its ancestors; "forbidden", "" or what is."""
+    lines = trail(header.licence, header.ancestors)
+    return {
+        "licences": [line for line in lines if not is_loud(line)],
+        "forbidden": next(filter(is_loud, lines), ""),
     }
 
 
