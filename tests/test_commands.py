@@ -81,6 +81,7 @@ def test_bad_input_is_one_message_and_exit_code_2(command, says, tmp_path, typed
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_the_three_commands_bare_one_after_the_other(tmp_path, typed) -> None:
     """Bare but for what a test cannot wait for: sizes, and timing with a process for the memory of each model."""
     small = ["--data", "phantom:120", "--size", "32"]

@@ -129,6 +129,7 @@ def test_the_command_writes_a_file_or_standard_output(page, document, tmp_path) 
     assert told.replace("\r\n", "\n") == out.read_text("utf-8") == page({"a.json": document})
 
 
+@pytest.mark.slow
 def test_the_plot_has_a_dot_for_each_ratio_with_a_bound_and_the_page_shows_it(document, tmp_path) -> None:
     file, out, plot = tmp_path / "a.json", tmp_path / "performance.md", tmp_path / "images" / "plot.svg"
     file.write_text(json.dumps(document))
@@ -175,6 +176,7 @@ def test_too_long(medians, record):
 """
 
 
+@pytest.mark.slow
 def test_from_a_missed_bound_to_the_page(page, tmp_path) -> None:
     shutil.copy(PAGE.with_name("conftest.py"), tmp_path)
     (tmp_path / "test_sums.py").write_text(BENCHMARK)

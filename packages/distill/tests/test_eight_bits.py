@@ -24,6 +24,7 @@ def places(tmp_path, toy_folder, monkeypatch):
     return {"data": toy_folder, "runs_dir": str(tmp_path / "runs")}
 
 
+@pytest.mark.slow
 def test_a_student_is_trained_on_in_8_bits_and_resumes_to_the_same_bits(places, tmp_path, monkeypatch):
     stages.finetune(FinetuneConfig(**OPTIONS, **places, epochs=1, architecture="test_resnet"))
     config = DistillConfig(

@@ -114,6 +114,7 @@ def test_labels_are_not_looked_at_and_the_cache_asks_no_teacher(tmp_path, toy_co
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_encoders_and_classifiers_together_with_labels(tmp_path, toy_folder) -> None:
     teachers = [str(classifier(tmp_path)), f"resnet18={foreign(tmp_path)}", str(backbone(tmp_path, "test_vit", 32))]
     losses = {"kd": 0.5, "pooled_cosine": 1.0, "rkd": 0.1, "fitnets": 0.1}

@@ -142,6 +142,25 @@ def test_automatic_lr(tmp_path, toy_cohort) -> None:
     assert [automatic_lr((start,)) for start in others] == [3e-4, 3e-4, 3e-4]
 
 
+@pytest.mark.parametrize(
+    ("architecture", "least", "most"),
+    [
+        ("mobilenetv2_100", 4e-3, 5e-3),
+        ("tf_efficientnet_lite0", 3e-3, 4.5e-3),
+        ("eeea_net_c2", 1.5e-3, 2.5e-3),
+        ("resnet18", 1e-3, 1e-3),
+        ("resnet34", 1e-3, 1e-3),
+        ("convnext_tiny", 1e-3, 1e-3),  # no BatchNorm
+        ("vit_tiny_patch16_224", 1e-3, 1e-3),
+    ],
+)
+def test_networks_whose_weights_begin_large_learn_in_larger_steps(architecture, least, most) -> None:
+    network = build(architecture, 0)
+    assert least <= automatic_lr((), network) <= most
+    assert automatic_lr((None,), network) == automatic_lr((), network)
+    assert automatic_lr((Pretrained(Path("imagenet.pth")),), network) == 3e-4
+
+
 def test_done_before_is_not_done_again(tmp_path, toy_cohort, capsys) -> None:
     path = finetuned(tmp_path / "t", toy_cohort)
     stamp = path.stat().st_mtime_ns

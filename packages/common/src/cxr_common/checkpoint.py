@@ -26,6 +26,7 @@ from cxr_data.models.header import (
     parent,
     places_of,
     provenance,
+    weights_of_onnx,
 )
 
 if TYPE_CHECKING:
@@ -115,8 +116,9 @@ def trained_on(cohort: "Cohort", parents: Iterable[Mapping[str, str]]) -> Traini
     identical = {cohort.pixel_size: image_keys(cohort.pixels, rows)}
     complete = len(rows) <= MOST_KEPT
     likeness = [likeness_keys(cohort.pixels, rows if complete else rows[:0])]
-    for file in places_of(parents):
-        if is_ours(file):
+    for place in places_of(parents):
+        file = weights_of_onnx(place) if place.suffix == ".onnx" else place
+        if file and is_ours(file):
             theirs = training_images(file)
             likeness.append(theirs.likeness)
             complete &= bool(len(theirs.likeness)) or not theirs.identical

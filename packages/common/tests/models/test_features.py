@@ -2,14 +2,14 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import each_offered
 
 from cxr_common.models.features import feature_channels, feature_names, features
 from cxr_common.models.structure import feature_levels
-from cxr_common.models.zoo import OFFERED, GrayNetwork, build
+from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data.errors import BadInput
 
-BIG = {"densenet161", "vgg19_bn", "resnetv2_50+vgg19_bn"}
-ALL = [pytest.param(name, marks=pytest.mark.nightly if name in BIG else []) for name in OFFERED]
+ALL = each_offered()
 CHANNELS = {
     "baseline_cnn": {"level3": 32, "level4": 64, "pooled": 128},
     "convnext_tiny": {"level1": 96, "level2": 192, "level3": 384, "level4": 768, "pooled": 768},

@@ -279,6 +279,7 @@ def test_vision_towers_of_open_clip(tmp_path: Path) -> None:
     assert_same(tmp_path / "open_clip.safetensors", "vit_base_patch32_clip_224", theirs, 0.48)
 
 
+@pytest.mark.slow
 def test_densenets_of_torchxrayvision_come_with_their_range(tmp_path: Path) -> None:
     xrv = pytest.importorskip("torchxrayvision")
     torch.manual_seed(0)

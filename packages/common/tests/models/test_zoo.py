@@ -5,12 +5,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from architectures import BIG, QUICK, each_offered
 
 from cxr_common.models.zoo import OFFERED, GrayNetwork, build, check_size
 from cxr_data.errors import BadInput
 
-BIG = {"densenet161", "vgg19_bn", "resnetv2_50+vgg19_bn"}
-QUICK = {"baseline_cnn", "eeea_net_c2", "mobilenetv2_100", "resnet18"}
 FEATURES = {
     "baseline_cnn": 128,
     "convnext_tiny": 768,
@@ -34,8 +33,9 @@ FEATURES = {
 def cases():
     for name in OFFERED:
         for size in (64, 224):
-            slow = name in BIG or (size == 224 and name not in QUICK)
-            yield pytest.param(name, size, marks=[pytest.mark.nightly] if slow else [], id=f"{name}-{size}")
+            by_night = name in BIG or (size == 224 and name not in QUICK)
+            marks = [pytest.mark.nightly] if by_night else [] if name in QUICK else [pytest.mark.slow]
+            yield pytest.param(name, size, marks=marks, id=f"{name}-{size}")
 
 
 @pytest.mark.parametrize(("architecture", "size"), list(cases()))
@@ -53,9 +53,7 @@ def test_gray_bytes_in_logits_out_gradients_back(architecture, size, gray_networ
     assert gradients[first].abs().max() > 0
 
 
-@pytest.mark.parametrize(
-    "architecture", [pytest.param(n, marks=pytest.mark.nightly if n in BIG else []) for n in OFFERED]
-)
+@pytest.mark.parametrize("architecture", each_offered())
 def test_no_outputs_gives_the_pooled_features(architecture):
     with torch.device("meta"):
         network: Any = build(architecture, 0, size=64)
@@ -69,7 +67,7 @@ def test_offered_names_are_all_tested():
 
 
 @pytest.mark.parametrize(
-    "architecture", ["resnetv2_50", "vit_small_patch16_224", "baseline_cnn", "resnet18+eeea_net_c2"]
+    "architecture", ["resnetv2_50", "vit_tiny_patch16_224", "baseline_cnn", "resnet18+baseline_cnn"]
 )
 def test_a_fresh_classifier_can_be_put_on_top(architecture):
     with torch.device("meta"):
@@ -96,7 +94,7 @@ def test_channels_and_stochastic_depth_reach_the_network():
     assert searched[-1] == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("architecture", OFFERED)
+@pytest.mark.parametrize("architecture", each_offered())
 def test_there_is_no_stochastic_depth_unless_asked_for(architecture):
     with torch.device("meta"):
         assert max(drop_rates(build(architecture, 2, size=64)), default=0) == 0
@@ -110,13 +108,20 @@ def test_same_seed_same_weights():
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_transformers_take_other_sizes_as_multi_crop_needs():
-    for architecture in ("vit_small_patch16_224", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"):
-        with torch.device("meta"):
-            network: Any = build(architecture, 0, size=64)
-            assert network(torch.rand(2, 1, 32, 32)).shape == (2, network.num_features)
-        check_size(network, architecture, 32)
-        assert network(torch.rand(1, 1, 64, 64, device="meta")).shape == (1, network.num_features)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "vit_tiny_patch16_224",
+        pytest.param("vit_small_patch16_224", marks=pytest.mark.slow),
+        pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
+    ],
+)
+def test_transformers_take_other_sizes_as_multi_crop_needs(architecture):
+    with torch.device("meta"):
+        network: Any = build(architecture, 0, size=64)
+        assert network(torch.rand(2, 1, 32, 32)).shape == (2, network.num_features)
+    check_size(network, architecture, 32)
+    assert network(torch.rand(1, 1, 64, 64, device="meta")).shape == (1, network.num_features)
 
 
 @pytest.mark.parametrize("architecture", ["visformer_small", "baseline_cnn"])

@@ -43,6 +43,7 @@ def asked(home: Path, endpoint: str, *words: str, **environment: str) -> list[st
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_repository_is_fetched_once_and_every_failure_is_one_message(tmp_path, loopback_hub) -> None:
     sha = loopback_hub.SHA
     repositories = {"owner/model": dict(FILES), "owner/empty": {"README.md": CARD}, "owner/gated": dict(FILES)}

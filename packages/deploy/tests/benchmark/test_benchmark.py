@@ -91,6 +91,7 @@ def test_exports_of_other_weights_are_not_taken(model, tmp_path):
     assert any("no 8-bit file" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_table_json_and_a_plot(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     export_beside(model, "model.onnx", "fp32")

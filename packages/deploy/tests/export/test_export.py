@@ -65,6 +65,7 @@ def test_logits_and_maps_that_differ_are_seen_too(lively, radiographs, monkeypat
         check(model.SerializeToString(), network, header, radiographs(3, 64))
 
 
+@pytest.mark.slow
 def test_an_export_that_ends_early_leaves_the_earlier_one(model_file, monkeypatch, tmp_path):
     path = model_file()
     assert main([str(path), "--int8", "false"]) == 0

@@ -108,6 +108,7 @@ def test_the_fastest_that_qualifies_is_chosen():
     assert quantise.choose(rows[:1], 0.005) is None
 
 
+@pytest.mark.slow
 def test_search_reports_what_was_tried_and_why_nothing_was_kept(graph):
     model, header, images, _ = graph
     targets = np.random.default_rng(0).integers(0, 2, (24, 3)).astype(np.float32)

@@ -74,6 +74,7 @@ def test_the_file_has_the_networks_own_scales_and_small_weights(trained, weight_
     assert [len(value) for value in floats] == [len(header.labels)]  # the classifier, as it makes the maps
 
 
+@pytest.mark.slow
 def test_export_needs_no_calibration_and_compares_with_the_float_model(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CXR_CACHE", str(tmp_path / "cache"))
     eight, header, network, _ = trained("test_resnet", size=32)

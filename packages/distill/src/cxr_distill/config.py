@@ -100,8 +100,9 @@ class TrainingSettings:
             is what the file says, else the cohort's.
         start_std: Standard deviation likewise.
         batch_size: Images of a step over all processes.
-        lr: Peak learning rate of AdamW; null chooses by the start: 1e-3 from random weights or an SSL backbone, 3e-4
-            from others, times the root of batch_size / 64.
+        lr: Peak learning rate of AdamW; null chooses: from random weights in proportion to their size (1e-3 for a
+            ResNet-18, 4e-3 for MobileNets), 1e-3 from an SSL backbone, 3e-4 from others; times the root of
+            batch_size / 64.
         weight_decay: Decoupled weight decay, on matrices and kernels only.
         patience: Epochs without a better validation AUROC before training stops; 0 never stops early.
         mode: "full" trains all layers alike, "layerwise" the lower ones more slowly, "linear" the classifier alone, on
@@ -261,10 +262,11 @@ class DistillConfig(TeachingSettings, TrainConfig):
     The loss is task_weight x task loss + sum of weight x distillation loss.
 
     Attributes:
-        teacher: One or several: a model.safetensors, or an encoder without a classifier, of which the features are
-            learnt: a backbone.safetensors, a foreign file (ARCHITECTURE=FILE where nothing beside it says what it is),
-            timm:NAME, hf:ORG/NAME[@REVISION], FILE#features for a classifier's encoder. When empty, the run's own
-            teacher, or one fitted on the run's SSL backbone.
+        teacher: One or several: a model.safetensors, an .onnx file of export-model (logits alone; in 8 bits the
+            quickest where a teacher is run in every step), or an encoder without a classifier, of which the features
+            are learnt: a backbone.safetensors, a foreign file (ARCHITECTURE=FILE where nothing beside it says what it
+            is), timm:NAME, hf:ORG/NAME[@REVISION], FILE#features for a classifier's encoder. When empty, the run's
+            own teacher, or one fitted on the run's SSL backbone.
         student: Name of the student's network.
         control: Also train the same student, from the same start and seed, without the teacher.
     """

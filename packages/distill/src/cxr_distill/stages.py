@@ -23,6 +23,7 @@ from cxr_data.errors import BadInput
 from cxr_data.files import write_json
 from cxr_data.models import hub
 from cxr_data.models.decisions import probabilities
+from cxr_data.models.header import model_header, weights_of_onnx
 from cxr_data.models.licences import UNKNOWN, ancestors
 from cxr_data.models.metrics import auroc, macro
 from cxr_data.sources import default_size, print_notes
@@ -197,6 +198,8 @@ def _is_encoder(given: str) -> bool:
     """Whether a teacher gives features alone; looks at it."""
     file = Path(given)
     file = hub.weights(file) if file.is_dir() else file
+    if file.suffix == ".onnx" and file.is_file():
+        return model_header(file).kind == "backbone"
     plain = file.is_file() and checkpoint.is_ours(file)
     if not plain or checkpoint.describe(file).kind == "backbone":
         find_encoder(given)
@@ -262,6 +265,9 @@ def _load_teachers(
             asked = [] if any(headless) else needed
             teachers.append(load_teacher(path, cohort.labels, labelled_task(cohort), asked))
             parents.append(checkpoint.parent(role, path))
+            if path.suffix == ".onnx" and weights_of_onnx(path) is None:
+                said = "its model.safetensors, which tells the images it was trained on, does not lie beside it"
+                print(f"note: {path.name}: {said}: evaluate cannot find them among its own", flush=True)
     return tuple(teachers), parents
 
 
@@ -336,7 +342,7 @@ def _taught_labels(config: DistillConfig, run: Path, classifiers: Sequence[str])
     """Labels that every teacher answers for, none where one is yet to be fitted."""
     own = run / TEACHER / MODEL
     own_file = [own] if own.exists() and not config.teacher else []
-    headers = [checkpoint.describe(hub.weights(path)) for path in [*classifiers, *own_file]]
+    headers = [model_header(hub.weights(path)) for path in [*classifiers, *own_file]]
     losses = build_losses(config.loss)
     answers = not losses or any(not loss.features or loss.teaches_answers for loss in losses)  # else features alone
     if not headers or not answers or not config.use_unlabelled or any(header.kind != "model" for header in headers):

@@ -15,8 +15,10 @@ from cxr_common.models.small_maps import fast_layout
 from cxr_common.models.zoo import DEFAULT_SIZE, GrayNetwork
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
+from cxr_data.models.header import describe_onnx
 from cxr_distill.losses import Outputs
 from cxr_distill.losses.adapters import resize
+from cxr_distill.onnx_teacher import OnnxClassifier
 
 ENCODER_FEATURES = ("pooled", "level4")
 """Features of an encoder that losses may read."""
@@ -27,7 +29,7 @@ class Teacher:
     """A frozen classifier whose answers are in the cohort's label order, or an encoder without a classifier.
 
     Attributes:
-        network: In eval mode, without gradients.
+        network: In eval mode, without gradients. A graph in ONNX gives logits alone.
         header: What its file says of it; ``header.input.size`` is the size it sees images at.
         order: Position of each of the cohort's labels among the teacher's logits; empty for an encoder.
         feature_names: Features it is asked for.
@@ -35,7 +37,7 @@ class Teacher:
         grid: Edge of the grid to which its maps are averaged; None leaves them as they are.
     """
 
-    network: GrayNetwork
+    network: GrayNetwork | OnnxClassifier
     header: checkpoint.Header
     order: Tensor
     feature_names: tuple[str, ...] = ()
@@ -50,7 +52,10 @@ class Teacher:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each output for one image: "logits" (L,) of a classifier, and the features asked for."""
-        found = {name: shape[1:] for name, shape in feature_shapes(self.network, self.feature_names, self.size).items()}
+        found = {}
+        if isinstance(self.network, GrayNetwork):
+            shapes = feature_shapes(self.network, self.feature_names, self.size)
+            found = {name: shape[1:] for name, shape in shapes.items()}
         if self.grid is not None:
             found = {
                 name: shape if len(shape) == 1 else (shape[0], self.grid, self.grid) for name, shape in found.items()
@@ -82,6 +87,8 @@ class Teacher:
             Logits (B, L) in the cohort's order (L = 0 of an encoder), the features asked for, and the classifier's
             weight.
         """
+        if isinstance(self.network, OnnxClassifier):
+            return Outputs(self.network(pixels)[:, self.order], {}, None)
         logits, maps = features(self.network, pixels, self.feature_names)
         if self.grid is not None:
             maps = {name: x if x.ndim == 2 else resize(x, (self.grid, self.grid)) for name, x in maps.items()}
@@ -92,21 +99,36 @@ def load_teacher(path: str | Path, labels: Sequence[str], task: str, feature_nam
     """Load and freeze a teacher for a cohort.
 
     Args:
-        path: A model file.
+        path: A model file: safetensors, or ONNX written by ``export-model``.
         labels: The cohort's labels; the teacher must know them all (order and extra ones do not matter
             in a multi-label task; classes must be the same set).
         task: The cohort's task.
         feature_names: Feature maps wanted.
 
     Raises:
-        BadInput: Not a classifier, or one of other labels or another task.
+        BadInput: Not a classifier, or one of other labels or another task; features of a graph in ONNX.
     """
+    if Path(path).suffix == ".onnx":
+        return _load_onnx(Path(path), labels, task, feature_names)
     network, header = checkpoint.load(path, kind="model")
     check_labels(header, labels, task, path)
     network.requires_grad_(False)
     fast_layout(network)
-    order = torch.tensor([header.labels.index(label) for label in labels])
-    return Teacher(network, header, order, tuple(feature_names), sha256(path))
+    return Teacher(network, header, _positions(header, labels), tuple(feature_names), sha256(path))
+
+
+def _load_onnx(path: Path, labels: Sequence[str], task: str, feature_names: Sequence[str]) -> Teacher:
+    header = describe_onnx(path)[0]
+    check_labels(header, labels, task, path)
+    if feature_names:
+        do = "give the model.safetensors that the file was made from, or losses on logits: --loss kd=1"
+        found = f"losses on {', '.join(feature_names)}"
+        raise BadInput("losses on logits, which are all that a teacher in ONNX gives", found, where=path, do=do)
+    return Teacher(OnnxClassifier(path).eval(), header, _positions(header, labels), digest=sha256(path))
+
+
+def _positions(header: checkpoint.Header, labels: Sequence[str]) -> Tensor:
+    return torch.tensor([header.labels.index(label) for label in labels])
 
 
 def load_encoder(
@@ -160,7 +182,7 @@ def check_labels(header: checkpoint.Header, labels: Sequence[str], task: str, pa
         )
 
 
-def classifier_weight(network: GrayNetwork, order: Tensor | None = None) -> Tensor | None:
+def classifier_weight(network: GrayNetwork | OnnxClassifier, order: Tensor | None = None) -> Tensor | None:
     """Weight (L, C) of the last linear layer, where the network ends in one."""
     layer = classifier(network)
     if layer is None:
@@ -168,8 +190,10 @@ def classifier_weight(network: GrayNetwork, order: Tensor | None = None) -> Tens
     return layer.weight if order is None else layer.weight[order]
 
 
-def classifier(network: GrayNetwork) -> nn.Linear | None:
+def classifier(network: GrayNetwork | OnnxClassifier) -> nn.Linear | None:
     """The last linear layer, where the network ends in one."""
+    if isinstance(network, OnnxClassifier):
+        return None
     get_classifier = getattr(network.network, "get_classifier", None)
     layer = get_classifier() if callable(get_classifier) else None
     return layer if isinstance(layer, nn.Linear) else None

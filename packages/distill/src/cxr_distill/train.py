@@ -119,7 +119,8 @@ def train(
     student = _new_student(config, architecture, data, start, distillation, show=show, float_model=float_model)
     share_batch_statistics(student, accelerator)
     align_gradients(student, accelerator)
-    plan = planned(config, len(data.rows), start, accelerator.num_processes)
+    fresh = None if float_model else student.network
+    plan = planned(config, len(data.rows), start, fresh, accelerator.num_processes)
     if float_model:
         plan = eight_bits.planned(config, plan)
     wanted = identity(config, architecture, cohort, parents, epochs=plan.epochs, guided=distillation is not None)

@@ -209,6 +209,15 @@ def describe(path: str | Path) -> Header:
     return parse_header(found[KEY], path)
 
 
+def model_header(path: str | Path) -> Header:
+    """The header of a model file, safetensors or ONNX.
+
+    Raises:
+        BadInput: As `describe` and `describe_onnx`.
+    """
+    return describe_onnx(path)[0] if Path(path).suffix == ".onnx" else describe(path)
+
+
 def is_ours(path: str | Path) -> bool:
     """Whether a file is one of this toolkit, not weights of others.
 
@@ -319,6 +328,14 @@ def _end(table: Mapping[str, Any]) -> int:
             raise ValueError("tensors that overlap, leave a gap, or are not as long as their shape says")
         end = stop
     return end
+
+
+def weights_of_onnx(path: str | Path) -> Path | None:
+    """The weights that a file of ``export-model`` was made from, where they lie beside it or in the folder above."""
+    digest = (describe_onnx(path)[1].get("source") or {}).get("sha256")
+    folder = Path(path).absolute().parent
+    places = (folder / "model.safetensors", folder.parent / "model.safetensors")
+    return next((place for place in places if place.is_file() and sha256(place) == digest), None)
 
 
 def describe_onnx(path: str | Path) -> tuple[Header, dict[str, Any]]:

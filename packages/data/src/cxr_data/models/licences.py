@@ -41,10 +41,10 @@ def of_file(path: str | Path) -> dict[str, str]:
     carded = card.get("license_name") or card.get("license")
     if path.suffix == ".safetensors":
         said = headers.metadata(path)
-        if headers.KEY in said:
-            own = headers.describe(path)
-            source = hub_source(path) or f"cxr {own.architecture}"
-            return {"licence": str(own.licence or carded or UNKNOWN), "source": source}
+    if headers.KEY in said or path.suffix == ".onnx":
+        own = headers.model_header(path)
+        source = hub_source(path) or f"cxr {own.architecture}"
+        return {"licence": str(own.licence or carded or UNKNOWN), "source": source}
     licence = said.get("licence") or said.get("license") or carded
     package = _packaged(path.parent)
     licence = licence or _configured(path) or package.get("licence")
@@ -65,8 +65,8 @@ def ancestors(parents: Iterable[Mapping[str, str]]) -> tuple[dict[str, str], ...
     for entry in parents:
         for path in headers.places_of([entry]):
             found[entry["sha256"]] = {"name": entry["path"], "sha256": entry["sha256"], **of_file(path)}
-            if headers.is_ours(path):
-                found |= {entry["sha256"]: dict(entry) for entry in headers.describe(path).ancestors}
+            if path.suffix == ".onnx" or headers.is_ours(path):
+                found |= {entry["sha256"]: dict(entry) for entry in headers.model_header(path).ancestors}
     return tuple(found.values())
 
 

@@ -1,0 +1,49 @@
+"""A classifier in ONNX as a teacher: its logits alone, in ONNX Runtime, in 8 bits where its file is."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cxr_data.errors import BadInput
+
+_INPUT, _OUTPUT = "pixels", "logits"
+
+
+class OnnxClassifier(nn.Module):
+    """The graph of a file of ``export-model``, as a module without parameters.
+
+    On processors without bfloat16 it answers sooner than the network that it was made of: a ResNet-50 in 8 bits in a
+    third of the time.
+
+    Args:
+        path: The file.
+
+    Raises:
+        BadInput: ONNX Runtime is not installed, or cannot run the file.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        if importlib.util.find_spec("onnxruntime") is None:
+            do = "pip install 'cxr-distill[onnx]'"
+            raise BadInput(
+                "the extra 'onnx' of cxr-distill, for a teacher in ONNX", "no onnxruntime", where=path, do=do
+            )
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class of their own
+            reason = str(error).splitlines()[0][:200]
+            raise BadInput("a graph that ONNX Runtime can run", reason, where=path, do="export it again") from error
+        self.device_marker = nn.Parameter(torch.zeros(()), requires_grad=False)  # the graph itself has no device
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 1, S, S) uint8 to logits (B, L) float32, on the device of the pixels; computed on the CPU."""
+        (logits,) = self._session.run([_OUTPUT], {_INPUT: pixels.cpu().contiguous().numpy()})
+        return torch.from_numpy(logits).to(pixels.device)
