@@ -1,5 +1,6 @@
 """Every command of the README and of the manual runs, in small; every Python example too."""
 
+import datetime
 import itertools
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import yaml
 
 import cxr_data.config
 from cxr_data.command_line import umbrella
@@ -170,10 +172,37 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist() -> None:
     assert not broken, "\n".join(broken)
 
 
+def scripts(*packages: str) -> set[str]:
+    """Commands of these packages; of all where none is named."""
+    files = [file for file in ROOT.glob("packages/*/pyproject.toml") if not packages or file.parent.name in packages]
+    return {name for file in files for name in tomllib.loads(file.read_text())["project"].get("scripts", {})}
+
+
 def test_the_readme_shows_every_command() -> None:
-    scripts = [tomllib.loads(file.read_text()) for file in ROOT.glob("packages/*/pyproject.toml")]
-    ours = {name for script in scripts for name in script["project"].get("scripts", {})}
-    assert {words[0] for words in commands(ROOT / "README.md")} == ours
+    assert {words[0] for words in commands(ROOT / "README.md")} == scripts()
+
+
+@pytest.mark.parametrize("image", sorted((ROOT / "docker").iterdir()), ids=lambda path: path.stem)
+def test_an_image_copies_what_exists_and_starts_a_command_that_it_installs(image) -> None:
+    text = image.read_text("utf-8")
+    copied = [word for line in re.findall(r"^COPY (.*)$", text, flags=re.M) for word in line.split()[:-1]]
+    assert copied
+    assert [word for word in copied if not (ROOT / word).exists()] == []
+    assert f"docker build -f {image.relative_to(ROOT)} -t" in text
+    packages = [word.removeprefix("packages/") for word in copied if word.startswith("packages/")]
+    started = [
+        re.findall(r'^CMD \["([\w-]+)"', text, flags=re.M)[0],
+        *re.findall(r"^# docker run.* cxr\S* (\S+)", text, re.M),
+    ]
+    assert len(started) == 2
+    assert set(started) <= scripts(*packages)
+
+
+def test_what_is_cited_is_this_version() -> None:
+    said = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert (said["version"], said["license"]) == (project["version"], project["license"])
+    assert isinstance(said["date-released"], datetime.date)
 
 
 def test_every_number_among_the_readmes_results_is_on_a_results_page() -> None:
@@ -192,26 +221,52 @@ def test_every_row_of_a_table_is_in_a_table() -> None:
             assert re.match(r"\|.*\n\|[-:| ]+\|$", table, flags=re.M), f"{page.name}: {table[:80]}"
 
 
-@pytest.mark.slow
-def test_the_manual_builds_without_a_warning(tmp_path) -> None:
-    mkdocs = Path(sys.executable).with_name("mkdocs")
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory) -> Path:
+    """The manual, built without a warning."""
+    mkdocs, folder = Path(sys.executable).with_name("mkdocs"), tmp_path_factory.mktemp("manual")
     if not mkdocs.exists():
         pytest.skip("mkdocs is not installed: uv sync --group docs")
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    built = [str(mkdocs), "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = [str(mkdocs), "build", "--strict", "--quiet", "--site-dir", str(folder)]
     done = subprocess.run(built, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
-    assert (tmp_path / "own-images" / "index.html").exists()
-    # The pages of the packages show their public names, wherever these are defined.
+    return folder
+
+
+@pytest.mark.slow
+def test_the_manual_shows_the_public_names_of_the_packages(manual) -> None:
+    """Wherever these are defined."""
+    assert (manual / "own-images" / "index.html").exists()
     for package, name in (
         ("data", "open_cohort"),
         ("ssl", "sinkhorn"),
         ("distill", "MultilabelKD"),
         ("eval", "delong"),
     ):
-        page = (tmp_path / "api" / package / "index.html").read_text("utf-8")
+        page = (manual / "api" / package / "index.html").read_text("utf-8")
         assert f"{name}</span>" in page, name
+
+
+CUT = """[...document.querySelectorAll("article *")].filter(e => e.scrollWidth > e.clientWidth + 1
+  && ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) && e.clientWidth > 20)
+  .map(e => `${e.scrollWidth} in ${e.clientWidth}: ${e.textContent.trim().slice(0, 60)}`)"""
+"""What is wider than its place in a page of the manual."""
+UNNAMED = '[...document.querySelectorAll("article img")].filter(i => !i.alt || !i.naturalWidth).map(i => i.src)'
+
+
+@pytest.mark.slow
+def test_nothing_in_the_manual_is_cut_off_on_a_desk_and_no_page_is_wider_than_a_phone(manual, browser) -> None:
+    pages = sorted(manual.rglob("index.html"))
+    assert len(pages) > 30
+    for page in pages:
+        browser.open(page, 1280)
+        assert browser.run(CUT) == [], page
+        assert browser.run(UNNAMED) == [], page
+        assert browser.run('document.querySelectorAll("h1").length') == 1, page
+        browser.open(page, 390, mobile=True)
+        assert browser.run("document.documentElement.scrollWidth") <= 390, page
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories by name: path -> content. "owner/gated" is gated."""
+    """Repositories by name: path -> content. "owner/gated" is gated: all may list it, nobody may read its files."""
 
     repositories: dict[str, dict[str, bytes]]
     asked: list[str]
@@ -50,8 +50,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append("/".join(path))
         api = path[:2] == ["api", "models"]
         name, rest = "/".join(path[2:4] if api else path[:2]), path[4:] if api else path[2:]
-        if name == "owner/gated":
-            return self.refused("GatedRepo", 403)
+        if name == "owner/gated" and not api:
+            return self.refused("GatedRepo", 403 if "Authorization" in self.headers else 401)
         if name not in self.server.repositories:
             return self.refused("RepoNotFound", 404)
         files = self.server.repositories[name]

@@ -56,6 +56,14 @@ def test_weights_of_others_are_said_to_have_seen_nobody_knows_what():
     ]
 
 
+def test_what_forbids_commercial_use_is_said_at_the_head():
+    rad = {"name": "rad/model.safetensors", "sha256": "2", "licence": "MSRLA", "source": "cxr vit"}
+    found = notes("test", {"a": header(ancestors=(rad,)), "b": header(licence="MIT")}, {96: COHORT}, MATCH)
+    assert found == [
+        "a: WARNING: NOT FOR COMMERCIAL USE: the licence of rad/model.safetensors forbids it, and binds this file."
+    ]
+
+
 def test_patients_on_both_sides_of_the_split_are_named_first():
     leaky: Any = SimpleNamespace(**{**vars(COHORT), "shared_groups": {("train", "test"): 3, ("train", "val"): 2}})
     (actual,) = notes("test", {"m": header()}, {96: leaky}, MATCH)

@@ -92,6 +92,30 @@ def test_a_file_alone(tmp_path, monkeypatch) -> None:
         find_encoder(str(tmp_path / "missing.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ('{"model_type": "bert"}', "a bert, of which no features of images are known"),
+        ('{"vision_config": {"model_type": "blip_vision_model"}}', "a blip, of which no features"),
+        ("{ not json", "a file beside a config.json that cannot be read"),
+        (None, "a file that no configuration describes"),
+    ],
+)
+def test_what_is_no_encoder_of_images_is_named(config, found, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("cxr_common.models.foreign.OFFERED", ("test_resnet",))
+    save_file({"encoder.layer.0.weight": torch.zeros(3)}, tmp_path / "model.safetensors")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(BadInput, match=found):
+        find_encoder(str(tmp_path))
+
+
+def test_a_pointer_of_git_lfs_is_no_damaged_file(tmp_path) -> None:
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n")
+    with pytest.raises(BadInput, match=r"a pointer of Git LFS(.|\n)*git lfs pull"):
+        find_encoder(str(tmp_path))
+
+
 def test_ours_say_it_themselves(tmp_path) -> None:
     path = tmp_path / "model.safetensors"
     header = Header("model", "test_resnet", Input(48, 0.4, 0.2), task="multilabel", labels=("a", "b"))

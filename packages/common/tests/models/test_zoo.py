@@ -248,3 +248,11 @@ def test_gray_network_refuses_blank_images():
 def test_the_package_imports_without_torch():
     code = "import sys, cxr_common, cxr_common.models; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (3, 32, 32), (1, 32, 32), (32, 32)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gray_network_refuses_other_shapes(shape, channels):
+    gray = GrayNetwork(build("test_resnet", 2, channels=channels, size=32), 0.5, 0.25).eval()
+    with pytest.raises(BadInput, match=r"pixels \(B, 1, H, W\)"):
+        gray(torch.zeros(shape, dtype=torch.uint8))

@@ -60,9 +60,10 @@ def test_signals_are_noted_within_the_block_only(number, left_with) -> None:
     assert signal.getsignal(number) == before
 
 
-def test_a_second_ctrl_c_interrupts_at_once() -> None:
+def test_a_second_ctrl_c_interrupts_at_once(capfd) -> None:
     with StopSignal():
         signal.raise_signal(signal.SIGINT)
+        assert "saves after this step and stops" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 

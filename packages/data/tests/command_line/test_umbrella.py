@@ -44,6 +44,8 @@ def test_a_command_gets_its_arguments(capsys, monkeypatch):
 def test_bad_input(capsys, monkeypatch):
     assert umbrella.main(["prdict"]) == 2
     assert "did you mean predict?" in capsys.readouterr().err
+    assert umbrella.main(["prepare", "images"]) == 2
+    assert "cxr data prepare" in capsys.readouterr().err
     assert umbrella.main(["completion", "fihs"]) == 2
     assert "did you mean fish?" in capsys.readouterr().err
     absent = umbrella.Command("no_such_package.cli:main", "no_such_package.config:C", "none", "cxr-none")

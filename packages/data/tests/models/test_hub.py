@@ -46,7 +46,8 @@ def asked(home: Path, endpoint: str, *words: str, **environment: str) -> list[st
 @pytest.mark.slow
 def test_a_repository_is_fetched_once_and_every_failure_is_one_message(tmp_path, loopback_hub) -> None:
     sha = loopback_hub.SHA
-    with loopback_hub.serving({"owner/model": dict(FILES), "owner/empty": {"README.md": CARD}}) as server:
+    repositories = {"owner/model": dict(FILES), "owner/empty": {"README.md": CARD}, "owner/gated": dict(FILES)}
+    with loopback_hub.serving(repositories) as server:
         words = ("hf:owner/model", f"hf:owner/model@{sha}", "hf:owner/model@v9", "hf:owner/none", "hf:owner/gated")
         words = (*words, "hf:owner/empty", "hf:a/b/c")
         first, pinned, revision, none, gated, empty, wrong = asked(tmp_path, server.endpoint, *words)
@@ -57,18 +58,27 @@ def test_a_repository_is_fetched_once_and_every_failure_is_one_message(tmp_path,
         assert of_file(first.replace(".safetensors", ".bin"))["licence"] == "msrla"
         assert "no such branch, tag or commit" in revision
         assert "none of this name" in none
-        assert "https://huggingface.co/owner/gated" in gated
-        assert "hf auth login" in gated
+        assert "a gated one, and no login" in gated
+        assert "log in: hf auth login, or set HF_TOKEN; ask for access at https://huggingface.co/owner/gated" in gated
+        (refused,) = asked(tmp_path, server.endpoint, "hf:owner/gated", HF_TOKEN="hf_x")
+        assert "a gated one, to which this login has no access" in refused
         assert "a folder with model.safetensors" in empty
         assert "hf:OWNER/NAME" in wrong
         fetched = len(server.asked)
         assert asked(tmp_path, server.endpoint, f"hf:owner/model@{sha}", HF_HUB_OFFLINE="1") == [first]
-        (unknown,) = asked(tmp_path, server.endpoint, "hf:owner/other", HF_HUB_OFFLINE="1")
+        unknown, other = asked(tmp_path, server.endpoint, "hf:owner/other", "hf:owner/model@v9", HF_HUB_OFFLINE="1")
         assert "bring its folder here" in unknown
+        assert "expected revision v9 in the cache or a network" in other
+        assert f"of this repository the cache has {sha} (main)" in other
+        assert f"as hf:owner/model@{sha}, or run it once with a network and without HF_HUB_OFFLINE" in other
         assert len(server.asked) == fetched
     assert asked(tmp_path, server.endpoint, "hf:owner/model") == [first]  # nobody answers any more
     (gone,) = asked(tmp_path, server.endpoint, "hf:owner/other")
     assert "a repository in the cache or a network" in gone
+    Path(first).unlink()  # as where another program has fetched the configuration alone
+    (part,) = asked(tmp_path, server.endpoint, "hf:owner/model", HF_HUB_OFFLINE="1")
+    assert "found a part of main in the cache, and no network" in part
+    assert "run it once with a network and without HF_HUB_OFFLINE" in part
 
 
 def test_a_folder_is_as_good_as_a_repository(tmp_path) -> None:

@@ -15,6 +15,7 @@ from cxr_data.models.licences import (
     ancestors,
     card_fields,
     front_matter,
+    is_loud,
     of_file,
     refuse_empty,
     restricted,
@@ -86,7 +87,9 @@ def test_a_licence_is_handed_down_over_all_generations(tmp_path) -> None:
     assert lines[0] == "licence: unknown"
     assert "made from rad/model.safetensors (hf:org/rad): licence MSRLA" in lines
     assert lines[-1].startswith("WARNING: NOT FOR COMMERCIAL USE: the licence of rad/model.safetensors")
-    assert "WARNING" not in "".join(trail("MIT", described[2:]))
+    assert [is_loud(line) for line in lines] == [False] * 4 + [True]
+    assert not any(map(is_loud, trail("MIT", described[2:])))
+    assert trail("CC-BY-NC-4.0", described[2:])[-1] == "WARNING: NOT FOR COMMERCIAL USE: its licence forbids it"
 
 
 def test_as_the_hub_takes_them() -> None:

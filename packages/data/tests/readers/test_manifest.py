@@ -30,7 +30,7 @@ def test_labels_side_by_side(images):
     assert listing.table["age"].to_list() == [50, 50, 61]
     np.testing.assert_array_equal(label_matrix(listing.table, listing.labels), [[1, 0], [np.nan, -1], [np.nan, 1]])
     assert listing.notes == (
-        "1 images of manifest.csv are not there and were left out",
+        "1 images of manifest.csv are not there and were left out (gone.png)",
         "1 images are not in manifest.csv and were left out",
         "columns that are no labels were not used: scanner",
     )
@@ -92,7 +92,7 @@ def test_any_usual_name_of_the_column_of_files_and_columns_of_zeros_and_ones(
         ("labels.csv", b"", "an empty file"),
         ("labels.csv", bytes(range(256)), "bytes that are no text"),
         ("labels.csv", b"id,a\n1,1\n", "the columns id, a"),
-        ("labels.csv", b"file,comment\n1.png,good\n", "the columns file, comment"),
+        ("labels.csv", b"file,comment\n1.png,good\n", "the columns comment (good)"),
         ("labels.csv", b"file,a\n", "none"),
         ("labels.csv", b"file,label:a,label:a\n1.png,1,0\n", "label:a twice"),
         ("labels.csv", b"file,label:\n1.png,1\n", "label: without one"),

@@ -54,6 +54,19 @@ def test_the_answer_is_that_of_python(port, classifier, png, tmp_path):
     assert [label["probability"] for label in document["labels"]] == expected.probabilities[0].tolist()
     assert [label["called"] for label in document["labels"]] == expected.decisions[0].tolist()
     assert any(label["heat"] for label in document["labels"])
+    # Of two classes the first is healthy: what speaks for it is shown on request alone.
+    assert document["explained"] == (1 if document["labels"][1]["called"] and document["labels"][1]["heat"] else -1)
+
+
+def test_the_page_says_which_file_answers_and_its_licences(port):
+    record = json.loads(demo.RECORD.read_text("utf-8"))
+    document = json.loads(ask(port, path="/model.json")[1])
+    assert document["sha256"] == record["sha256"]
+    assert document["bytes"] == record["bytes"]
+    assert document["licences"][0].startswith("licence: Apache-2.0")
+    assert document["licences"][1].endswith(record["data"]["licence"])
+    assert len(document["licences"]) == 2 + len(record["starts"])
+    assert document["forbidden"] == ""
 
 
 @pytest.mark.parametrize("content", [b"hello", b"\x89PNG\r\n\x1a\n" + bytes(40), b"\xff\xd8\xff" + bytes(100)])
@@ -142,3 +155,6 @@ def test_the_page_answers_in_a_browser(port, png, tmp_path, browser):
     assert browser.run("document.querySelectorAll('#answers tbody tr').length") == 2
     assert browser.run("document.querySelector('#view').naturalWidth") >= 384
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert len(browser.run("document.querySelector('#hash').textContent")) == 64
+    browser.run("document.querySelector('input[name=heat]').click()")
+    assert browser.run("document.querySelector('#bar').getBoundingClientRect().height") > 0

@@ -21,6 +21,9 @@ from cxr_deploy.export.answer import Answering
 from cxr_deploy.export.convert import convert
 from cxr_deploy.web import runtime_files
 
+RAD = {"name": "<b>rad</b>/model.safetensors", "sha256": "ef" * 32, "licence": "MSRLA", "source": "hf:org/rad@1"}
+"""An ancestor that forbids commercial use, with markup in its name."""
+
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory) -> Path:
@@ -43,6 +46,8 @@ def exported(tmp_path_factory) -> Path:
         calibration={"temperature": 1.3},
         config={"data": "/home/somebody/secret"},
         cohort={"pixel_size": 128},
+        licence="CC-BY-4.0",
+        ancestors=(RAD,),
     )
     graph = convert(Answering(gray, header), header)
     onnx_file.describe(graph, header, {"schema": 1, "precision": "fp32", "source": {"sha256": "ab" * 32}})

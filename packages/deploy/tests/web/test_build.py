@@ -34,6 +34,11 @@ def test_a_page_is_static_files_alone(exported, package, tmp_path):
     assert facts["sha256"] == "ab" * 32
     assert facts["bytes"] == (folder / "model.onnx").stat().st_size
     assert (facts["size"], facts["stored"], facts["aspect"], facts["window"]) == (96, 128, "squash", "voi")
+    assert facts["licences"] == [
+        "licence: CC-BY-4.0",
+        "made from <b>rad</b>/model.safetensors (hf:org/rad@1): licence MSRLA",
+    ]
+    assert facts["forbidden"].startswith("WARNING: NOT FOR COMMERCIAL USE: the licence of <b>rad</b>")
     html = (folder / "index.html").read_text()
     assert "For research only" in html
     assert "default-src 'none'" in html

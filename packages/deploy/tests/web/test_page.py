@@ -230,6 +230,10 @@ def test_it_says_which_model_and_what_a_heat_map_is(page, files, exported):
     assert "threshold 0.550" in text
     assert "threshold 0.450" in text  # of the other class: one minus that of the positive one
     assert "3 × 3 cells" in text
+    assert "made from <b>rad</b>/model.safetensors (hf:org/rad@1): licence MSRLA" in text  # names are no markup
+    assert "NOT FOR COMMERCIAL USE" in browser.run("document.querySelector('#forbidden').innerText")
+    assert browser.run("document.querySelectorAll('#licences li').length") == 2
+    assert browser.run("document.querySelector('b')") is None
     assert "none" in browser.run("document.querySelector('#bar').innerText")
     colours = "[...document.querySelector('#scale').getContext('2d').getImageData(0, 5, 256, 1).data]"
     shades = np.array(browser.run(colours)).reshape(256, 4)

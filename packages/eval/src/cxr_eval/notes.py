@@ -14,6 +14,7 @@ from cxr_data.cohorts.digests import image_keys
 from cxr_data.cohorts.likeness import alike, likeness_keys
 from cxr_data.models.decisions import unfitted
 from cxr_data.models.header import Header
+from cxr_data.models.licences import is_loud, trail
 from cxr_eval.models import Match, relation
 
 
@@ -51,6 +52,8 @@ def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohor
             first = _cohort(headers[names[0]], cohorts)
             verb = "was" if len(names) == 1 else "were"
             sentences.append(sentence.format(models=", ".join(names), verb=verb, origin=origin, cohort=first.name))
+    for name, header in headers.items():
+        sentences += [f"{name}: {line}." for line in trail(header.licence, header.ancestors) if is_loud(line)]
     foreign: dict[str, list[str]] = {}
     for name, header in headers.items():
         for ancestor in header.ancestors:

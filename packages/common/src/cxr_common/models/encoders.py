@@ -79,7 +79,7 @@ def find_encoder(word: str) -> Encoder:
         header = checkpoint.describe(path)
         return Encoder(header.architecture, Pretrained(path), header.input.size)
     about = _configs(path)
-    name = architecture or architecture_of(about, path) or _guess(path)
+    name = architecture or architecture_of(about, path) or _guess(path, about)
     return Encoder(name, Pretrained(path), size_of(about), *_arithmetic(about, path))
 
 
@@ -198,11 +198,15 @@ def _configs(path: Path) -> dict[str, Any]:
     return entries
 
 
-def _guess(path: Path) -> str:
-    """The architecture of which a file's tensors are."""
+def _guess(path: Path, about: Mapping[str, Any]) -> str:
+    """The architecture of which a file's tensors are, where its configurations do not say it."""
     names = fitting(path)
     if len(names) == 1:
         return names[0]
-    found = " or ".join(names) if names else "a file that no configuration describes"
+    found = " or ".join(names) or "a file that no configuration describes"
+    if kind := _transformer(about)[1]:
+        found = f"a {kind}, of which no features of images are known (of {', '.join(_KINDS)} they are)"
+    elif not about and (path.parent / "config.json").exists():
+        found = "a file beside a config.json that cannot be read"
     do = "name timm's network that it is: --teacher ARCHITECTURE=FILE"
     raise BadInput("an encoder of a known architecture", found, where=path, do=do)

@@ -215,8 +215,11 @@ class GrayNetwork(nn.Module):
         """(B, 1, H, W) uint8 or float in 0..255 to logits (B, num_outputs).
 
         Raises:
-            BadInput: Floats in 0..1, which would be read as black images without any warning.
+            BadInput: Another shape, or floats in 0..1, which would be read as black images without any warning.
         """
+        if pixels.dim() != 4 or pixels.shape[1] != 1:
+            do = "give gray images as (B, 1, H, W); a network of 3 channels repeats them itself"
+            raise BadInput("pixels (B, 1, H, W)", f"a tensor of shape {tuple(pixels.shape)}", do=do)
         asked = pixels.device.type == "cpu" or not self._in_range  # reading a value makes a GPU's step wait: once
         if asked and pixels.is_floating_point() and not (pixels.is_meta or torch.compiler.is_compiling()):
             highest = float(pixels.detach().amax()) if pixels.numel() else 0.0

@@ -1,5 +1,7 @@
 """Saving and loading resume state, and noticing signals that ask a run to stop."""
 
+import contextlib
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -103,4 +105,7 @@ class StopSignal:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received:
             raise KeyboardInterrupt
+        if number == signal.SIGINT:  # a step may take minutes; a handler may not use streams that it interrupts
+            with contextlib.suppress(OSError):  # nobody may be there to read it
+                os.write(2, b"\nsaves after this step and stops; Ctrl-C again stops at once\n")
         self.received = max(self.received, number)

@@ -18,6 +18,8 @@ from cxr_data.files import OF_THE_PLACE, read_yaml
 
 C = TypeVar("C")
 
+_AGAIN = "start the same command again: it resumes from what was saved, if anything was"
+
 
 def run_command(
     main: Callable[[C], object] | str,
@@ -75,11 +77,11 @@ def run_command(
             print(f"error: {BadInput('a place to read and write', found, where=where, do=do)}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            print("interrupted; start the same command again to resume", file=sys.stderr)
+            print(f"interrupted; {_AGAIN}", file=sys.stderr)
             return 130
         except SystemExit as stopped:
             if stopped.code == 143:
-                print("terminated; start the same command again to resume", file=sys.stderr)
+                print(f"terminated; {_AGAIN}", file=sys.stderr)
             raise
         finally:
             signal.signal(signal.SIGTERM, previous)

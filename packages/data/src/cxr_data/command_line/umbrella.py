@@ -95,6 +95,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
             print(completion(rest), end="")
             return 0
+        if name not in COMMANDS and name in importlib.import_module("cxr_data.config").CONFIGS:
+            raise BadInput("the name of a command", repr(name), do=f"it is a command of data: cxr data {name}")
         require_known("command", name, [*COMMANDS, COMPLETION])
         run = load(COMMANDS[name].main, name)
     except BadInput as error:

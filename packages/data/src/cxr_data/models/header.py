@@ -273,7 +273,7 @@ def metadata(path: Path) -> dict[str, str]:
     Raises:
         BadInput: Missing, truncated, a pickle, or something else altogether.
     """
-    do = "give a .safetensors file written by this toolkit"
+    do = "give a whole .safetensors file, as this toolkit and others write it"
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -282,6 +282,9 @@ def metadata(path: Path) -> dict[str, str]:
             # The ninth byte opens the table; only where it does not can the first ones be a pickle's.
             if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
                 raise BadInput("a safetensors file", "a pickle (PyTorch checkpoint)", where=path, do=do)
+            if start == b"version h":
+                pull = "fetch its content: git lfs pull, or download the file itself"
+                raise BadInput("a safetensors file", "a pointer of Git LFS, without content", where=path, do=pull)
             if len(start) < 9 or length > min(size - 8, 100_000_000):
                 raise BadInput(
                     "a safetensors file", f"{size} bytes that are none, or a truncated one", where=path, do=do

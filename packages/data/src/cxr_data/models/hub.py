@@ -1,5 +1,6 @@
 """Models on the Hugging Face Hub ("hf:OWNER/NAME@REVISION"), and folders laid out like a Hub repository."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -46,9 +47,9 @@ def local(word: str | Path) -> Path:
     def fetch(patterns: tuple[str, ...]) -> Path:
         return Path(hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns)))
 
-    folder = asked(lambda: fetch(_FIRST), repository)
+    folder = asked(lambda: fetch(_FIRST), repository, revision)
     if not any((folder / name).is_file() for name in _FIRST[len(_BESIDE) :]):
-        folder = asked(lambda: fetch((*_BESIDE, *WEIGHTS)), repository)
+        folder = asked(lambda: fetch((*_BESIDE, *WEIGHTS)), repository, revision)
     return folder
 
 
@@ -64,7 +65,10 @@ def weights(word: str | Path) -> Path:
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
         names = ", ".join(sorted(file.name for file in path.iterdir())[:6]) or "nothing"
-        raise BadInput(f"a folder with {WEIGHTS[0]}", f"{names} in it", where=word, do="name the file itself")
+        do = "name the file itself"
+        if str(word).startswith(PREFIX):
+            do = "if the cache holds a part of it, run it once with a network; else download its file and give the path"
+        raise BadInput(f"a folder with {WEIGHTS[0]}", f"{names} in it", where=word, do=do)
     return file
 
 
@@ -87,8 +91,13 @@ def upload(folder: Path, repository: str, *, private: bool, message: str) -> str
     return asked(send, repository)
 
 
-def asked(call: Callable[[], T], repository: str) -> T:
+def asked(call: Callable[[], T], repository: str, revision: str = "") -> T:
     """What a call of huggingface_hub returns; its errors as ours.
+
+    Args:
+        call: Asks the Hub.
+        repository: "OWNER/NAME".
+        revision: Branch, tag or commit that is asked for; "" is main.
 
     Raises:
         BadInput: The call failed.
@@ -100,13 +109,18 @@ def asked(call: Callable[[], T], repository: str) -> T:
     except errors.HFValidationError as error:
         raise BadInput(f"a repository {PREFIX}OWNER/NAME", repository, where=where) from error
     except errors.GatedRepoError as error:
-        do = f"accept its terms at https://huggingface.co/{repository}, then log in: hf auth login, or set HF_TOKEN"
-        raise BadInput("a repository that you may read", "a gated one", where=where, do=do) from error
+        ask = f"ask for access at https://huggingface.co/{repository} (some owners decide by hand)"
+        if getattr(error.response, "status_code", 401) == 401:
+            found, do = "a gated one, and no login", f"log in: hf auth login, or set HF_TOKEN; {ask}"
+        else:
+            found, do = "a gated one, to which this login has no access", f"{ask}, or log in as somebody who has it"
+        raise BadInput("a repository that you may read", found, where=where, do=do) from error
     except errors.RepositoryNotFoundError as error:
         do = "check the name; for a private one log in: hf auth login, or set HF_TOKEN"
         raise BadInput("a repository on the Hub", "none of this name, or a private one", where=where, do=do) from error
     except errors.RevisionNotFoundError as error:
-        raise BadInput("a revision of the repository", "no such branch, tag or commit", where=where) from error
+        do = f"its branches and tags are listed at https://huggingface.co/{repository}/tree/main"
+        raise BadInput(f"revision {revision}", "no such branch, tag or commit", where=where, do=do) from error
     except errors.LocalTokenNotFoundError as error:
         do = "log in: hf auth login, or set HF_TOKEN"
         raise BadInput("a login for the Hub", "none", where=where, do=do) from error
@@ -123,7 +137,31 @@ def asked(call: Callable[[], T], repository: str) -> T:
         ):
             raise
         do = "run it once with a network, or bring its folder here and give the path"
-        raise BadInput("a repository in the cache or a network", "neither", where=where, do=do) from error
+        if os.environ.get("HF_HUB_OFFLINE"):
+            do = do.replace("a network", "a network and without HF_HUB_OFFLINE")
+        expected, found, cached = "a repository in the cache or a network", "neither", cached_revisions(repository)
+        wanted = revision or "main"
+        if any(wanted in (commit, *names) for commit, names in cached.items()):
+            found = f"a part of {wanted} in the cache, and no network"
+        elif cached:
+            listed = [f"{commit} ({', '.join(names)})" if names else commit for commit, names in cached.items()]
+            expected = f"revision {wanted} in the cache or a network"
+            found = f"no network; of this repository the cache has {', '.join(listed)}"
+            do = f"name what is there, as {where}@{next(iter(cached))}, or {do}"
+        raise BadInput(expected, found, where=where, do=do) from error
+
+
+def cached_revisions(repository: str) -> dict[str, list[str]]:
+    """What huggingface_hub's cache holds of a repository: commit -> branches and tags that it is known by."""
+    hub = _library()
+    name = hub.file_download.repo_folder_name(repo_id=repository, repo_type="model")
+    folder = Path(hub.constants.HF_HUB_CACHE, name)
+    found: dict[str, list[str]] = {path.name: [] for path in sorted((folder / "snapshots").glob("*"))}
+    for ref in sorted(path for path in (folder / "refs").rglob("*") if path.is_file()):
+        names = found.get(ref.read_text("utf-8").strip())
+        if names is not None:
+            names.append(ref.relative_to(folder / "refs").as_posix())
+    return found
 
 
 def _library() -> Any:

@@ -15,6 +15,7 @@ UNKNOWN = "unknown"
 _RESTRICTED = re.compile(
     r"(^|[-_ ])nc($|[-_ \d])|non[-_ ]?commercial|research|msrla|academic|not for (clinical|commercial)", re.IGNORECASE
 )
+_LOUD = "WARNING: NOT FOR COMMERCIAL USE:"
 _HEADS = {"Apache Software License": "Apache-2.0", "Apache License": "Apache-2.0", "MIT License": "MIT"}
 """First words of a licence's text -> its name."""
 
@@ -83,10 +84,15 @@ def trail(own: str | None, above: Iterable[Mapping[str, str]]) -> list[str]:
         lines.append(f"made from {entry['name']}{source}: licence {entry['licence']}")
     bound = [entry["name"] for entry in above if restricted(entry["licence"])]
     if bound:
-        lines.append(
-            f"WARNING: NOT FOR COMMERCIAL USE: the licence of {', '.join(bound)} forbids it, and binds this file"
-        )
+        lines.append(f"{_LOUD} the licence of {', '.join(bound)} forbids it, and binds this file")
+    elif own and restricted(own):
+        lines.append(f"{_LOUD} its licence forbids it")
     return lines
+
+
+def is_loud(line: str) -> bool:
+    """Whether a line of `trail` is the one that forbids commercial use."""
+    return line.startswith(_LOUD)
 
 
 def front_matter(path: Path) -> dict[str, Any]:

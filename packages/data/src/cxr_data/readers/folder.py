@@ -87,6 +87,8 @@ def _check_classes(path: Path, labels: tuple[str, ...], above: list[Path]) -> No
         do = "add the other classes, or use --reader unlabelled for pretraining without labels"
         if len(labels) == 1 and above == [path] and subfolders(path / labels[0]):
             do = f"if the classes are in there, name that folder: {path / labels[0]}"
+        if sheets := sorted(file.name for file in path.iterdir() if file.suffix.lower() in (".xlsx", ".xls", ".ods")):
+            do = f"if {sheets[0]} holds the labels, save it as labels.csv; else {do}"
         raise BadInput("at least two class folders", f"one: {labels[0]}" if labels else "none", where=path, do=do)
     if len(labels) > MAX_CLASSES:
         raise BadInput(

@@ -10,7 +10,6 @@ images would otherwise count as unlabelled.
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import polars as pl
 from cxr_data.cohorts.cohort import Task
 from cxr_data.errors import BadInput
 from cxr_data.folders import inside
-from cxr_data.readers import unlabelled, values
+from cxr_data.readers import naming, unlabelled, values
 from cxr_data.readers.listing import (
     MAX_CLASSES,
     SPLIT_FOLDERS,
@@ -85,16 +84,24 @@ def read(path: Path) -> Listing:
         entries, said = _studies(entries, table_path)
         notes += said
     entries, refused = _inside(path, entries, table_path)
-    if twice := entries.filter(pl.col("path").is_duplicated())["path"].to_list():
-        raise BadInput("each file once", f"{twice[0]} twice", where=table_path)
     images = image_files(path)
-    entries = _as_on_disk(entries, images)
+    otherwise = naming.as_on_disk(entries["path"], images)
+    entries = entries.with_columns(pl.col("path").replace(otherwise))
+    if twice := entries.filter(pl.col("path").is_duplicated())["path"].to_list():
+        do = "write one row per image; findings of one image go into columns"
+        raise BadInput("each file once", f"{twice[0]} twice", where=table_path, do=do)
     matched = entries.filter(pl.col("path").is_in(images)).sort("path")
     if matched.is_empty():
         found = f"none of them ({entries['file'][0]}, …)"
-        raise BadInput("images that the table names", found, where=table_path)
+        do = f"write them relative to the folder, as {images[0]}" if images else "name the folder that holds both"
+        raise BadInput("images that the table names", found, where=table_path, do=do)
+    if elsewhere := [f"{name} is {place}" for name, place in otherwise.items() if "/" in place and "/" not in name]:
+        notes.append(f"{table_path.name} names {len(elsewhere)} images without their folder: {elsewhere[0]}")
     if missing := entries.height - matched.height:
-        notes.append(f"{missing} images of {table_path.name} are not there and were left out")
+        first = entries.filter(~pl.col("path").is_in(images))["file"][0]
+        notes.append(
+            f"{missing} images of {table_path.name} are not there and were left out ({first}{', …' * (missing > 1)})"
+        )
     if unlisted := len(images) - matched.height:
         notes.append(f"{unlisted} images are not in {table_path.name} and were left out")
 
@@ -103,9 +110,9 @@ def read(path: Path) -> Listing:
     if not labels and _promises_labels(table_path):
         raise BadInput(
             "columns label:NAME, a column class, or columns of zeros and ones",
-            f"the columns {', '.join(matched.drop('path').columns)[:200]}",
+            f"the columns {naming.cells(matched.drop('path', 'file'))[:300]}",
             where=table_path,
-            do=_UNLABELLED,
+            do=f"write 1 where a finding is present and 0 where it is absent; {_UNLABELLED}",
         )
     patient = pl.col("path").alias("patient")
     if "patient" in matched.columns:
@@ -149,15 +156,6 @@ def _studies(entries: pl.DataFrame, table_path: Path) -> tuple[pl.DataFrame, lis
     return entries, []
 
 
-def _as_on_disk(entries: pl.DataFrame, images: list[str]) -> pl.DataFrame:
-    """Entries with accents and umlauts composed as in the names on disk, which macOS decomposes."""
-    composed = {unicodedata.normalize("NFC", image): image for image in images}
-    if len(composed) < len(images) or all(name.isascii() for name in images):
-        return entries
-    paths = [composed.get(unicodedata.normalize("NFC", name), name) for name in entries["path"]]
-    return entries.with_columns(pl.Series("path", paths, pl.String))
-
-
 def _inside(path: Path, entries: pl.DataFrame, table_path: Path) -> tuple[pl.DataFrame, tuple[tuple[str, str], ...]]:
     """Entries with their ``path``, without those that leave the folder, and these with the reason."""
     paths: list[str | None] = []
@@ -170,7 +168,8 @@ def _inside(path: Path, entries: pl.DataFrame, table_path: Path) -> tuple[pl.Dat
             refused.append((name or "", f"{table_path.name} names a file outside the folder"))
     kept = entries.with_columns(pl.Series("path", paths, pl.String)).filter(pl.col("path").is_not_null())
     if kept.is_empty():
-        raise BadInput("paths inside the folder", repr(refused[0][0]), where=table_path)
+        do = "name the folder that holds both table and images"
+        raise BadInput("paths inside the folder", repr(refused[0][0]), where=table_path, do=do)
     return kept, tuple(refused)
 
 
@@ -349,7 +348,8 @@ def _classes(classes: pl.Series, table_path: Path) -> tuple[tuple[str, ...], Tas
     names = [None if name is None else taken[name] for name in classes]
     labels = order_classes(set(taken.values()))
     if len(labels) < 2:
-        raise BadInput("at least two classes", ", ".join(labels) or "none", where=table_path)
+        found = ", ".join(labels) or "none"
+        raise BadInput("at least two classes", found, where=table_path, do=f"add the others; {_UNLABELLED}")
     if len(labels) > MAX_CLASSES or len(labels) > max(10, len(names) // 2):
         found = f"{len(labels)} in {len(names)} images (such as {labels[0]!r:.60}), which look more like text or names"
         raise BadInput(f"up to {MAX_CLASSES} classes, each of several images", found, where=table_path, do=_UNLABELLED)

@@ -56,7 +56,7 @@ _DESCRIPTION = (
 """Likewise, that say how and of whom an image is."""
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}([,.'\u2019 \u00a0\u202f])\d{3}(\1\d{3})*")
 """Whole numbers with separators of thousands."""
-_LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn")
+_LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn|^(pat|fall)[-_. ]?(id|nr|no|num|nummer)$")
 _NOT_A_PATIENT = re.compile(r"age|sex|gender|weight|height|size|position|orientation|birth|race|ethnic|count|comment")
 
 

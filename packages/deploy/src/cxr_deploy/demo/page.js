@@ -8,10 +8,14 @@ async function start() {
   const model = await (await fetch("model.json")).json();
   const bits = { fp32: "float32", int8: "8 bits" }[model.precision] ?? model.precision;
   $("model").textContent = `${model.architecture}, ${model.size} px, ${bits}, ${(model.bytes / 1e6).toFixed(1)} MB: ${model.notice}.`;
+  $("hash").textContent = model.sha256;
+  $("licences").replaceChildren(...model.licences.map((line) => element("li", "", line)));
+  $("forbidden").textContent = model.forbidden;
+  $("forbidden").hidden = !model.forbidden;
 }
 
 async function classify(file) {
-  for (const id of ["warning", "answers", "view", "explained", "plain"]) $(id).hidden = true;
+  for (const id of ["warning", "answers", "view", "bar", "explained", "plain"]) $(id).hidden = true;
   $("status").textContent = "Reading …";
   try {
     const response = await fetch("answer", { method: "POST", body: file });
@@ -31,9 +35,8 @@ function show(name, answer) {
   $("warning").textContent = answer.warnings.length ? `Unlike the radiographs the model was trained on: ${answer.warnings.join("; ")}.` : "";
   const called = answer.labels.filter((label) => label.called).map((label) => label.name);
   $("status").textContent = `${name}: ${called.join(", ") || "nothing"} called.`;
-  const first = answer.labels.findIndex((label) => label.called && label.heat);
-  if (first >= 0) document.querySelector(`input[value="${first}"]`).checked = true;
-  paint(first);
+  if (answer.explained >= 0) document.querySelector(`input[value="${answer.explained}"]`).checked = true;
+  paint(answer.explained);
 }
 
 function row(label, i) {
@@ -62,9 +65,9 @@ function paint(i) {
   $("view").alt = label ? `Radiograph with the evidence for ${label.name}` : "Radiograph as the network sees it";
   $("explained").textContent = label
     ? `Bright: where the evidence for ${label.name} lies, relative to its strongest place, in ${shown.heat_edge} × ${shown.heat_edge} cells. It shows what the network used, not where disease is.`
-    : "The radiograph as the network sees it.";
+    : "The radiograph as the network sees it. Choose a label in the table to see what speaks for it.";
   $("view").hidden = $("explained").hidden = false;
-  $("plain").hidden = !label;
+  $("plain").hidden = $("bar").hidden = !label;
   if (!label) for (const radio of document.querySelectorAll("input[name=heat]")) radio.checked = false;
 }
 

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 from cxr_data.command_line.terminal import say
 from cxr_data.errors import BadInput
+from cxr_data.files import sha256
 from cxr_data.images.header import BrokenImage
 from cxr_data.models.decisions import in_use
 from cxr_deploy import demo
 from cxr_deploy.config import DemoConfig
 from cxr_deploy.predict import overlay, unusual
 from cxr_deploy.predict.classifier import Classifier, heat, load
+from cxr_deploy.web.build import licence_lines
 
 LARGEST = 100 * 2**20
 """Bytes of a file, at most."""
@@ -152,8 +154,19 @@ def about(classifier: Classifier, notice: str) -> dict[str, Any]:
         "size": classifier.size,
         "precision": classifier.precision,
         "bytes": classifier.path.stat().st_size,
+        "sha256": sha256(classifier.path),
         "notice": notice,
+        **licence_lines(classifier.header),
+        **({"licences": _shipped()} if classifier.path.resolve() == demo.MODEL.resolve() else {}),
     }
+
+
+def _shipped() -> list[str]:
+    """Licences of the model that ships with the package and of what it was made from."""
+    record = json.loads(demo.RECORD.read_text("utf-8"))
+    starts = [f"start of the {role}: {text}" for role, text in record["starts"].items()]
+    data = record["data"]
+    return ["licence: Apache-2.0, as the package", f"trained on: {data['name']}, {data['licence']}", *starts]
 
 
 def answer(classifier: Classifier, content: bytes) -> dict[str, Any]:
@@ -165,9 +178,10 @@ def answer(classifier: Classifier, content: bytes) -> dict[str, Any]:
 
     Returns:
         As JSON types: ``picture``, the radiograph as the network sees it, a PNG in base64; ``warnings``;
-        ``heat_edge``, cells along an edge of a heat map; and ``labels``, each with name, probability, threshold (None
-        where the most probable class is called), called, and ``heat``, a PNG
-        in base64 (None without maps, or where there is no evidence for the label).
+        ``heat_edge``, cells along an edge of a heat map; ``explained``, number of the label whose heat map is shown
+        first, the most probable of the findings called, -1 for none; and ``labels``, each with name, probability,
+        threshold (None where the most probable class is called), called, and ``heat``, a PNG in base64 (None without
+        maps, or where there is no evidence for the label).
 
     Raises:
         BrokenImage: The bytes are no usable image.
@@ -194,9 +208,12 @@ def answer(classifier: Classifier, content: bytes) -> dict[str, Any]:
                 "heat": None if shown is None or not shown.any() else _png(overlay.draw(pixels, shown)),
             }
         )
+    healthy = {0} if classifier.header.task == "multiclass" and len(p) == 2 else set()
+    findings = [i for i, label in enumerate(labels) if label["called"] and label["heat"] and i not in healthy]
     return {
         "picture": _png(overlay.draw(pixels, np.zeros_like(pixels, np.float32))),
         "warnings": warnings,
+        "explained": max(findings, key=lambda i: p[i], default=-1),
         "labels": labels,
         "heat_edge": 0 if answers.maps is None else answers.maps.shape[-1],
     }

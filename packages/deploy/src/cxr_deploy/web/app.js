@@ -18,6 +18,9 @@ async function start() {
   const bits = { fp32: "float32", int8: "8 bits" }[model.precision] ?? model.precision;
   $("model").textContent = `${model.name} (${model.architecture}, ${model.size} px, ${bits}, ${(model.bytes / 1e6).toFixed(1)} MB)`;
   $("hash").textContent = model.sha256;
+  $("licences").replaceChildren(...model.licences.map((line) => element("li", line)));
+  $("forbidden").textContent = model.forbidden;
+  $("forbidden").hidden = !model.forbidden;
   $("about").textContent = `onnxruntime-web ${model.ort} (MIT licence).`;
   $("file").disabled = false;
   $("status").textContent = "Ready.";
@@ -105,7 +108,7 @@ function show(name, stored, answer, warnings, milliseconds) {
     const value = document.createElement("td");
     const threshold = thresholdOf(i);
     value.append(p[i].toFixed(3), bar(p[i], threshold));
-    if (threshold !== undefined) value.append(small(`threshold ${threshold.toFixed(3)}`));
+    if (threshold !== undefined) value.append(element("small", `threshold ${threshold.toFixed(3)}`));
     const decision = document.createElement("td");
     decision.textContent = called[i] ? "yes" : "no";
     const heat = document.createElement("td");
@@ -139,9 +142,9 @@ function thresholdOf(i) {
   return i === 1 ? thresholds[1] : 1 - thresholds[1];
 }
 
-function small(text) {
-  const made = document.createElement("small");
-  made.textContent = text;
+function element(name, text) {
+  const made = document.createElement(name);
+  made.textContent = text; // never markup: names of labels and licences come from files
   return made;
 }
 

@@ -11,6 +11,7 @@ from cxr_data.errors import BadInput
 from cxr_data.files import refuse_unwritable, whole_folder, write_text
 from cxr_data.models.decisions import in_use
 from cxr_data.models.header import EXPORT_KEY, KEY, Header
+from cxr_data.models.licences import is_loud, trail
 from cxr_deploy.export import onnx_file
 from cxr_deploy.predict import unusual
 from cxr_deploy.predict.classifier import Classifier
@@ -75,6 +76,7 @@ def facts(header: Header, about: Mapping[str, Any]) -> dict[str, object]:
         "architecture": header.architecture,
         "precision": precision,
         "sha256": (about.get("source") or {}).get("sha256", ""),
+        **licence_lines(header),
         "ort": VERSION,
         "task": header.task,
         "labels": list(header.labels),
@@ -88,6 +90,15 @@ def facts(header: Header, about: Mapping[str, Any]) -> dict[str, object]:
             "unlike": unusual.UNLIKE,
             "average": unusual.AVERAGE.ravel().tolist(),
         },
+    }
+
+
+def licence_lines(header: Header) -> dict[str, object]:
+    """What a page says of licences: "licences", lines on the model and its ancestors; "forbidden", "" or what is."""
+    lines = trail(header.licence, header.ancestors)
+    return {
+        "licences": [line for line in lines if not is_loud(line)],
+        "forbidden": next(filter(is_loud, lines), ""),
     }
 
 

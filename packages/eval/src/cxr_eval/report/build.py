@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cxr_data import charts
 from cxr_data.charts import STYLES, Axis, Chart, Series
 from cxr_data.file_names import file_names
-from cxr_data.models.licences import trail
+from cxr_data.models.licences import is_loud, trail
 from cxr_eval import entries, subgroups
 from cxr_eval.metrics import records
 from cxr_eval.metrics.records import METRICS
@@ -123,6 +123,7 @@ def _environment() -> jinja2.Environment:
         "pvalue": pvalue,
         "image": image,
     }
+    environment.tests["loud"] = is_loud
     environment.globals |= {"interval_bar": interval_bar, "chart_style": Markup(charts.style())}
     return environment
 
