@@ -21,7 +21,7 @@ from cxr_data.files import whole_file
 from cxr_distill.monitoring import score
 from cxr_distill.teacher import linear_layer, put
 
-PENALTIES = tuple(10.0**power for power in range(1, -6, -1))
+PENALTIES = tuple(10.0**power for power in range(4, -6, -1))
 """Ridge penalties tried, strongest first, each from the solution before it."""
 
 FEATURES = "features"
