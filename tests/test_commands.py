@@ -98,6 +98,7 @@ def test_the_three_commands_bare_one_after_the_other(tmp_path, typed) -> None:
     assert "teacher" in report.read_text()
 
 
+@pytest.mark.slow
 def test_training_without_a_size_takes_that_of_the_cohort(tmp_path, typed) -> None:
     def run(*words: str) -> None:
         done = typed(*words, cwd=tmp_path)

@@ -68,7 +68,8 @@ def test_its_logits_are_those_of_its_weights_in_the_cohorts_order(weights, graph
     assert ours.digest != theirs.digest  # of the cached outputs
 
 
-@pytest.mark.parametrize("cached", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", [0, 2])
 def test_a_student_learns_the_same_from_either_and_says_who_taught_it(
     tmp_path, weights, graph, cached, typed, monkeypatch
 ) -> None:

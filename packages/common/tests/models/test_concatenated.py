@@ -53,6 +53,7 @@ def test_wrong_weights_of_a_part_are_refused():
         network.reset_classifier(2, global_pool="avg")
 
 
+@pytest.mark.slow
 def test_three_parts():
     network: Any = build("resnet18+resnet18+eeea_net_c2", 0, size=32)
     assert network(torch.rand(2, 1, 32, 32)).shape == (2, 512 + 512 + 1280)

@@ -21,9 +21,9 @@ def meta(architecture, channels=3, size=None):
         ("resnet34", 3.664, 21.797672),
         ("resnet50", 4.089, 25.557032),
         ("densenet121", 2.834, 7.978856),
-        ("densenet161", 7.728, 28.681000),
+        pytest.param("densenet161", 7.728, 28.681000, marks=pytest.mark.slow),
         ("mobilenetv2_100", 0.301, 3.504872),
-        ("swin_tiny_patch4_window7_224", 4.491, 28.288354),
+        pytest.param("swin_tiny_patch4_window7_224", 4.491, 28.288354, marks=pytest.mark.slow),
         ("convnext_tiny", 4.456, 28.589128),
     ],
 )

@@ -18,6 +18,6 @@ def test_the_size_of_the_cohort_is_taken_or_a_smaller_one_with_a_note(architectu
     save(open_cohort("phantom:20", pixel_size=pixel_size_for(prepared), show=False), tmp_path / "c")
     note_size(tmp_path / "c", prepared)
     assert training_size(None, str(tmp_path / "c"), architecture) == size
-    told = f"note: {architecture} does not take the {prepared} px of the data: it trains at {size} px\n"
+    told = f"note: {architecture} does not take the {prepared} px of the data: it is trained at {size} px\n"
     assert capsys.readouterr().out == ("" if size == prepared else told)
     assert training_size(64, str(tmp_path / "c"), architecture) == 64
