@@ -8,11 +8,13 @@ from distributed import LocalCluster
 
 from cxr_data import load, prepare
 from cxr_data.cli import main
+from cxr_data.cohorts.cohort import note_size
 
 DIES_ONCE = """
 import os
 from pathlib import Path
 from typing import Any
+from cxr_data.cohorts.cohort import note_size
 from cxr_data.preparation import cluster
 
 def dask_setup(worker):
@@ -45,6 +47,7 @@ def cluster(tmp_path) -> Iterator[Any]:
 def test_a_cluster_that_loses_a_worker_writes_the_cohort_of_one_process(two_classes, tmp_path, cluster, capsys):
     (two_classes / "COVID/patient16_0.png").write_bytes(b"")
     prepare(two_classes, tmp_path / "whole", pixel_size=32, max_bad=0.05, show=False)
+    note_size(tmp_path / "whole", 28)
     out = tmp_path / "out" / "cohort"
     options = ["--size", "28", "--max_bad", "0.05", "--out", str(out)]
     command = ["prepare", str(two_classes), *options, "--dask", cluster.scheduler_address]

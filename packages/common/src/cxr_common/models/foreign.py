@@ -130,7 +130,7 @@ def read_foreign(
     refuse_unusable(fitted, match.body, path)
     several = len(match.parts) > 1
     return Foreign(
-        fitted, input_channels(network), frozenset(fitted), match.parts[0] if several else "", match.parts[1:]
+        fitted, input_channels(network), frozenset(state), match.parts[0] if several else "", match.parts[1:]
     )
 
 
