@@ -90,6 +90,32 @@ def product_rate() -> Callable[[], float]:
 
 
 @pytest.fixture
+def in_8_bits() -> Callable[..., Any]:
+    """A function that makes an 8-bit graph of a float one and its header, in one way instead of all that export-model
+    tries, and says in it how.
+
+    Random weights have no AUROC to lose, so any loss will do.
+    """
+
+    def made(graph: Any, header: Any, about: Mapping[str, Any]) -> Any:
+        import numpy as np
+
+        from cxr_data.synthetic.phantom import phantom
+        from cxr_deploy.export import onnx_file
+        from cxr_deploy.export.quantise import Variant, search
+
+        images = phantom(16, size=header.input.size, seed=0)["pixels"][:, None]
+        targets = np.eye(16, len(header.labels), dtype=np.float32)
+        way = [Variant("minmax", True, "none")]
+        small, report = search(graph, header, images, images, targets, np.arange(16), max_drop=1.0, variants=way)
+        assert small is not None
+        onnx_file.describe(small, header, {**about, "precision": "int8", "quantisation": report["variants"][0]})
+        return small
+
+    return made
+
+
+@pytest.fixture
 def own_process() -> Callable[..., str]:
     """A function that runs Python code in a process of its own, where memory can be measured, and gives what it prints:
     ``own_process(code, *arguments)``.

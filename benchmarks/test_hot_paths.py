@@ -8,9 +8,9 @@ must keep up with lightly's.
 
 import copy
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -25,12 +25,10 @@ from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data import timing
 from cxr_data.files import sha256
 from cxr_data.machine import cpu_has_bf16, cpu_has_vnni
-from cxr_data.synthetic.phantom import phantom
 from cxr_deploy.benchmark.entries import EAGER, entries
 from cxr_deploy.export import onnx_file
 from cxr_deploy.export.answer import Answering
 from cxr_deploy.export.convert import convert
-from cxr_deploy.export.quantise import Variant, search
 from cxr_ssl.codes import sinkhorn
 
 TITLE = "Sinkhorn codes, convolutions over small maps and the answer for one image"
@@ -138,23 +136,16 @@ def model_file(architecture: str, folder: Path) -> Path:
     return path
 
 
-def export_beside(path: Path) -> dict[str, Path]:
-    """Both ONNX files as ``export-model`` leaves them, with one way to 8 bits instead of all."""
+def export_beside(path: Path, in_8_bits: Callable[..., onnx.ModelProto]) -> dict[str, Path]:
+    """Both ONNX files as ``export-model`` leaves them."""
     network, header = checkpoint.load(path, kind="model")
     assert isinstance(network, GrayNetwork)
     about = {"schema": 1, "precision": "fp32", "source": {"sha256": sha256(path)}}
     graph = convert(Answering(network, header), header)
     onnx_file.describe(graph, header, about)
-    images = phantom(16, size=SIZE, seed=0)["pixels"][:, None]
-    targets = np.eye(16, LABELS, dtype=np.float32)
-    way = [Variant("minmax", True, "none")]
-    # Random weights have no AUROC to lose, so any loss will do.
-    small, report = search(graph, header, images, images, targets, np.arange(16), max_drop=1.0, variants=way)
-    assert isinstance(small, onnx.ModelProto)
-    onnx_file.describe(small, header, {**about, "precision": "int8", "quantisation": report["variants"][0]})
     files = {"fp32": path.parent / "export" / "model.onnx", "int8": path.parent / "export" / "model.int8.onnx"}
     onnx_file.save(graph, files["fp32"])
-    onnx_file.save(small, files["int8"])
+    onnx_file.save(in_8_bits(graph, header, about), files["int8"])
     return files
 
 
@@ -166,11 +157,11 @@ def by_runtime(ms: dict[tuple[str, tuple[str, str]], float], name: str, precisio
 
 @pytest.mark.benchmark
 @pytest.mark.timeout(1800)
-def test_answer_for_one_image(tmp_path: Path, benchmark, product_rate, record) -> None:
+def test_answer_for_one_image(tmp_path: Path, benchmark, product_rate, record, in_8_bits) -> None:
     """Every network in every runtime, all in turns in one process, so that networks can be compared as well."""
     torch.set_num_threads(1)
     paths = {name: model_file(name, tmp_path) for name in NETWORKS}
-    files = {name: export_beside(path) for name, path in paths.items()}
+    files = {name: export_beside(path, in_8_bits) for name, path in paths.items()}
     rows, _ = entries(paths, tmp_path)
     rows = [row for row in rows if (row.runtime, row.precision) in (EAGER, *WAYS, *OPENVINO)]
     runs = {row.name: row.load(1) for row in rows}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cxr_data.errors import BadInput, require_known
+from cxr_data.models.onnx_session import CPU, open_session
 from cxr_deploy.extras import require
 
 if TYPE_CHECKING:
@@ -36,24 +37,13 @@ def in_onnxruntime(model: str | Path | bytes, *, threads: int = 0, device: str =
     Raises:
         BadInput: ONNX Runtime cannot run it, or not on that device.
     """
-    import onnxruntime
-
-    providers: list[Any] = ["CPUExecutionProvider"]
+    providers: list[Any] = [CPU]
     if device == "cuda":
         if not onnxruntime_has_cuda():
             do = "pip install onnxruntime-gpu in place of onnxruntime; or --device cpu"
             raise BadInput("ONNX Runtime with its CUDA provider", "the one for CPUs", where="--device cuda", do=do)
         providers.insert(0, (CUDA, {"use_tf32": 0}))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        source = model if isinstance(model, bytes) else str(model)
-        session = onnxruntime.InferenceSession(source, options, providers=providers)
-    except Exception as error:  # its exceptions share no base class of their own
-        where = None if isinstance(model, bytes) else model
-        reason = str(error).splitlines()[0][:200]
-        raise BadInput("a graph that ONNX Runtime can run", reason, where=where, do="export it again") from error
+    session = open_session(model, threads=threads, providers=providers)
     if device == "cuda" and CUDA not in session.get_providers():
         do = "install the CUDA and cuDNN that this onnxruntime-gpu names; or --device cpu"
         raise BadInput("a GPU that ONNX Runtime can use", "none: it fell back to the CPU", where="--device cuda", do=do)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from cxr_data.errors import BadInput
+from cxr_data.models.onnx_session import open_session
 
 _INPUT, _OUTPUT = "pixels", "logits"
 
 
 class OnnxClassifier(nn.Module):
-    """The graph of a file of ``export-model``, as a module without parameters.
+    """The graph of a file of ``export-model``, as a module without weights.
 
     On processors without bfloat16 it answers sooner than the network that it was made of: a ResNet-50 in 8 bits in a
     third of the time.
@@ -31,16 +32,7 @@ class OnnxClassifier(nn.Module):
             raise BadInput(
                 "the extra 'onnx' of cxr-distill, for a teacher in ONNX", "no onnxruntime", where=path, do=do
             )
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions share no base class of their own
-            reason = str(error).splitlines()[0][:200]
-            raise BadInput("a graph that ONNX Runtime can run", reason, where=path, do="export it again") from error
+        self._session = open_session(path, threads=torch.get_num_threads())
         self.device_marker = nn.Parameter(torch.zeros(()), requires_grad=False)  # the graph itself has no device
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -62,10 +62,11 @@ def near_pairs(thumbs: NDArray[np.uint8], digests: Sequence[bytes]) -> Pairs:
     _, first = np.unique(np.array([digest.hex() for digest in digests]), return_index=True)
     first.sort()
     none = np.zeros(0, np.int64)
-    blocks, complete = [Close(none, none, none)], True
+    blocks, count, complete = [Close(none, none, none)], 0, True
     for close in close_pairs(unit_descriptors(thumbs[first], SMALL), None, CANDIDATE):
         blocks.append(close)
-        if sum(len(block.one) for block in blocks) > MOST:
+        count += len(close.one)
+        if count > MOST:
             complete = False
             break
     one, other, orientation = (np.concatenate(columns) for columns in zip(*blocks, strict=True))

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from cxr_data.models.onnx_session import open_session
+
 BINS = 2048
 LEVELS = 255
 TAIL = 1e-4
@@ -104,8 +106,6 @@ def _exposed(
     model: onnx.ModelProto, threads: int
 ) -> tuple[Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]], list[str]]:
     """A session that gives every float tensor a node writes, and their names."""
-    import onnxruntime
-
     open_model = onnx.ModelProto()
     open_model.CopyFrom(model)
     known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
@@ -115,11 +115,8 @@ def _exposed(
     ]
     del open_model.graph.output[:]
     open_model.graph.output.extend(known[name] for name in names)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(open_model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(names, {model.graph.input[0].name: images}), names  # pyright: ignore - tensors only
+    session = open_session(open_model.SerializeToString(), threads=threads)
+    return lambda images: session.run(names, {model.graph.input[0].name: images}), names
 
 
 def _with_zero(low: float, high: float) -> tuple[float, float]:
