@@ -117,7 +117,8 @@ def _say_prepared(cohort: "Cohort", out: Path, size: int | None = None) -> None:
 
     _print_counts(cohort)
     place = shlex.quote(str(out))
-    print(f"wrote {out}: {len(cohort)} images of {cohort.pixel_size} x {cohort.pixel_size} pixels")
+    why = f", for networks that take {size}: the rest is space for crops" if size and size < cohort.pixel_size else ""
+    print(f"wrote {out}: {len(cohort)} images of {cohort.pixel_size} x {cohort.pixel_size} pixels{why}")
     print(f"look at it:  uv run cxr-data preview {place}")
     print(f"check it:  uv run cxr-data audit {place}")
     labelled = cohort.has_labels("train", "val")

@@ -1,6 +1,6 @@
 """The error for bad input: what was expected, what was found, where, and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,16 @@ class BadInput(Exception):
 
 def _bad_input(expected: str, found: str, where: str | Path | None, do: str | None) -> BadInput:
     return BadInput(expected, found, where=where, do=do)
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names with commas between them, as many as can be read, and how many more there are.
+
+    Examples:
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str | Path | None = None) -> BadInput:
