@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cxr_data.command_line.command import config_dict, parse, run_command
+from cxr_data.command_line.command import config_dict, parse, run_command, until_reader_leaves
 from cxr_data.errors import BadInput
 
 
@@ -364,3 +365,11 @@ def test_a_missing_file_that_nothing_explained_is_a_fault_of_ours() -> None:
 
     with pytest.raises(FileNotFoundError):
         run_command(main, Config, prog="x", argv=[])
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_what_an_output_cannot_show_ends_no_command(encoding, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    assert until_reader_leaves(lambda: print("Befund \U0001f600 \udcff") or 0) == 0
+    assert written.getvalue().startswith(b"Befund ")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import io
 import json
 import os
 import signal
@@ -99,6 +100,9 @@ def until_reader_leaves(run: Callable[[], int]) -> int:
     Returns:
         That, or 141.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A terminal of Latin-1, or of Windows, has no letter for some labels, and text none for some names of files.
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = run()
         sys.stdout.flush()
