@@ -9,7 +9,11 @@
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime would report its use, with a number of this machine that it keeps in the home folder, to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from cxr_data.auditing import audit
