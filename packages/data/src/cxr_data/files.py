@@ -177,7 +177,7 @@ def not_writable(folder: Path, error: OSError) -> BadInput:
         "a folder this user may write to",
         error.strerror or str(error),
         where=folder,
-        do="choose another folder, free space, or change its permissions",
+        do="choose another folder (CXR_CACHE names that of the cache), free space, or change its permissions",
     )
 
 

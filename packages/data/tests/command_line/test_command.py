@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 
@@ -320,6 +321,26 @@ def test_an_option_within_another_is_found_by_its_last_name():
 
     with pytest.raises(BadInput, match=r"did you mean optim\.clip_norm or other\.clip_norm"):
         parse(Config, prog="x", argv=["--clip-norm", "1"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--size", "a"], "expected a whole number, found a\n  where: --size"),
+        (["--lr", "0,1"], "expected a number or null, found 0,1\n  where: --lr"),
+        (["--finer.nesterov=maybe"], "expected true or false, found maybe\n  where: --finer.nesterov"),
+        (["--aspect", "sqash"], "expected squash or crop, found sqash\n  where: --aspect"),
+        (["lost"], "expected arguments the command knows, found unrecognized arguments: lost"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_plain_words(typed, said):
+    @dataclass(frozen=True)
+    class Cropped(Config):
+        aspect: Literal["squash", "crop"] = "squash"
+
+    with pytest.raises(BadInput) as refused:
+        parse(Cropped, prog="x", argv=typed)
+    assert str(refused.value).startswith(said)
 
 
 @pytest.mark.parametrize("buffered", [True, False])
