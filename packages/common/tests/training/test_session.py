@@ -81,8 +81,8 @@ def test_a_loss_on_a_gpu_is_shown_once_it_has_arrived(tmp_path, monkeypatch) -> 
 
 
 @pytest.mark.parametrize("other", [0, 1])
-def test_processes_of_different_trainings_are_refused(tmp_path, other) -> None:
-    """As where CXR_CACHE_GB differs: each would shuffle in its own way."""
+def test_processes_of_different_trainings_are_refused(tmp_path, capsys, other) -> None:
+    """As where CXR_CACHE_GB differs: each would shuffle in its own way. Unequal shares of a batch are only told."""
     accelerator: Any = SimpleNamespace(
         num_processes=2,
         is_main_process=True,
@@ -90,7 +90,7 @@ def test_processes_of_different_trainings_are_refused(tmp_path, other) -> None:
         gather=lambda own: torch.cat([own, own + other]),
         main_process_first=contextlib.nullcontext,
     )
-    opened = open_training_run(tmp_path / "run", {"epochs": 1, "shuffle": 2}, {}, accelerator)
+    opened = open_training_run(tmp_path / "run", {"epochs": 1, "shuffle": 2}, {"batch_size": 9}, accelerator)
     if other:
         with pytest.raises(BadInput, match="the same training in all processes"), opened:
             pass
@@ -98,6 +98,7 @@ def test_processes_of_different_trainings_are_refused(tmp_path, other) -> None:
     else:
         with opened as run:
             assert not run.finished
+        assert "--batch_size 9 is no multiple of 2 processes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("batch_size", [8, 9])

@@ -42,7 +42,7 @@ def open_training_run(
     extend: bool = False,
     track: str | None = None,
 ) -> Iterator[RunFolder]:
-    """The run's folder, held until the block ends; says so where the run is already finished.
+    """The run's folder, held until the block ends; says where the run is finished, or batches cannot be of equal parts.
 
     Args:
         folder: The folder.
@@ -65,6 +65,9 @@ def open_training_run(
     with contextlib.closing(run):
         if run.finished and main:
             print(f"{folder}: already finished, nothing to do")
+        if not run.finished and main and config.get("batch_size", 0) % accelerator.num_processes:
+            processes = f"{accelerator.num_processes} processes, which take equal parts: batches are smaller"
+            print(f"{folder.name}: --batch_size {config['batch_size']} is no multiple of {processes}", flush=True)
         if track is not None and main and not run.finished:
             run.tracker = Tracker(track, folder, config)
         yield run
