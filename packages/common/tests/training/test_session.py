@@ -101,6 +101,16 @@ def test_processes_of_different_trainings_are_refused(tmp_path, capsys, other) -
         assert "--batch_size 9 is no multiple of 2 processes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("said", ["[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer", "another"])
+def test_where_another_process_has_ended_the_others_say_so(tmp_path, said) -> None:
+    run: Any = SimpleNamespace(path=tmp_path, state=tmp_path / "state.pt", main=True, truncate_log=lambda lines: None)
+    accelerator = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    state: Any = SimpleNamespace(epoch=0, step=0, seconds=0.0, accelerator=accelerator)
+    expected, match = (RuntimeError, said) if said == "another" else (BadInput, "one of them has ended")
+    with pytest.raises(expected, match=match), TrainingSession(run, state, epochs=1, steps=1, batch_size=8):
+        raise RuntimeError(said)
+
+
 @pytest.mark.parametrize("batch_size", [8, 9])
 def test_another_number_of_processes_may_resume_the_same_batches(tmp_path, capsys, batch_size) -> None:
     save_state(tmp_path / "state.pt", {"lines": 0, "batch_size": batch_size}, 2)

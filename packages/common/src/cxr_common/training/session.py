@@ -27,6 +27,8 @@ ASK_EVERY = 10
 """Steps of a run after which several processes ask one another whether any received a signal to stop."""
 WARM_UP = 10
 """Steps of a start that are left out of its speed: kernels are chosen and threads started in them."""
+LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL error: remote process exited")
+"""What torch says where a process that this one exchanges tensors with has ended."""
 
 B = TypeVar("B")
 
@@ -120,10 +122,14 @@ class TrainingSession:
             self.say(f"resumes in epoch {self.state.epoch + 1}, step {self.state.step + 1}")
         return self
 
-    def __exit__(self, *details: object) -> None:
-        """Restore the previous signal handlers."""
-        self.progress.__exit__(*details)
-        self._stop.__exit__(*details)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Restore the previous signal handlers; say plainly where another process has ended."""
+        self.progress.__exit__(kind, error, trace)
+        self._stop.__exit__(kind, error, trace)
+        processes = self.state.accelerator.num_processes
+        if processes > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
+            do = "see what that one said; the same command resumes from what was saved last"
+            raise BadInput(f"{processes} processes", "one of them has ended", where=self.run.path, do=do) from error
 
     def say(self, text: str) -> None:
         """Print a line of this run."""
