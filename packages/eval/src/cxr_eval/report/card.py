@@ -11,6 +11,7 @@ from cxr_data.models import licences
 from cxr_eval import entries
 from cxr_eval.metrics import records
 from cxr_eval.metrics.records import METRICS
+from cxr_eval.notes import counted_images
 
 
 def cards(document: Mapping[str, Any]) -> dict[str, str]:
@@ -42,6 +43,7 @@ def card(document: Mapping[str, Any], name: str) -> str:
         _data(document, model),
         _results(document, model),
         _subgroups(document, model),
+        _corruptions(model),
         _calibration(model),
         _comparison(document, name),
         _limits(document, model),
@@ -120,8 +122,8 @@ def _data(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         "",
         f"- Trained on: {plain(trained.get('name') or 'unknown')}, fingerprint "
         f"`{trained.get('fingerprint') or 'none'}`",
-        f"- Evaluated on: {plain(cohort['name'])}, {document['images']} {document['split']} images of "
-        f"{document['patients']} patients, fingerprint `{cohort['fingerprint']}`",
+        f"- Evaluated on: {plain(cohort['name'])}, {counted_images(document['images'], document['split'])} "
+        f"of {document['patients']} patients, fingerprint `{cohort['fingerprint']}`",
         f"- Relation: {known}",
         "- Epoch, temperature and thresholds come from validation images of the training cohort, never from test.",
     ]
@@ -181,6 +183,16 @@ def _subgroups(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
             rows.append([f"{plain(column)}: {plain(about['name'])}", about["images"], *cells])
     heads = ["group", "images", *(METRICS[key].title for key in keys)]
     return "\n".join(["## Subgroups", "", *table(heads, rows)])
+
+
+def _corruptions(model: Mapping[str, Any]) -> str:
+    if not model.get("corruptions"):
+        return ""
+    rows = [
+        [f"{kind['strength']}: {kind['name']}", figure(kind["auroc"]), figure(kind["difference"])]
+        for kind in model["corruptions"]
+    ]
+    return "\n".join(["## Corrupted copies", "", *table(["copies", "AUROC", "difference"], rows)])
 
 
 def _calibration(model: Mapping[str, Any]) -> str:
