@@ -47,6 +47,25 @@ from cxr_data import cli
 start = time.process_time()
 cli.main(["audit", sys.argv[1] + "/cohort", "--out", sys.argv[1] + "/audit"])
 """,
+    "cached features of an encoder": """
+import json, os, sys, time
+from pathlib import Path
+import torch
+from cxr_common.checkpoint import Header, Input, save
+from cxr_common.models.zoo import build
+from cxr_data import open_cohort
+from cxr_data.augment import training_views
+from cxr_distill.cached_outputs import cache_outputs
+from cxr_distill.teacher import load_encoder
+folder = Path(sys.argv[1])
+os.environ["CXR_CACHE"] = str(folder / "cache")
+weights = folder / "encoder.safetensors"
+save(weights, build("test_resnet", 0, size=64), Header("backbone", "test_resnet", Input(64, 0.5, 0.2)))
+encoder, cohort = load_encoder(str(weights), ["pooled"], mean=0.5, std=0.2), open_cohort(str(folder / "cohort"))
+start = time.process_time()
+rows = cohort.rows("train")
+cache_outputs(encoder, cohort, rows, training_views("mild", 64), 1, precision=torch.float32, workers=1)
+""",
     "evaluate: figures and intervals": """
 import json, sys, time
 import numpy as np

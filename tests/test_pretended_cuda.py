@@ -28,6 +28,7 @@ def pretended(folder: Path, command: str, *arguments: str) -> str:
     "how",
     [
         "--cached_views 1 --augment_on_device true",
+        "--cached_views 1 --bits 8 --epochs 2",
         "--loss simkd=1 --loss rkd=1 --loss crd=1 --loss pkt=1 --loss sp=1 --loss cam=1 --loss reviewkd=1",
         "--optim.mixup 0.2 --optim.ema 0.9 --loss led=1 --loss fitnets=1 --loss attention_transfer=1",
     ],

@@ -20,7 +20,9 @@ FAULTS: list[str] = []
 SYNCS: list[str] = []
 """Places within a training step that wait for the device."""
 INDEXING = ("aten.index.", "aten.index_put", "aten._index_put")
-MAY_MIX = ("aten.copy_.", "aten._to_copy.", "aten._has_compatible_shallow_copy_type.", *INDEXING)
+# C++ sees tensors of the CPU, and puts there what it makes itself: the switch of a fake quantisation.
+FROM_C = ("aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams.",)
+MAY_MIX = ("aten.copy_.", "aten._to_copy.", "aten._has_compatible_shallow_copy_type.", *FROM_C, *INDEXING)
 WAITING = ("aten._local_scalar_dense.", "aten.nonzero.", "aten.masked_select.")
 COMMANDS = {
     "ssl-pretrain": "cxr_ssl.cli:main",

@@ -50,7 +50,8 @@ def test_an_interval_holds_its_value_and_stays_in_its_range(value, error, degree
 def test_p_and_interval_agree() -> None:
     for value in (-0.3, 0.05, 0.2):
         about = Spread(0.08, 7.0)
-        low, high = interval(value, about)
+        low, high = interval(value, about, "difference")
+        assert high - value == pytest.approx(stats.t.isf(0.025, 2 * 7) * 0.08)
         assert (p_value(value, about) < 0.05) == (low > 0 or high < 0)
         assert (p_below(value, about, -0.02) < 0.025) == (low > -0.02)
 

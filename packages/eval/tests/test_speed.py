@@ -52,7 +52,9 @@ def test_percentiles_tell_the_usual_from_the_rare():
 
 
 def test_steady_timings_need_no_warning():
-    assert timing.disturbed(speed.measure({"m": (Timed(0.01), 32)}, threads=1, seconds=0.1)) is None
+    network = Timed(0.01).double()
+    assert timing.disturbed(speed.measure({"m": (network, 32)}, threads=1, seconds=0.1)) is None
+    assert not network.weight.is_inference()  # explanations, which come next, need its gradients
     assert timing.disturbed({}) is None
 
 

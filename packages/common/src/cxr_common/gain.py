@@ -66,7 +66,7 @@ def auroc_gain(targets: ArrayLike, scores: ArrayLike, reference: ArrayLike, pati
         return Gain(difference, float("nan"), float("nan"))
     if about.error < NO_ERROR:
         return Gain(difference, difference, difference)
-    low, high = interval(difference, about)
+    low, high = interval(difference, about, "difference")
     return Gain(difference, max(-1.0, low), min(1.0, high))
 
 

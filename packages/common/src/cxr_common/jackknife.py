@@ -24,9 +24,9 @@ from scipy.special import expit, stdtr, stdtrit
 
 Floats = NDArray[np.float64]
 
-SCALES = ("identity", "logit", "signed logit", "proportion")
-"""On which scale an interval is symmetric: the figure's own, log odds of a figure in [0, 1] or of one in [-1, 1] mapped
-to it, or Wilson's for proportions."""
+SCALES = ("identity", "difference", "logit", "signed logit", "proportion")
+"""On which scale an interval is symmetric: the figure's own (of one figure, or a difference of two), log odds of a
+figure in [0, 1] or of one in [-1, 1] mapped to it, or Wilson's for proportions."""
 
 NO_ERROR = 1e-12
 """Standard errors below it are rounding."""
@@ -70,10 +70,11 @@ def spread(value: float, replicates: Floats) -> Spread:
 def interval(value: float, about: Spread, scale: str = "identity", level: float = 0.95) -> tuple[float, float]:
     """Interval of a figure.
 
-    ``identity``: ``θ ± t SE``. ``logit``: the same of ``log(θ / (1 - θ))``, whose standard error is
-    ``SE / (θ (1 - θ))``, mapped back; ``signed logit``: of ``(θ + 1) / 2``. ``proportion``: Wilson's score interval
-    (1927) of ``θ (1 - θ) / SE²`` effective trials (Kish 1965), with t of twice the degrees of freedom, for the score
-    interval already allows for the variance at its bounds.
+    ``identity``: ``θ ± t SE``; ``difference``: the same with t of 2 ν degrees of freedom, for differences vary nearly
+    symmetrically, where t of ν is too large (Efron 1969), as the jackknife's variance is (Efron & Stein 1981).
+    ``logit``: the same as ``identity`` of ``log(θ / (1 - θ))``, whose standard error is ``SE / (θ (1 - θ))``, mapped
+    back; ``signed logit``: of ``(θ + 1) / 2``. ``proportion``: Wilson's score interval (1927) of ``θ (1 - θ) / SE²``
+    effective trials (Kish 1965), with t of 2 ν, for the score interval already allows for the variance at its bounds.
 
     Args:
         value: The figure.
@@ -86,9 +87,9 @@ def interval(value: float, about: Spread, scale: str = "identity", level: float 
     """
     if not about.error >= NO_ERROR:
         return math.nan, math.nan
-    degrees = 2 * about.degrees if scale == "proportion" else about.degrees
+    degrees = 2 * about.degrees if scale in ("difference", "proportion") else about.degrees
     t = float(stdtrit(degrees, (1 + level) / 2))
-    if scale == "identity":
+    if scale in ("identity", "difference"):
         return value - t * about.error, value + t * about.error
     if scale == "signed logit":
         low, high = interval((value + 1) / 2, Spread(about.error / 2, about.degrees), "logit", level)
@@ -107,10 +108,10 @@ def interval(value: float, about: Spread, scale: str = "identity", level: float 
 
 
 def p_value(value: float, about: Spread) -> float:
-    """Two-sided p value of "the figure is 0" by Student's t; NaN without a spread."""
-    return math.nan if not about.error >= NO_ERROR else 2 * float(stdtr(about.degrees, -abs(value) / about.error))
+    """Two-sided p value of "the difference is 0", as its interval by t of 2 ν; NaN without a spread."""
+    return 2 * p_below(abs(value), about, 0.0)
 
 
 def p_below(value: float, about: Spread, bound: float) -> float:
-    """One-sided p value of "the figure is ``bound`` or less" by Student's t; NaN without a spread."""
-    return math.nan if not about.error >= NO_ERROR else float(stdtr(about.degrees, (bound - value) / about.error))
+    """One-sided p value of "the difference is ``bound`` or less", by t of 2 ν; NaN without a spread."""
+    return math.nan if not about.error >= NO_ERROR else float(stdtr(2 * about.degrees, (bound - value) / about.error))

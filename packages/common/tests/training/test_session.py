@@ -81,8 +81,8 @@ def test_a_loss_on_a_gpu_is_shown_once_it_has_arrived(tmp_path, monkeypatch) -> 
 
 
 @pytest.mark.parametrize("other", [0, 1])
-def test_processes_of_different_trainings_are_refused(tmp_path, other) -> None:
-    """As where CXR_CACHE_GB differs: each would shuffle in its own way."""
+def test_processes_of_different_trainings_are_refused(tmp_path, capsys, other) -> None:
+    """As where CXR_CACHE_GB differs: each would shuffle in its own way. Unequal shares of a batch are only told."""
     accelerator: Any = SimpleNamespace(
         num_processes=2,
         is_main_process=True,
@@ -90,7 +90,7 @@ def test_processes_of_different_trainings_are_refused(tmp_path, other) -> None:
         gather=lambda own: torch.cat([own, own + other]),
         main_process_first=contextlib.nullcontext,
     )
-    opened = open_training_run(tmp_path / "run", {"epochs": 1, "shuffle": 2}, {}, accelerator)
+    opened = open_training_run(tmp_path / "run", {"epochs": 1, "shuffle": 2}, {"batch_size": 9}, accelerator)
     if other:
         with pytest.raises(BadInput, match="the same training in all processes"), opened:
             pass
@@ -98,6 +98,17 @@ def test_processes_of_different_trainings_are_refused(tmp_path, other) -> None:
     else:
         with opened as run:
             assert not run.finished
+        assert "--batch_size 9 is no multiple of 2 processes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("said", ["[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer", "another"])
+def test_where_another_process_has_ended_the_others_say_so(tmp_path, said) -> None:
+    run: Any = SimpleNamespace(path=tmp_path, state=tmp_path / "state.pt", main=True, truncate_log=lambda lines: None)
+    accelerator = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    state: Any = SimpleNamespace(epoch=0, step=0, seconds=0.0, accelerator=accelerator)
+    expected, match = (RuntimeError, said) if said == "another" else (BadInput, "one of them has ended")
+    with pytest.raises(expected, match=match), TrainingSession(run, state, epochs=1, steps=1, batch_size=8):
+        raise RuntimeError(said)
 
 
 @pytest.mark.parametrize("batch_size", [8, 9])

@@ -133,7 +133,7 @@ def _judged(pair: "_Pair", margin: float) -> dict[str, Any]:
         return {"reason": entries.RARELY_DEFINED}
     if about.error < NO_ERROR:
         return {"reason": entries.ALL_EQUAL}
-    low = interval(gap, about, level=entries.LEVEL)[0]
+    low = interval(gap, about, "difference", entries.LEVEL)[0]
     return {"low": low, "p": p_below(gap, about, -margin), "noninferior": low > -margin}
 
 

@@ -123,7 +123,7 @@ def _interval(name: str, value: float, replicates: NDArray, concerned: Mapping[s
     about = bootstrap.spread_of(METRICS[name], value, replicates)
     if math.isnan(about.error):
         return {"interval_reason": RARELY_DEFINED}
-    about = about._replace(degrees=max(1.0, METRICS[name].degrees * about.degrees))
+    about = about._replace(degrees=max(1.0, METRICS[name].degrees(about.degrees)))
     low, high = interval(value, about, METRICS[name].scale, LEVEL)
     if not math.isnan(low):
         return {"low": low, "high": high}
@@ -193,7 +193,7 @@ def difference(
         return {**entry, "interval_reason": RARELY_DEFINED}
     if about.error < NO_ERROR:
         return {**entry, "p": 1.0 if abs(gap) < NO_ERROR else None, "interval_reason": ALL_EQUAL}
-    low, high = interval(gap, about, level=LEVEL)
+    low, high = interval(gap, about, "difference", LEVEL)
     return {**entry, "low": low, "high": high, "p": p_value(gap, about)}
 
 

@@ -21,7 +21,6 @@ from cxr_data.timing import WARM_UP, side_by_side
 Networks = Mapping[str, tuple[nn.Module, int]]
 
 
-@torch.inference_mode()
 def measure(networks: Networks, *, threads: int = 0, seconds: float = 2.0) -> dict[str, dict[str, Any]]:
     """Time every network on the CPU in float32, channels-last layout, in alternation.
 
@@ -40,7 +39,9 @@ def measure(networks: Networks, *, threads: int = 0, seconds: float = 2.0) -> di
     try:
         for network, _ in networks.values():
             network.to("cpu", torch.float32).to(memory_format=torch.channels_last).eval()
-        timed = side_by_side({name: (_of_arrays(network), size) for name, (network, size) in networks.items()}, seconds)
+        functions = {name: (_of_arrays(network), size) for name, (network, size) in networks.items()}
+        with torch.inference_mode():  # not before: weights that are moved in it could give no gradients to explanations
+            timed = side_by_side(functions, seconds)
     finally:
         torch.set_num_threads(before)
     how = {

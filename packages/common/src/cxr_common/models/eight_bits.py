@@ -176,9 +176,8 @@ class EightBits(nn.Module):
         if self.training or self.observe:
             with torch.no_grad():
                 largest = weight.detach().flatten(1).abs().amax(1)
-                scale.copy_(
-                    largest.clamp(min=float(largest.max()) * LEAST + 1e-12) / (2 ** (self.bits["weights"] - 1) - 1)
-                )
+                largest = torch.maximum(largest, largest.max() * LEAST + 1e-12)  # a number would wait for the device
+                scale.copy_(largest / (2 ** (self.bits["weights"] - 1) - 1))
         zero = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
         return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -128, 127)
 

@@ -27,6 +27,8 @@ ASK_EVERY = 10
 """Steps of a run after which several processes ask one another whether any received a signal to stop."""
 WARM_UP = 10
 """Steps of a start that are left out of its speed: kernels are chosen and threads started in them."""
+LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL error: remote process exited")
+"""What torch says where a process that this one exchanges tensors with has ended."""
 
 B = TypeVar("B")
 
@@ -42,7 +44,7 @@ def open_training_run(
     extend: bool = False,
     track: str | None = None,
 ) -> Iterator[RunFolder]:
-    """The run's folder, held until the block ends; says so where the run is already finished.
+    """The run's folder, held until the block ends; says where the run is finished, or batches cannot be of equal parts.
 
     Args:
         folder: The folder.
@@ -65,6 +67,9 @@ def open_training_run(
     with contextlib.closing(run):
         if run.finished and main:
             print(f"{folder}: already finished, nothing to do")
+        if not run.finished and main and config.get("batch_size", 0) % accelerator.num_processes:
+            processes = f"{accelerator.num_processes} processes, which take equal parts: batches are smaller"
+            print(f"{folder.name}: --batch_size {config['batch_size']} is no multiple of {processes}", flush=True)
         if track is not None and main and not run.finished:
             run.tracker = Tracker(track, folder, config)
         yield run
@@ -117,10 +122,14 @@ class TrainingSession:
             self.say(f"resumes in epoch {self.state.epoch + 1}, step {self.state.step + 1}")
         return self
 
-    def __exit__(self, *details: object) -> None:
-        """Restore the previous signal handlers."""
-        self.progress.__exit__(*details)
-        self._stop.__exit__(*details)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Restore the previous signal handlers; say plainly where another process has ended."""
+        self.progress.__exit__(kind, error, trace)
+        self._stop.__exit__(kind, error, trace)
+        processes = self.state.accelerator.num_processes
+        if processes > 1 and isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
+            do = "see what that one said; the same command resumes from what was saved last"
+            raise BadInput(f"{processes} processes", "one of them has ended", where=self.run.path, do=do) from error
 
     def say(self, text: str) -> None:
         """Print a line of this run."""

@@ -54,8 +54,8 @@ class Metric:
             out; or "none".
         no_interval: Why it has none.
         scale: Scale of the interval, see ``cxr_common.jackknife.interval``.
-        degrees: Factor on the interval's degrees of freedom, chosen by simulated coverage (docs/metrics.md): few
-            patients with the finding carry the figure (below 1), or a handful of errors (above 1).
+        degrees: The interval's degrees of freedom from those of the jackknife, chosen by simulated coverage
+            (docs/metrics.md).
         images: For a proportion of images, (N, L) those in its denominator, from targets and decisions.
         family: "ranking" (the order of the scores decides), "decision" or "calibration".
         compared: Whether differences between models are reported.
@@ -84,7 +84,7 @@ class Metric:
     interval: Literal["jackknife", "bootstrap", "none"] = "jackknife"
     no_interval: str = ""
     scale: str = "logit"
-    degrees: float = 1.0
+    degrees: Callable[[float], float] = float
     images: Callable[[NDArray, NDArray], NDArray] | None = None
     compared: bool = True
     places: frozenset[str] = frozenset()
@@ -159,7 +159,7 @@ RECORDS = (
         of_arrays=lambda t, s, d: classification.average_precision(t, s),
         resampled=ranking,
         needs=("positive",),
-        degrees=0.6,
+        degrees=lambda v: v - 2.5,
         places=frozenset({"summary", "terminal", "label", "subgroup"}),
     ),
     *_operating_levels(),
@@ -171,6 +171,7 @@ RECORDS = (
         of_counts=classification.f1,
         otherwise="no positive image and none called positive",
         scale="proportion",
+        degrees=lambda v: 4 * v,
         places=frozenset({"summary", "terminal", "label", "subgroup"}),
         hub="f1",
     ),
@@ -219,7 +220,7 @@ RECORDS = (
         of_counts=classification.recall,
         needs=("positive",),
         scale="proportion",
-        degrees=3,
+        degrees=lambda v: 3 * v,
         images=lambda t, d: t == 1,
         places=frozenset({"summary", "terminal", "label", "gap", "subgroup"}),
         hub="recall",
@@ -244,7 +245,7 @@ RECORDS = (
         of_counts=classification.npv,
         needs=("called negative",),
         scale="proportion",
-        degrees=3,
+        degrees=lambda v: 3 * v,
         images=lambda t, d: ~np.isnan(t) & ~d,
         places=frozenset({"card", "subgroup"}),
     ),
@@ -304,6 +305,7 @@ RECORDS = (
         resampled=resampled_calibration.resample,
         needs=_BOTH,
         scale="identity",
+        degrees=lambda v: 1.5 * v,
         compared=False,
     ),
 )
