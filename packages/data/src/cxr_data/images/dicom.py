@@ -166,10 +166,12 @@ def _displayed(dataset: "Dataset", image: Stored, window: str) -> NDArray[np.flo
         colours, bits = palette(dataset, image.values)
         return _luma(colours / (2.0**bits - 1), stretch=False)
 
-    if image.photometric == "MONOCHROME2" and dataset.get("PresentationLUTShape") == "INVERSE":
+    if image.photometric == "MONOCHROME2" and text_of(dataset, "PresentationLUTShape").upper() == "INVERSE":
         raise BrokenImage(
             "a DICOM file that contradicts itself on whether air is dark (MONOCHROME2, PresentationLUTShape INVERSE)"
         )
+    if dataset.get("PresentationLUTSequence"):
+        raise BrokenImage("a DICOM image with a lookup table for its presentation, which is not read")
     values, low, high = _modality(dataset, image)
     if not np.isfinite(values).all():
         raise BrokenImage("a DICOM image with values that are not numbers")
@@ -225,7 +227,9 @@ def _voi(dataset: "Dataset", values: NDArray[np.float32], valid: NDArray[np.floa
     center, width = next(((c, w) for c, w in windows if w > 0 and np.isfinite([c, w]).all()), (0.0, 0.0))
     if not width:
         return None
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    function = text_of(dataset, "VOILUTFunction").upper() or "LINEAR"
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        raise BrokenImage(f"a DICOM window of a kind that is not read (VOILUTFunction {function[:16]})")
     linear = (center, width) if function in ("SIGMOID", "LINEAR_EXACT") else (center - 0.5, max(width - 1, 1e-6))
     ramp = (valid - linear[0]) / linear[1] + 0.5
     reach = 0.75 if function == "SIGMOID" else 0.5  # a sigmoid has shades outside its width
