@@ -80,23 +80,24 @@ def dicom_facts(path: Path, salt: bytes) -> dict[str, Any]:
         salt: Secret of this machine, from :func:`patient_salt`.
 
     Returns:
-        ``patient`` (salted hash of number and issuer, or None), ``number`` (likewise, of the number alone),
-        ``projection``, ``sex``, ``age`` in years; None where not given or not DICOM.
+        ``patient`` (salted hash of number and issuer, or None), ``number`` (likewise, of the number alone), ``study``
+        (likewise), ``projection``, ``sex``, ``age`` in years; None where not given or not DICOM.
     """
-    tags = ["PatientID", "IssuerOfPatientID", "ViewPosition", "PatientSex", "PatientAge", "SpecificCharacterSet"]
+    tags = ["PatientID", "IssuerOfPatientID", "StudyInstanceUID", "ViewPosition", "PatientSex", "PatientAge"]
     dataset = dicom_header(path, tags)
     if dataset is None:
-        return dict.fromkeys(("patient", "number", "projection", "sex", "age"))
+        return dict.fromkeys(("patient", "number", "study", "projection", "sex", "age"))
     # Tables of patients are read likewise: another spelling is no other patient.
     issuer, number = (patient_key(identifier_of(dataset, name)) for name in ("IssuerOfPatientID", "PatientID"))
 
-    def hashed(issuer: str) -> str | None:
+    def hashed(issuer: str, number: str) -> str | None:
         whole = f"{issuer}\0{number}".encode("utf-8", "backslashreplace")
         return "p" + hashlib.blake2b(whole, key=salt, digest_size=10).hexdigest() if number else None
 
     return {
-        "patient": hashed(issuer),
-        "number": hashed(""),
+        "patient": hashed(issuer, number),
+        "number": hashed("", number),
+        "study": hashed("study", text_of(dataset, "StudyInstanceUID").strip("\0 ")),
         "projection": text_of(dataset, "ViewPosition").upper() or None,
         "sex": text_of(dataset, "PatientSex").upper() or None,
         "age": age_in_years(text_of(dataset, "PatientAge")),

@@ -19,7 +19,7 @@ import polars as pl
 from cxr_data.cohorts.cohort import Task
 from cxr_data.errors import BadInput
 from cxr_data.folders import inside
-from cxr_data.readers import naming, unlabelled, values
+from cxr_data.readers import naming, patients, unlabelled, values
 from cxr_data.readers.listing import (
     MAX_CLASSES,
     SPLIT_FOLDERS,
@@ -114,18 +114,10 @@ def read(path: Path) -> Listing:
             where=table_path,
             do=f"write 1 where a finding is present and 0 where it is absent; {_UNLABELLED}",
         )
-    patient = pl.col("path").alias("patient")
-    if "patient" in matched.columns:
-        column, said = values.merged_patients(matched["patient"])
-        notes += said
-        if nobody := column.null_count():
-            notes.append(f"{nobody} images have no patient in {table_path.name}: each counts as one patient of its own")
-        matched = matched.with_columns(column)
-        patient = pl.coalesce("patient", "path").alias("patient")
-    else:
-        notes.append(f"{table_path.name} has no column patient: each image counts as one patient of its own")
+    matched, said = patients.of_table(path, matched, table_path.name)
+    notes += said
     extras = [pl.col(name) for name in ("projection", "sex") if name in matched.columns]
-    table = matched.select("path", patient, _split(matched, table_path), *columns, *extras)
+    table = matched.select("path", "patient", _split(matched, table_path), *columns, *extras)
     if "age" in matched.columns:
         ages, said = values.ages(matched["age"])
         table, notes = table.with_columns(ages), notes + said
