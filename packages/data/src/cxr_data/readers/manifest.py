@@ -80,7 +80,7 @@ def read(path: Path) -> Listing:
     table_path, entries = tables[0], _together(tables)
     notes = _other_tables(path, table_path)
     if "patient" not in entries.columns:
-        values.refuse_hidden_patients(entries.columns, table_path)
+        values.refuse_hidden_patients(entries, table_path)
         entries, said = _studies(entries, table_path)
         notes += said
     entries, refused = _inside(path, entries, table_path)
