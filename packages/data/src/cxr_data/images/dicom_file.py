@@ -82,7 +82,7 @@ def _open(file: BinaryIO, tags: Sequence[str] | None) -> tuple["Dataset", str | 
         return filled or (tags is not None and tag == _PIXELS and length == _UNDEFINED)
 
     dataset = read_dataset(file, implicit, little, stop_when=stop, specific_tags=wanted)
-    if file.tell() < places.get(_PIXELS, 0):  # against the standard, some go on with what belongs before the pixels
+    if file.tell() < places.get(_PIXELS, 0):  # some have elements behind the pixels that belong before them
         file.seek(places[_PIXELS])
         _pass_fragments(file, "little" if little else "big")
         dataset.update(read_dataset(file, implicit, little, stop_when=stop, specific_tags=wanted))
