@@ -71,6 +71,22 @@ def test_patients_that_a_table_does_not_name_are_those_of_headers(headers, named
     assert any("DICOM headers" in note for note in listing.notes) == (headers != HEADERS["studies"] or named == "first")
 
 
+def test_the_patient_of_a_header_comes_before_the_study_of_a_table(tmp_path):
+    values = np.add.outer(np.arange(20), np.arange(20)).astype(np.uint8)
+    for i in range(24):
+        number = f"P{i // 4}" if i < 12 else ""
+        (tmp_path / f"{i:02}.dcm").write_bytes(dicom(values, bits=8, PatientID=number))
+    rows = [f"{i:02}.dcm,{i // 4 % 2},S{i // 2}" for i in range(24)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,sick,study_id", *rows]))
+    listing = manifest.read(tmp_path)
+    actual = listing.table["patient"].to_list()
+    assert [actual.index(one) for one in actual] == [
+        *(4 * (i // 4) for i in range(12)),
+        *(2 * (i // 2) for i in range(12, 24)),
+    ]
+    assert any(note.startswith("for 12 images only the study is known") for note in listing.notes)
+
+
 def test_one_study_for_all_is_a_placeholder(tmp_path):
     values = np.add.outer(np.arange(20), np.arange(20)).astype(np.uint8)
     names = [f"{i}.dcm" for i in range(4)]

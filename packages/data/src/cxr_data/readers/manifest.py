@@ -34,7 +34,7 @@ from cxr_data.readers.tables import numbers
 from cxr_data.spelling import sounds_healthy
 
 NAMES = tuple(f"{stem}.{kind}" for stem in ("manifest", "labels") for kind in ("csv", "csv.gz", "tsv", "parquet"))
-_KNOWN = ("file", "patient", "split", "class", "projection", "sex", "age")
+_KNOWN = ("file", "patient", "study", "split", "class", "projection", "sex", "age")
 _CLASS = "class"
 _UNLABELLED = "or, for pretraining without labels, move the table out of the folder"
 
@@ -79,10 +79,9 @@ def read(path: Path) -> Listing:
     tables = _tables(path)
     table_path, entries = tables[0], _together(tables)
     notes = _other_tables(path, table_path)
+    entries = _with_study(entries)
     if "patient" not in entries.columns:
         values.refuse_hidden_patients(entries, table_path)
-        entries, said = _studies(entries, table_path)
-        notes += said
     entries, refused = _inside(path, entries, table_path)
     images = image_files(path)
     otherwise = naming.as_on_disk(entries["path"], images)
@@ -138,14 +137,13 @@ def _other_tables(path: Path, taken: Path) -> list[str]:
     return [f"{taken.name} is used, and not {', '.join(others)} beside it"] if others else []
 
 
-def _studies(entries: pl.DataFrame, table_path: Path) -> tuple[pl.DataFrame, list[str]]:
-    """Entries with the study as the patient, where a table knows no patient but studies."""
+def _with_study(entries: pl.DataFrame) -> pl.DataFrame:
+    """Entries with the column that numbers their studies, if any, as ``study``."""
     for name in entries.columns:
         # A study has some images; a column of few values numbers the studies of each patient.
         if values.key(name) in values.STUDY_COLUMNS and 8 * entries[name].n_unique() >= entries.height:
-            said = "has no column patient: images of a study stay together, those of a patient may not"
-            return entries.rename({name: "patient"}), [f"{table_path.name} {said} ({name})"]
-    return entries, []
+            return entries.drop("study", strict=False).rename({name: "study"}) if name != "study" else entries
+    return entries.drop("study", strict=False)
 
 
 def _inside(path: Path, entries: pl.DataFrame, table_path: Path) -> tuple[pl.DataFrame, tuple[tuple[str, str], ...]]:

@@ -70,7 +70,8 @@ def of_table(root: Path, table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, 
 
     Args:
         root: Resolved folder.
-        table: With text columns ``path``, below the folder, and where it has patients ``patient``, null where unknown.
+        table: With text columns ``path``, below the folder, and where it has them ``patient`` and ``study``, null where
+            unknown.
         name: What the table is called.
 
     Returns:
@@ -79,6 +80,7 @@ def of_table(root: Path, table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, 
     """
     blank = pl.Series("patient", [None] * table.height, pl.String)
     column, notes = values.merged_patients(table["patient"] if "patient" in table.columns else blank)
+    studies = values.merged_patients(table["study"] if "study" in table.columns else blank)[0].to_list()
     paths, named = table["path"].to_list(), column.to_list()
     known: list[dict[str, Any]] = [{"patient": None} for _ in paths]
     if None in named:
@@ -93,6 +95,8 @@ def of_table(root: Path, table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, 
         headers += not who and fact["patient"] is not None
     if headers:
         notes.append(f"patients of {headers} images that {name} does not name are those of DICOM headers")
+    for fact, study in zip(known, studies, strict=True):
+        fact["study"] = study or fact.get("study")
     _from_studies(known, notes)
     if alone := [i for i, fact in enumerate(known) if not fact["patient"]]:
         for i in alone:
