@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cxr_data.auditing import audit
     from cxr_data.cohorts.cohort import Cohort, is_prepared, load, save
     from cxr_data.cohorts.joined import join
+    from cxr_data.errors import BadInput
     from cxr_data.images.header import BrokenImage
     from cxr_data.images.read import read_image
     from cxr_data.preparation.prepare import prepare
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from cxr_data.sources import open_cohort
 
 __all__ = [
+    "BadInput",
     "BrokenImage",
     "Cohort",
     "audit",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "BadInput": "errors",
     "BrokenImage": "images.header",
     "Cohort": "cohorts.cohort",
     "audit": "auditing",

@@ -13,6 +13,13 @@ class BadInput(Exception):
         found: What is there instead.
         where: The file, folder or option it was found in.
         do: What to do next.
+
+    >>> from cxr_data import BadInput, open_cohort
+    >>> try:
+    ...     open_cohort("fantom")
+    ... except BadInput as error:
+    ...     print(error.do)
+    check the spelling
     """
 
     def __init__(self, expected: str, found: str, *, where: str | Path | None = None, do: str | None = None):

@@ -1,13 +1,16 @@
 """DICOM files as they are found: with and without preamble, meta and transfer syntax, in every byte order and name."""
 
+import gzip
 import io
 import zlib
 
 import cv2
 import numpy as np
 import pytest
-from pydicom import dcmread
+from PIL import Image
+from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import (
@@ -16,6 +19,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
 )
 
 from cxr_data import prepare
@@ -231,6 +235,62 @@ def test_a_patient_is_one_however_the_number_is_encoded_and_padded(spellings, is
         found.append(dicom_facts(tmp_path / "a.dcm", b"salt")["patient"])
     assert found[0]
     assert found == found[:1] * len(found)
+
+
+def out_of_order(syntax: str, compressed: bool) -> bytes:
+    """A file whose patient and window come after its pixels."""
+    usual = dcmread(io.BytesIO(dicom(SYNTAXES[syntax])))
+    order = "little" if usual.file_meta.TransferSyntaxUID.is_little_endian else "big"
+    late = Dataset()
+    late.PatientID, late.WindowCenter, late.WindowWidth = "P1", "20000", "30000"
+    del usual.PatientID
+    if compressed:
+        usual.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        file = io.BytesIO()
+        Image.fromarray(picture()).save(file, "JPEG2000", no_jp2=True)
+        usual.PixelData = encapsulate([file.getvalue()])
+        usual["PixelData"].is_undefined_length = True
+    parts = [io.BytesIO(), DicomBytesIO()]
+    parts[1].is_implicit_VR, parts[1].is_little_endian = implicit, little = syntax == "implicit", order == "little"
+    dcmwrite(parts[0], usual, implicit_vr=implicit, little_endian=little, force_encoding=True)
+    write_dataset(parts[1], late)
+    return parts[0].getvalue() + parts[1].getvalue()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "big endian"])
+def test_what_comes_after_the_pixels_is_read_too(syntax, compressed, tmp_path):
+    data = out_of_order(syntax, compressed and syntax != "big endian")
+    (tmp_path / "late.dcm").write_bytes(data)
+    (tmp_path / "packed.dcm.gz").write_bytes(gzip.compress(data))
+    (tmp_path / "usual.dcm").write_bytes(dicom(ExplicitVRLittleEndian))
+    late, packed, usual = (dicom_facts(path, b"salt")["patient"] for path in sorted(tmp_path.iterdir()))
+    assert late == packed == usual
+    shown = np.clip((picture() - 19999.5) / 29999 + 0.5, 0, 1)
+    np.testing.assert_allclose(decode_dicom(data, "voi"), shown, atol=1e-4)
+
+
+TWICE = {
+    "PatientID": b"\x10\0\x20\0LO\2\0P2",
+    "PhotometricInterpretation": b"\x28\0\4\0CS\x0c\0MONOCHROME1 ",
+    "its mark": dicom(ExplicitVRLittleEndian, patient="P2"),
+}
+
+
+@pytest.mark.parametrize("named", TWICE)
+def test_a_file_that_says_two_things_is_refused_and_of_nobody(named, tmp_path):
+    data = dicom(ExplicitVRLittleEndian) + TWICE[named]
+    (tmp_path / "a.dcm").write_bytes(data)
+    with pytest.raises(BrokenImage, match=f"one that gives {named} twice"):
+        decode_dicom(data, "voi")
+    assert dicom_facts(tmp_path / "a.dcm", b"salt")["patient"] is None
+
+
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", b"\xfc\xff\xfc\xffOB\0\0\x04\0\0\0abcd"])
+@pytest.mark.parametrize("times", [1, 8, 100])
+def test_filling_after_the_data_set_is_nothing(fill, times):
+    data = dicom(ExplicitVRLittleEndian)
+    np.testing.assert_array_equal(decode_dicom(data + fill * times, "voi"), decode_dicom(data, "voi"))
 
 
 @pytest.mark.parametrize("number", [b"", b"  ", b"\0\0", b"\\"])

@@ -274,6 +274,14 @@ def test_more_than_one_compressed_frame_is_refused(parts):
         )
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
+def test_a_stream_that_was_not_put_into_fragments_is_read(kind):
+    file = io.BytesIO()
+    Image.fromarray(picture(8)).save(file, kind, **({"no_jp2": True} if kind == "JPEG2000" else {"quality": 95}))
+    shown = decode_dicom(dicom(picture(8), bits=8, pixels=file.getvalue()), "voi")
+    np.testing.assert_allclose(shown, picture(8) / 255, atol=0.05)
+
+
 @pytest.mark.parametrize(("allocated", "held"), [(16, 8), (8, 16), (32, 16), (16, 32)])
 def test_bits_allocated_that_the_data_deny_are_refused(allocated, held):
     values = picture(8).astype(f"u{held // 8}")
@@ -326,6 +334,9 @@ def test_a_compressed_image_of_another_depth_or_colour_is_refused():
         ({"SamplesPerPixel": 3}, "of 3 channels that calls itself MONOCHROME2"),
         ({"BitsStored": 17}, "of 17 bits up to bit 11 in 16"),
         ({"Rows": None}, "its header lacks Rows"),
+        ({"PresentationLUTShape": ("LO", "Inverse ")}, "whether air is dark"),
+        ({"PresentationLUTSequence": table(np.arange(4096), bits=12)}, "a lookup table for its presentation"),
+        ({"WindowCenter": "9", "WindowWidth": "99", "VOILUTFunction": "GAMMA"}, r"not read \(VOILUTFunction GAMMA\)"),
     ],
 )
 def test_a_header_that_says_nothing_usable_is_refused(tags, reason):

@@ -157,6 +157,10 @@ def test_what_is_not_read_is_named():
         decode_jpeg(bytes(twelve))
     with pytest.raises(BrokenImage, match="a lossless JPEG"):
         decode_jpeg(bytes(lossless))
+    channels = b"\2\1\x11\0\2\x11\0"
+    two = data[: frame.start - 1] + b"\x0e" + data[frame.start : frame.start + 5] + channels + data[frame.stop :]
+    with pytest.raises(BrokenImage, match="a JPEG of 2 channels"):
+        decode_jpeg(bytes(two))
     late = data.copy()
     late[frame.start + 1 : frame.start + 3] = bytes(2)
     with pytest.raises(BrokenImage, match="gives its height after its scan"):

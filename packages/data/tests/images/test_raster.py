@@ -232,6 +232,33 @@ def test_a_hole_in_a_webp_is_refused_and_black_areas_are_not(options):
         decode_raster(data[:at] + bytes(1024) + data[at + 1024 :], "WebP")
 
 
+DAMAGE = {
+    "zeros": lambda data, at: data[:at] + bytes(64) + data[at + 64 :],
+    "twice": lambda data, at: data[: at + 128] + data[at:-128],
+    "exchanged": lambda data, at: data[:at] + data[at + 99 : at + 198] + data[at : at + 99] + data[at + 198 :],
+    "random": lambda data, at: data[:at] + RNG.bytes(600) + data[at + 600 :],
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "damage"),
+    [
+        *(({"quality": 90}, damage) for damage in DAMAGE),
+        *(({"lossless": True, "method": 0}, damage) for damage in ("zeros", "twice")),  # else codes find back into step
+    ],
+)
+def test_codes_of_a_webp_end_with_its_bytes(options, damage):
+    image = cv2.resize(GRAY, (300, 260), interpolation=cv2.INTER_CUBIC) // 2 + RNG.integers(0, 9, (260, 300), np.uint8)
+    data, seen = saved(image, "WebP", **options), 0
+    assert np.abs(decode_raster(data, "WebP") - image.astype(int)).mean() < 2
+    for at in np.linspace(len(data) // 5, len(data) - 700, 10).astype(int):
+        try:
+            decode_raster(DAMAGE[damage](data, at), "WebP")
+        except BrokenImage:
+            seen += 1
+    assert seen >= 8
+
+
 @pytest.mark.parametrize("options", [{}, {"no_jp2": True}, {"tile_size": (128, 128)}, {"irreversible": True}])
 def test_a_hole_in_a_jpeg_2000_file_is_refused_as_in_dicom(options):
     image = cv2.resize(GRAY, (400, 360)) // 2 + RNG.integers(0, 30, (360, 400)).astype(np.uint8)

@@ -211,3 +211,18 @@ def test_unknown_options_are_refused_with_the_nearest_name():
         check_mapping("pad", "percentil")
     with pytest.raises(BadInput, match="16 to 4096"):
         check_pixel_size(8)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"window": "voice"}, "did you mean voi"),
+        ({"aspect": "Crop"}, "did you mean crop"),
+        ({"bits": 12}, "expected 8 or 16 bits per pixel, found 12"),
+        *(({"pixel_size": size}, "an image edge of 16 to 4096 pixels") for size in (0, -3, 5000, 31.5)),
+    ],
+)
+def test_options_that_are_not_offered_are_refused(tmp_path, options, expected):
+    cv2.imwrite(str(tmp_path / "a.png"), np.tile(np.arange(60, dtype=np.uint8), (50, 1)))
+    with pytest.raises(BadInput, match=expected):
+        read_image(tmp_path / "a.png", **{"pixel_size": 32, **options})

@@ -233,6 +233,7 @@ def test_damaged_and_missing_strips_are_refused(compression):
         ({259: 50000}, "Zstandard"),
         ({259: 77}, "method 77"),
         ({277: 5, 258: (8,) * 5}, "5 samples per pixel"),
+        ({259: 7, 262: 2, 277: 4, 258: (8,) * 4}, "JPEG of 8 bits, 4 channels, 1 planes"),
         ({339: 6, 258: 64}, "64 bits a sample"),
         ({258: (8, 16), 277: 2}, "16 and 8 bits"),
         ({273: (8, 8), 279: (100, 100), 278: 35}, "two of its strips"),

@@ -168,7 +168,10 @@ def test_tables_as_programs_write_them(images, data):
     assert labels == [[1], [0]]
 
 
-@pytest.mark.parametrize("word", ["", " ", "NA", "N/A", "n/a", "null", "NULL", "-", "NaN", "?", "#N/A"])
+@pytest.mark.parametrize(
+    "word",
+    ["", " ", "NA", "N/A", "n/a", "null", "NULL", "-", "NaN", "?", "#N/A", "<NA>", "Unknown", "missing", "#REF!"],
+)
 @pytest.mark.parametrize("column", ["label:a", "class"])
 def test_null_words_are_unknown(images, word, column):
     known = ("1", "0") if column != "class" else ("ILL", "NORMAL")

@@ -245,3 +245,28 @@ def test_thousands_are_separated_only_in_columns_of_whole_numbers(names, patient
     column, _ = values.merged_patients(pl.Series("patient", [*names, None]))
     assert column.drop_nulls().n_unique() == patients_there
     assert column.null_count() == 1
+
+
+@pytest.mark.parametrize("name", ["ptid", "pt", "name", "client_id", "hospital number", "caseNo", "anonID", "患者"])
+def test_numbers_that_repeat_as_patients_do_stop_a_split_by_image(tmp_path, write_images, name):
+    images = write_images(tmp_path, [f"{i}.png" for i in range(24)])
+
+    def listed(column, value):
+        rows = [f"{i}.png,{('NORMAL', 'ILL')[i % 2]},{value(i)}" for i in range(24)]
+        (images / "labels.csv").write_text("\n".join([f"file,class,{column}", *rows]), "utf-8")
+        return manifest.read(images)
+
+    with pytest.raises(BadInput, match=f"the column {name}, which may be one"):
+        listed(name, lambda i: f"k{i // 2}")
+    assert len(listed(name, lambda i: f"k{i}").table) == 24  # of an image, not of a patient
+    assert len(listed(name, lambda i: "AB"[i % 2]).table) == 24  # of two hospitals
+    assert len(listed("scanner_id", lambda i: f"k{i // 2}").table) == 24
+
+
+@pytest.mark.parametrize("cell", ['"5', '"a\n', '"'])
+@pytest.mark.parametrize("closed", [False, True])
+def test_rows_within_quotes_that_do_not_end_are_not_lost(images, cell, closed):
+    rows = [f"a/1.png,1,{cell}", "a/2.png,0,x", f"b/3.png,1,{cell if closed else 'y'}"]
+    (images / "labels.csv").write_text("\n".join(["file,sick,comment", *rows]))
+    with pytest.raises(BadInput, match="quotes that do not end"):
+        manifest.read(images)

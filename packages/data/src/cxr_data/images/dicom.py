@@ -80,23 +80,24 @@ def dicom_facts(path: Path, salt: bytes) -> dict[str, Any]:
         salt: Secret of this machine, from :func:`patient_salt`.
 
     Returns:
-        ``patient`` (salted hash of number and issuer, or None), ``number`` (likewise, of the number alone),
-        ``projection``, ``sex``, ``age`` in years; None where not given or not DICOM.
+        ``patient`` (salted hash of number and issuer, or None), ``number`` (likewise, of the number alone), ``study``
+        (likewise), ``projection``, ``sex``, ``age`` in years; None where not given or not DICOM.
     """
-    tags = ["PatientID", "IssuerOfPatientID", "ViewPosition", "PatientSex", "PatientAge", "SpecificCharacterSet"]
+    tags = ["PatientID", "IssuerOfPatientID", "StudyInstanceUID", "ViewPosition", "PatientSex", "PatientAge"]
     dataset = dicom_header(path, tags)
     if dataset is None:
-        return dict.fromkeys(("patient", "number", "projection", "sex", "age"))
+        return dict.fromkeys(("patient", "number", "study", "projection", "sex", "age"))
     # Tables of patients are read likewise: another spelling is no other patient.
     issuer, number = (patient_key(identifier_of(dataset, name)) for name in ("IssuerOfPatientID", "PatientID"))
 
-    def hashed(issuer: str) -> str | None:
+    def hashed(issuer: str, number: str) -> str | None:
         whole = f"{issuer}\0{number}".encode("utf-8", "backslashreplace")
         return "p" + hashlib.blake2b(whole, key=salt, digest_size=10).hexdigest() if number else None
 
     return {
-        "patient": hashed(issuer),
-        "number": hashed(""),
+        "patient": hashed(issuer, number),
+        "number": hashed("", number),
+        "study": hashed("study", text_of(dataset, "StudyInstanceUID").strip("\0 ")),
         "projection": text_of(dataset, "ViewPosition").upper() or None,
         "sex": text_of(dataset, "PatientSex").upper() or None,
         "age": age_in_years(text_of(dataset, "PatientAge")),
@@ -166,10 +167,12 @@ def _displayed(dataset: "Dataset", image: Stored, window: str) -> NDArray[np.flo
         colours, bits = palette(dataset, image.values)
         return _luma(colours / (2.0**bits - 1), stretch=False)
 
-    if image.photometric == "MONOCHROME2" and dataset.get("PresentationLUTShape") == "INVERSE":
+    if image.photometric == "MONOCHROME2" and text_of(dataset, "PresentationLUTShape").upper() == "INVERSE":
         raise BrokenImage(
             "a DICOM file that contradicts itself on whether air is dark (MONOCHROME2, PresentationLUTShape INVERSE)"
         )
+    if dataset.get("PresentationLUTSequence"):
+        raise BrokenImage("a DICOM image with a lookup table for its presentation, which is not read")
     values, low, high = _modality(dataset, image)
     if not np.isfinite(values).all():
         raise BrokenImage("a DICOM image with values that are not numbers")
@@ -225,7 +228,9 @@ def _voi(dataset: "Dataset", values: NDArray[np.float32], valid: NDArray[np.floa
     center, width = next(((c, w) for c, w in windows if w > 0 and np.isfinite([c, w]).all()), (0.0, 0.0))
     if not width:
         return None
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    function = text_of(dataset, "VOILUTFunction").upper() or "LINEAR"
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        raise BrokenImage(f"a DICOM window of a kind that is not read (VOILUTFunction {function[:16]})")
     linear = (center, width) if function in ("SIGMOID", "LINEAR_EXACT") else (center - 0.5, max(width - 1, 1e-6))
     ramp = (valid - linear[0]) / linear[1] + 0.5
     reach = 0.75 if function == "SIGMOID" else 0.5  # a sigmoid has shades outside its width

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from cxr_data.images.elements import LONG, SNIFFED, VRS, is_dicom
 from cxr_data.images.header import BrokenImage, open_content
@@ -24,7 +24,11 @@ DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1
 """Transfer syntaxes of deflated data sets; the last two refer to pixels elsewhere."""
 MAX_INFLATED = 2**29
 """Largest deflated data set that is unpacked, bytes."""
-_PIXELS = 0x7FE00000
+_PIXELS, _UNDEFINED = 0x7FE00010, 0xFFFFFFFF
+_MARK = 0x49444D43
+"""What "DICM" is as a tag."""
+_DECISIVE = (0x0010, 0x0028, 0x2050, 0x5200, 0x7FE0)
+"""Groups of whose elements one given twice makes a file mean two things: readers take the first or the last."""
 
 
 def open_dicom(source: bytes | BinaryIO, tags: Sequence[str] | None = None) -> tuple["Dataset", str | None]:
@@ -52,7 +56,7 @@ def open_dicom(source: bytes | BinaryIO, tags: Sequence[str] | None = None) -> t
 
 
 def _open(file: BinaryIO, tags: Sequence[str] | None) -> tuple["Dataset", str | None]:
-    from pydicom.datadict import tag_for_keyword
+    from pydicom.datadict import keyword_for_tag, tag_for_keyword
     from pydicom.filereader import read_dataset
 
     start = file.read(132)
@@ -67,13 +71,21 @@ def _open(file: BinaryIO, tags: Sequence[str] | None) -> tuple["Dataset", str | 
     # The groups that a data set begins with are small. Big endian is explicit but in files of old.
     little = int.from_bytes(head[:2], "little") <= int.from_bytes(head[:2], "big")
     wanted = None if tags is None else [tag for name in tags if (tag := tag_for_keyword(name)) is not None]
-    dataset = read_dataset(
-        file,
-        implicit,
-        little,
-        stop_when=None if tags is None else lambda tag, vr, length: tag >= _PIXELS,
-        specific_tags=wanted,
-    )
+    places: dict[int, int] = {}
+
+    def stop(tag: int, vr: str | None, length: int) -> bool:
+        if tag == _MARK or (tag in places and tag >> 16 in _DECISIVE):
+            named = keyword_for_tag(tag) or "its mark"
+            raise BrokenImage(f"a DICOM file of two data sets, or one that gives {named} twice")
+        places[tag] = file.tell()
+        filled = tag >> 16 == 0xFFFF  # bytes of ones after the data set
+        return filled or (tags is not None and tag == _PIXELS and length == _UNDEFINED)
+
+    dataset = read_dataset(file, implicit, little, stop_when=stop, specific_tags=wanted)
+    if file.tell() < places.get(_PIXELS, 0):  # some have elements behind the pixels that belong before them
+        file.seek(places[_PIXELS])
+        _pass_fragments(file, "little" if little else "big")
+        dataset.update(read_dataset(file, implicit, little, stop_when=stop, specific_tags=wanted))
     dataset.set_original_encoding(implicit, little, dataset._character_set)
     return dataset, syntax
 
@@ -116,6 +128,12 @@ def _inflated(file: BinaryIO) -> BinaryIO:
     if not unpack.eof:
         raise BrokenImage("truncated DICOM: its deflated data set ends early")
     return io.BytesIO(whole)
+
+
+def _pass_fragments(file: BinaryIO, order: Literal["little", "big"]) -> None:
+    """Go on after compressed pixels, at whose first fragment a file stands."""
+    while len(item := file.read(8)) == 8 and int.from_bytes(item[2:4], order) != 0xE0DD:
+        file.seek(int.from_bytes(item[4:], order), io.SEEK_CUR)
 
 
 def dicom_header(path: str | Path, tags: Sequence[str]) -> "Dataset | None":

@@ -23,6 +23,8 @@ _PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", *_COLOURS)
 _RLE, _BARE_IN_FRAGMENTS = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.98"
 _VIDEOS = ("1.2.840.10008.1.2.4.10", "1.2.840.10008.1.2.7.")
 """Beginnings of the transfer syntaxes of MPEG-2, MPEG-4, HEVC and ST 2110."""
+_STREAMS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
+"""Beginnings of JPEG, JPEG-LS and JPEG 2000."""
 _FIRST_SEGMENT = b"\x40\0\0\0"
 """Place of the first segment in RLE, the second number of its header."""
 _STORAGE = "1.2.840.10008.5.1.4.1.1"
@@ -145,9 +147,12 @@ def _raw(dataset: "Dataset", header: PixelHeader, syntax: str | None) -> tuple[N
     little = dataset.original_encoding[1] is not False
     if not isinstance(data, (bytes, bytearray)):
         raise BrokenImage("damaged DICOM: its pixels are not bytes")
-    if not data.startswith((b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")[0 if little else 1]):
+    if data.startswith((b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")[0 if little else 1]):
+        fragments = list(generate_fragments(bytes(data)))
+    elif data.startswith(_STREAMS) and len(data) < header.rows * header.columns * header.samples:
+        fragments = [bytes(data)]  # a stream that was not put into fragments
+    else:
         return _uncompressed(dataset, bytes(data), header, little, syntax)
-    fragments = list(generate_fragments(bytes(data)))
     bare = syntax == _BARE_IN_FRAGMENTS
     if fragments and (bare or not _is_stream(fragments[0])):
         fragments = fragments[1:]  # the table of offsets, which some leave out
@@ -170,7 +175,7 @@ def _raw(dataset: "Dataset", header: PixelHeader, syntax: str | None) -> tuple[N
 def _is_stream(data: bytes) -> bool:
     """Whether bytes begin as one of the compressed streams does, RLE among them; a table of offsets begins with 0."""
     rle = data[4:8] == _FIRST_SEGMENT and 0 < int.from_bytes(data[:4], "little") < 16
-    return rle or data[4:8] == b"jP  " or data.startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
+    return rle or data[4:8] == b"jP  " or data.startswith(_STREAMS)
 
 
 def _uncompressed(

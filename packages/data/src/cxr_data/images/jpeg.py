@@ -170,6 +170,8 @@ def _check_process(data: bytes, parts: Sequence[Segment], frame: Frame) -> None:
         raise BrokenImage(
             f"a {kind} JPEG, for which no decoder outside DICOM is installed: convert it to PNG (of 16 bits)"
         )
+    if len(frame.components) not in (1, 3, 4):
+        raise BrokenImage(f"a JPEG of {len(frame.components)} channels, which is not read: convert it to PNG")
     if len(frame.components) == 4 and not any(
         part.marker == 0xEE and data[part.start : part.start + 5] == b"Adobe" for part in parts
     ):

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 _NEEDED = (b"IHDR", b"PLTE", b"IDAT")
-_HOLE = 512
-"""Zero bytes that an interrupted copy leaves, and no coder of WebP writes."""
+_NEEDED_AT_END = {b"VP8 ": 6, b"VP8L": 3}
+"""Last bytes of a WebP's codes, lossy and lossless, without which no sound one of 192 was whole (4 and 3 of them)."""
 
 
 def decode_raster(data: bytes, kind: str) -> NDArray[Any]:
@@ -223,13 +223,25 @@ def _check_gif(data: bytes) -> None:
 
 
 def _check_webp(data: bytes) -> None:
+    """Refuse a WebP that is cut, and one whose codes end before their bytes do, as damaged ones mostly do."""
     at, claimed = 12, int.from_bytes(data[4:8], "little") + 8
     _check_length(data, claimed, "WebP")
     while at < claimed:
         end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
-        if data[at : at + 3] == b"VP8" and bytes(_HOLE) in data[at + 8 : end]:
-            raise BrokenImage("damaged WebP: zero bytes within its pixels")
+        name = data[at : at + 4]
+        if name in _NEEDED_AT_END and _decodes(name, data[at + 8 : end - _NEEDED_AT_END[name]]):
+            raise BrokenImage("damaged WebP: its pixels end before their bytes do")
         at = end + end % 2
+
+
+def _decodes(name: bytes, coded: bytes) -> bool:
+    """Whether the codes of a WebP are those of a whole picture."""
+    chunk = name + len(coded).to_bytes(4, "little") + coded + bytes(len(coded) % 2)
+    try:
+        open_raster(b"RIFF" + (len(chunk) + 4).to_bytes(4, "little") + b"WEBP" + chunk, "WebP").load()
+    except Exception:  # what Pillow raises on damaged files is not documented
+        return False
+    return True
 
 
 _CHECKS: dict[str, Callable[[bytes], None]] = {

@@ -42,6 +42,7 @@ def read_image(
 
     Raises:
         BrokenImage: The file is no usable image; the message says why.
+        BadInput: An option that is not offered.
 
     >>> import cv2, numpy
     >>> from cxr_data import read_image
@@ -72,7 +73,11 @@ def fit_image(
 
     Raises:
         BrokenImage: Every pixel has the same value.
+        BadInput: An option that is not offered.
     """
+    check_pixel_size(pixel_size)
+    check_mapping(aspect, window)
+    check_bits(bits)
     return _square(image, pixel_size, aspect, window, np.dtype(np.uint8 if bits == 8 else np.uint16))
 
 
@@ -116,7 +121,7 @@ def check_pixel_size(pixel_size: int) -> None:
     Raises:
         BadInput: Outside 16 to 4096 pixels.
     """
-    if not 16 <= pixel_size <= 4096:
+    if not isinstance(pixel_size, int | np.integer) or not 16 <= pixel_size <= 4096:
         raise BadInput("an image edge of 16 to 4096 pixels", str(pixel_size), do="choose for example 224")
 
 

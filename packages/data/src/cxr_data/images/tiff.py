@@ -272,8 +272,9 @@ def _float_differences(raw: bytes, shape: tuple[int, int, int], layout: _Layout)
 
 def _jpeg_part(segment: bytes, page: Directory, layout: _Layout) -> NDArray[np.uint8]:
     """Luma of a strip or tile that is a JPEG stream without its tables (TIFF Technical Note 2)."""
-    if layout.bits != 8 or layout.planes != 1:
-        raise BrokenImage("a TIFF with JPEG of other than 8 bits or in planes, which is not read: convert it to PNG")
+    if layout.bits != 8 or layout.planes != 1 or layout.samples not in (1, 3):
+        said = f"{layout.bits} bits, {layout.samples} channels, {layout.planes} planes"
+        raise BrokenImage(f"a TIFF with JPEG of {said}, which is not read: convert it to PNG")
     (tables,) = _values(page, 347) or (b"",)
     # Without a marker of their own, three components count as YCbCr: TIFF says in its own header what they are.
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([layout.colour == YCBCR])

@@ -19,7 +19,7 @@ import polars as pl
 from cxr_data.cohorts.cohort import Task
 from cxr_data.errors import BadInput, listed
 from cxr_data.folders import inside
-from cxr_data.readers import naming, unlabelled, values
+from cxr_data.readers import naming, patients, unlabelled, values
 from cxr_data.readers.listing import (
     MAX_CLASSES,
     SPLIT_FOLDERS,
@@ -34,7 +34,7 @@ from cxr_data.readers.tables import numbers
 from cxr_data.spelling import sounds_healthy
 
 NAMES = tuple(f"{stem}.{kind}" for stem in ("manifest", "labels") for kind in ("csv", "csv.gz", "tsv", "parquet"))
-_KNOWN = ("file", "patient", "split", "class", "projection", "sex", "age")
+_KNOWN = ("file", "patient", "study", "split", "class", "projection", "sex", "age")
 _CLASS = "class"
 _UNLABELLED = "or, for pretraining without labels, move the table out of the folder"
 
@@ -79,10 +79,9 @@ def read(path: Path) -> Listing:
     tables = _tables(path)
     table_path, entries = tables[0], _together(tables)
     notes = _other_tables(path, table_path)
+    entries = _with_study(entries)
     if "patient" not in entries.columns:
-        values.refuse_hidden_patients(entries.columns, table_path)
-        entries, said = _studies(entries, table_path)
-        notes += said
+        values.refuse_hidden_patients(entries, table_path)
     entries, refused = _inside(path, entries, table_path)
     images = image_files(path)
     otherwise = naming.as_on_disk(entries["path"], images)
@@ -114,18 +113,10 @@ def read(path: Path) -> Listing:
             where=table_path,
             do=f"write 1 where a finding is present and 0 where it is absent; {_UNLABELLED}",
         )
-    patient = pl.col("path").alias("patient")
-    if "patient" in matched.columns:
-        column, said = values.merged_patients(matched["patient"])
-        notes += said
-        if nobody := column.null_count():
-            notes.append(f"{nobody} images have no patient in {table_path.name}: each counts as one patient of its own")
-        matched = matched.with_columns(column)
-        patient = pl.coalesce("patient", "path").alias("patient")
-    else:
-        notes.append(f"{table_path.name} has no column patient: each image counts as one patient of its own")
+    matched, said = patients.of_table(path, matched, table_path.name)
+    notes += said
     extras = [pl.col(name) for name in ("projection", "sex") if name in matched.columns]
-    table = matched.select("path", patient, _split(matched, table_path), *columns, *extras)
+    table = matched.select("path", "patient", _split(matched, table_path), *columns, *extras)
     if "age" in matched.columns:
         ages, said = values.ages(matched["age"])
         table, notes = table.with_columns(ages), notes + said
@@ -146,14 +137,13 @@ def _other_tables(path: Path, taken: Path) -> list[str]:
     return [f"{taken.name} is used, and not {', '.join(others)} beside it"] if others else []
 
 
-def _studies(entries: pl.DataFrame, table_path: Path) -> tuple[pl.DataFrame, list[str]]:
-    """Entries with the study as the patient, where a table knows no patient but studies."""
+def _with_study(entries: pl.DataFrame) -> pl.DataFrame:
+    """Entries with the column that numbers their studies, if any, as ``study``."""
     for name in entries.columns:
         # A study has some images; a column of few values numbers the studies of each patient.
         if values.key(name) in values.STUDY_COLUMNS and 8 * entries[name].n_unique() >= entries.height:
-            said = "has no column patient: images of a study stay together, those of a patient may not"
-            return entries.rename({name: "patient"}), [f"{table_path.name} {said} ({name})"]
-    return entries, []
+            return entries.drop("study", strict=False).rename({name: "study"}) if name != "study" else entries
+    return entries.drop("study", strict=False)
 
 
 def _inside(path: Path, entries: pl.DataFrame, table_path: Path) -> tuple[pl.DataFrame, tuple[tuple[str, str], ...]]:

@@ -28,8 +28,8 @@ def facts(root: Path, paths: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
     """Patient, projection, sex and age of each image.
 
     Patients come from a manifest.csv or metadata.csv with the columns ``file`` and ``patient``, else from
-    DICOM headers (as salted hashes), else from a pattern that nearly all file names follow; what is left
-    counts as one patient per image.
+    DICOM headers (as salted hashes), else from a pattern that nearly all file names follow, else the study of a
+    header stands for its patient; what is left counts as one patient per image.
 
     Args:
         root: Resolved folder.
@@ -46,6 +46,7 @@ def facts(root: Path, paths: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
     _from_dicom(root, paths, known)
     _from_manifest(root, paths, known, notes)
     _from_names(paths, known, notes)
+    _from_studies(known, notes)
     alone = [i for i, fact in enumerate(known) if not fact["patient"]]
     for i in alone:
         known[i]["patient"] = paths[i]
@@ -62,6 +63,48 @@ def facts(root: Path, paths: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
         if name == "patient" or any(fact.get(name) is not None for fact in known)
     }
     return pl.DataFrame({n: pl.Series([f.get(n) for f in known], dtype=k) for n, k in used.items()}), notes
+
+
+def of_table(root: Path, table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, list[str]]:
+    """Patients that a table of images names, and where it names none those of DICOM headers.
+
+    Args:
+        root: Resolved folder.
+        table: With text columns ``path``, below the folder, and where it has them ``patient`` and ``study``, null where
+            unknown.
+        name: What the table is called.
+
+    Returns:
+        The table, ``patient`` without nulls: whom the table names for one image has that name on all, and where nothing
+        says each image is of its own; and notes.
+    """
+    blank = pl.Series("patient", [None] * table.height, pl.String)
+    column, notes = values.merged_patients(table["patient"] if "patient" in table.columns else blank)
+    studies = values.merged_patients(table["study"] if "study" in table.columns else blank)[0].to_list()
+    paths, named = table["path"].to_list(), column.to_list()
+    known: list[dict[str, Any]] = [{"patient": None} for _ in paths]
+    if None in named:
+        _from_dicom(root, paths, known)
+    called, seen = (
+        {fact.get(key): who for fact, who in zip(known, named, strict=True) if who} for key in ("patient", "study")
+    )
+    headers = 0
+    for fact, who in zip(known, named, strict=True):
+        by_header = fact["patient"] and called.get(fact["patient"], fact["patient"])
+        fact["patient"] = who or by_header or (fact.get("study") and seen.get(fact["study"]))
+        headers += not who and fact["patient"] is not None
+    if headers:
+        notes.append(f"patients of {headers} images that {name} does not name are those of DICOM headers")
+    for fact, study in zip(known, studies, strict=True):
+        fact["study"] = study or fact.get("study")
+    _from_studies(known, notes)
+    if alone := [i for i, fact in enumerate(known) if not fact["patient"]]:
+        for i in alone:
+            known[i]["patient"] = paths[i]
+        lacks = "patient" not in table.columns and len(alone) == len(paths)
+        said = f"{name} has no column patient" if lacks else f"{len(alone)} images have no patient in {name}"
+        notes.append(f"{said}: each {'image ' if lacks else ''}counts as one patient of its own")
+    return table.with_columns(pl.Series("patient", [fact["patient"] for fact in known], pl.String)), notes
 
 
 def _from_dicom(root: Path, paths: Sequence[str], known: list[dict[str, Any]]) -> None:
@@ -146,3 +189,15 @@ def _from_names(paths: Sequence[str], known: list[dict[str, Any]], notes: list[s
                 known[i]["patient"] = patient.lower()
             notes.append(f"patients were read from the file names, which look like {example}")
             return
+
+
+def _from_studies(known: list[dict[str, Any]], notes: list[str]) -> None:
+    """The study for the patient, where a header names no other."""
+    open_rows = [fact for fact in known if not fact["patient"] and fact.get("study")]
+    if len({fact["study"] for fact in open_rows}) >= max(2, len(open_rows) // 100):  # else a placeholder
+        for fact in open_rows:
+            fact["patient"] = fact["study"]
+        notes.append(
+            f"for {len(open_rows)} images only the study is known: images of a study stay together, those of a "
+            "patient may not"
+        )

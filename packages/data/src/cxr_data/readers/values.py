@@ -17,7 +17,29 @@ from cxr_data.readers.listing import SPLIT_FOLDERS
 from cxr_data.spelling import POWER_OF_TEN, patient_key, spelling_key
 
 SEPARATORS = (",", ";", "\t", "|")
-NULL_WORDS = ("", "nan", "na", "n/a", "#n/a", "null", "-", "--", "—", "?", ".")
+NULL_WORDS = (
+    *(
+        "",
+        "nan",
+        "-nan",
+        "<na>",
+        "nat",
+        "na",
+        "n/a",
+        "n.a.",
+        "#na",
+        "#n/a",
+        "null",
+        "(null)",
+        "nil",
+        "-",
+        "--",
+        "—",
+        "?",
+        ".",
+    ),
+    *("unknown", "unk", "missing", "not available", "not known", "#value!", "#ref!", "#name?", "#div/0!"),
+)
 """Cells, in any case, that mean that nothing is known."""
 _BINARY = {
     **dict.fromkeys(("true", "t", "yes", "y", "positive", "pos", "present"), "1"),
@@ -58,6 +80,11 @@ MAX_COLUMNS = 2_000
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}([,.'\u2019 \u00a0\u202f])\d{3}(\1\d{3})*")
 """Whole numbers with separators of thousands."""
 _LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn|^(pat|fall)[-_. ]?(id|nr|no|num|nummer)$")
+_NUMBERS_SOMEBODY = re.compile(
+    r"^(pts?|ptid|pat|name|individual|client|paciente?|paziente|患者|病人)$"
+    r"|(^|[\W_]|[a-z](?=[A-Z]))([iI][dD]|[nN][ro]|[nN]um|[nN]umber|[kK]ey)$"
+)
+_NUMBERS_SOMETHING = re.compile(r"image|file|slice|instance|view|label|class|diagnos|finding|device|scanner|reader|rad")
 _NOT_A_PATIENT = re.compile(r"age|sex|gender|weight|height|size|position|orientation|birth|race|ethnic|count|comment")
 
 
@@ -95,9 +122,20 @@ def read_csv(path: Path) -> pl.DataFrame:
         found, do = f"{columns:,}", "keep those of files, patients and labels; one row per image"
         raise BadInput(f"up to {MAX_COLUMNS:,} columns", found, where=path, do=do)
     try:
-        return pl.read_csv(io.BytesIO(text.encode()), infer_schema=False, separator=separator)
+        table = pl.read_csv(io.BytesIO(text.encode()), infer_schema=False, separator=separator)
     except pl.exceptions.PolarsError:
         return _by_rows(text, separator, path)
+    least = max(2, table.width - 1)  # separators of a row
+    for column in table.select(pl.all().filter(pl.any_horizontal(pl.all().str.contains("\n", literal=True)))):
+        if any(line.count(separator) >= least for cell in column.drop_nulls() for line in cell.split("\n")[1:]):
+            raise _endless_quotes(path)
+    return table
+
+
+def _endless_quotes(path: Path) -> BadInput:
+    return BadInput(
+        "a readable table", "quotes that do not end", where=path, do="double the quotes within quoted cells"
+    )
 
 
 def _by_rows(text: str, separator: str, path: Path) -> pl.DataFrame:
@@ -109,8 +147,7 @@ def _by_rows(text: str, separator: str, path: Path) -> pl.DataFrame:
     try:
         head, *rows = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
     except csv.Error as error:
-        found = "quotes that do not end"
-        raise BadInput("a readable table", found, where=path, do="double the quotes within quoted cells") from error
+        raise _endless_quotes(path) from error
     for number, row in enumerate(rows, 2):
         if any(row[len(head) :]):
             found, do = f"{len(row)} in row {number}", "put quotes around cells that hold a separator"
@@ -235,15 +272,20 @@ def is_no_finding(name: str) -> bool:
     return key(name) in {*said, *_BOOKKEEPING, *_DESCRIPTION} or bool(re.fullmatch(r"(unnamed)?\d*", key(name)))
 
 
-def refuse_hidden_patients(names: Iterable[str], where: Path) -> None:
+def refuse_hidden_patients(table: pl.DataFrame, where: Path) -> None:
     """Refuse a table without patients that has a column which may hold them: a split by image would leak.
+
+    Its name says so, or numbers somebody while its values repeat as those of patients with several images do.
 
     Raises:
         BadInput: There is such a column.
     """
-    for name in names:
-        lower = name.lower()
-        if _LOOKS_LIKE_PATIENT.search(lower) and not _NOT_A_PATIENT.search(lower) and not lower.startswith("label:"):
+    for name in table.columns:
+        lower, different = name.lower(), table[name].drop_nulls().n_unique()
+        repeats = max(10, table.height / 8) <= different < table[name].count()
+        named = _LOOKS_LIKE_PATIENT.search(lower) and not _NOT_A_PATIENT.search(lower)
+        numbers = repeats and _NUMBERS_SOMEBODY.search(name) and not _NUMBERS_SOMETHING.search(lower)
+        if (named or numbers) and key(name) not in STUDY_COLUMNS and not lower.startswith("label:"):
             raise BadInput(
                 "a column patient, so that no patient is in two splits",
                 f"the column {name}, which may be one",

@@ -50,6 +50,8 @@ async function decode(file) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
   const rgba = context.getImageData(0, 0, width, height).data;
+  // A canvas forgets the colours of pixels that are not opaque, which predict reads.
+  if (rgba.some((value, i) => i % 4 === 3 && value < 255)) throw new Error("a PNG with transparent pixels, which this page does not read");
   const warnings = isColoured(rgba) ? ["a colour image"] : [];
   if (Math.max(width, height) > 1.8 * Math.min(width, height)) warnings.push("an odd shape for a chest radiograph");
   let image = luma(rgba, width, height);

@@ -6,9 +6,9 @@ const LONG = new Set(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN"
 const WANTED = new Set([
   0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103,
   0x00280120, 0x00280121, 0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281056, 0x00283000, 0x00283010, 0x00185101,
-  0x20500020, 0x52009229, 0x52009230,
+  0x20500010, 0x20500020, 0x52009229, 0x52009230, 0x7fe00010,
 ]);
-const PIXELS = 0x7fe00010, END = 0xffffffff;
+const PIXELS = 0x7fe00010, MARK = 0x49444d43, END = 0xffffffff;
 const LEAST_SHOWN = 0.005, LEAST_SHADES = 0.08; // as in dicom.py
 
 export function isDicom(bytes) {
@@ -25,6 +25,7 @@ export function readDicom(bytes, window) {
     const group = view.getUint16(at, true), tag = group * 0x10000 + view.getUint16(at + 2, true);
     const explicit = group === 2 || syntax !== IMPLICIT;
     if (group > 2 && syntax === null) throw new Error("a DICOM file that names no transfer syntax, which this page does not read");
+    if (group === 0xffff) break; // bytes of ones after the data set
     let length, start;
     if (group === 0xfffe || !explicit) {
       [length, start] = [view.getUint32(at + 4, true), at + 8];
@@ -40,8 +41,8 @@ export function readDicom(bytes, window) {
     if (tag === PIXELS) {
       if (length === END) throw new Error("a compressed DICOM file, which this page does not read");
       pixels = bytes.slice(start, start + length);
-      break;
     }
+    if (tags.has(tag) || tag === MARK) throw new Error("a DICOM file of two data sets, or one that says something twice");
     if (length === END) {
       at = skipSequence(view, start, explicit, text);
       if (WANTED.has(tag)) tags.set(tag, null);
@@ -57,7 +58,7 @@ export function readDicom(bytes, window) {
   const decimal = (tag) => decimals(tag)[0];
   if ([0x00281052, 0x00281053].some((tag) => Number.isNaN(decimal(tag)))) throw new Error("a damaged DICOM file");
   if (tags.has(0x52009229) || tags.has(0x52009230)) throw new Error("an enhanced DICOM file, which this page does not read");
-  if ((number(0x00280002) ?? 1) !== 1 || tags.has(0x00283000) || tags.has(0x00283010) || parseInt(string(0x00280008) || "1", 10) > 1) {
+  if ((number(0x00280002) ?? 1) !== 1 || [0x00283000, 0x00283010, 0x20500010].some((tag) => tags.has(tag)) || parseInt(string(0x00280008) || "1", 10) > 1) {
     throw new Error("a DICOM file with colour, several frames or lookup tables, which this page does not read");
   }
   const width = number(0x00280011), height = number(0x00280010), allocated = number(0x00280100);
@@ -95,6 +96,7 @@ export function readDicom(bytes, window) {
     const rule = string(0x00281056).toUpperCase() || "LINEAR";
     if (rule === "SIGMOID") show = (value) => 1 / (1 + Math.exp((-4 / span) * (value - centre)));
     else if (rule === "LINEAR_EXACT") show = (value) => (value - centre) / span + 0.5;
+    else if (rule !== "LINEAR") throw new Error("a DICOM file with a window of a kind that is not read");
     else show = (value) => (value - centre + 0.5) / Math.max(span - 1, 1e-6) + 0.5;
     refuseBlind(values, padding, rule, centre, span);
   } else if (window === "voi" && stored > 8) {
