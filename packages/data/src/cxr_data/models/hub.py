@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cxr_data.errors import BadInput
+from cxr_data.errors import BadInput, require_modules
 
 PREFIX = "hf:"
 _CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)$")
@@ -165,12 +165,10 @@ def cached_revisions(repository: str) -> dict[str, list[str]]:
 
 
 def _library() -> Any:
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ImportError as error:
-        do = "pip install 'cxr-deploy[hub]', or give the path of a folder"
-        raise BadInput("the package huggingface-hub, for models on the Hub", "not installed", do=do) from error
+    require_modules(["huggingface_hub"], "cxr-deploy[hub]", "a model on the Hub", instead="give the path of a folder")
+    import huggingface_hub
+    import huggingface_hub.errors
+
     return huggingface_hub
 
 
