@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -174,6 +174,25 @@ def refuse_full(folder: Path) -> None:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         there = "a file" if folder.is_file() else "files in it"
         raise BadInput("a new or empty folder to write", there, where=folder, do="choose another --out")
+
+
+def refuse_other_files(folder: Path, ours: Collection[str], *, earlier: str, option: str) -> None:
+    """See that a result may be written: nothing is there, or an earlier one, and the folder can be written to.
+
+    Args:
+        folder: The folder.
+        ours: Names of the files and folders that an earlier result consists of.
+        earlier: What such a result is called, for the error.
+        option: The option that names the folder.
+
+    Raises:
+        BadInput: The folder holds other files, is a file, or cannot be written.
+    """
+    refuse_unwritable(folder)
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name} if folder.exists() else set()
+    if others := sorted(there - set(ours)):
+        found = f"other files ({', '.join(others[:5])})"
+        raise BadInput(f"a new folder, or {earlier}", found, where=folder, do=f"choose another {option}")
 
 
 @contextmanager

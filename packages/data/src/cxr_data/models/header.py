@@ -332,9 +332,14 @@ def _end(table: Mapping[str, Any]) -> int:
     return end
 
 
+def made_from(path: str | Path) -> str | None:
+    """SHA-256 of the weights that a file of ``export-model`` was made from; None where it does not say."""
+    return (describe_onnx(path)[1].get("source") or {}).get("sha256")
+
+
 def weights_of_onnx(path: str | Path) -> Path | None:
     """The weights that a file of ``export-model`` was made from, where they lie beside it or in the folder above."""
-    digest = (describe_onnx(path)[1].get("source") or {}).get("sha256")
+    digest = made_from(path)
     folder = Path(path).absolute().parent
     places = (folder / "model.safetensors", folder.parent / "model.safetensors")
     return next((place for place in places if place.is_file() and sha256(place) == digest), None)

@@ -107,7 +107,7 @@ def search(
         graph = graphs[name] if name else model
         return runtimes.in_onnxruntime(graph.SerializeToString(), threads=threads)
 
-    scores = {name: _scores(run(name), validation) for name in ("", *graphs)}
+    scores = {name: runtimes.probabilities(run(name), validation) for name in ("", *graphs)}
     drops = {name: drop(targets, scores[""], scores[name], patients, header) for name in graphs}
     latency = _latencies(run, {variant.name: variant.structure for variant in variants}, validation)
     tried = [
@@ -234,10 +234,6 @@ def _two_classes(header: Header) -> bool:
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _scores(run: runtimes.Run, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.concatenate([run(images[at : at + 32])["probabilities"] for at in range(0, len(images), 32)])
 
 
 def _latencies(
