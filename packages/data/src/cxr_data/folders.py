@@ -100,11 +100,6 @@ def scan_with_links(root: Path) -> tuple[list[File], list[str]]:
 def inside(root: Path, name: str, listed_in: Path) -> str:
     """A path that a table names, made relative to the folder it must stay in.
 
-    Args:
-        root: Resolved folder.
-        name: Path as the table gives it.
-        listed_in: The table, for the error.
-
     Returns:
         Normalised relative path with forward slashes.
 
@@ -198,9 +193,6 @@ def refuse_other_files(folder: Path, ours: Collection[str], *, earlier: str, opt
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file; other processes wait. The lock ends with the process, however it ends.
-
-    Args:
-        path: The lock file.
 
     Raises:
         BadInput: The folder of the lock file cannot be written.

@@ -48,9 +48,6 @@ def is_phantom(data: str) -> bool:
 def default_size(data: str | Path | Sequence[str | Path]) -> int:
     """Edge of the network input that training takes where none is asked for.
 
-    Args:
-        data: As for :func:`open_cohort`.
-
     Returns:
         Of a prepared cohort the size it was prepared for, at least 32; 64 of the phantom; 224 of a folder as it was
         downloaded; of several the smallest.

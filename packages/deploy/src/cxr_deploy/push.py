@@ -30,12 +30,6 @@ _LICENCES = "## Licences"
 def push(config: PushConfig) -> Path:
     """Write a model's repository and, where one is named, upload it.
 
-    Args:
-        config: The model, and where it goes.
-
-    Returns:
-        The folder.
-
     Raises:
         BadInput: No model of ours, a place that cannot be written to, or a Hub that does not take it.
     """

@@ -51,12 +51,6 @@ OURS = frozenset(
 def run(config: EvaluateConfig) -> Path:
     """Compare models on one split of a cohort and write the report folder.
 
-    Args:
-        config: What to compare on what.
-
-    Returns:
-        The report's index.html.
-
     Raises:
         BadInput: No model, a backbone, labels that do not match, an unusable cohort, or a folder that
             cannot be written to.

@@ -15,11 +15,7 @@ from cxr_eval.metrics.records import METRICS
 
 
 def summary(document: Mapping[str, Any]) -> None:
-    """Print the models side by side, best values bold; a plain table of words when the output is no terminal.
-
-    Args:
-        document: The content of metrics.json.
-    """
+    """Print the models side by side, best values bold; a plain table of words when the output is no terminal."""
     console = Console(file=sys.stdout, highlight=False)
     live = console.is_terminal
     if not live:

@@ -233,10 +233,6 @@ def is_ours(path: str | Path) -> bool:
 def parse_header(text: str, path: str | Path) -> Header:
     """The header that :func:`header_text` wrote.
 
-    Args:
-        text: JSON found under :data:`KEY`.
-        path: File it was found in, for messages.
-
     Raises:
         BadInput: No header, an incomplete one, one of a newer schema, or numbers that no network can be used with.
     """
@@ -347,9 +343,6 @@ def weights_of_onnx(path: str | Path) -> Path | None:
 
 def describe_onnx(path: str | Path) -> tuple[Header, dict[str, Any]]:
     """Read what an ONNX file of ``export-model`` says of itself, without loading its graph.
-
-    Args:
-        path: The file.
 
     Returns:
         Header of the weights, and what the file says of its own making: "precision", "source", "outputs", "check".

@@ -40,12 +40,6 @@ SCHEMA = 1
 def benchmark(config: BenchmarkConfig) -> Path:
     """Time every model in every runtime and write benchmark.json and benchmark.svg.
 
-    Args:
-        config: What to time, and how.
-
-    Returns:
-        The folder written.
-
     Raises:
         BadInput: No model, one that cannot run, or an unusable cohort.
     """

@@ -52,12 +52,6 @@ CHECKED = 8
 def export(config: ExportConfig) -> list[Path]:
     """Export every model that is asked for.
 
-    Args:
-        config: Which models, and where to.
-
-    Returns:
-        Folders written.
-
     Raises:
         BadInput: No model, no cohort, an architecture that cannot be exported, or a file that answers otherwise than
             PyTorch.

@@ -158,13 +158,7 @@ def choose(tried: Iterable[Mapping[str, Any]], max_drop: float) -> Mapping[str, 
 
 
 def build(model: onnx.ModelProto, histograms: ranges.Histograms, variant: Variant) -> onnx.ModelProto:
-    """One 8-bit graph; opset and metadata are those of the float graph.
-
-    Args:
-        model: The float graph; left as it is.
-        histograms: Of :func:`ranges.observe`.
-        variant: How.
-    """
+    """One 8-bit graph; opset and metadata are those of the float graph, which is left as it is."""
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 

@@ -16,9 +16,6 @@ from cxr_eval.metrics.records import METRICS
 def cards(document: Mapping[str, Any]) -> dict[str, str]:
     """Model cards.
 
-    Args:
-        document: The content of metrics.json.
-
     Returns:
         Folder name -> text of its README.md, one for every model.
     """
@@ -27,12 +24,7 @@ def cards(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def card(document: Mapping[str, Any], name: str) -> str:
-    """The card of one model.
-
-    Args:
-        document: The content of metrics.json.
-        name: The model's name in it.
-    """
+    """The card of one model."""
     model = document["models"][name]
     sections = [
         f"# {plain(name)}",
