@@ -2,7 +2,7 @@ import pytest
 
 from cxr_recipes.differences import difference
 from cxr_recipes.recipe import Recipe
-from cxr_recipes.results import _confusion, _figures, _finished, _gains, _published, _report, by_seed, page
+from cxr_recipes.results import _confusion, _figures, _finished, _gains, _losses, _published, _report, by_seed, page
 
 
 def model(auroc: float | None) -> dict:
@@ -35,6 +35,17 @@ def test_figures_and_gains_pair_the_seeds() -> None:
     assert "3 of 3 |" in table
     assert "of a larger scale" not in table
     assert table.splitlines()[-1].startswith("| the paper's | | | +0.85 |")
+
+
+def test_what_the_same_files_lose_on_other_images() -> None:
+    def on(*values: float, file: str = "") -> dict:
+        return {f"a-seed{i}": model(value) | {"file": {"sha256": file or str(i)}} for i, value in enumerate(values)}
+
+    table = _losses({"children": on(0.95, 0.97), "adults": on(0.70, 0.70)})
+    assert "| model | AUROC, children | AUROC, adults | difference, adults |" in table
+    assert "| a | 0.9600 ± 0.1271 | 0.7000 ± 0.0000 | -26.00 [-38.71, -13.29] |" in table
+    assert _losses({"children": on(0.95), "adults": on(0.70, file="another")}) == ""
+    assert _losses({"children": on(0.95)}) == _losses({}) == ""
 
 
 def test_a_papers_values_stand_beside_ours() -> None:

@@ -113,6 +113,17 @@ def test_a_stage_that_refuses_its_input_ends_the_recipe_with_its_code(tmp_path, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("code", "runs"), [(2, 2), (130, 1), (143, 1), (-9, 1)])
+def test_a_stage_goes_on_past_what_fails_but_not_past_what_is_stopped(tmp_path, monkeypatch, code, runs) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr(runner, "_run", lambda command, *_: begun.append(command) or code)
+    recipe = read("quickstart")
+    stage = [["finetune", "--seed", str(seed)] for seed in (0, 1)]
+    with pytest.raises(SystemExit) as ended:
+        runner.run_recipe(recipe, "tiny", tmp_path, [stage, [["evaluate"]]], 1, "")
+    assert (ended.value.code, len(begun)) == (max(code, 1), runs)
+
+
 def test_dry_run_prints_what_a_person_would_type(capsys) -> None:
     runner.reproduce(ReproduceConfig(["quickstart"], dry_run=True))
     printed = capsys.readouterr().out.splitlines()

@@ -56,7 +56,9 @@ def _prepare(config: PrepareConfig) -> None:
     from cxr_data.preparation.sizes import pixel_size_for
     from cxr_data.sources import is_phantom
 
-    selection = parse_selection(config.labels, config.uncertain, config.unmentioned, config.votes, config.projection)
+    selection = parse_selection(
+        config.labels, config.uncertain, config.unmentioned, config.votes, config.projection, config.task
+    )
     source = _only(config.source)
     pixel_size = pixel_size_for(config.size)
     if is_phantom(source):

@@ -23,7 +23,10 @@ class PrepareConfig:
         window: Which gray values become black and white.
         max_bad: Share of broken images that is put up with; any share above 0 allows at least one.
         seed: Fixes the split where the data set brings none.
-        labels: Labels to use, with commas between them; none means those the data set is known for.
+        labels: Labels to use, with commas between them; none means those the data set is known for. NEW=OLD gives a
+            label another name, NEW=A|B is present where A or B is, and "NEW=No Finding" where none of the data set's
+            labels is.
+        task: multiclass keeps the images with one of the labels and none of the others.
         uncertain: What an uncertain label counts as: ones, zeros, ignore (unknown), or by label as in
             "Edema=ones,Cardiomegaly=zeros".
         unmentioned: What a label counts as that the report is silent on.
@@ -51,6 +54,7 @@ class PrepareConfig:
     unmentioned: Literal["zeros", "ignore"] = "zeros"
     votes: Literal["majority", "union"] = "majority"
     projection: Literal["auto", "frontal", "lateral", "all"] = "auto"
+    task: Literal["auto", "multilabel", "multiclass"] = "auto"
     split: Literal["official", "patients", "images"] = "official"
     test_share: float = 0.2
     bits: Literal[8, 16] = 8

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -90,6 +91,49 @@ def test_a_subset_of_classes_drops_the_other_images(tmp_path):
         select(classes, Selection(labels=("a",)), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("labels", "values"),
+    [
+        (("A=a", "c"), {"A": [0, 1, NAN, 0, NAN], "c": [0, 1, 0, 1, 0]}),
+        (("ill = a | c",), {"ill": [0, 1, NAN, 1, NAN]}),
+        (("fine=No Finding", "ill=a|b"), {"fine": [NAN, 0, NAN, 0, NAN], "ill": [NAN, 1, NAN, 1, NAN]}),
+    ],
+)
+def test_labels_are_renamed_and_joined(listing, tmp_path, labels, values):
+    selected, done = select(listing, Selection(labels=labels), tmp_path)
+    assert (selected.labels, done["labels"]) == (tuple(values), list(labels))
+    assert [name for name in selected.table.columns if ":" in name] == [f"label:{name}" for name in values]
+    np.testing.assert_array_equal(label_matrix(selected.table, selected.labels).T, list(values.values()))
+
+
+def test_findings_become_classes_where_an_image_has_one_of_them(tmp_path):
+    matrix = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, NAN], [0, 0, 1]], np.float32)
+    columns = {f"label:{name}": matrix[:, i] for i, name in enumerate("abc")}
+    findings = Listing("made up", pl.DataFrame({"path": list("123456"), **columns}), ("a", "b", "c"), "multilabel")
+    chosen = Selection(labels=("NORMAL=No Finding", "PNEUMONIA=a|b"), task="multiclass")
+    selected, _ = select(findings, chosen, tmp_path)
+    assert (selected.task, selected.labels) == ("multiclass", ("NORMAL", "PNEUMONIA"))
+    assert selected.table["path"].to_list() == ["1", "2", "3", "4"]
+    np.testing.assert_array_equal(label_matrix(selected.table, selected.labels).argmax(1), [1, 1, 1, 0])
+    assert selected.notes == ("2 images of other classes, of several or of unknown ones were left out",)
+    classes = Selection(labels=("a", "c"), task="multiclass")
+    assert select(findings, classes, tmp_path)[0].table["path"].to_list() == ["1", "3", "6"]
+    with pytest.raises(BadInput, match="images of one of the classes, found none"):
+        select(replace(findings, table=findings.table[1:2]), classes, tmp_path)
+
+
+def test_classes_are_joined_and_split_into_labels(tmp_path):
+    one_hot = {f"label:{name}": pl.Series(np.eye(3, dtype=np.float32)[i]) for i, name in enumerate("abc")}
+    classes = Listing("made up", pl.DataFrame({"path": ["1", "2", "3"], **one_hot}), ("a", "b", "c"), "multiclass")
+    joined, _ = select(classes, Selection(labels=("a", "ill=b|c")), tmp_path)
+    np.testing.assert_array_equal(label_matrix(joined.table, joined.labels), [[1, 0], [0, 1], [0, 1]])
+    assert joined.notes == ()
+    with pytest.raises(BadInput, match="classes that exclude each other, found 1 images of more than one of x, y"):
+        select(classes, Selection(labels=("x=a|b", "y=b|c")), tmp_path)
+    single, _ = select(classes, Selection(labels=("a",), task="multilabel"), tmp_path)
+    assert (single.task, single.table.height) == ("multilabel", 3)
+
+
 def test_nothing_to_settle_changes_nothing(listing, tmp_path):
     plain = Listing("made up", listing.table.select("path", "label:c"), ("c",), "multilabel", ("note",))
     selected, done = select(plain, Selection(), tmp_path)
@@ -106,6 +150,7 @@ def test_nothing_to_settle_changes_nothing(listing, tmp_path):
         ({"votes": "majorty"}, "did you mean majority"),
         ({"unmentioned": "ones"}, "choose one of ignore, zeros"),
         ({"projection": "front"}, "did you mean frontal"),
+        ({"task": "multi-class"}, "did you mean multiclass"),
         ({"labels": ("a", "a")}, "a twice"),
     ],
 )
@@ -114,7 +159,16 @@ def test_bad_options(options, message):
         Selection(**options)
 
 
-@pytest.mark.parametrize("options", [{"labels": ("d",)}, {"uncertain": {"d": "ones"}}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"labels": ("d",)},
+        {"labels": ("a", "e=b|d")},
+        {"labels": ("e=|b",)},
+        {"labels": ("e=",)},
+        {"uncertain": {"d": "ones"}},
+    ],
+)
 def test_unknown_labels(listing, tmp_path, options):
     with pytest.raises(BadInput, match="choose one of a, b"):
         select(listing, Selection(**options), tmp_path)

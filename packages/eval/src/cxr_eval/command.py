@@ -38,7 +38,7 @@ from cxr_eval.document import SCHEMA, checked
 from cxr_eval.explain.explanations import explain
 from cxr_eval.metrics.records import METRICS
 from cxr_eval.models import Match, aligned_targets, controls, match_labels, relation, teachers
-from cxr_eval.notes import met_in_training, notes, seen_in_training
+from cxr_eval.notes import counted_images, met_in_training, notes, seen_in_training
 from cxr_eval.predictions import Answers, answers, predict, table
 from cxr_eval.report import build, card
 from cxr_eval.terminal import summary
@@ -157,7 +157,7 @@ def _answers(
         network, header = load(path, kind="model")
         size = header.input.size
         cohort = cohorts[pixel_size_for(size)]
-        title = f"evaluate: {name} on {len(rows)} {config.split} images of {cohort.name}"
+        title = f"evaluate: {name} on {counted_images(len(rows), config.split)} of {cohort.name}"
         with counting(title, len(rows)) as advance:
             logits = predict(
                 network,

@@ -18,6 +18,11 @@ from cxr_data.models.licences import is_loud, trail
 from cxr_eval.models import Match, relation
 
 
+def counted_images(images: int, split: str) -> str:
+    """A number of images of a split, in words: "624 test images", "all 570 images"."""
+    return f"all {images} images" if split == "all" else f"{images} {split} images"
+
+
 def notes(split: str, headers: Mapping[str, Header], cohorts: Mapping[int, Cohort], match: Match) -> list[str]:
     """What must be said about models on this cohort.
 

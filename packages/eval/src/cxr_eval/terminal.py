@@ -12,6 +12,7 @@ from rich.table import Table
 from cxr_eval import entries
 from cxr_eval.metrics import records
 from cxr_eval.metrics.records import METRICS
+from cxr_eval.notes import counted_images
 
 
 def summary(document: Mapping[str, Any]) -> None:
@@ -20,7 +21,7 @@ def summary(document: Mapping[str, Any]) -> None:
     live = console.is_terminal
     if not live:
         console = Console(file=sys.stdout, highlight=False, width=240)
-    images = f"{document['images']} {document['split']} images"
+    images = counted_images(document["images"], document["split"])
     heading = escape(f"{document['cohort']['name']}, {images}: {document['headline']}")
     console.print(heading)
     for line in gains(document):

@@ -29,11 +29,13 @@ def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str
         recipe.about.strip(),
         f"Written by `reproduce {recipe.name}` (scale {record['scale']}), not by hand. {record['note']}".rstrip(),
     ]
+    reports = {folder: json.loads((run / folder / "metrics.json").read_text("utf-8")) for folder in recipe.reports}
     for folder, title in recipe.reports.items():
-        report = json.loads((run / folder / "metrics.json").read_text("utf-8"))
+        report = reports[folder]
         validation = {name: _validation(run, done, model) for name, model in report["models"].items()}
         sections += _report(recipe, folder, title, report, validation)
     sections += [
+        _losses({title: reports[folder]["models"] for folder, title in recipe.reports.items()}),
         recipe.differs and "## Why ours may differ from the paper's\n\n" + recipe.differs.strip(),
         done and "## Training\n\n" + _training(done),
         "## Commands\n\n" + _commands(commands, record),
@@ -86,6 +88,27 @@ def _report(
         _confusion(groups, models, report["labels"]),
         _speed(groups, models),
     ]
+
+
+def _losses(models_on: Mapping[str, Models]) -> str:
+    """AUROC of the models on one set of images after the other, and what they lose from the first; empty for one."""
+    first, *others = models_on or [""]
+    files = [{(name, model["file"]["sha256"]) for name, model in models.items()} for models in models_on.values()]
+    shared = {name for name, _ in set.intersection(*files)} if others else set()
+    groups = by_seed(name for name in models_on.get(first, ()) if name in shared)
+    if not groups:
+        return ""
+    rows: list[list[object]] = []
+    for group, names in groups.items():
+        cells = [_cell([models_on[title][name]["overall"]["auroc"] for name in names]) for title in models_on]
+        lost = [
+            _gain([difference(models_on[title][name], models_on[first][name], "auroc") for name in names])
+            for title in others
+        ]
+        rows.append([group, *cells, *lost])
+    heads = ["model", *(f"AUROC, {title}" for title in models_on), *(f"difference, {title}" for title in others)]
+    about = f"Differences from the AUROC on {first}, in percentage points; over several seeds mean and 95 % t interval."
+    return "\n".join(["## From one cohort to the other", "", about, "", *table(heads, rows)])
 
 
 def machine() -> str:

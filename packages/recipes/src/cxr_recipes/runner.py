@@ -25,6 +25,8 @@ HEAVY = ("torch._dynamo", "timm", "accelerate")
 
 GPUS = ("/dev/nvidiactl", "/dev/kfd")
 """Devices of drivers that a fork would break."""
+STOPPED = frozenset({130, 143})
+"""Exit codes of commands that a signal has stopped; those that it has killed have negative ones."""
 
 
 def reproduce(config: ReproduceConfig) -> None:
@@ -59,10 +61,12 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
     ledger = run / "recipe.json"
     record: dict[str, Any] = {"recipe": recipe.name, "scale": scale, "jobs": jobs, "note": note}
     record |= {"machine": results.machine(), "done": []}
-    lock = threading.Lock()
+    lock, stopped = threading.Lock(), threading.Event()
     running: set[subprocess.Popen[bytes]] = set()
 
     def do(command: list[str], side_by_side: int) -> int:
+        if stopped.is_set():
+            return 0
         typed = shell(command)
         with lock:
             print(f"\n[{commands.index(command) + 1}/{len(commands)}] $ {typed}", flush=True)
@@ -71,6 +75,8 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
             with lock:
                 record["done"].append(typed)
                 write_json(ledger, record)
+        elif code < 0 or code in STOPPED:  # what somebody stops, others of the stage shall not follow
+            stopped.set()
         return code
 
     for stage in filter(None, stages):  # of a loop over no values nothing is left

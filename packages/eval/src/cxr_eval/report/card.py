@@ -11,6 +11,7 @@ from cxr_data.models import licences
 from cxr_eval import entries
 from cxr_eval.metrics import records
 from cxr_eval.metrics.records import METRICS
+from cxr_eval.notes import counted_images
 
 
 def cards(document: Mapping[str, Any]) -> dict[str, str]:
@@ -112,8 +113,8 @@ def _data(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         "",
         f"- Trained on: {plain(trained.get('name') or 'unknown')}, fingerprint "
         f"`{trained.get('fingerprint') or 'none'}`",
-        f"- Evaluated on: {plain(cohort['name'])}, {document['images']} {document['split']} images of "
-        f"{document['patients']} patients, fingerprint `{cohort['fingerprint']}`",
+        f"- Evaluated on: {plain(cohort['name'])}, {counted_images(document['images'], document['split'])} "
+        f"of {document['patients']} patients, fingerprint `{cohort['fingerprint']}`",
         f"- Relation: {known}",
         "- Epoch, temperature and thresholds come from validation images of the training cohort, never from test.",
     ]
