@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exports import write_onnx
 from safetensors.numpy import load_file
 
 from cxr_common.checkpoint import Header, Input, TrainingImages, load, save, training_images
@@ -16,9 +17,6 @@ from cxr_data.cohorts.digests import image_keys
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_data.models.header import describe
-from cxr_deploy.export import onnx_file
-from cxr_deploy.export.answer import Answering
-from cxr_deploy.export.convert import convert
 from cxr_distill import stages
 from cxr_distill.config import DistillConfig
 from cxr_distill.teacher import load_teacher
@@ -31,12 +29,7 @@ FAST += ["none", "--student", "test_resnet", "--loss", "multilabel_kd=1", "--tas
 def exported(weights: Path, graph: Path, **changes: Any) -> Path:
     """What export-model writes of a model, here without a cohort to check it on."""
     network, header = load(weights, kind="model")
-    model = convert(Answering(network, header), header)
-    about = {"schema": 1, "precision": "fp32", "source": {"sha256": sha256(weights)}, **changes}
-    onnx_file.describe(model, header, about)
-    graph.parent.mkdir(parents=True, exist_ok=True)
-    onnx_file.save(model, graph)
-    return graph
+    return write_onnx(network, header, graph, **{"source": {"sha256": sha256(weights)}, **changes})
 
 
 @pytest.fixture

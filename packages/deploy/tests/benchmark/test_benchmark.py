@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from exports import write_onnx
 
 from cxr_common import checkpoint
 from cxr_common.checkpoint import Header, Input
@@ -17,9 +18,6 @@ from cxr_deploy.benchmark import benchmark as stage
 from cxr_deploy.benchmark.entries import EAGER, entries
 from cxr_deploy.benchmark.plot import plot
 from cxr_deploy.cli import benchmark_model as main
-from cxr_deploy.export import onnx_file
-from cxr_deploy.export.answer import Answering
-from cxr_deploy.export.convert import convert
 
 
 @pytest.fixture
@@ -42,10 +40,8 @@ def model(tmp_path):
 def export_beside(path, name, precision, **about):
     """An ONNX file as export-model leaves it; the arithmetic is float either way."""
     network, header = checkpoint.load(path)
-    graph = convert(Answering(network, header), header)
     source = {"sha256": sha256(path)}
-    onnx_file.describe(graph, header, {"schema": 1, "precision": precision, "source": source, **about})
-    onnx_file.save(graph, path.parent / "export" / name)
+    write_onnx(network, header, path.parent / "export" / name, precision=precision, source=source, **about)
 
 
 def test_help_names_every_option_without_heavy_imports():
@@ -132,9 +128,7 @@ def test_an_onnx_file_alone_is_timed_and_scored_on_a_cohort(model, tmp_path, mon
     file = model.parent / "export" / "model.onnx"
     network, _ = checkpoint.load(model)
     shared = Header("model", "resnet18", Input(32, 0.5, 0.25), task="multilabel", labels=("effusion", "nodule"))
-    graph = convert(Answering(network, shared), shared)
-    onnx_file.describe(graph, shared, {"schema": 1, "precision": "fp32"})
-    onnx_file.save(graph, file)
+    write_onnx(network, shared, file)
     quick = ["--seconds", "0.02", "--memory", "false"]
     assert main([str(file), "--data", "phantom:60", "--out", "b", "--split", "all", *quick]) == 0
     rows = json.loads((tmp_path / "b" / "benchmark.json").read_text())["rows"]

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from exports import write_onnx
 from onnx import TensorProto, helper
 
 from cxr_data.errors import BadInput
@@ -16,11 +17,7 @@ from cxr_deploy.export.convert import convert
 @pytest.fixture(scope="module")
 def exported(lively, tmp_path_factory):
     network, header = lively()
-    model = convert(Answering(network, header), header)
-    onnx_file.describe(model, header, {"schema": 1, "precision": "fp32"})
-    path = tmp_path_factory.mktemp("export") / "model.onnx"
-    onnx_file.save(model, path)
-    return path, network, header
+    return write_onnx(network, header, tmp_path_factory.mktemp("export") / "model.onnx"), network, header
 
 
 @pytest.mark.parametrize("batch", [1, 3])
