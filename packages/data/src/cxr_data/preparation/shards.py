@@ -73,7 +73,7 @@ def prepare_shard(settings: Plan, out: str | Path, number: int, count: int, *, s
                 "shard": number,
                 "shards": count,
                 "identity": settings.identity,
-                "plan": _as_json(settings),
+                "plan": {**dataclasses.asdict(settings), "root": str(settings.root)},
                 "broken": {str(start + row): reason for row, reason in sorted(broken.items())},
             }
             write_json(working / _ABOUT, about)
@@ -175,11 +175,6 @@ def _about(folder: Path) -> dict[str, Any]:
         found = "a whole cohort" if is_prepared(folder) else "none"
         do = "name folders that `cxr-data prepare --shard I/N` wrote"
         raise BadInput(f"a shard ({_ABOUT})", found, where=folder, do=do) from error
-
-
-def _as_json(settings: Plan) -> dict[str, Any]:
-    fields = dataclasses.asdict(settings)
-    return {**fields, "root": str(settings.root)}
 
 
 def _from_json(fields: dict[str, Any]) -> Plan:

@@ -278,10 +278,6 @@ def _outside(model: onnx.ModelProto) -> list[str]:
         reached |= set(node.output)
     made_by = {name: node for node in model.graph.node for name in node.output}
     after = [made_by[name] for name in (OUTPUTS[0], OUTPUTS[2]) if name in made_by]
-    names += [node.name for node in after]
-    names += [made_by[name].name for node in after for name in node.input if name in made_by and _scales(made_by[name])]
-    return names
-
-
-def _scales(node: onnx.NodeProto) -> bool:
-    return node.op_type in ("Div", "Mul", "Constant")
+    before = [made_by[name] for node in after for name in node.input if name in made_by]
+    scaling = [node for node in before if node.op_type in ("Div", "Mul", "Constant")]
+    return names + [node.name for node in (*after, *scaling)]
