@@ -8,8 +8,9 @@
 ['test', 'train', 'val']
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cxr_data.lazy import importing
 
 if TYPE_CHECKING:
     from cxr_data.auditing import audit
@@ -38,30 +39,18 @@ __all__ = [
     "save",
 ]
 
-_MODULES = {
+_HOMES = {
+    **dict.fromkeys(("Cohort", "is_prepared", "load", "save"), "cohorts.cohort"),
+    **dict.fromkeys(("kfold", "label_fraction"), "preparation.splits"),
     "BrokenImage": "images.header",
-    "Cohort": "cohorts.cohort",
     "audit": "auditing",
-    "is_prepared": "cohorts.cohort",
     "join": "cohorts.joined",
-    "kfold": "preparation.splits",
-    "label_fraction": "preparation.splits",
-    "load": "cohorts.cohort",
     "open_cohort": "sources",
     "pixel_size_for": "preparation.sizes",
     "prepare": "preparation.prepare",
     "read_image": "images.read",
-    "save": "cohorts.cohort",
 }
-
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use: a command that only prints its help needs neither NumPy nor Polars.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"cxr_data.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = importing(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -211,9 +211,6 @@ def measure(
         groupings: Columns to report by.
         headers: Headers by model name.
         files: Weights files by model name.
-
-    Returns:
-        The document so far.
     """
     patient, draws = results.draws_of(patients, config.resamples, config.seed)
     described = {name: _file(path, headers[name]) for name, path in files.items()}

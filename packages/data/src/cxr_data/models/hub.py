@@ -73,10 +73,7 @@ def weights(word: str | Path) -> Path:
 
 
 def upload(folder: Path, repository: str, *, private: bool, message: str) -> str:
-    """Upload a folder as a repository of models, made where there is none.
-
-    Returns:
-        Address of the commit.
+    """Upload a folder as a repository of models, made where there is none; returns the commit's address.
 
     Raises:
         BadInput: Not logged in, not allowed, or no network.

@@ -31,9 +31,6 @@ def prepare_on_dask(
         show: Whether to show progress.
         **options: Those of :func:`cxr_data.preparation.prepare.plan`.
 
-    Returns:
-        The cohort.
-
     Raises:
         BadInput: Dask is not installed, no scheduler answers, a part killed worker after worker, or what ``prepare``
             raises.

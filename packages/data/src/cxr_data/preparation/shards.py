@@ -40,7 +40,7 @@ def shard_folder(out: str | Path, number: int, count: int) -> Path:
 
 
 def prepare_shard(settings: Plan, out: str | Path, number: int, count: int, *, show: bool = True) -> Path:
-    """Decode one of ``count`` equal runs of images; going on after a kill as :func:`prepare` does.
+    """Decode one of ``count`` equal runs of images into a folder, which is returned; resumes as :func:`prepare` does.
 
     Args:
         settings: The same for all shards.
@@ -48,9 +48,6 @@ def prepare_shard(settings: Plan, out: str | Path, number: int, count: int, *, s
         number: 1 to ``count``.
         count: How many there are.
         show: Whether to show progress.
-
-    Returns:
-        The shard's folder.
 
     Raises:
         BadInput: Too many broken images, more shards than images, or no disk space or permission.
@@ -91,9 +88,6 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> Cohort:
     Args:
         shards: Folders of :func:`prepare_shard`, all of them, in any order.
         out: Folder to write; new or empty, or holding this very cohort.
-
-    Returns:
-        The cohort.
 
     Raises:
         BadInput: A shard is missing or of something else, the data set has changed, or too many images are broken.
