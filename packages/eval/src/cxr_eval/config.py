@@ -1,4 +1,4 @@
-"""What ``evaluate`` can be told."""
+"""Options of the command ``evaluate``."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""What ``evaluate`` says on the terminal."""
+"""The table and messages that ``evaluate`` prints."""
 
 import sys
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Slopes and shifts of the largest likelihood, for Platt's calibration: convex, by Newton's method."""
+"""Maximum-likelihood slopes and shifts for Platt's calibration: convex problems, solved by Newton's method."""
 
 from collections.abc import Callable
 

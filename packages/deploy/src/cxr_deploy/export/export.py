@@ -1,4 +1,4 @@
-"""The stage: a weights file in; checked ONNX files and, on request, a page that runs them out.
+"""``export-model``: from a weights file to checked ONNX files and, on request, a page that runs them.
 
 ``export.json`` (schema 1) holds ``source`` (path and SHA-256 of the weights), ``files`` (name -> bytes, SHA-256 and
 precision), ``check`` (images, batches, largest difference of a probability to PyTorch, and ``differences`` of every

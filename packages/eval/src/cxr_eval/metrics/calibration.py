@@ -1,4 +1,4 @@
-"""Whether a probability means what it says."""
+"""Calibration of one label: whether probabilities agree with frequencies."""
 
 from dataclasses import dataclass
 
