@@ -2,7 +2,18 @@ import pytest
 
 from cxr_recipes.differences import difference
 from cxr_recipes.recipe import Recipe
-from cxr_recipes.results import _confusion, _figures, _finished, _gains, _losses, _published, _report, by_seed, page
+from cxr_recipes.results import (
+    _confusion,
+    _corruptions,
+    _figures,
+    _finished,
+    _gains,
+    _losses,
+    _published,
+    _report,
+    by_seed,
+    page,
+)
 
 
 def model(auroc: float | None) -> dict:
@@ -46,6 +57,19 @@ def test_what_the_same_files_lose_on_other_images() -> None:
     assert "| a | 0.9600 ± 0.1271 | 0.7000 ± 0.0000 | -26.00 [-38.71, -13.29] |" in table
     assert _losses({"children": on(0.95), "adults": on(0.70, file="another")}) == ""
     assert _losses({"children": on(0.95)}) == _losses({}) == ""
+
+
+def test_losses_on_corrupted_copies_are_averaged_over_seeds() -> None:
+    def of(*values: float | None) -> dict:
+        return {
+            f"a-seed{i}": {"corruptions": [{"name": "blurred", "strength": "mild", "difference": {"value": value}}]}
+            for i, value in enumerate(values)
+        }
+
+    models = of(-0.01, -0.02)
+    assert "| blurred, mild | -1.50 [-7.85, +4.85] |" in _corruptions(by_seed(models), models)
+    assert "| blurred, mild | -1.00 |" in _corruptions(by_seed(of(-0.01, None)), of(-0.01, None))
+    assert _corruptions({"b": ["b"]}, {"b": model(0.9)}) == ""
 
 
 def test_a_papers_values_stand_beside_ours() -> None:

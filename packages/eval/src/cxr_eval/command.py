@@ -32,7 +32,7 @@ from cxr_data.machine import cpu_name
 from cxr_data.models import model_files
 from cxr_data.models.decisions import in_use
 from cxr_data.models.header import made_now
-from cxr_eval import entries, results, speed, subgroups
+from cxr_eval import corruptions, entries, results, speed, subgroups
 from cxr_eval.config import EvaluateConfig
 from cxr_eval.document import SCHEMA, checked
 from cxr_eval.explain.explanations import explain
@@ -75,17 +75,22 @@ def run(config: EvaluateConfig) -> Path:
 
     device = "cuda" if uses_cuda() else "cpu"
     low = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device == "cuda"))
-    networks, given = _answers(config, files, match, cohorts, rows, device, torch.bfloat16 if low else torch.float32)
+    precision = torch.bfloat16 if low else torch.float32
+    networks, given = _answers(config, files, match, cohorts, rows, device, precision)
 
     groups = cohort.groups[rows]
     units, patients = len(np.unique(groups)), cohort.table["patient"][rows].n_unique()
     together = f" ({patients}, those who share an identical image as one)" if patients > units else ""
     say(f"evaluate: intervals from {units} patients{together}" if config.resamples else "evaluate: no intervals")
     document = measure(config, match, targets, given, groups, groupings, headers, files)
+    told = (networks, headers, cohorts, given, match, targets, rows)
+    if config.corruptions:
+        forward: Any = {"batch_size": config.batch_size, "device": device, "precision": precision}
+        for name, lost in corruptions.measure(*told, intervals=config.resamples > 0, **forward).items():
+            document["models"][name]["corruptions"] = lost
 
     def explain_now() -> dict[str, Any] | None:
         options = {"resamples": config.resamples, "seed": config.seed}
-        told = (networks, headers, cohorts, given, match, targets, rows)
         return explain(config.explain, *told, **options) if config.explain else None
 
     speeds, explained = _measured_while(explain_now, config, files, headers, networks)

@@ -37,6 +37,8 @@ class EvaluateConfig:
         margin: Loss of AUROC to the teacher (else to the first model) that counts as non-inferior.
         subgroups: Columns of the cohort to report by, such as sex age projection; by default these three, where the
             cohort has them.
+        corruptions: Whether to evaluate copies too that are blurred, noisy, darker, rotated and the like: how much
+            AUROC each model loses.
         explain: Show where the models look, by gradcam, gradcam++, layercam, eigencam or scorecam; none when empty.
     """
 
@@ -54,6 +56,7 @@ class EvaluateConfig:
     seed: int = 0
     margin: float = 0.02
     subgroups: list[str] = field(default_factory=list)
+    corruptions: bool = False
     explain: str = ""
 
     def __post_init__(self) -> None:

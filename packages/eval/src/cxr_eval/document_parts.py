@@ -184,6 +184,15 @@ class TrainingImages(Typed):
     """What could not be compared, and why."""
 
 
+class CorruptionResult(Typed):
+    """AUROC on copies corrupted in one way, and its difference from that on the images as they are."""
+
+    name: str
+    strength: Literal["mild", "strong"]
+    auroc: Entry
+    difference: Entry
+
+
 class ModelResult(Typed):
     """One model: its file, size and speed, and its figures."""
 
@@ -205,6 +214,8 @@ class ModelResult(Typed):
     """Images by true (rows) and decided class, of exclusive classes."""
     subgroups: dict[str, dict[str, GroupResult]]
     """Column -> group -> figures."""
+    corruptions: list[CorruptionResult] | None = None
+    """With --corruptions alone."""
 
 
 class ModelDifference(Typed):

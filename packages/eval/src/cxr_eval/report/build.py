@@ -93,6 +93,7 @@ def render(
             group_figures=records.shown("subgroup"),
             least_patients=subgroups.LEAST_PATIENTS,
             least_of_class=entries.LEAST_OF_CLASS,
+            corrupted=[name for name, model in document["models"].items() if model.get("corruptions")],
             explanations=explanations,
             speed_chart=speed,
             machine=next((model["speed"] for model in document["models"].values() if model["speed"]), None),

@@ -35,6 +35,7 @@ def card(document: Mapping[str, Any], name: str) -> str:
         _data(document, model),
         _results(document, model),
         _subgroups(document, model),
+        _corruptions(model),
         _calibration(model),
         _comparison(document, name),
         _limits(document, model),
@@ -174,6 +175,16 @@ def _subgroups(document: Mapping[str, Any], model: Mapping[str, Any]) -> str:
             rows.append([f"{plain(column)}: {plain(about['name'])}", about["images"], *cells])
     heads = ["group", "images", *(METRICS[key].title for key in keys)]
     return "\n".join(["## Subgroups", "", *table(heads, rows)])
+
+
+def _corruptions(model: Mapping[str, Any]) -> str:
+    if not model.get("corruptions"):
+        return ""
+    rows = [
+        [f"{kind['strength']}: {kind['name']}", figure(kind["auroc"]), figure(kind["difference"])]
+        for kind in model["corruptions"]
+    ]
+    return "\n".join(["## Corrupted copies", "", *table(["copies", "AUROC", "difference"], rows)])
 
 
 def _calibration(model: Mapping[str, Any]) -> str:
