@@ -5,6 +5,7 @@ import os
 # One thread a process, before torch is imported: the networks of the tests are tiny, and threads that wait for
 # each other on a busy machine are many times slower than none. Commands started by tests inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("UV", "uv")  # as if `uv run pytest` was typed: commands suggest others as they were typed
 
 import contextlib
 import importlib.metadata

@@ -2,9 +2,7 @@
 
 import json
 import shlex
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from PIL import Image
@@ -21,11 +19,16 @@ MORE = {
 """What a person may add to the suggested commands, and what makes the test quick."""
 
 
-def typed(words: list[str], folder: Path) -> str:
-    script = Path(sys.executable).with_name(words[0])
-    done = subprocess.run([str(script), *words[1:]], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
-    return done.stdout
+@pytest.fixture
+def says(typed, tmp_path) -> Callable[..., str]:
+    """Types a command in the test's folder and gives what it says."""
+
+    def run(*words: str) -> str:
+        done = typed(*words, cwd=tmp_path)
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    return run
 
 
 def suggested(said: str) -> list[str]:
@@ -36,15 +39,15 @@ def suggested(said: str) -> list[str]:
     return words[3:]
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_suggested_commands_lead_from_a_cohort_to_a_timed_model(tmp_path) -> None:
-    said = typed(["cxr-data", "prepare", "phantom:60", "--size", "32", "--out", "my cohorts/small"], tmp_path)
+def test_the_suggested_commands_lead_from_a_cohort_to_a_timed_model(says, tmp_path) -> None:
+    said = says("cxr-data", "prepare", "phantom:60", "--size", "32", "--out", "my cohorts/small")
     seen = []
     for _ in range(len(MORE)):
         command = suggested(said)
         seen.append(command[0])
-        said = typed([*command, *shlex.split(MORE[command[0]])], tmp_path)
+        said = says(*command, *shlex.split(MORE[command[0]]))
     assert seen == list(MORE)
     run = tmp_path / "my runs" / "small"
     assert {path.parent.name for path in run.glob("*/model.safetensors")} == {
@@ -59,14 +62,14 @@ def test_the_suggested_commands_lead_from_a_cohort_to_a_timed_model(tmp_path) ->
     assert {path.name for path in tmp_path.iterdir()} == {"my cohorts", "my runs"}
 
 
-@pytest.mark.nightly
-def test_images_alone_are_pretrained_and_no_classifier_is_fitted_to_them(tmp_path) -> None:
+@pytest.mark.slow
+def test_images_alone_are_pretrained_and_no_classifier_is_fitted_to_them(says, tmp_path) -> None:
     (tmp_path / "images").mkdir()
     for number, image in enumerate(open_cohort("phantom:60", pixel_size=64, show=False).pixels):
         Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
-    said = typed(["cxr-data", "prepare", "images", "--size", "32", "--out", "alone"], tmp_path)
+    said = says("cxr-data", "prepare", "images", "--size", "32", "--out", "alone")
     command = suggested(said)
     assert command[0] == "ssl-pretrain"
-    said = typed([*command, "--architecture", "test_resnet", "--epochs", "1"], tmp_path)
+    said = says(*command, "--architecture", "test_resnet", "--epochs", "1")
     assert "next:" not in said
     assert "finetune --data LABELLED" in said

@@ -12,7 +12,7 @@ def test_prepare_preview_and_show(two_classes, tmp_path, capsys):
     out = tmp_path / "cohort"
     assert main(["prepare", str(two_classes), "--size", "28", "--out", str(out), "--aspect", "crop"]) == 0
     said = capsys.readouterr().out
-    assert f"wrote {out}: 60 images of 32 x 32 pixels" in said
+    assert f"wrote {out}: 60 images of 32 x 32 pixels, for networks that take 28" in said
     assert f"uv run finetune --data {out} --run cohort" in said
     cohort = load(out)
     assert cohort.pixel_mapping["aspect"] == "crop"

@@ -91,6 +91,9 @@ def test_no_classifier_is_suggested_on_images_without_labels(tmp_path) -> None:
     said = stages.next_step(config(tmp_path, str(folder)), tmp_path / "backbone.safetensors")
     assert "next:" not in said
     assert "finetune --data LABELLED" in said
+    given = classifier(tmp_path)
+    with pytest.raises(BadInput, match=f"features from images alone: --teacher '{given}#features'"):
+        stages.distill(config(tmp_path, str(folder), teacher=[str(given)]))
 
 
 def test_labels_are_not_looked_at_and_the_cache_asks_no_teacher(tmp_path, toy_cohort, monkeypatch) -> None:

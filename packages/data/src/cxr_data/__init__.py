@@ -8,9 +8,13 @@
 ['test', 'train', 'val']
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from cxr_data.lazy import importing
+
+# ONNX Runtime would report its use, with a number of this machine that it keeps in the home folder, to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from cxr_data.auditing import audit

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -102,7 +101,9 @@ def _prepare_shard(source: str, out: Path, number: int, count: int, options: dic
 
     folder = prepare_shard(plan(source, **options), out, number, count)
     print(f"wrote {folder}")
-    print(f"next, when all {count} are there:  uv run cxr-data merge --out {shlex.quote(str(out))}")
+    from cxr_data.command_line.suggestions import typed
+
+    print(f"next, when all {count} are there:  {typed('cxr-data', 'merge', out=out)}")
 
 
 def _merge(config: MergeConfig) -> None:
@@ -115,13 +116,13 @@ def _merge(config: MergeConfig) -> None:
 
 def _say_prepared(cohort: "Cohort", out: Path, size: int | None = None) -> None:
     """Say what was written and what can be done next; every line can be pasted as it is."""
-    from cxr_data.command_line.suggestions import suggest
+    from cxr_data.command_line.suggestions import suggest, typed
 
     _print_counts(cohort)
-    place = shlex.quote(str(out))
-    print(f"wrote {out}: {len(cohort)} images of {cohort.pixel_size} x {cohort.pixel_size} pixels")
-    print(f"look at it:  uv run cxr-data preview {place}")
-    print(f"check it:  uv run cxr-data audit {place}")
+    why = f", for networks that take {size}: the rest is space for crops" if size and size < cohort.pixel_size else ""
+    print(f"wrote {out}: {len(cohort)} images of {cohort.pixel_size} x {cohort.pixel_size} pixels{why}")
+    print(f"look at it:  {typed('cxr-data', 'preview', out)}")
+    print(f"check it:  {typed('cxr-data', 'audit', out)}")
     labelled = cohort.has_labels("train", "val")
     command = "finetune" if labelled else "ssl-pretrain"
     if labelled or len(cohort.rows("train")) > 1:
@@ -257,6 +258,7 @@ def _audit(config: AuditConfig) -> None:
 
 def _cache(config: CacheConfig) -> None:
     from cxr_data.cohorts.cache import cache_folder, cached, remove
+    from cxr_data.command_line.suggestions import typed
 
     entries = cached(config.names, config.unused_days)
     total = sum(entry.size for entry in entries)
@@ -268,7 +270,7 @@ def _cache(config: CacheConfig) -> None:
         f"{'removed' if config.clean else 'in all'}: {len(entries)} folders, {total / 1e6:,.1f} MB in {cache_folder()}"
     )
     if entries and not config.clean:
-        print("remove them:  uv run cxr-data cache --clean")
+        print(f"remove them:  {typed('cxr-data', 'cache', clean=True)}")
 
 
 def _beside(source: str, cohort: "Cohort", suffix: str) -> Path:

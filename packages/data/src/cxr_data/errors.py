@@ -33,6 +33,16 @@ def _bad_input(expected: str, found: str, where: str | Path | None, do: str | No
     return BadInput(expected, found, where=where, do=do)
 
 
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names with commas between them, as many as can be read, and how many more there are.
+
+    Examples:
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str | Path | None = None) -> BadInput:
     """The error for a name that is not on a list, with the nearest names that are.
 

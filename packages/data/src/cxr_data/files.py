@@ -43,14 +43,14 @@ def whole_file(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     path = Path(path)
     if path.is_dir():
         raise BadInput("a file to write", "a folder", where=path, do="choose another name")
-    encoding = None if "b" in mode else "utf-8"
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")  # the same bytes on every system
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
     except OSError as error:
         raise not_writable(path.parent, error) from error
     try:
-        with os.fdopen(handle, mode, encoding=encoding) as file:
+        with os.fdopen(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -109,7 +109,7 @@ def sync_files(folder: Path) -> None:
     """Have the disk hold every file below a folder."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with open(path, "rb") as file:
+            with open(path, "rb" if os.name == "posix" else "r+b") as file:  # Windows syncs what can be written to
                 os.fsync(file.fileno())
 
 
@@ -173,7 +173,7 @@ def not_writable(folder: Path, error: OSError) -> BadInput:
         "a folder this user may write to",
         error.strerror or str(error),
         where=folder,
-        do="choose another folder, free space, or change its permissions",
+        do="choose another folder (CXR_CACHE names that of the cache), free space, or change its permissions",
     )
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import posixpath
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,9 +107,9 @@ def inside(root: Path, name: str, listed_in: Path) -> str:
     Raises:
         BadInput: The path leaves the folder.
     """
-    path = os.path.normpath(name.replace("\\", "/"))
+    path = posixpath.normpath(name.replace("\\", "/"))
     if os.path.isabs(path) and Path(path).is_relative_to(root):
-        path = os.path.relpath(path, root)
+        path = Path(os.path.relpath(path, root)).as_posix()
     if os.path.isabs(path) or path == ".." or path.startswith("../"):
         raise BadInput("paths inside the folder", repr(name), where=listed_in, do="remove the entry")
     return path

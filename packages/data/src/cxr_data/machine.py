@@ -47,6 +47,12 @@ def usable_cores() -> int:
 
 def memory() -> int:
     """Memory of this machine, bytes."""
+    if sys.platform == "win32":
+        import ctypes
+
+        kibibytes = ctypes.c_ulonglong()
+        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kibibytes))
+        return kibibytes.value * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

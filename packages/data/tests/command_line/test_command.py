@@ -1,13 +1,15 @@
 import errno
+import io
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 
-from cxr_data.command_line.command import config_dict, parse, run_command
+from cxr_data.command_line.command import config_dict, parse, run_command, until_reader_leaves
 from cxr_data.errors import BadInput
 
 
@@ -310,6 +312,26 @@ def test_an_option_within_another_is_found_by_its_last_name():
         parse(Config, prog="x", argv=["--clip-norm", "1"])
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--size", "a"], "expected a whole number, found a\n  where: --size"),
+        (["--lr", "0,1"], "expected a number or null, found 0,1\n  where: --lr"),
+        (["--finer.nesterov=maybe"], "expected true or false, found maybe\n  where: --finer.nesterov"),
+        (["--aspect", "sqash"], "expected squash or crop, found sqash\n  where: --aspect"),
+        (["lost"], "expected arguments the command knows, found unrecognized arguments: lost"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_plain_words(typed, said):
+    @dataclass(frozen=True)
+    class Cropped(Config):
+        aspect: Literal["squash", "crop"] = "squash"
+
+    with pytest.raises(BadInput) as refused:
+        parse(Cropped, prog="x", argv=typed)
+    assert str(refused.value).startswith(said)
+
+
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize(
     "arguments",
@@ -353,3 +375,11 @@ def test_a_missing_file_that_nothing_explained_is_a_fault_of_ours() -> None:
 
     with pytest.raises(FileNotFoundError):
         run_command(main, Config, prog="x", argv=[])
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_what_an_output_cannot_show_ends_no_command(encoding, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    assert until_reader_leaves(lambda: print("Befund \U0001f600 \udcff") or 0) == 0
+    assert written.getvalue().startswith(b"Befund ")

@@ -47,3 +47,8 @@ def test_the_size_of_a_prepared_cohort_is_the_one_it_was_prepared_for(prepared, 
     assert default_size(tmp_path / "c") == size
     assert default_size([tmp_path / "c", "phantom"]) == min(size, 64)
     assert suggest("finetune", data=str(tmp_path / "c"), size=size).endswith("c")
+
+
+def test_without_uv_a_command_is_suggested_as_it_is(monkeypatch):
+    monkeypatch.delenv("UV")
+    assert suggest("finetune", data="my cohort", run="a") == "next:  finetune --data 'my cohort' --run a"

@@ -122,6 +122,9 @@ def test_quotes_within_cells_are_read_and_rows_that_are_too_long_named(images):
     table.write_text('file,Mass,report\na/00.png,1,"never ends\na/01.png,0,x\n')
     with pytest.raises(BadInput, match="quotes that do not end"):
         manifest.read(images)
+    table.write_text("file," + ",".join(f'"a, {number}"' for number in range(30_000)) + "\n")
+    with pytest.raises(BadInput, match="up to 2,000 columns, found 30,001"):
+        manifest.read(images)
 
 
 @pytest.mark.parametrize("name", ["File Name", "file_path", "IMAGE PATH", "image-name", "img"])

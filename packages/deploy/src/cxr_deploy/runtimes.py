@@ -3,6 +3,7 @@
 Nothing heavy is imported before a file is loaded: ``--help`` lists the runtimes.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,6 +86,9 @@ def in_openvino(model: str | Path | bytes, *, threads: int = 0, bf16: bool = Fal
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
+
+    # Its import would report itself to its makers through this package; where it is not there, it has a stub.
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType] - what says "not there"
     import openvino
 
     config: dict[str, Any] = {

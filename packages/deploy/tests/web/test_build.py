@@ -41,6 +41,7 @@ def test_a_page_is_static_files_alone(exported, package, tmp_path):
     assert facts["forbidden"].startswith("WARNING: NOT FOR COMMERCIAL USE: the licence of <b>rad</b>")
     html = (folder / "index.html").read_text()
     assert "For research only" in html
+    assert "python -m http.server" in html  # a page opened as a file runs no script that could say so
     assert "default-src 'none'" in html
     for name in PAGE:
         assert "http://" not in (text := (folder / name).read_text()).replace("http://www.w3.org", "")

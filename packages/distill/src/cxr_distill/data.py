@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def labelled_task(cohort: Cohort) -> str:
+def labelled_task(cohort: Cohort, do: str = "ssl-pretrain takes images alone") -> str:
     """The cohort's task.
+
+    Args:
+        cohort: The cohort.
+        do: What can be done without labels.
 
     Raises:
         BadInput: It has no labels.
@@ -37,7 +41,7 @@ def labelled_task(cohort: Cohort) -> str:
             "a cohort with labels",
             "images alone",
             where=cohort.source,
-            do="give class subfolders or a manifest with labels; ssl-pretrain takes images alone",
+            do=f"give class subfolders or a manifest with labels; {do}",
         )
     return cohort.task
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -89,6 +90,9 @@ def distill(config: DistillConfig) -> Path:
     if encoders and not classifiers and not config.task_weight:
         _refuse_label_options(config)
         cohort = without_labels(cohort)
+    elif answering:
+        features = shlex.quote(f"{answering[0]}#features")
+        labelled_task(cohort, f"or learn the classifier's features from images alone: --teacher {features}")
     losses = _losses(config, cohort, encoders, classifiers)
     usual = 0.0 if cohort.task is None else next(iter(losses)).task_weight
     task_weight = usual if config.task_weight is None else config.task_weight

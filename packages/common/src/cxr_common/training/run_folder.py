@@ -48,7 +48,7 @@ class RunFolder:
         """Append a line to metrics.jsonl; undefined numbers must be None."""
         if self.main:
             try:
-                with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                with open(self.path / "metrics.jsonl", "a", encoding="utf-8", newline="\n") as file:
                     file.write(json.dumps(line, allow_nan=False) + "\n")
             except OSError as error:
                 raise not_writable(self.path, error) from error

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cxr_data.auditing import appearance, duplicates, leakage, shortcuts
 from cxr_data.auditing.measures import Measures, measure
 from cxr_data.cohorts.cohort import Cohort
+from cxr_data.errors import listed
 from cxr_data.readers import extras
 
 LEVELS = ("error", "warning", "note", "ok", "unknown")
@@ -258,8 +259,7 @@ def _confounding(cohort: Cohort, measures: Measures, facts: pl.DataFrame | None)
 def _told(name: str, level: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     rows = sorted(rows, key=lambda row: -_strength(row))
     told = [row for row in rows if row["confounded"]]
-    said = [f"{row['label']} by {row['by']} ({_figure(row)})" for row in told[:6]]
-    text = f"{', '.join(said)}{f' and {len(told) - 6} more' if len(told) > 6 else ''}" if told else "none"
+    text = listed([f"{row['label']} by {row['by']} ({_figure(row)})" for row in told], 6) or "none"
     return _check(name, level if told else "ok", len(told), text, {"confounders": rows})
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib
+import io
 import json
 import os
+import re
 import signal
 import sys
 import types
@@ -16,6 +18,8 @@ from cxr_data.command_line.help import help_text
 from cxr_data.errors import BadInput, unknown_name
 from cxr_data.files import OF_THE_PLACE, read_yaml
 
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null"}
+"""What values of a type are called."""
 C = TypeVar("C")
 
 _AGAIN = "start the same command again: it resumes from what was saved, if anything was"
@@ -99,6 +103,9 @@ def until_reader_leaves(run: Callable[[], int]) -> int:
     Returns:
         That, or 141.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A terminal of Latin-1, or of Windows, has no letter for some labels, and text none for some names of files.
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = run()
         sys.stdout.flush()
@@ -146,12 +153,19 @@ def parse(
     try:
         parsed = parser.parse_args(_with_entries(arguments, config_class, parser))
     except (ArgumentError, UnicodeDecodeError) as error:
-        raise BadInput(
-            "arguments the command knows",
-            " ".join(str(getattr(error, "message", error)).split()),
-            do=f"see {prog} --help",
-        ) from error
+        raise _refused(" ".join(str(getattr(error, "message", error)).split()), f"see {prog} --help") from error
     return _made(config_class, parsed)
+
+
+def _refused(message: str, do: str) -> BadInput:
+    """The error for what jsonargparse refuses; a value of another type in our own words."""
+    option, kinds = re.match(r'Parser key "([\w.]+)"', message), re.findall(r"Expected an? <class '(\w+)'>", message)
+    values = re.findall(r"(?:Given|Got) value: (.*)", message.rpartition("Given value type")[2])
+    listed = [" or ".join(re.findall(r"'([^']+)'", names)) for names in re.findall(r"Literal\[(.*?)\]", message)]
+    known = [*(_KINDS[kind] for kind in dict.fromkeys(kinds) if kind in _KINDS), *listed]
+    if option and values and known:
+        return BadInput(" or ".join(known), values[0], where=f"--{option[1]}", do=do)
+    return BadInput("arguments the command knows", message, do=do)
 
 
 def _with_entries(arguments: list[str], config_class: type, parser: Any) -> list[str]:

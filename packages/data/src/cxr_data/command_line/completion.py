@@ -78,7 +78,7 @@ def _zsh(completions: Words) -> str:
 _cxr() {{
   local where="" word
   local -a words_now
-  for word in "${{words[@]:1:CURRENT-2}}"; do
+  for word in "${{(@)words[2,CURRENT-1]}}"; do
     [[ $word == -* ]] && break
     case "$where" in "") where=$word ;; data) where="data $word" ;; esac
   done
@@ -86,25 +86,31 @@ _cxr() {{
 {cases}
   esac
   compadd -- $words_now
-  [[ "$where" == "" ]] || _files
+  [[ "$where" == (|data|{COMPLETION}) ]] || _files
 }}
 _cxr "$@"
 """
 
 
 def _fish(completions: Words) -> str:
-    lines = [f"# {HOW['fish']}"]
+    lines = []
     for where, what in completions.items():
-        parts = where.split()
-        if not parts:
-            test = "__fish_use_subcommand"
-        elif len(parts) == 1 and not what[0].startswith("--"):
-            test = f"__fish_seen_subcommand_from {where}; and not __fish_seen_subcommand_from {' '.join(what)}"
-        else:
-            test = "; and ".join(f"__fish_seen_subcommand_from {part}" for part in parts)
         for word in what:
-            if word.startswith("--"):
-                lines.append(f"complete -c cxr -n '{test}' -l {word[2:]}")
-            else:
-                lines.append(f"complete -c cxr -f -n '{test}' -a {word}")
-    return "\n".join(lines) + "\n"
+            said = f"-l {word[2:]}" if word.startswith("--") else f"-f -a {word}"
+            lines.append(f"complete -c cxr -n '__cxr_is \"{where}\"' {said}")
+    return f"""# {HOW["fish"]}
+function __cxr_is
+  set -l where
+  for word in (commandline -opc)[2..-1]
+    string match -q -- '-*' $word; and break
+    switch "$where"
+      case ''
+        set where $word
+      case data
+        set where "data $word"
+    end
+  end
+  test "$where" = $argv[1]
+end
+{chr(10).join(lines)}
+"""

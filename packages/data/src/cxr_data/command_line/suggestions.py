@@ -1,5 +1,6 @@
 """The ``next:`` line at the end of a command: the next command to run; and others as they are typed."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ def suggest(command: str, *words: str | Path, **options: Any) -> str:
 def typed(command: str, *words: str | Path, **options: Any) -> str:
     """A command as it is typed, with the arguments of `suggest`: for lines that hold a word to replace, as IMAGES.
 
+    Where this command was not started by ``uv run``, which sets UV, the line does not begin with it either.
+
     >>> typed("predict", "my runs/model.onnx", "IMAGES")
     "uv run predict 'my runs/model.onnx' IMAGES"
     """
@@ -42,4 +45,4 @@ def typed(command: str, *words: str | Path, **options: Any) -> str:
             continue
         several = isinstance(value, Sequence) and not isinstance(value, str)
         line += [f"--{name}", *(map(str, value) if several else [str(value)])]
-    return f"uv run {shlex.join(line)}"
+    return ("uv run " if "UV" in os.environ else "") + shlex.join(line)

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxr_data.errors import BadInput
+from cxr_data.errors import BadInput, listed
 from cxr_data.folders import refuse_outside, scan_with_links
 from cxr_data.images.header import BrokenImage, UnreadFormat, first_bytes, image_kind
 
@@ -49,7 +49,7 @@ def find_images(root: Path) -> Images:
     others = Counter(_suffix(file.path) or "without suffix" for file in files if file.path not in taken)
     kinds = ", ".join(f"{count} x {kind}" for kind, count in others.most_common(5))
     kinds += f" and {len(others) - 5} other kinds" if len(others) > 5 else ""
-    linked = _listed(links)
+    linked = listed([spelt(link) for link in links])
     if not images:
         there = kinds or "an empty folder"
         if links:
@@ -71,11 +71,8 @@ def counted(count: int, noun: str) -> str:
 
 def links_note(links: list[str]) -> str:
     """Note for the user on links to folders that were not followed."""
-    return f"links to folders elsewhere were not followed: {_listed(links)}; copy what they lead to (`cp -rL`)"
-
-
-def _listed(links: list[str]) -> str:
-    return ", ".join(map(spelt, links[:5])) + (f" and {len(links) - 5} more" if len(links) > 5 else "")
+    linked = listed([spelt(link) for link in links])
+    return f"links to folders elsewhere were not followed: {linked}; copy what they lead to (`cp -rL`)"
 
 
 def is_image(path: Path) -> bool:

@@ -313,8 +313,8 @@ def _own_split(groups: NDArray[np.int64], targets: NDArray[np.float32], seed: in
     split = np.array(SPLITS)[stratified(groups, targets, parts, seed)]
     if targets.shape[1] and not all((split == name).any() for name in SPLITS):
         raise BadInput(
-            "enough patients for train, val and test",
-            f"{len(groups)} images of {len(np.unique(groups))} (identical images count as one patient)",
+            "enough patients of each class or finding for train, val and test, such as ten",
+            f"{len(groups)} images of {len(np.unique(groups))} in all (identical images count as one patient)",
             do="add images, or bring train, val and test folders; if a placeholder such as ANONYMOUS is the number of "
             "many, list patients in manifest.csv (columns file, patient)",
         )

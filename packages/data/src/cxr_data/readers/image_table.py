@@ -46,7 +46,8 @@ def as_text(table_path: Path) -> pl.DataFrame:
     files = values.file_column(table.columns)
     table = table.rename({files: "file"}) if files else table
     if table.is_empty() or "file" not in table.columns:
-        raise BadInput("a table with rows and a column file", "none", where=table_path)
+        do = "write one row per image below the header, or move the table out of the folder"
+        raise BadInput("a table with rows and a column file", "none", where=table_path, do=do)
     if twice := [name for name in map(_first_name, table.columns) if name in table.columns]:
         raise BadInput("each column once", f"{twice[0]} twice", where=table_path, do="rename or remove one of them")
     table = values.cleaned(table)

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from cxr_data.cohorts.cohort import Task
-from cxr_data.errors import BadInput
+from cxr_data.errors import BadInput, listed
 from cxr_data.folders import inside
 from cxr_data.readers import image_table, naming, unlabelled, values
 from cxr_data.readers.listing import (
@@ -130,10 +130,10 @@ def read(path: Path) -> Listing:
     used = {*_KNOWN, "path", *labels, *(f"label:{label}" for label in labels)}
     if unused := [name for name in matched.columns if name not in used]:
         blank = [name for name in unused if matched[name].null_count() == matched.height]
-        if others := [name for name in unused if name not in blank]:
-            notes.append(f"columns that are no labels were not used: {', '.join(others)}")
+        if others := [name or "one without a name" for name in unused if name not in blank]:
+            notes.append(f"columns that are no labels were not used: {listed(others, 20)}")
         if blank:
-            notes.append(f"columns without a value in any row were not used: {', '.join(blank)}")
+            notes.append(f"columns without a value in any row were not used: {listed(blank, 20)}")
         notes += values.nearly_labels(matched.select(unused))
     return Listing(path.name, table, labels, task, tuple(notes), refused=refused)
 
@@ -244,7 +244,7 @@ def _labels(matched: pl.DataFrame, table_path: Path) -> tuple[tuple[str, ...], T
     if not marked and image_table.CLASS in matched.columns:
         return _classes(matched[image_table.CLASS], table_path)
     if "label:" in marked:
-        raise BadInput("a name in every column label:NAME", "label: without one", where=table_path)
+        raise BadInput("a name in every column label:NAME", "label: without one", where=table_path, do="name it")
     chosen = marked or _plain_labels(matched)
     columns = [
         numbers(values.binary(matched[name]), (0, 1, UNCERTAIN), table_path)
@@ -265,8 +265,8 @@ def _labels(matched: pl.DataFrame, table_path: Path) -> tuple[tuple[str, ...], T
 
 def _classes(classes: pl.Series, table_path: Path) -> tuple[tuple[str, ...], Task, list[pl.Series], list[str]]:
     """Exclusive classes of a column, or findings side by side where it names several of one image."""
-    if (listed := values.without_brackets(classes)) is not None:
-        return _findings(listed, "|", table_path)
+    if (unbracketed := values.without_brackets(classes)) is not None:
+        return _findings(unbracketed, "|", table_path)
     if separator := values.several_findings(classes):
         return _findings(classes, separator, table_path)
     taken, notes = values.merged_spellings(classes)

@@ -136,6 +136,7 @@ def numbers(column: pl.Series, allowed: Sequence[float], table_path: Path) -> pl
             f"{', '.join(f'{value:g}' for value in allowed)} or nothing in the column {column.name}",
             repr(strange[0]),
             where=table_path,
+            do="write 1 where a finding is present, 0 where it is absent, and nothing where it is unknown",
         )
     return values
 

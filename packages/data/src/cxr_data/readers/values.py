@@ -54,6 +54,7 @@ _DESCRIPTION = (
     *("ispa", "portable", "isportable", "bedside", "supine", "erect", "month", "year", "day"),
 )
 """Likewise, that say how and of whom an image is."""
+MAX_COLUMNS = 2_000
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}([,.'\u2019 \u00a0\u202f])\d{3}(\1\d{3})*")
 """Whole numbers with separators of thousands."""
 _LOOKS_LIKE_PATIENT = re.compile(r"patient|subject|participant|person|mrn|^(pat|fall)[-_. ]?(id|nr|no|num|nummer)$")
@@ -78,7 +79,7 @@ def read_csv(path: Path) -> pl.DataFrame:
     """A CSV table as text: any of SEPARATORS, UTF-8, UTF-16 or Windows-1252, rows without any content left out.
 
     Raises:
-        BadInput: Bytes that are no text, or rows of differing length.
+        BadInput: Bytes that are no text, too many columns, or rows of differing length.
     """
     try:
         data = path.read_bytes()
@@ -88,7 +89,11 @@ def read_csv(path: Path) -> pl.DataFrame:
     if text is None:
         raise BadInput("a table of text", "bytes that are no text", where=path, do="save it as CSV, UTF-8")
     text = _without_preamble(text)
-    separator = _separator(text.split("\n", 1)[0])
+    head = text.split("\n", 1)[0]
+    separator = _separator(head)
+    if (columns := _unquoted(head).count(separator) + 1) > MAX_COLUMNS:
+        found, do = f"{columns:,}", "keep those of files, patients and labels; one row per image"
+        raise BadInput(f"up to {MAX_COLUMNS:,} columns", found, where=path, do=do)
     try:
         return pl.read_csv(io.BytesIO(text.encode()), infer_schema=False, separator=separator)
     except pl.exceptions.PolarsError:
@@ -145,9 +150,13 @@ def _decoded(data: bytes) -> str | None:
     return None if control else text
 
 
+def _unquoted(line: str) -> str:
+    return re.sub(r'"[^"]*"', "", line)
+
+
 def _separator(line: str, separators: Sequence[str] = SEPARATORS) -> str:
     """The separator that a header line has most of, outside quotes; a comma where it has none."""
-    return max(separators, key=lambda separator: len(next(csv.reader([line], delimiter=separator), [])))
+    return max(separators, key=_unquoted(line).count)
 
 
 def cleaned(table: pl.DataFrame) -> pl.DataFrame:

@@ -182,7 +182,7 @@ def find_model(path: str | Path) -> Path:
         names = ("model.safetensors", "model.onnx", "model.int8.onnx")
         there = [path / name for name in names if (path / name).is_file()]
         if not there:
-            raise BadInput("a folder with a model", f"none of {', '.join(names)}", where=path)
+            raise BadInput("a folder with a model", f"none of {', '.join(names)}", where=path, do="name the model")
         return there[0]
     if not path.is_file():
         raise BadInput(

@@ -10,6 +10,7 @@ const LARGEST = 100_000_000;
 let model, session, shown = null;
 
 async function start() {
+  $("status").textContent = "Loading the model …";
   model = await (await fetch("model.json")).json();
   ort.env.wasm.wasmPaths = new URL("ort/", location.href).href;
   ort.env.wasm.numThreads = 1; // more would need headers that a plain file server does not send
