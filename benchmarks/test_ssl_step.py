@@ -27,7 +27,7 @@ from cxr_common.training.accelerator import has_bf16
 from cxr_data import Cohort
 from cxr_ssl.checkpointing import recompute_activations
 from cxr_ssl.codes import sinkhorn
-from cxr_ssl.config import Crops
+from cxr_ssl.config import Crops, PretrainConfig
 from cxr_ssl.crops import crop_batches, crop_specs
 from cxr_ssl.methods.swav import SwAVConfig
 from cxr_ssl.plan import make_plan
@@ -100,7 +100,7 @@ def plain_step(architecture: str, size: int, channels: int = 1) -> Callable[[Vie
 def our_state(architecture: str, sizes: tuple[int, int], batch: int, precision: str, **options: Any) -> TrainState:
     accelerator: Any = Engine(precision)
     backbone: Any = new_backbone(architecture, sizes[0], (0.5, 0.2), smallest_crop=sizes[1])
-    plan = make_plan(batch * 10, batch_size=batch, optimizer="adamw")
+    plan = make_plan(PretrainConfig(batch_size=batch), batch * 10)
     config = SwAVConfig(prototypes=PROTOTYPES, embedding=EMBEDDING, queue=0, freeze=0)
     method = config.build(backbone, config.settings(batch * 10, plan), plan, coded_crops=2)
     if options.get("checkpointing"):

@@ -1,5 +1,6 @@
 """What a user types: every command's help, its configuration, and the three commands of the product."""
 
+import importlib.metadata
 import resource
 import subprocess
 import sys
@@ -36,14 +37,62 @@ def test_help_is_quick_and_says_what_it_is(command) -> None:
     assert any(took() < 0.3 for _ in range(5))
 
 
-@pytest.mark.parametrize("name", ["cli", "config"])
-@pytest.mark.parametrize("package", ["ssl", "distill", "eval", "deploy", "recipes"])
-def test_help_imports_nothing_slow(package, name) -> None:
-    heavy = ("numpy", "cv2", "polars", "torch", "rich", "yaml", "jsonargparse", "onnxruntime", "scipy", "argparse")
-    heavy += ("importlib.metadata",)
-    code = f"import sys, cxr_{package}.{name}; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+HELP = {
+    "cxr": "evaluate",
+    "ssl-pretrain": "--swav.prototypes --byol.momentum",
+    "finetune": "--mode",
+    "distill": "--teacher",
+    "evaluate": "MODELS --data --run --resamples --threads",
+    "export-model": "MODELS --out --data --int8 --max_drop --web",
+    "predict": "PATHS --out --heatmaps --runtime --batch_size",
+    "benchmark-model": "MODELS --data --threads --seconds --memory",
+    "push": "--repo",
+    "reproduce": "--scale",
+    "cxr demo": "--port research",
+    "cxr-data": "prepare audit",
+    "cxr-data prepare": "--max_bad",
+}
+"""Some of the words that the help of a command names."""
+HEAVY = (
+    "numpy",
+    "cv2",
+    "polars",
+    "torch",
+    "rich",
+    "yaml",
+    "jsonargparse",
+    "onnxruntime",
+    "scipy",
+    "importlib.metadata",
+)
+HEAVY += ("torchvision", "sklearn", "timm", "matplotlib", "lightly", "pydicom", "onnx", "openvino")
+HELPING = """
+import importlib, sys
+for package in ("ssl", "distill", "eval", "deploy", "recipes"):
+    importlib.import_module(f"cxr_{package}.cli"), importlib.import_module(f"cxr_{package}.config")
+assert "argparse" not in sys.modules
+for place, *words in CALLS:
+    module, function = place.split(":")
+    sys.argv = [*words, "--help"]
+    print("####", *words)
+    try:
+        assert not getattr(importlib.import_module(module), function)()
+    except SystemExit as ended:
+        assert not ended.code
+    print([name for name in HEAVY if name in sys.modules])
+"""
+
+
+def test_help_names_options_and_imports_nothing_slow() -> None:
+    scripts = {script.name: script.value for script in importlib.metadata.entry_points(group="console_scripts")}
+    calls = [(scripts[words.split()[0]], *words.split()) for words in HELP]
+    code = f"CALLS, HEAVY = {calls}, {HEAVY}\n{HELPING}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for text, (command, words) in zip(done.stdout.split("#### ")[1:], HELP.items(), strict=True):
+        assert text.startswith(f"{command}\n")
+        assert text.endswith("\n[]\n"), command
+        assert all(word in text for word in words.split()), command
 
 
 @pytest.mark.parametrize("command", COMMANDS[2:])

@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from exports import write_onnx
 
 from cxr_common.checkpoint import Header, Input
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_deploy.export import onnx_file
-from cxr_deploy.export.answer import Answering
-from cxr_deploy.export.convert import convert
 
 PACKAGES = ("data", "common", "ssl", "distill", "eval", "deploy", "recipes")
 
@@ -46,9 +44,7 @@ def write_model() -> None:
     torch.nn.init.zeros_(network.get_parameter("fc.weight"))  # so that the answer is known: one half
     torch.nn.init.zeros_(network.get_parameter("fc.bias"))
     header = Header("model", "resnet18", Input(32, 0.5, 0.25), "multilabel", ("effusion",), thresholds=(0.5,))
-    graph = convert(Answering(GrayNetwork(network, 0.5, 0.25).eval(), header), header)
-    onnx_file.describe(graph, header, {"schema": 1, "precision": "fp32"})
-    onnx_file.save(graph, Path("model.onnx"))
+    write_onnx(GrayNetwork(network, 0.5, 0.25).eval(), header, Path("model.onnx"))
 
 
 @pytest.mark.parametrize("package", [f"cxr_{name}" for name in PACKAGES])

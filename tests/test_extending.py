@@ -10,9 +10,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 import torch
+from exports import write_onnx
 
 import cxr_deploy
 from cxr_common.checkpoint import Header, Input
@@ -20,9 +20,6 @@ from cxr_common.models.zoo import GrayNetwork, build
 from cxr_data import open_cohort
 from cxr_data.readers import READERS
 from cxr_deploy.benchmark.entries import makers
-from cxr_deploy.export import onnx_file
-from cxr_deploy.export.answer import Answering
-from cxr_deploy.export.convert import convert
 from cxr_deploy.runtimes import RUNTIMES
 from cxr_distill import distill
 from cxr_distill.losses import build_losses, loss_settings
@@ -111,9 +108,7 @@ def test_an_export_target(added, tmp_path):
     torch.manual_seed(0)
     network = GrayNetwork(build("baseline_cnn", 2, size=16), 0.5, 0.25).eval()
     header = Header("model", "baseline_cnn", Input(16, 0.5, 0.25), "multilabel", ("a", "b"), thresholds=(0.5, 0.5))
-    graph = convert(Answering(network, header), header)
-    onnx_file.describe(graph, header, {"schema": 1, "precision": "fp32"})
-    onnx.save(graph, tmp_path / "model.onnx")
+    write_onnx(network, header, tmp_path / "model.onnx")
     image = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
     answers = [cxr_deploy.load(tmp_path / "model.onnx", runtime=name)(image) for name in ("onnxruntime", "reference")]
     assert answers[0].probabilities == pytest.approx(answers[1].probabilities, abs=1e-5)

@@ -1,5 +1,6 @@
 """A classifier in ONNX teaches as its weights do."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exports import write_onnx
 from safetensors.numpy import load_file
 
 from cxr_common.checkpoint import Header, Input, TrainingImages, load, save, training_images
@@ -16,9 +18,7 @@ from cxr_data.cohorts.digests import image_keys
 from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_data.models.header import describe
-from cxr_deploy.export import onnx_file
-from cxr_deploy.export.answer import Answering
-from cxr_deploy.export.convert import convert
+from cxr_data.synthetic.findings import FINDINGS
 from cxr_distill import stages
 from cxr_distill.config import DistillConfig
 from cxr_distill.teacher import load_teacher
@@ -31,31 +31,30 @@ FAST += ["none", "--student", "test_resnet", "--loss", "multilabel_kd=1", "--tas
 def exported(weights: Path, graph: Path, **changes: Any) -> Path:
     """What export-model writes of a model, here without a cohort to check it on."""
     network, header = load(weights, kind="model")
-    model = convert(Answering(network, header), header)
-    about = {"schema": 1, "precision": "fp32", "source": {"sha256": sha256(weights)}, **changes}
-    onnx_file.describe(model, header, about)
-    graph.parent.mkdir(parents=True, exist_ok=True)
-    onnx_file.save(model, graph)
-    return graph
+    return write_onnx(network, header, graph, **{"source": {"sha256": sha256(weights)}, **changes})
 
 
-@pytest.fixture
-def weights(tmp_path) -> Path:
-    """A classifier of the phantom's findings, in another order, made with two of the phantom's images."""
-    cohort = open_cohort(COHORT, pixel_size=40, seed=0, show=False)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A classifier of the phantom's findings, in another order, with its graph: the folder that the tests copy."""
     torch.manual_seed(3)
-    labels = cohort.labels[::-1]
+    labels = FINDINGS[::-1]
     header = Header("model", "test_vit", Input(32, 0.4, 0.25), "multilabel", labels, licence="CC-BY-NC-4.0")
-    path = tmp_path / "teacher" / "model.safetensors"
+    path = tmp_path_factory.mktemp("made") / "model.safetensors"
     network: Any = build("test_vit", len(labels), size=32)
     torch.nn.init.normal_(network.get_classifier().weight, std=0.3)
     save(path, network, header)
-    return path
+    return exported(path, path.parent / "export" / "model.onnx").parents[1]
+
+
+@pytest.fixture
+def weights(made, tmp_path) -> Path:
+    return shutil.copytree(made, tmp_path / "teacher") / "model.safetensors"
 
 
 @pytest.fixture
 def graph(weights) -> Path:
-    return exported(weights, weights.parent / "export" / "model.onnx")
+    return weights.parent / "export" / "model.onnx"
 
 
 def test_its_logits_are_those_of_its_weights_in_the_cohorts_order(weights, graph) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Browser:
         self.events: list[dict[str, Any]] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
+        for domain in ("Page", "Runtime", "Network", "Log", "DOM"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -70,10 +71,24 @@ class Browser:
             self._next()
 
     def run(self, code: str) -> Any:
-        """Value of a JavaScript expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=code, returnByValue=True)
+        """Value of a JavaScript expression in the page, a promise awaited."""
+        answer = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def until(self, code: str, seconds: float = 120) -> Any:
+        """Wait for an expression to give something true."""
+        end = time.monotonic() + seconds
+        while not (value := self.run(code)):
+            assert time.monotonic() < end, f"{code} stays {value!r}: {self.run('document.body.innerText')}"
+            time.sleep(0.1)
+        return value
+
+    def choose(self, selector: str, file: Path) -> None:
+        """Choose a file as the file dialog would."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
 
     def press(self, key: str, code: int) -> None:
         """Press and release a key."""

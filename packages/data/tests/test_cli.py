@@ -1,6 +1,4 @@
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -79,17 +77,6 @@ def test_help_names_the_commands(capsys):
     assert main([]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in ("prepare", "preview", "show"))
-
-
-def test_the_command_line_imports_nothing_heavy():
-    code = (
-        "import sys; from cxr_data.cli import main\n"
-        "try: main(['prepare', '--help'])\nexcept SystemExit: ...\n"
-        "print(sorted({'torch', 'torchvision', 'sklearn', 'timm', 'matplotlib', 'pydicom'} & set(sys.modules)))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == "[]"
-    assert "--max_bad" in run.stdout
 
 
 def suggested(said: str) -> list[list[str]]:

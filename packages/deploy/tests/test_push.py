@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from exports import write_onnx
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -23,9 +24,6 @@ from cxr_data.errors import BadInput
 from cxr_data.files import sha256
 from cxr_data.models.header import describe
 from cxr_deploy.config import PushConfig
-from cxr_deploy.export import onnx_file
-from cxr_deploy.export.answer import Answering
-from cxr_deploy.export.convert import convert
 from cxr_deploy.push import push
 
 FILES = {"README.md", "config.json", "model.onnx", "model.safetensors"}
@@ -48,10 +46,8 @@ def made(tmp_path_factory) -> Path:
     path = folder / "run" / "resnet" / "model.safetensors"
     digest = checkpoint.save(path, network, header)
     gray = GrayNetwork(network, 0.45, 0.25).eval()
-    graph = convert(Answering(gray, header), header)
-    made = {"schema": 1, "precision": "fp32", "source": {"file": path.name, "sha256": digest}}
-    onnx_file.describe(graph, describe(path), made)
-    onnx_file.save(graph, path.parent / "export" / "model.onnx")
+    source = {"file": path.name, "sha256": digest}
+    write_onnx(gray, describe(path), path.parent / "export" / "model.onnx", source=source)
     return folder
 
 

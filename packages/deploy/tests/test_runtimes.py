@@ -31,6 +31,12 @@ def network(request):
     return GrayNetwork(made, 0.5, 0.25).eval(), header
 
 
+@pytest.fixture(scope="module")
+def graph(network):
+    plain, header = network
+    return convert(Answering(plain, header), header).SerializeToString()
+
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 1, 32, 32), np.uint8)
 
 
@@ -56,12 +62,11 @@ def test_bf16_is_near_and_answers_in_float32(network):
     np.testing.assert_allclose(actual["probabilities"], expected["probabilities"], atol=0.03)
 
 
-def test_openvino_gives_the_same_answers(network):
+def test_openvino_gives_the_same_answers(network, graph):
     pytest.importorskip("openvino")
     plain, header = network
-    model = convert(Answering(plain, header), header).SerializeToString()
     expected = torch_runtime.in_torch(plain, header)(PIXELS)
-    run = runtimes.in_openvino(model, threads=1)
+    run = runtimes.in_openvino(graph, threads=1)
     actual, kept = run(PIXELS), run(PIXELS[:1])
     run(255 - PIXELS)  # a later call must not change earlier answers
     for name in expected:
@@ -89,10 +94,10 @@ print(len(caught))
 """
 
 
-def test_a_process_that_has_used_openvino_survives_its_signals_and_no_runtime_reports_itself(network, tmp_path):
+@pytest.mark.parametrize("network", ["resnet18"], indirect=True)
+def test_a_process_that_has_used_openvino_survives_its_signals_and_no_runtime_reports_itself(graph, tmp_path):
     pytest.importorskip("openvino")
-    plain, header = network
-    (tmp_path / "model.onnx").write_bytes(convert(Answering(plain, header), header).SerializeToString())
+    (tmp_path / "model.onnx").write_bytes(graph)
     command = [sys.executable, "-c", SIGNALLED, str(tmp_path / "model.onnx")]
     (home := tmp_path / "home").mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}

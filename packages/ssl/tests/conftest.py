@@ -82,7 +82,7 @@ def new_state() -> Callable[..., TrainState]:
 
     def made(config: PretrainConfig, scale: float | None = None, **sgd: Any) -> TrainState:
         torch.manual_seed(0)
-        plan = make_plan(120, batch_size=12, optimizer="adamw", epochs=2)
+        plan = make_plan(PretrainConfig(batch_size=12, epochs=2), 120)
         options, backbone, accelerator = config.method_options, TinyBackbone(), OneProcess(scale)
         method = options.build(backbone, options.settings(120, plan), plan, coded_crops=2)  # type: ignore[arg-type]
         method.start(accelerator.device, 12)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_ssl.codes import sinkhorn
+from cxr_ssl.config import PretrainConfig
 from cxr_ssl.diagnostics import (
     add_codes,
     add_embeddings,
@@ -104,7 +105,7 @@ def toy_run(
     random = torch.Generator().manual_seed(seed)
     freeze = round(frozen_epochs * steps)
     config = SwAVConfig(prototypes=prototypes, embedding=dim, queue=0, freeze=freeze, epsilon=epsilon)
-    plan = make_plan(32 * steps, batch_size=32, optimizer="adamw", epochs=epochs)
+    plan = make_plan(PretrainConfig(batch_size=32, epochs=epochs), 32 * steps)
     backbone: Any = TinyBackbone()
     method: SwAVMethod = config.build(backbone, config.settings(32 * steps, plan), plan, coded_crops=2)
     method.start(torch.device("cpu"), 32)

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from cxr_data.errors import BadInput
+from cxr_ssl.config import PretrainConfig
 from cxr_ssl.method import Collapse
 from cxr_ssl.methods import byol, dino, swav
 from cxr_ssl.plan import Plan, make_plan
 from cxr_ssl.recovery import MOST, next_recovery, react_to_collapse
 
-PLAN = make_plan(800, batch_size=32, optimizer="adamw", epochs=40, lr=0.3)
+PLAN = make_plan(PretrainConfig(batch_size=32, epochs=40, lr=0.3), 800)
 CONFIGS = {
     "swav": (swav.SwAVConfig(prototypes=600, embedding=64, queue=8, freeze=100), swav.RECOVERIES),
     "dino": (dino.DINOConfig(), dino.RECOVERIES),

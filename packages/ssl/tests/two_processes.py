@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cxr_common.training.accelerator import start
 from cxr_common.training.loader import share
 from cxr_ssl.codes import sinkhorn
+from cxr_ssl.config import PretrainConfig
 from cxr_ssl.feature_queue import FeatureQueue
 from cxr_ssl.methods.swav import SwAVConfig
 from cxr_ssl.plan import make_plan
@@ -62,7 +63,7 @@ def steps(accelerator: Any) -> dict[str, Tensor]:
     result = {"codes": accelerator.gather(sinkhorn(scores[own]))}
 
     torch.manual_seed(0)
-    plan = make_plan(60, batch_size=12, optimizer="sgd", epochs=2)
+    plan = make_plan(PretrainConfig(batch_size=12, optimizer="sgd", epochs=2), 60)
     options, backbone = SwAVConfig(prototypes=20, embedding=8, queue=2, queue_start=0, freeze=2), Pooled()
     method: Any = options.build(backbone, options.settings(60, plan), plan, coded_crops=2)  # type: ignore[arg-type]
     swav = method.module.eval()  # eval: fixed batch statistics

@@ -40,9 +40,6 @@ def auroc_gain(targets: ArrayLike, scores: ArrayLike, reference: ArrayLike, pati
         scores: (N, L) of the one, higher means more likely positive.
         reference: (N, L) of the other.
         patients: (N,) patient of each image.
-
-    Returns:
-        The gain.
     """
     y = np.asarray(targets, np.float64)
     models = np.stack([np.asarray(scores, np.float64), np.asarray(reference, np.float64)])

@@ -47,11 +47,6 @@ def refusal(error: BadInput) -> PydanticCustomError:
 def read(kind: type[T], values: Any, where: str) -> T:
     """Read a model from what a JSON or YAML file holds.
 
-    Args:
-        kind: The model.
-        values: The file's content.
-        where: The file, for the message.
-
     Raises:
         BadInput: A field that is missing or unknown, or a value of another kind.
 

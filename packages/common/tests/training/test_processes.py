@@ -15,7 +15,6 @@ from cxr_common.training.processes import (
     broadcast_from_main,
     gather_per_process,
     highest_signal,
-    is_main,
     restore_per_process,
     share_batch_statistics,
 )
@@ -73,7 +72,6 @@ def test_one_process_shares_nothing() -> None:
     assert broadcast_from_main({"a": 1.0, "b": None}, ALONE) == {"a": 1.0, "b": None}
     assert any_process(True, ALONE)
     assert highest_signal(15, ALONE) == 15
-    assert is_main()
 
 
 def test_each_process_gets_back_what_was_its_own() -> None:

@@ -56,7 +56,7 @@ def test_other_trackers_keep_a_run_on_this_machine(name, place) -> None:
 def test_a_tracker_that_is_not_installed_is_named_before_anything_runs(monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name in tracking.TRACKERS:
-        with pytest.raises(BadInput, match=f"pip install {name}"):
+        with pytest.raises(BadInput, match=f"pip install '{name}'"):
             check_tracker(name)
     with pytest.raises(BadInput, match="did you mean tensorboard"):
         check_tracker("tensorbord")

@@ -8,9 +8,10 @@
 ['test', 'train', 'val']
 """
 
-import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cxr_data.lazy import importing
 
 # ONNX Runtime would report its use, with a number of this machine that it keeps in the home folder, to its makers.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -44,31 +45,19 @@ __all__ = [
     "save",
 ]
 
-_MODULES = {
+_HOMES = {
+    **dict.fromkeys(("Cohort", "is_prepared", "load", "save"), "cohorts.cohort"),
+    **dict.fromkeys(("kfold", "label_fraction"), "preparation.splits"),
     "BadInput": "errors",
     "BrokenImage": "images.header",
-    "Cohort": "cohorts.cohort",
     "audit": "auditing",
-    "is_prepared": "cohorts.cohort",
     "join": "cohorts.joined",
-    "kfold": "preparation.splits",
-    "label_fraction": "preparation.splits",
-    "load": "cohorts.cohort",
     "open_cohort": "sources",
     "pixel_size_for": "preparation.sizes",
     "prepare": "preparation.prepare",
     "read_image": "images.read",
-    "save": "cohorts.cohort",
 }
-
-
-def __getattr__(name: str) -> Any:
-    # Imported on first use: a command that only prints its help needs neither NumPy nor Polars.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"cxr_data.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = importing(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

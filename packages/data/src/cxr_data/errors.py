@@ -119,3 +119,25 @@ def require_folder_name(name: str, option: str) -> None:
     """
     plain = not {"", ".", ".."} & set(name.split("/"))
     require(plain, "a plain folder name", repr(name), option)
+
+
+def require_modules(
+    modules: Sequence[str], package: str, purpose: str, *, where: str | Path | None = None, instead: str = ""
+) -> None:
+    """Refuse to go on without modules that a package or an extra brings; nothing of them is imported.
+
+    Args:
+        modules: Names of the modules.
+        package: What to install for them: "cxr-data[dask]".
+        purpose: What needs them, as the subject of a sentence.
+        where: The file or option that asks for them.
+        instead: What else may be done.
+
+    Raises:
+        BadInput: One is not installed; the message names it and the package.
+    """
+    import importlib.util
+
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        do = f"pip install '{package}'" + (f", or {instead}" if instead else "")
+        raise BadInput(f"{package}, which {purpose} needs", f"no {', '.join(missing)}", where=where, do=do)

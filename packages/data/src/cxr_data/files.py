@@ -157,11 +157,7 @@ def _age(holder: Path) -> float:
 
 
 def of_the_disk(error: BaseException | None) -> OSError | None:
-    """The error of the user's disk behind one of a library that was writing (torch, polars); None where there is none.
-
-    Args:
-        error: As it was caught.
-    """
+    """The error of the user's disk behind one of a library that was writing (torch, polars), if there is one."""
     while error is not None:
         in_rust = re.search(r"\(os error (\d+)\)", str(error))
         cause = OSError(int(in_rust[1]), os.strerror(int(in_rust[1]))) if in_rust else error

@@ -3,7 +3,7 @@
 import difflib
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -101,11 +101,6 @@ def scan_with_links(root: Path) -> tuple[list[File], list[str]]:
 def inside(root: Path, name: str, listed_in: Path) -> str:
     """A path that a table names, made relative to the folder it must stay in.
 
-    Args:
-        root: Resolved folder.
-        name: Path as the table gives it.
-        listed_in: The table, for the error.
-
     Returns:
         Normalised relative path with forward slashes.
 
@@ -177,12 +172,28 @@ def refuse_full(folder: Path) -> None:
         raise BadInput("a new or empty folder to write", there, where=folder, do="choose another --out")
 
 
+def refuse_other_files(folder: Path, ours: Collection[str], *, earlier: str, option: str) -> None:
+    """See that a result may be written: nothing is there, or an earlier one, and the folder can be written to.
+
+    Args:
+        folder: The folder.
+        ours: Names of the files and folders that an earlier result consists of.
+        earlier: What such a result is called, for the error.
+        option: The option that names the folder.
+
+    Raises:
+        BadInput: The folder holds other files, is a file, or cannot be written.
+    """
+    refuse_unwritable(folder)
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name} if folder.exists() else set()
+    if others := sorted(there - set(ours)):
+        found = f"other files ({', '.join(others[:5])})"
+        raise BadInput(f"a new folder, or {earlier}", found, where=folder, do=f"choose another {option}")
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file; other processes wait. The lock ends with the process, however it ends.
-
-    Args:
-        path: The lock file.
 
     Raises:
         BadInput: The folder of the lock file cannot be written.

@@ -17,6 +17,11 @@ def cpu_name() -> str:
     return lines[0].split(":", 1)[1].strip() if lines else platform.processor() or platform.machine()
 
 
+def is_main() -> bool:
+    """Whether this is the process of several that writes and prints, as its launcher set it; needs no accelerator."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def cpu_has_bf16() -> bool:
     """Whether this CPU has bfloat16 arithmetic (AVX512-BF16 or AMX), not just emulation."""
     return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())

@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from cxr_data.cohorts.remote import is_url
 from cxr_data.errors import BadInput
 from cxr_data.folders import existing_folder, locked
 from cxr_data.images.read import check_pixel_size
-from cxr_data.machine import memory
+from cxr_data.machine import is_main, memory
 from cxr_data.preparation import splits
 from cxr_data.preparation.folds import with_fold
 from cxr_data.preparation.prepare import prepare
@@ -47,9 +46,6 @@ def is_phantom(data: str) -> bool:
 
 def default_size(data: str | Path | Sequence[str | Path]) -> int:
     """Edge of the network input that training takes where none is asked for.
-
-    Args:
-        data: As for :func:`open_cohort`.
 
     Returns:
         Of a prepared cohort the size it was prepared for, at least 32; 64 of the phantom; 224 of a folder as it was
@@ -172,7 +168,7 @@ def print_notes(cohort: Cohort, data: str | Path | Sequence[str | Path]) -> None
     """
     one = data if isinstance(data, str | Path) else data[0] if len(data) == 1 else None
     known = one is not None and (is_phantom(str(one)) or is_url(one) or is_prepared(Path(one).expanduser()))
-    if not known and os.environ.get("RANK", "0") == "0":
+    if not known and is_main():
         for note in cohort.notes:
             print(f"note: {note}", flush=True)
         if cohort.broken:

@@ -74,11 +74,7 @@ def side_by_side(functions: Functions, seconds: float) -> dict[str, dict[str, An
 
 
 def disturbed(timed: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """A sentence for the reader when the machine was too busy for its timings to be trusted, else None.
-
-    Args:
-        timed: What ``measure`` returned.
-    """
+    """A sentence for the reader when the machine was too busy for its timings to be trusted, else None."""
     spread = {name: row["latency_ms_p95"] / row["latency_ms_p50"] for name, row in timed.items()}
     worst = max(spread, key=lambda name: spread[name], default=None)
     if worst is None or spread[worst] < UNSTEADY:

@@ -36,6 +36,11 @@ def faulty(drawn, cohort_of):
     return cohort_of(pixels, **columns)
 
 
+@pytest.fixture(scope="module")
+def audited(faulty):
+    return audit(faulty)
+
+
 def test_every_fault_is_found_at_its_level(faulty):
     rng = np.random.default_rng(0)
     mass = faulty.targets[:, 0]
@@ -56,18 +61,18 @@ def test_every_fault_is_found_at_its_level(faulty):
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_a_browser_shows_the_page_without_fault(faulty, browser, tmp_path):
+def test_a_browser_shows_the_page_without_fault(faulty, audited, browser, tmp_path):
     page = tmp_path / "audit.html"
-    page.write_text(html(audit(faulty), faulty), "utf-8")
+    page.write_text(html(audited, faulty), "utf-8")
     assert chromium.faults(browser, page) == []
 
 
-def test_files_that_are_not_at_hand_are_said_to_be_unknown(faulty):
-    assert by_name(audit(faulty), "file and image sizes")["level"] == "unknown"
+def test_files_that_are_not_at_hand_are_said_to_be_unknown(audited):
+    assert by_name(audited, "file and image sizes")["level"] == "unknown"
 
 
-def test_the_page_is_whole_and_escapes_what_comes_from_the_data(faulty):
-    page = html(audit(faulty), faulty)
+def test_the_page_is_whole_and_escapes_what_comes_from_the_data(faulty, audited):
+    page = html(audited, faulty)
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert page.count("data:image/jpeg;base64,") >= 5

@@ -225,17 +225,6 @@ def test_print_config_can_be_read_back(tmp_path, capsys) -> None:
     assert merged.loss == {"kd": 2.0, "kd.t": 3.0, "my.module:Mine": 1.0}
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["cxr_ssl.cli", "cxr_distill.cli", "cxr_eval.cli", "cxr_recipes.cli", "cxr_data.cli"],
-)
-def test_commands_start_light(module) -> None:
-    heavy = ("torch", "torchvision", "sklearn", "timm", "matplotlib", "lightly")
-    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 @dataclass(frozen=True)
 class _Lists:
     """Lists.

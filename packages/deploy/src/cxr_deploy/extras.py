@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from cxr_data.errors import BadInput
+from cxr_data.errors import require_modules
 
 EXTRAS = {
     "export": ("torch", "onnx", "cxr_common"),
@@ -27,11 +27,4 @@ def require(extra: str, purpose: str) -> None:
     Raises:
         BadInput: It is not; the message names it.
     """
-    if installed(extra):
-        return
-    missing = [name for name in EXTRAS[extra] if importlib.util.find_spec(name) is None]
-    raise BadInput(
-        f"the extra {extra!r} of cxr-deploy, which {purpose} needs",
-        f"no {', '.join(missing)}",
-        do=f"pip install 'cxr-deploy[{extra}]'",
-    )
+    require_modules(EXTRAS[extra], f"cxr-deploy[{extra}]", purpose)

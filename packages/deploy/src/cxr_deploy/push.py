@@ -16,7 +16,7 @@ from cxr_data.file_names import file_names
 from cxr_data.files import sha256, whole_folder, write_json, write_text
 from cxr_data.markdown import plain
 from cxr_data.models import hub
-from cxr_data.models.header import Header, describe, describe_onnx
+from cxr_data.models.header import Header, describe, made_from
 from cxr_data.models.licences import card_fields, restricted, trail
 from cxr_data.models.model_files import names
 from cxr_deploy.config import PushConfig
@@ -29,12 +29,6 @@ _LICENCES = "## Licences"
 
 def push(config: PushConfig) -> Path:
     """Write a model's repository and, where one is named, upload it.
-
-    Args:
-        config: The model, and where it goes.
-
-    Returns:
-        The folder.
 
     Raises:
         BadInput: No model of ours, a place that cannot be written to, or a Hub that does not take it.
@@ -55,8 +49,10 @@ def push(config: PushConfig) -> Path:
         shutil.copyfile(file, new / ("model.safetensors" if header.kind == "model" else "backbone.safetensors"))
         for name in ONNX:
             exported = file.parent / "export" / name
-            if exported.is_file() and _made_of(exported, digest):
+            if exported.is_file() and made_from(exported) == digest:
                 shutil.copyfile(exported, new / name)
+            elif exported.is_file():
+                say(f"note: {exported} was made of another model and is left out: run export-model again")
         write_json(new / "config.json", configuration(header) | {"licence": licence})
         if entry is not None:
             write_json(new / "metrics.json", entry)
@@ -133,14 +129,6 @@ def with_licence(card: str, header: Header, licence: str | None) -> str:
 
 def _joined(matter: Mapping[str, Any], body: str) -> str:
     return "---\n" + yaml.safe_dump(dict(matter), sort_keys=False, allow_unicode=True) + "---\n" + body
-
-
-def _made_of(exported: Path, digest: str) -> bool:
-    """Whether an ONNX file was made of this very model; says so where it was not."""
-    made = (describe_onnx(exported)[1].get("source") or {}).get("sha256") == digest
-    if not made:
-        say(f"note: {exported} was made of another model and is left out: run export-model again")
-    return made
 
 
 def _reported(file: Path, digest: str) -> tuple[str, dict[str, Any] | None]:

@@ -27,6 +27,13 @@ Run = Callable[["NDArray[np.uint8]"], "dict[str, NDArray[np.float32]]"]
 """(B, 1, S, S) uint8 to "probabilities" (B, L), "logits" (B, L) and, where there are any, "maps" (B, L, h, w)."""
 
 
+def probabilities(run: Run, images: "NDArray[np.uint8]") -> "NDArray[np.float32]":
+    """Probabilities (N, L) of images (N, 1, S, S), 32 at a time."""
+    import numpy as np
+
+    return np.concatenate([run(images[at : at + 32])["probabilities"] for at in range(0, len(images), 32)])
+
+
 def in_onnxruntime(model: str | Path | bytes, *, threads: int = 0, device: str = "cpu") -> Run:
     """An exported file in ONNX Runtime.
 

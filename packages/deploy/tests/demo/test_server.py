@@ -1,6 +1,5 @@
 import http.client
 import json
-import shutil
 import threading
 import time
 
@@ -145,7 +144,6 @@ def test_two_classes_have_one_threshold(classifier):
 
 
 @pytest.mark.nightly
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium on the path")
 def test_the_page_answers_in_a_browser(port, png, tmp_path, browser):
     (tmp_path / "a.png").write_bytes(png)
     browser.call("Page.navigate", url=f"http://127.0.0.1:{port}/")

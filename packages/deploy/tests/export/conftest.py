@@ -44,10 +44,10 @@ def lively():
 
 @pytest.fixture
 def model_file(lively, tmp_path: Path):
-    """Writes the lively classifier: model_file(**as above) -> path."""
+    """Writes a lively classifier, a tiny one unless told otherwise: model_file(**as above) -> path."""
 
-    def write(folder: str = "resnet18", **options: Any) -> Path:
-        network, header = lively(**options)
+    def write(folder: str = "small", architecture: str = "test_resnet", **options: Any) -> Path:
+        network, header = lively(architecture, **options)
         path = tmp_path / "runs" / "quickstart" / folder / "model.safetensors"
         checkpoint.save(path, network, header)
         return path

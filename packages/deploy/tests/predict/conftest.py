@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from exports import write_onnx
 from torch import nn
 
 from cxr_common import checkpoint
 from cxr_common.checkpoint import Header, Input
 from cxr_common.models.zoo import GrayNetwork, build
-from cxr_deploy.export import onnx_file
-from cxr_deploy.export.answer import Answering
-from cxr_deploy.export.convert import convert
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +37,5 @@ def models(tmp_path_factory) -> dict[str, Path]:
         checkpoint.save(files[kind], network, header)
         if kind == "torch":
             gray = GrayNetwork(network, header.input.mean, header.input.std).eval()
-            graph = convert(Answering(gray, header), header)
-            onnx_file.describe(graph, header, {"schema": 1, "precision": "fp32"})
-            files["onnx"] = folder / "onnx" / "model.onnx"
-            onnx_file.save(graph, files["onnx"])
+            files["onnx"] = write_onnx(gray, header, folder / "onnx" / "model.onnx")
     return files

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exports import write_onnx
 from torch import nn
 
 from cxr_common.checkpoint import Header, Input
@@ -49,11 +50,7 @@ def exported(tmp_path_factory) -> Path:
         licence="CC-BY-4.0",
         ancestors=(RAD,),
     )
-    graph = convert(Answering(gray, header), header)
-    onnx_file.describe(graph, header, {"schema": 1, "precision": "fp32", "source": {"sha256": "ab" * 32}})
-    path = tmp_path_factory.mktemp("web") / "model.onnx"
-    onnx_file.save(graph, path)
-    return path
+    return write_onnx(gray, header, tmp_path_factory.mktemp("web") / "model.onnx", source={"sha256": "ab" * 32})
 
 
 @pytest.fixture(scope="session")

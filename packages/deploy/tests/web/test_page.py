@@ -23,7 +23,7 @@ def site(exported, ort_web, tmp_path_factory, serve):
 def page(site, browser):
     address, asked = site
     browser.call("Page.navigate", url="about:blank")
-    browser.requests.clear()
+    browser.events.clear()
     browser.call("Page.navigate", url=address)
     browser.until("document.querySelector('#file') && !document.querySelector('#file').disabled")
     return browser, address, asked
@@ -153,8 +153,8 @@ def test_what_is_not_called_is_explained_on_request_alone(page, files):
 def test_nothing_leaves_the_folder(page, files):
     browser, address, asked = page
     answer(browser, files["PNG"])
-    assert browser.requests
-    assert all(url.startswith((address, "about:", "blob:", "data:")) for url in browser.requests), browser.requests
+    assert browser.requests()
+    assert all(url.startswith((address, "about:", "blob:", "data:")) for url in browser.requests()), browser.requests()
     assert {"/", "/app.js", "/model.onnx", "/model.json"} <= set(asked)
     assert not [path for path in asked if "?" in path]
     # The policy of the page, not good manners, holds it: another place is refused.

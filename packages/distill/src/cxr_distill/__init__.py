@@ -17,7 +17,9 @@ Every loss is an object with hyperparameters that compares the outputs of two ne
 (['multilabel_kd', 'sigmoid_mse'], True)
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cxr_data.lazy import importing
 
 if TYPE_CHECKING:
     from cxr_distill import losses
@@ -25,13 +27,4 @@ if TYPE_CHECKING:
 
 __all__ = ["distill", "losses"]
 
-
-def __getattr__(name: str) -> Any:
-    # Commands import this package for their config alone, and must not wait for torch.
-    import importlib
-
-    if name == "losses":
-        return importlib.import_module("cxr_distill.losses")
-    if name == "distill":
-        return importlib.import_module("cxr_distill.library").distill
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importing(__name__, {"distill": "library", "losses": "losses"})

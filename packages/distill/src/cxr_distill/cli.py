@@ -15,7 +15,7 @@ def distill() -> int:
 
 
 def _run(config: FinetuneConfig | DistillConfig) -> None:
-    from cxr_common.training.processes import is_main
+    from cxr_data.machine import is_main
     from cxr_distill import seeds, stages
 
     if isinstance(config, DistillConfig):

@@ -28,14 +28,7 @@ def stage_folder(float_model: Path, config: TrainConfig) -> Path:
 
 
 def started(float_model: Path, config: TrainConfig, cohort: Cohort, rows: NDArray[np.int64]) -> GrayNetwork:
-    """The finished network in 8 bits, its ranges those of training images as they are stored.
-
-    Args:
-        float_model: The model.safetensors of the float training.
-        config: The command's config.
-        cohort: Its cohort.
-        rows: Training rows.
-    """
+    """The finished network in 8 bits, its ranges those of training images as they are stored."""
     network = in_eight_bits(checkpoint.load(float_model, kind="model")[0], config.input_size, config.weight_bits)
     network = network.to(memory_format=torch.channels_last)
     shown = rows[evenly_spread(len(rows), SEEN)]

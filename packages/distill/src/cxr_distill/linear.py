@@ -1,6 +1,5 @@
 """A linear classifier on fixed features: computed once, then the classifier is fitted in seconds."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from cxr_common.training.run_folder import RunFolder
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.command_line.progress import Progress
 from cxr_data.files import whole_file
+from cxr_data.machine import is_main
 from cxr_distill.monitoring import score
 from cxr_distill.teacher import linear_layer, put
 
@@ -124,8 +124,7 @@ def pooled_features(
     there = [file is not None and file.exists() for file in files]
     done = sum(-(-len(piece) // _BATCH) for piece, known in zip(pieces, there, strict=True) if known)
     parts = []
-    main = os.environ.get("RANK", "0") == "0"
-    with Progress("features", 1, -(-len(rows) // _BATCH), start_step=done, show=main) as bar:
+    with Progress("features", 1, -(-len(rows) // _BATCH), start_step=done, show=is_main()) as bar:
         for piece, file, known in zip(pieces, files, there, strict=True):
             if known and file is not None:
                 parts.append(np.load(file, allow_pickle=False))

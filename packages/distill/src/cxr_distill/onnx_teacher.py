@@ -1,12 +1,11 @@
 """A classifier in ONNX as a teacher: its logits alone, in ONNX Runtime, in 8 bits where its file is."""
 
-import importlib.util
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from cxr_data.errors import BadInput
+from cxr_data.errors import require_modules
 from cxr_data.models.onnx_session import open_session
 
 _INPUT, _OUTPUT = "pixels", "logits"
@@ -27,11 +26,7 @@ class OnnxClassifier(nn.Module):
 
     def __init__(self, path: Path):
         super().__init__()
-        if importlib.util.find_spec("onnxruntime") is None:
-            do = "pip install 'cxr-distill[onnx]'"
-            raise BadInput(
-                "the extra 'onnx' of cxr-distill, for a teacher in ONNX", "no onnxruntime", where=path, do=do
-            )
+        require_modules(["onnxruntime"], "cxr-distill[onnx]", "a teacher in ONNX", where=path)
         self._session = open_session(path, threads=torch.get_num_threads())
         self.device_marker = nn.Parameter(torch.zeros(()), requires_grad=False)  # the graph itself has no device
 

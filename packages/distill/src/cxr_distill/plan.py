@@ -57,10 +57,6 @@ def planned(config: TrainConfig, images: int, start: Start, network: nn.Module |
 def automatic_lr(start: Start, network: nn.Module | None = None) -> float:
     """Peak learning rate for 64 images a step.
 
-    Args:
-        start: Files of starting weights.
-        network: What is trained, with the weights it begins with.
-
     Returns:
         1e-3 from random weights and from our backbones, 3e-4 from a classifier or foreign weights. A backbone
         pretrained without labels has yet to learn what they are: at 3e-4 it ended lower on the phantom's validation
@@ -84,9 +80,6 @@ def step_for_weights(network: nn.Module) -> float:
     weights four times as large as a ResNet-18's: on radiographs of three classes, 64 px, a MobileNetV2 reached a
     validation AUROC of .760 in four epochs at 1e-3, .818 in three at 4e-3, and an EEEA-Net-C2 .807 in two epochs at
     1e-3, .814 at 4e-3, .741 at 1e-2.
-
-    Args:
-        network: With fresh weights.
 
     Returns:
         .025 times the geometric mean of the root mean squares of its convolutions' weights, at least 1e-3; 1e-3 for a

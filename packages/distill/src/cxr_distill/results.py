@@ -85,17 +85,6 @@ def conclude(
 
     Calibration and thresholds are fitted on validation images, on logits computed in float32 as `predict` computes
     them.
-
-    Args:
-        config: The command's config.
-        architecture: Name in the zoo.
-        data: The training set.
-        accelerator: Its main process writes.
-        run: The run folder.
-        parents: Provenance of the files this run is made from.
-        network: With the best weights, on the device.
-        best: The best epoch.
-        facts: More figures for done.json.
     """
     cohort = data.cohort
     logits = validation_logits(network, data, config, accelerator, torch.float32) if data.task else None

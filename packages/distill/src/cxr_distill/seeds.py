@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cxr_common.gain import over_seeds
-from cxr_common.training.processes import is_main
 from cxr_data.files import write_json
+from cxr_data.machine import is_main
 from cxr_distill.config import DistillConfig, FinetuneConfig
 from cxr_distill.results import BACKBONE
 from cxr_distill.stages import GAIN, stage_name

@@ -202,10 +202,6 @@ def classifier(network: GrayNetwork | OnnxClassifier) -> nn.Linear | None:
 def linear_layer(network: GrayNetwork, what: str) -> nn.Linear:
     """The last linear layer.
 
-    Args:
-        network: The network.
-        what: It is wanted of, for the message.
-
     Raises:
         BadInput: The network ends in something else.
     """

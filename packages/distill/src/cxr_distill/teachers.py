@@ -90,10 +90,6 @@ def adapter_name(loss: str, encoder: int) -> str:
 def check_encoders(losses: Mapping[Loss, float], *, classifiers: int) -> None:
     """Refuse losses that cannot be learnt of encoders.
 
-    Args:
-        losses: Distillation losses and their weights.
-        classifiers: Number of teachers with a classifier, beside them.
-
     Raises:
         BadInput: Losses that read answers where no teacher answers, that read classifiers beside encoders, or other
             features than `ENCODER_FEATURES`; a kind of teacher that no loss listens to.

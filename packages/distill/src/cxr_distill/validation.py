@@ -57,14 +57,7 @@ def validation_logits(
 def feature_losses(
     student: Student, teachers: Teachers, data: TrainingSet, config: TrainConfig, accelerator: "Accelerator"
 ) -> dict[str, float | None]:
-    """Weighted losses on the encoders' features of the validation images, mean over batches.
-
-    Args:
-        student: The student, which has no classifier.
-        teachers: Encoders alone.
-        data: The training set.
-        config: Tells size and batch size.
-        accelerator: All processes must call this together.
+    """Weighted losses on the encoders' features of all validation images, mean over batches, over all processes.
 
     Returns:
         "val_loss", and "val_auroc", which is None.

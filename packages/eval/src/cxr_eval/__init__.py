@@ -11,7 +11,9 @@ True
 (True, True)
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cxr_data.lazy import importing
 
 if TYPE_CHECKING:
     from cxr_eval.arrays import Evaluation, Figure, compare, delong, evaluate
@@ -34,19 +36,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Evaluation", "Figure", "compare", "delong", "evaluate"), "cxr_eval.arrays"),
-    **dict.fromkeys(("Report", "read_report"), "cxr_eval.document"),
-    **dict.fromkeys(("METRICS", "Metric"), "cxr_eval.metrics.records"),
-    **dict.fromkeys(("Interval", "bootstrap"), "cxr_eval.statistics.bootstrap"),
+    **dict.fromkeys(("Evaluation", "Figure", "compare", "delong", "evaluate"), "arrays"),
+    **dict.fromkeys(("Report", "read_report"), "document"),
+    **dict.fromkeys(("METRICS", "Metric"), "metrics.records"),
+    **dict.fromkeys(("Interval", "bootstrap"), "statistics.bootstrap"),
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: ``evaluate --help`` needs none of it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = importing(__name__, _HOMES)

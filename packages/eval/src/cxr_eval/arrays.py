@@ -84,9 +84,6 @@ def evaluate(
         resamples: Bootstrap resamples, for the few metrics that need them.
         seed: Seed of the resamples.
 
-    Returns:
-        The figures.
-
     Raises:
         ValueError: Shapes that do not match, targets other than 0, 1 and NaN, probabilities outside [0, 1].
         BadInput: An unknown metric.

@@ -26,7 +26,8 @@ from cxr_data.cohorts.cohort import Cohort
 from cxr_data.command_line.suggestions import suggest
 from cxr_data.command_line.terminal import counting, say
 from cxr_data.errors import BadInput
-from cxr_data.files import refuse_unwritable, sha256, whole_folder, write_json, write_text
+from cxr_data.files import sha256, whole_folder, write_json, write_text
+from cxr_data.folders import refuse_other_files
 from cxr_data.machine import cpu_name
 from cxr_data.models import model_files
 from cxr_data.models.decisions import in_use
@@ -50,12 +51,6 @@ OURS = frozenset(
 def run(config: EvaluateConfig) -> Path:
     """Compare models on one split of a cohort and write the report folder.
 
-    Args:
-        config: What to compare on what.
-
-    Returns:
-        The report's index.html.
-
     Raises:
         BadInput: No model, a backbone, labels that do not match, an unusable cohort, or a folder that
             cannot be written to.
@@ -64,7 +59,7 @@ def run(config: EvaluateConfig) -> Path:
     files = dict(zip(model_files.names(paths), paths, strict=True))
     headers = model_files.read_headers(files)
     folder = Path(config.runs_dir) / config.run / config.name
-    check_folder(folder)
+    refuse_other_files(folder, OURS, earlier="an earlier report", option="--name")
     cohorts = _open(config, headers, files)
     cohort = next(iter(cohorts.values()))
     rows = _rows(cohorts, config.split)
@@ -221,9 +216,6 @@ def measure(
         groupings: Columns to report by.
         headers: Headers by model name.
         files: Weights files by model name.
-
-    Returns:
-        The document so far.
     """
     patient, draws = results.draws_of(patients, config.resamples, config.seed)
     described = {name: _file(path, headers[name]) for name, path in files.items()}
@@ -322,24 +314,6 @@ def command(config: EvaluateConfig) -> str:
 
 def _typed(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def check_folder(folder: Path) -> None:
-    """See that a report may be written: nothing there, or an earlier report, and a folder that can be written.
-
-    Raises:
-        BadInput: The folder holds other files, is a file, or cannot be written.
-    """
-    refuse_unwritable(folder)
-    if folder.exists():
-        others = sorted({path.name for path in folder.iterdir()} - OURS) if folder.is_dir() else [folder.name]
-        if others:
-            raise BadInput(
-                "a new folder, or an earlier report",
-                f"other files ({', '.join(others[:5])})",
-                where=folder,
-                do="choose another --name",
-            )
 
 
 def _open(config: EvaluateConfig, headers: Mapping[str, Header], files: Mapping[str, Path]) -> dict[int, Cohort]:

@@ -1,4 +1,4 @@
-"""What the models differ by: paired differences, tests adjusted for their number, and non-inferiority."""
+"""Differences between the models: paired differences, tests adjusted for their number, and non-inferiority."""
 
 import math
 from collections.abc import Mapping, Sequence

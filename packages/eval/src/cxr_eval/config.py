@@ -1,4 +1,4 @@
-"""What ``evaluate`` can be told."""
+"""Options of the command ``evaluate``."""
 
 from dataclasses import dataclass, field
 
@@ -35,7 +35,7 @@ class EvaluateConfig:
             specificity; 0 gives no interval of any figure.
         seed: Seed of the bootstrap.
         margin: Loss of AUROC to the teacher (else to the first model) that counts as non-inferior.
-        subgroups: Columns of the cohort to report by, such as sex age view; by default these three, where the
+        subgroups: Columns of the cohort to report by, such as sex age projection; by default these three, where the
             cohort has them.
         corruptions: Whether to evaluate copies too that are blurred, noisy, darker, rotated and the like: how much
             AUROC each model loses.

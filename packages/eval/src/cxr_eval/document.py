@@ -92,17 +92,12 @@ def read_report(path: str | Path) -> Report:
 
 
 def checked(document: dict[str, Any]) -> dict[str, Any]:
-    """The document as its models write it: a key or a type they do not have is an error of ours.
+    """The document as its models write it, without what is null by its absence.
 
     Raises:
-        ValueError: What does not fit.
+        ValueError: A key or a type that the models do not have, which is an error of ours.
     """
-    return to_json(Report.model_validate(document))
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """A report as plain JSON types; what is null by its absence is left out."""
-    return report.model_dump(by_alias=True, exclude_defaults=True)
+    return Report.model_validate(document).model_dump(by_alias=True, exclude_defaults=True)
 
 
 def schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a figure stands in metrics.json: value and interval, or null with the reason."""
+"""A figure as metrics.json holds it: value and interval, or null with the reason."""
 
 import math
 from collections.abc import Mapping, Sequence

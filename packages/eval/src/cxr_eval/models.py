@@ -37,9 +37,6 @@ def match_labels(headers: Mapping[str, Header], task: str, labels: Sequence[str]
         task: The cohort's task.
         labels: The cohort's labels.
 
-    Returns:
-        The match.
-
     Raises:
         BadInput: Another task, or names that do not match; both lists are named.
     """

@@ -1,4 +1,4 @@
-"""Sentences a reader of the figures must know."""
+"""Notes on the figures that their reader must know."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -118,9 +118,6 @@ def table(
         labels: Names of the L labels.
         targets: (N, L) in {0, 1, NaN}.
         by_model: Answers by model name.
-
-    Returns:
-        The table.
     """
     patients = rows["patient"].unique(maintain_order=True)
     number = rows["patient"].replace_strict(patients, range(1, len(patients) + 1), return_dtype=pl.Int64)

@@ -57,11 +57,6 @@ def measure(networks: Networks, *, threads: int = 0, seconds: float = 2.0) -> di
 def size(network: nn.Module, edge: int, file: Path) -> dict[str, int]:
     """How large a model is.
 
-    Args:
-        network: The network.
-        edge: Edge of its square input, pixels.
-        file: Its weights file.
-
     Returns:
         "parameters", "macs" (multiply-accumulates of one image) and "bytes" of the file.
     """

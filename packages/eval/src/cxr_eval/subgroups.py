@@ -55,9 +55,6 @@ def groupings(table: pl.DataFrame, asked: Sequence[str]) -> list[Grouping]:
         table: The evaluated rows.
         asked: Names of columns; empty for those of ``USUAL`` that are there and tell at least two groups apart.
 
-    Returns:
-        A grouping for every column.
-
     Raises:
         BadInput: No such column, an empty one, or one with more words than ``MOST_GROUPS``.
     """

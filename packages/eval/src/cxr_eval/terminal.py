@@ -1,4 +1,4 @@
-"""What ``evaluate`` says on the terminal."""
+"""The table and messages that ``evaluate`` prints."""
 
 import sys
 from collections.abc import Mapping
@@ -16,11 +16,7 @@ from cxr_eval.notes import counted_images
 
 
 def summary(document: Mapping[str, Any]) -> None:
-    """Print the models side by side, best values bold; a plain table of words when the output is no terminal.
-
-    Args:
-        document: The content of metrics.json.
-    """
+    """Print the models side by side, best values bold; a plain table of words when the output is no terminal."""
     console = Console(file=sys.stdout, highlight=False)
     live = console.is_terminal
     if not live:

@@ -22,14 +22,7 @@ Models = Mapping[str, Mapping[str, Any]]
 
 
 def page(recipe: Recipe, run: Path, commands: Sequence[str], record: Mapping[str, Any]) -> str:
-    """The page as Markdown.
-
-    Args:
-        recipe: What was run.
-        run: The run's folder, with a finished report.
-        commands: The commands as typed.
-        record: The runner's ledger: machine, jobs, scale, note.
-    """
+    """The page as Markdown."""
     done = _finished(run)
     sections = [
         f"# {recipe.title}",

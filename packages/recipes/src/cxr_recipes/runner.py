@@ -55,14 +55,6 @@ def run_recipe(recipe: Recipe, scale: str, run: Path, stages: list[list[list[str
 
     A finished command whose inputs have not changed returns at once; one whose inputs have changed sets its old
     folder aside and runs again.
-
-    Args:
-        recipe: The recipe.
-        scale: One of its scales.
-        run: The run's folder.
-        stages: Commands by stage.
-        jobs: Commands of a stage that run side by side.
-        note: Sentence for the results page.
     """
     commands = [command for stage in stages for command in stage]
     print(f"{recipe.title}  ({recipe.name}, scale {scale}, {len(commands)} commands)", flush=True)

@@ -18,8 +18,9 @@ One step of SwAV with a loop of your own:
 `pretrain` is the command ``ssl-pretrain`` as a function of its config.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cxr_data.lazy import importing
 
 if TYPE_CHECKING:
     from cxr_ssl.codes import sinkhorn
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SwAV", "pretrain", "sinkhorn", "swapped_prediction_loss"]
 
-_MODULES = {"SwAV": "swav", "pretrain": "train", "sinkhorn": "codes", "swapped_prediction_loss": "swav"}
-
-
-def __getattr__(name: str) -> Any:
-    # Imported when asked for, so that the command's --help needs no torch.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"cxr_ssl.{_MODULES[name]}"), name)
+__getattr__ = importing(
+    __name__, {"SwAV": "swav", "pretrain": "train", "sinkhorn": "codes", "swapped_prediction_loss": "swav"}
+)

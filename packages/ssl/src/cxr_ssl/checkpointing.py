@@ -19,9 +19,6 @@ def recompute_activations(network: nn.Module) -> int:
     block. Parameter names, results and gradients stay the same, and batch statistics are counted once (timm's
     ``set_grad_checkpointing`` counts them twice, and not every network has it).
 
-    Args:
-        network: The network, changed in place.
-
     Returns:
         Number of blocks.
     """

@@ -49,9 +49,6 @@ def page(
         part: The method's part.
         maps: One entry a map: "title", "points" (N, 2), and "groups": name -> (N,) bool, drawn in this order.
         log: Lines of metrics.jsonl; what is None in a line leaves a gap.
-
-    Returns:
-        HTML.
     """
     parts = [
         "<ul>",

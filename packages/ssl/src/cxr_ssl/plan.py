@@ -1,8 +1,12 @@
 """Automatic settings that all methods share: every rule is a function of the cohort and the batch, not the machine."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cxr_common.training.schedules import warmup_cosine
+
+if TYPE_CHECKING:
+    from cxr_ssl.config import PretrainConfig
 
 
 @dataclass(frozen=True)
@@ -48,46 +52,27 @@ class Plan:
         return warmup_cosine(step, steps=self.all_steps, peak=self.weight_decay, end=self.weight_decay_end)
 
 
-def make_plan(
-    images: int,
-    *,
-    batch_size: int,
-    optimizer: str,
-    processes: int = 1,
-    accumulate: int = 1,
-    epochs: int | None = None,
-    warmup: float | None = None,
-    lr: float | None = None,
-    weight_decay: float = 0.0,
-    weight_decay_end: float | None = None,
-) -> Plan:
-    """Decide every setting: what is given stays, the rest follows the rules below.
+def make_plan(config: "PretrainConfig", images: int, processes: int = 1) -> Plan:
+    """Decide every setting but those of the method: what is given stays, the rest follows the rules below.
 
     Args:
-        images: Training images, at least 2.
-        batch_size: Images of a step over all processes; cut to the number of images and to equal shares.
-        optimizer: "adamw", "larc", "lars" or "sgd".
+        config: What is asked for; None is automatic.
+        images: Training images, at least 2; a batch of more is cut to them, and to equal shares.
         processes: Processes that share a batch.
-        accumulate: Parts in which each process takes its share.
-        epochs: Epochs; None chooses.
-        warmup: Epochs of rising learning rate; None is a tenth of the run.
-        lr: Peak learning rate; None chooses.
-        weight_decay: At the first step.
-        weight_decay_end: At the last; None keeps it.
     """
     from cxr_common.training.loader import global_batch  # imports NumPy, which --help does without
 
-    batch = global_batch(batch_size, images, processes * accumulate)
+    batch = global_batch(config.batch_size, images, processes * config.accumulate)
     steps = max(images // batch, 1)
-    epochs = epochs_for(steps) if epochs is None else epochs
+    epochs = epochs_for(steps) if config.epochs is None else config.epochs
     return Plan(
         global_batch=batch,
         steps=steps,
         epochs=epochs,
-        warmup_steps=epochs * steps // 10 if warmup is None else round(warmup * steps),
-        lr=lr_for(optimizer, batch) if lr is None else lr,
-        weight_decay=weight_decay,
-        weight_decay_end=weight_decay if weight_decay_end is None else weight_decay_end,
+        warmup_steps=epochs * steps // 10 if config.warmup is None else round(config.warmup * steps),
+        lr=lr_for(config.optimizer, batch) if config.lr is None else config.lr,
+        weight_decay=config.weight_decay,
+        weight_decay_end=config.weight_decay if config.weight_decay_end is None else config.weight_decay_end,
     )
 
 

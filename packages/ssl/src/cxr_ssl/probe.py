@@ -5,6 +5,7 @@ validation images.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -141,12 +142,9 @@ def knn_probe(
     """
     if not (np.isfinite(train_features).all() and np.isfinite(val_features).all()):
         return np.full(train_targets.shape[1], np.nan)
-    known = ~np.isnan(train_targets)
-    both = ((train_targets == 1).any(0) & (train_targets == 0).any(0)).astype(bool)
     scores = np.full(val_targets.shape, np.nan)
     x, new = _unit(train_features), _unit(val_features)
-    for pattern in np.unique(known[:, both].T, axis=0):
-        same = np.flatnonzero(both & (known == pattern[:, None]).all(0))
+    for pattern, same in _known_together(train_targets):
         bank, answers = x[pattern], train_targets[np.ix_(pattern, same)].astype(np.float64)
         nearest = min(NEIGHBOURS, len(bank))
         for start in range(0, len(new), 1000):
@@ -156,6 +154,14 @@ def knn_probe(
             means = np.einsum("mk,mkl->ml", weights, answers[chosen]) / weights.sum(1, keepdims=True)
             scores[start : start + 1000, same] = means
     return auroc(val_targets, scores)
+
+
+def _known_together(targets: NDArray[np.floating]) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.int64]]]:
+    """Labels with both outcomes that are known for the same images: these images, (N,), and the labels' columns."""
+    known = ~np.isnan(targets)
+    both = ((targets == 1).any(0) & (targets == 0).any(0)).astype(bool)
+    for pattern in np.unique(known[:, both].T, axis=0):
+        yield pattern, np.flatnonzero(both & (known == pattern[:, None]).all(0))
 
 
 def _unit(features: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -186,14 +192,10 @@ def linear_probe(
         (L,) AUROC in [0, 1]; NaN where either set lacks positives or negatives of a label, or features are
         not finite.
     """
-    labels = train_targets.shape[1]
-    scores = np.full(val_targets.shape, np.nan)
     if not (np.isfinite(train_features).all() and np.isfinite(val_features).all()):
-        return np.full(labels, np.nan)
-    known = ~np.isnan(train_targets)
-    both = np.array([len(np.unique(train_targets[known[:, i], i])) == 2 for i in range(labels)], dtype=bool)
-    for pattern in np.unique(known[:, both].T, axis=0):
-        same = np.flatnonzero(both & (known == pattern[:, None]).all(0))
+        return np.full(train_targets.shape[1], np.nan)
+    scores = np.full(val_targets.shape, np.nan)
+    for pattern, same in _known_together(train_targets):
         scores[:, same] = _ridge_scores(
             train_features[pattern].astype(np.float64),
             train_targets[np.ix_(pattern, same)].astype(np.float64),
@@ -210,20 +212,13 @@ def _ridge_scores(x: NDArray[np.float64], y: NDArray[np.float64], new: NDArray[n
     x, new, y = (x - mean) / std, (new - mean) / std, y - y.mean(0)
     n = len(x)
     # x = U diag(s) V', from the eigenvectors of the smaller Gram matrix.
-    if n >= x.shape[1]:
-        values, v = np.linalg.eigh(x.T @ x)
-        s = np.sqrt(np.clip(values, 0, None))
-        kept = s > 1e-7 * max(s.max(), 1e-300)
-        s, v = s[kept], v[:, kept]
-        uty = (v.T @ (x.T @ y)) / s[:, None]
-        projected = new @ v
-    else:
-        values, u = np.linalg.eigh(x @ x.T)
-        s = np.sqrt(np.clip(values, 0, None))
-        kept = s > 1e-7 * max(s.max(), 1e-300)
-        s, u = s[kept], u[:, kept]
-        uty = u.T @ y
-        projected = (new @ x.T) @ (u / s)
+    tall = n >= x.shape[1]
+    values, vectors = np.linalg.eigh(x.T @ x if tall else x @ x.T)
+    s = np.sqrt(np.clip(values, 0, None))
+    kept = s > 1e-7 * max(s.max(), 1e-300)
+    s, vectors = s[kept], vectors[:, kept]
+    uty = (vectors.T @ (x.T @ y)) / s[:, None] if tall else vectors.T @ y
+    projected = new @ vectors if tall else (new @ x.T) @ (vectors / s)
     best_error = np.full(y.shape[1], np.inf)
     scores = np.zeros((len(new), y.shape[1]))
     for penalty in PENALTIES * (s**2).sum() / max(x.shape[1], 1):

@@ -44,12 +44,6 @@ def react_to_collapse(
 ) -> tuple[Recovery | None, str]:
     """Choose what to do about a collapsed epoch: stop, warn, or recover.
 
-    Args:
-        collapse: What went wrong.
-        state: The state after that epoch.
-        on_collapse: "stop", "warn" or "recover".
-        folder: The run's folder, for the message.
-
     Returns:
         The recovery to apply, if any, and what to say.
 

@@ -31,14 +31,6 @@ def write_results(
 ) -> list[Path]:
     """Write the backbone, the pictures and the summary, in the main process; marks the run as finished.
 
-    Args:
-        config: Config of the run.
-        cohort: What it was trained on.
-        parents: Provenance of the start.
-        state: The state after the last step.
-        run: The run's folder.
-        facts: More figures for ``done.json``.
-
     Returns:
         The files with the backbone, and the page of pictures.
     """
@@ -74,17 +66,7 @@ def write_results(
 def write_backbone(
     folder: Path, weights: dict[str, Tensor], about: checkpoint.Header, trained_on: checkpoint.TrainingImages
 ) -> list[Path]:
-    """Write ``backbone.safetensors`` and, for a ResNet, ``backbone_torchvision.safetensors``.
-
-    Args:
-        folder: The run's folder.
-        weights: State dict of the network.
-        about: The header.
-        trained_on: Keys of the images it is made with: :func:`cxr_common.checkpoint.trained_on`.
-
-    Returns:
-        The files written.
-    """
+    """Write ``backbone.safetensors`` and, for a ResNet, ``backbone_torchvision.safetensors``."""
     written = [folder / "backbone.safetensors"]
     checkpoint.save(written[0], weights, about, training_images=trained_on)
     try:

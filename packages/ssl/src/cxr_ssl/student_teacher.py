@@ -36,13 +36,7 @@ class StudentTeacher(nn.Module):
     """
 
     def __init__(self, backbone: nn.Module, new_head: Callable[[], nn.Module], predictor: nn.Module | None = None):
-        """Copy the student into its teacher.
-
-        Args:
-            backbone: The student's network.
-            new_head: Makes a head; called once for each network.
-            predictor: A further head of the student alone.
-        """
+        """Copy the student into its teacher."""
         super().__init__()
         self.backbone, self.head = backbone, new_head()
         self.predictor = nn.Identity() if predictor is None else predictor

@@ -70,7 +70,7 @@ def pretrain(config: PretrainConfig) -> Path:
     cohort, probed = _open_cohorts(config)
     rows, folder = cohort.rows("train"), Path(config.runs_dir, config.run, config.name)
     accelerator = start_accelerator(config.precision, config.seed, deterministic=config.deterministic)
-    plan = planned(config, len(rows), accelerator.num_processes)
+    plan = make_plan(config, len(rows), accelerator.num_processes)
     specs = crop_specs(config.input_size, config.crops, config.local_size)
     method, parents = _new_method(config, cohort, plan, min(spec.size for spec in specs), accelerator)
     identity = _identity(config, plan, cohort, probed, parents)
@@ -116,22 +116,6 @@ def pretrain(config: PretrainConfig) -> Path:
             print(farewell(config, cohort, before(run), state.best, written))
         accelerator.wait_for_everyone()
     return folder / "backbone.safetensors"
-
-
-def planned(config: PretrainConfig, images: int, processes: int) -> Plan:
-    """Everything decided for a number of training images, but for the settings of the method."""
-    return make_plan(
-        images,
-        batch_size=config.batch_size,
-        optimizer=config.optimizer,
-        processes=processes,
-        accumulate=config.accumulate,
-        epochs=config.epochs,
-        warmup=config.warmup,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        weight_decay_end=config.weight_decay_end,
-    )
 
 
 def _open_cohorts(config: PretrainConfig) -> tuple[Cohort, Cohort]:
@@ -195,7 +179,7 @@ def _new_state(
     model, prepared = accelerator.prepare(method.module, optimizer)
     method.start(accelerator.device, plan.global_batch // accelerator.num_processes)
     if run.extended:  # what began at a step of the shorter run does not begin again
-        shorter = planned(config, images, accelerator.num_processes)
+        shorter = make_plan(config, images, accelerator.num_processes)
         shorter = replace(shorter, epochs=run.extended[0])
         method.change(config.method_options.settings(images, shorter))
     state = TrainState(

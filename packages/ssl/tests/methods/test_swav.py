@@ -7,18 +7,17 @@ import torch
 from torch import nn
 
 from cxr_data.errors import BadInput
-from cxr_ssl.config import preset
+from cxr_ssl.config import PretrainConfig, preset
 from cxr_ssl.feature_queue import FeatureQueue
 from cxr_ssl.method import lower_lr
 from cxr_ssl.methods.swav import RECOVERIES, SwAVConfig, SwAVMethod, SwAVSettings
 from cxr_ssl.plan import Plan, make_plan
-from cxr_ssl.train import planned
 
 IMAGENET = 1_281_167
 
 
 def settled(images: int, batch_size: int = 32, epochs: int | None = None, **options: Any) -> tuple[SwAVSettings, Plan]:
-    plan = make_plan(images, batch_size=batch_size, optimizer="adamw", epochs=epochs)
+    plan = make_plan(PretrainConfig(batch_size=batch_size, epochs=epochs), images)
     return SwAVConfig(**options).settings(images, plan), plan
 
 
@@ -56,7 +55,7 @@ def test_the_published_setting_is_met_where_it_was_measured():
 
 def test_the_published_queue_opens_when_the_paper_says():
     config = preset("paper-256")
-    plan = planned(config, IMAGENET, processes=4)
+    plan = make_plan(config, IMAGENET, processes=4)
     settings = config.swav.settings(IMAGENET, plan)
     assert (settings.prototypes, settings.embedding, settings.freeze_steps) == (3000, 128, 5005)
     queue = FeatureQueue(2, settings.queue, 1, 1)
@@ -84,7 +83,7 @@ def test_what_must_collapse_is_refused_and_what_may_is_said():
         assert [said in line for line in method_of(settings).warnings(plan)] == [True]
 
 
-PLAN = make_plan(800, batch_size=32, optimizer="adamw", epochs=40, lr=0.3)
+PLAN = make_plan(PretrainConfig(batch_size=32, epochs=40, lr=0.3), 800)
 SETTINGS = SwAVConfig(prototypes=600, embedding=64, queue=8, freeze=100).settings(800, PLAN)
 
 

@@ -1,4 +1,4 @@
-"""The small network trained from scratch that every transfer must beat."""
+"""A small network trained from scratch: the baseline for every pretrained one."""
 
 from collections.abc import Sequence
 from typing import Any, cast

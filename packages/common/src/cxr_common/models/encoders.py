@@ -109,10 +109,6 @@ def build_encoder(encoder: Encoder, size: int | None, mean: float, std: float) -
 def architecture_of(about: Mapping[str, Any], where: Path) -> str:
     """Name in the zoo of the network that the configuration of a repository describes; "" where it does not.
 
-    Args:
-        about: Content of its ``config.json`` or ``open_clip_config.json``.
-        where: The weights file, for messages.
-
     Raises:
         BadInput: A vision transformer of a shape that timm has no name for.
     """

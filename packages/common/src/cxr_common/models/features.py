@@ -1,4 +1,4 @@
-"""Look inside a network on the way: logits and inner features from one forward pass."""
+"""Logits and inner features of a network from one forward pass."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

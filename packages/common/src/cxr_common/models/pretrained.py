@@ -185,9 +185,6 @@ def imagenet_weights(architecture: str) -> Path:
     Args:
         architecture: A name of timm's; the tag it stands for is timm's choice.
 
-    Returns:
-        The file.
-
     Raises:
         BadInput: timm has none, or they can neither be found nor fetched.
     """

@@ -107,7 +107,9 @@ def _build_timm(architecture: str, num_outputs: int, channels: int, size: int | 
         except TypeError as error:
             if "drop_path_rate" not in str(error):
                 raise
-            _refuse_drop_path(architecture, drop_path)
+            do = f"leave drop_path at 0, not {drop_path}"
+            if drop_path:
+                raise BadInput("an architecture with stochastic depth", architecture, do=do) from error
             network = timm.create_model(architecture, **options)
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
         raise _cannot_take(architecture, size or DEFAULT_SIZE, str(error)) from error
@@ -143,13 +145,6 @@ def _cannot_take(architecture: str, size: int, reason: str) -> BadInput:
         f"{size} px ({reason})" if reason else f"{size} px",
         do="choose another size, such as 224",
     )
-
-
-def _refuse_drop_path(architecture: str, drop_path: float) -> None:
-    if drop_path:
-        raise BadInput(
-            "an architecture with stochastic depth", architecture, do=f"leave drop_path at 0, not {drop_path}"
-        )
 
 
 class GrayNetwork(nn.Module):

@@ -7,13 +7,7 @@ from cxr_data.cohorts.chunk_cache import Window
 
 
 def global_batch(batch_size: int, images: int, processes: int) -> int:
-    """Images of a step over all processes: equal parts of at least 2, as BatchNorm needs.
-
-    Args:
-        batch_size: Images wanted.
-        images: Images there are.
-        processes: Number of processes.
-    """
+    """Images of a step over all processes: equal parts of at least 2, as BatchNorm needs."""
     return max(min(batch_size, images) // processes, 2) * processes
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,6 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-def is_main() -> bool:
-    """Whether this is the process that writes and prints, as its launcher set it; needs no accelerator."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def share_batch_statistics(module: nn.Module, accelerator: "Accelerator") -> None:

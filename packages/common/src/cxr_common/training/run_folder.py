@@ -200,12 +200,7 @@ def _extended(record: Path) -> tuple[int, ...]:
 
 
 def experiment(config: Any, *kinds: type) -> dict[str, Any]:
-    """What defines an experiment: the fields of a config that these dataclasses declare, as plain JSON types.
-
-    Args:
-        config: Instance of a dataclass that inherits from ``kinds``.
-        *kinds: The dataclasses of what a result depends on.
-    """
+    """What defines an experiment: the fields of a config that these dataclasses declare, as plain JSON types."""
     names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     return {name: value for name, value in config_dict(config).items() if name in names}
 

@@ -1,12 +1,12 @@
 """The size of the images that a training takes."""
 
-import os
 from collections.abc import Sequence
 
 import torch
 
 from cxr_common.models.zoo import build
 from cxr_data.errors import BadInput
+from cxr_data.machine import is_main
 from cxr_data.sources import default_size
 
 
@@ -29,7 +29,7 @@ def training_size(size: int | None, data: Sequence[str] | str, architecture: str
         return size
     wanted = default_size(data)
     taken = next((edge for edge in (wanted, *range(wanted // 32 * 32, 31, -32)) if _takes(architecture, edge)), wanted)
-    if taken != wanted and os.environ.get("RANK", "0") == "0":
+    if taken != wanted and is_main():
         print(
             f"note: {architecture} does not take the {wanted} px of the data: it is trained at {taken} px", flush=True
         )

@@ -4,14 +4,13 @@ Nothing leaves the machine unless the tracker's own environment variables say so
 """
 
 import importlib
-import importlib.util
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cxr_data.errors import BadInput, require_known
+from cxr_data.errors import BadInput, require_known, require_modules
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +29,7 @@ def check_tracker(name: str | None) -> None:
     if name is None:
         return
     require_known("tracker", name, TRACKERS)
-    if importlib.util.find_spec(name) is None:
-        raise BadInput(f"the package {name}", "not installed", where=f"--track {name}", do=f"pip install {name}")
+    require_modules([name], name, "the tracker", where=f"--track {name}")
 
 
 class Tracker:

@@ -83,9 +83,6 @@ def folder_disagreements(cohort: Cohort) -> dict[str, Any] | None:
 
     A folder counts as a class when it sounds healthy (``0_normal``, ``No_Finding``) or is called as a label is.
 
-    Args:
-        cohort: The cohort.
-
     Returns:
         ``folders`` (folder -> images and how many disagree) and ``rows``; None where folders name no class.
     """
@@ -117,9 +114,6 @@ def folder_disagreements(cohort: Cohort) -> dict[str, Any] | None:
 
 def balance(cohort: Cohort) -> dict[str, Any]:
     """Positives by split, and where their share is another than in train.
-
-    Args:
-        cohort: The cohort.
 
     Returns:
         ``splits`` (split -> images, patients, and label -> positive, known, share), ``shifts`` (label, split,

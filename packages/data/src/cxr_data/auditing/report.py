@@ -35,11 +35,7 @@ summary h2 { display: inline; font-size: 1.2rem }
 
 
 def count_table(report: dict[str, Any]) -> "Table":
-    """The checks as a table: level, name, and what was found.
-
-    Args:
-        report: What :func:`cxr_data.auditing.checks.audit` returns.
-    """
+    """The checks as a table: level, name, and what was found."""
     from rich import markup
     from rich.table import Table
     from rich.text import Text
@@ -61,15 +57,7 @@ def totals(report: dict[str, Any]) -> str:
 
 
 def html(report: dict[str, Any], cohort: Cohort) -> str:
-    """One page that needs no other file and no network.
-
-    Args:
-        report: What :func:`cxr_data.auditing.checks.audit` returns.
-        cohort: The cohort it was found in, for thumbnails.
-
-    Returns:
-        The page.
-    """
+    """One page that needs no other file and no network."""
     name = escape(report["cohort"]["name"])
     rows = {image: row for row, image in enumerate(cohort.table["image"])}
     lines = "\n".join(

@@ -155,10 +155,6 @@ def cramers_v(table: NDArray[np.int64]) -> tuple[float, bool]:
 def thumbnail_baseline(cohort: Cohort, measures: Measures) -> dict[str, float]:
     """AUROC on test of ridge regression on 16 x 16 gray thumbnails, fitted on train: what a network must clear.
 
-    Args:
-        cohort: With train and test images.
-        measures: Of its images.
-
     Returns:
         Label -> AUROC, for those with enough positives and negatives in both parts.
     """

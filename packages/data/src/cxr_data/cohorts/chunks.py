@@ -117,9 +117,6 @@ def chunks_at(data: str | Path) -> str | None:
 def load_chunks(url: str) -> Cohort:
     """Open a cohort that :func:`upload` wrote; its pixels are fetched when they are read.
 
-    Args:
-        url: Of the cohort.
-
     Returns:
         The cohort; its pixels are :class:`PixelRows` of :class:`Chunk`.
 

@@ -265,9 +265,6 @@ def load(folder: str | Path) -> Cohort:
     Args:
         folder: Written by :func:`save` or ``cxr-data prepare``.
 
-    Returns:
-        The cohort.
-
     Raises:
         BadInput: No prepared cohort, or a damaged one.
 

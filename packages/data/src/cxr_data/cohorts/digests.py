@@ -1,4 +1,4 @@
-"""What tells images and cohorts apart: hashes of pixels, and of everything."""
+"""Hashes that tell images and cohorts apart: of pixels, and of pixels, labels and table together."""
 
 import hashlib
 import json

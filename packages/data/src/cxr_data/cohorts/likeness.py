@@ -1,4 +1,4 @@
-"""Short keys by which copies of an image are known again that were saved anew, rescaled, toned, inverted or turned.
+"""Short keys that copies of an image share: saved again, rescaled, changed in tone, inverted or turned.
 
 A key is the 16 x 16 descriptor that the audit compares images by first (`cxr_data.auditing.measures`), 4 bits a number.
 """

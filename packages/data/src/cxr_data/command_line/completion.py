@@ -21,9 +21,6 @@ Words = Mapping[str, Sequence[str]]
 def completion(arguments: Sequence[str]) -> str:
     """The script for one shell.
 
-    Args:
-        arguments: The shell's name.
-
     Raises:
         BadInput: No shell, or one that is not known.
     """

@@ -27,10 +27,6 @@ def wide_console() -> "Console":
 def counting(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how far a model is: a bar with rate and time left on a terminal, else a line at the start and each 30 s.
 
-    Args:
-        title: What is done.
-        total: Images in all.
-
     Yields:
         A function to call with the number of images just done.
     """

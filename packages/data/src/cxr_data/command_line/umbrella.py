@@ -109,10 +109,6 @@ def _main(argv: Sequence[str] | None) -> int:
 def load(place: str, name: str) -> Any:
     """What stands at "module:attribute", or the module of "module".
 
-    Args:
-        place: The place.
-        name: Command it is for.
-
     Raises:
         BadInput: Its package is not installed.
     """

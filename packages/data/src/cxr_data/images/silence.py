@@ -1,4 +1,4 @@
-"""Discard the lines that C libraries print on damaged files: they name no file, our message does."""
+"""Discard the lines that C libraries print on damaged files: they name no file, as our own message does."""
 
 import contextlib
 import io

@@ -233,10 +233,6 @@ def is_ours(path: str | Path) -> bool:
 def parse_header(text: str, path: str | Path) -> Header:
     """The header that :func:`header_text` wrote.
 
-    Args:
-        text: JSON found under :data:`KEY`.
-        path: File it was found in, for messages.
-
     Raises:
         BadInput: No header, an incomplete one, one of a newer schema, or numbers that no network can be used with.
     """
@@ -332,9 +328,14 @@ def _end(table: Mapping[str, Any]) -> int:
     return end
 
 
+def made_from(path: str | Path) -> str | None:
+    """SHA-256 of the weights that a file of ``export-model`` was made from; None where it does not say."""
+    return (describe_onnx(path)[1].get("source") or {}).get("sha256")
+
+
 def weights_of_onnx(path: str | Path) -> Path | None:
     """The weights that a file of ``export-model`` was made from, where they lie beside it or in the folder above."""
-    digest = (describe_onnx(path)[1].get("source") or {}).get("sha256")
+    digest = made_from(path)
     folder = Path(path).absolute().parent
     places = (folder / "model.safetensors", folder.parent / "model.safetensors")
     return next((place for place in places if place.is_file() and sha256(place) == digest), None)
@@ -342,9 +343,6 @@ def weights_of_onnx(path: str | Path) -> Path | None:
 
 def describe_onnx(path: str | Path) -> tuple[Header, dict[str, Any]]:
     """Read what an ONNX file of ``export-model`` says of itself, without loading its graph.
-
-    Args:
-        path: The file.
 
     Returns:
         Header of the weights, and what the file says of its own making: "precision", "source", "outputs", "check".

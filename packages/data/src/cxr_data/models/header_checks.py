@@ -17,10 +17,6 @@ _FILES = {"parents": ("role", "path", "sha256"), "ancestors": ("name", "sha256",
 def check_header(header: "Header", path: str | Path) -> None:
     """Refuse a header whose values no network can be used with, such as a standard deviation of 0.
 
-    Args:
-        header: As it was read, its types unchecked.
-        path: The file, for the message.
-
     Raises:
         BadInput: With the first such value.
     """

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cxr_data.errors import BadInput
+from cxr_data.errors import BadInput, require_modules
 
 PREFIX = "hf:"
 _CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)$")
@@ -73,10 +73,7 @@ def weights(word: str | Path) -> Path:
 
 
 def upload(folder: Path, repository: str, *, private: bool, message: str) -> str:
-    """Upload a folder as a repository of models, made where there is none.
-
-    Returns:
-        Address of the commit.
+    """Upload a folder as a repository of models, made where there is none; returns the commit's address.
 
     Raises:
         BadInput: Not logged in, not allowed, or no network.
@@ -165,12 +162,10 @@ def cached_revisions(repository: str) -> dict[str, list[str]]:
 
 
 def _library() -> Any:
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ImportError as error:
-        do = "pip install 'cxr-deploy[hub]', or give the path of a folder"
-        raise BadInput("the package huggingface-hub, for models on the Hub", "not installed", do=do) from error
+    require_modules(["huggingface_hub"], "cxr-deploy[hub]", "a model on the Hub", instead="give the path of a folder")
+    import huggingface_hub
+    import huggingface_hub.errors
+
     return huggingface_hub
 
 

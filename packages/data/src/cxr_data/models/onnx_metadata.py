@@ -6,9 +6,6 @@ from collections.abc import Iterator
 def onnx_metadata(data: memoryview) -> tuple[dict[str, str], str]:
     """Metadata and producer of a ModelProto.
 
-    Args:
-        data: The whole file.
-
     Returns:
         Its texts by key, and the name of the program that wrote it.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from cxr_data.cohorts.cohort import Cohort, load, note_size
 from cxr_data.command_line.progress import Progress
-from cxr_data.errors import BadInput
+from cxr_data.errors import BadInput, require_modules
 from cxr_data.preparation.prepare import Plan, finished, listed, outside, plan
 from cxr_data.preparation.shards import merge, prepare_shard
 
@@ -31,17 +31,12 @@ def prepare_on_dask(
         show: Whether to show progress.
         **options: Those of :func:`cxr_data.preparation.prepare.plan`.
 
-    Returns:
-        The cohort.
-
     Raises:
         BadInput: Dask is not installed, no scheduler answers, a part killed worker after worker, or what ``prepare``
             raises.
     """
-    try:
-        from distributed import Client, KilledWorker, as_completed
-    except ImportError as error:
-        raise BadInput("Dask for --dask", str(error), do="pip install 'cxr-data[dask]'") from error
+    require_modules(["distributed"], "cxr-data[dask]", "--dask")
+    from distributed import Client, KilledWorker, as_completed
 
     settings = plan(source, **options)
     target = outside(settings, out)

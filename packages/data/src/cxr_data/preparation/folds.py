@@ -37,15 +37,6 @@ def fold_numbers(cohort: Cohort, folds: int, *, seed: int = 0) -> NDArray[np.int
 def save_folds(cohort: Cohort, folder: str | Path, folds: int, *, seed: int = 0) -> Path:
     """Write the folds of a prepared cohort into its folder, as ``folds-K.parquet`` (image, fold).
 
-    Args:
-        cohort: The cohort.
-        folder: Its folder.
-        folds: Number of folds.
-        seed: Fixes them.
-
-    Returns:
-        The file.
-
     Raises:
         BadInput: Other folds of that number are there already, or see :func:`fold_numbers`.
     """

@@ -23,9 +23,6 @@ def outlines(cohort: Cohort) -> Outlines:
     Masks of the cohort; boxes of ChestX-ray14, RSNA and VinDr-CXR, and lung masks of the COVID-19 Radiography
     Database, where the data set is still at ``cohort.source``.
 
-    Args:
-        cohort: The cohort.
-
     Returns:
         A function that gives the outlines of one label on one image; lungs are outlined whatever the label.
     """

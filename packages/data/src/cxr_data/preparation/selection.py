@@ -100,11 +100,6 @@ def parse_selection(
 def select(listing: Listing, selection: Selection, where: Path) -> tuple[Listing, dict[str, Any]]:
     """Settle projections, labels and doubtful values of a listing.
 
-    Args:
-        listing: As a reader gives it.
-        selection: What to use of it.
-        where: The data set, for errors.
-
     Returns:
         The listing, its labels in {0, 1, NaN}, with the share of readers who said yes as ``votes:NAME`` columns
         where there were several; and what was done, as JSON types, empty when there was nothing to do.

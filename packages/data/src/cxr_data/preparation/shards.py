@@ -40,7 +40,7 @@ def shard_folder(out: str | Path, number: int, count: int) -> Path:
 
 
 def prepare_shard(settings: Plan, out: str | Path, number: int, count: int, *, show: bool = True) -> Path:
-    """Decode one of ``count`` equal runs of images; going on after a kill as :func:`prepare` does.
+    """Decode one of ``count`` equal runs of images into a folder, which is returned; resumes as :func:`prepare` does.
 
     Args:
         settings: The same for all shards.
@@ -48,9 +48,6 @@ def prepare_shard(settings: Plan, out: str | Path, number: int, count: int, *, s
         number: 1 to ``count``.
         count: How many there are.
         show: Whether to show progress.
-
-    Returns:
-        The shard's folder.
 
     Raises:
         BadInput: Too many broken images, more shards than images, or no disk space or permission.
@@ -73,7 +70,7 @@ def prepare_shard(settings: Plan, out: str | Path, number: int, count: int, *, s
                 "shard": number,
                 "shards": count,
                 "identity": settings.identity,
-                "plan": _as_json(settings),
+                "plan": {**dataclasses.asdict(settings), "root": str(settings.root)},
                 "broken": {str(start + row): reason for row, reason in sorted(broken.items())},
             }
             write_json(working / _ABOUT, about)
@@ -91,9 +88,6 @@ def merge(shards: Sequence[str | Path], out: str | Path) -> Cohort:
     Args:
         shards: Folders of :func:`prepare_shard`, all of them, in any order.
         out: Folder to write; new or empty, or holding this very cohort.
-
-    Returns:
-        The cohort.
 
     Raises:
         BadInput: A shard is missing or of something else, the data set has changed, or too many images are broken.
@@ -175,11 +169,6 @@ def _about(folder: Path) -> dict[str, Any]:
         found = "a whole cohort" if is_prepared(folder) else "none"
         do = "name folders that `cxr-data prepare --shard I/N` wrote"
         raise BadInput(f"a shard ({_ABOUT})", found, where=folder, do=do) from error
-
-
-def _as_json(settings: Plan) -> dict[str, Any]:
-    fields = dataclasses.asdict(settings)
-    return {**fields, "root": str(settings.root)}
 
 
 def _from_json(fields: dict[str, Any]) -> Plan:

@@ -92,9 +92,6 @@ def extras(name: str) -> Extras:
 def recognise(path: Path) -> str:
     """Name of the reader for a folder; "folder" when no particular data set is recognised.
 
-    Args:
-        path: Existing folder.
-
     Returns:
         A key of READERS.
     """
@@ -104,10 +101,6 @@ def recognise(path: Path) -> str:
 
 def read(path: Path, reader: str) -> Listing:
     """List a folder with a reader by name.
-
-    Args:
-        path: Existing, resolved folder.
-        reader: A key of READERS.
 
     Returns:
         The images, sorted by path.

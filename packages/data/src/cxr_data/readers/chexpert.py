@@ -70,8 +70,9 @@ def read(path: Path) -> Listing:
     )
     first = next(iter(tables))
     matched, notes = match_images(path, entries, first, parts=3)
-    notes += _move_valid(tables)
     if "test" not in tables.values():
+        if "val" in tables.values():
+            notes.append("valid.csv, labelled by radiologists, is the test part, as in published results")
         matched = matched.with_columns(pl.col("split").replace({"val": "test"}))
     matched, split_notes = official_split(matched, " and ".join(table.name for table in tables))
     patient = matched["path"].str.split("/").list.get(-3)
@@ -115,12 +116,6 @@ def _tables(path: Path) -> dict[Path, str]:
         if tables:
             return tables
     return {}
-
-
-def _move_valid(tables: dict[Path, str]) -> list[str]:
-    if "val" not in tables.values() or "test" in tables.values():
-        return []
-    return ["valid.csv, labelled by radiologists, is the test part, as in published results"]
 
 
 def _extras(matched: pl.DataFrame) -> list[pl.Series]:

@@ -1,4 +1,4 @@
-"""What a reader returns, and what several readers need to say it."""
+"""What a reader returns, and functions that several readers need to make it."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence

@@ -9,7 +9,6 @@ images would otherwise count as unlabelled.
 """
 
 import os
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import polars as pl
 from cxr_data.cohorts.cohort import Task
 from cxr_data.errors import BadInput, listed
 from cxr_data.folders import inside
-from cxr_data.readers import naming, patients, unlabelled, values
+from cxr_data.readers import image_table, naming, patients, unlabelled, values
 from cxr_data.readers.listing import (
     MAX_CLASSES,
     SPLIT_FOLDERS,
@@ -34,8 +33,7 @@ from cxr_data.readers.tables import numbers
 from cxr_data.spelling import sounds_healthy
 
 NAMES = tuple(f"{stem}.{kind}" for stem in ("manifest", "labels") for kind in ("csv", "csv.gz", "tsv", "parquet"))
-_KNOWN = ("file", "patient", "study", "split", "class", "projection", "sex", "age")
-_CLASS = "class"
+_KNOWN = ("file", "patient", "study", "split", image_table.CLASS, "projection", "sex", "age")
 _UNLABELLED = "or, for pretraining without labels, move the table out of the folder"
 
 
@@ -166,19 +164,19 @@ def _inside(path: Path, entries: pl.DataFrame, table_path: Path) -> tuple[pl.Dat
 def _tables(path: Path) -> list[Path]:
     """The table: one of the usual names first, else the only one with a column of files, or one for each split."""
     for name in NAMES:
-        if values.file_column(_columns(path / name)):
+        if values.file_column(image_table.columns(path / name)):
             return [path / name]
     for name in NAMES:
         if _promises_labels(path / name):
             raise BadInput(
                 f"a table with a column of files ({', '.join(values.FILE_COLUMNS)})",
-                _what_is_there(path / name),
+                image_table.what_is_there(path / name),
                 where=path / name,
                 do=f"write it as UTF-8 text with commas, one row per image; {_UNLABELLED}",
             )
     with os.scandir(path) as entries:
         names = sorted(e.name for e in entries if os.path.isfile(e.path))
-    named = [path / name for name in names if values.file_column(_columns(path / name))]
+    named = [path / name for name in names if values.file_column(image_table.columns(path / name))]
     splits = [_split_of(table) for table in named]
     if len(named) == 1 or (None not in splits and len(set(splits)) == len(named) > 1):
         return named
@@ -194,38 +192,27 @@ def _split_of(table_path: Path) -> str | None:
 def _together(tables: list[Path]) -> pl.DataFrame:
     """The entries of the table, or of one table for each split."""
     if len(tables) == 1:
-        return _text(tables[0])
+        return image_table.as_text(tables[0])
     parts = []
     for table in tables:
-        entries = _text(table)
+        entries = image_table.as_text(table)
         here = pl.col("split") if "split" in entries.columns else pl.lit(_split_of(table)).alias("split")
         parts.append(entries.with_columns(here))
     return pl.concat(parts, how="diagonal")
 
 
-def _columns(table_path: Path) -> list[str]:
-    if not table_path.is_file():
-        return []
-    if table_path.suffix.lower() == ".parquet":
-        try:
-            return pl.scan_parquet(table_path).collect_schema().names()
-        except (pl.exceptions.PolarsError, OSError):
-            return []
-    return values.header(table_path) if table_path.name.lower().endswith((".csv", ".csv.gz", ".tsv")) else []
-
-
 def _labelled(table_path: Path) -> bool:
     """Whether a table names files and their labels."""
-    columns = _columns(table_path)
+    columns = image_table.columns(table_path)
     if not values.file_column(columns):
         return False
-    if any(name.lower() == _CLASS or name.lower().startswith("label:") for name in columns):
+    if any(name.lower() == image_table.CLASS or name.lower().startswith("label:") for name in columns):
         return True
     if not _promises_labels(table_path) and not _without_classes(table_path.parent):
         return False  # class folders, and a manifest of their patients with some other column of zeros and ones
     try:
-        entries = _text(table_path)
-        return _CLASS in entries.columns or bool(_plain_labels(entries))
+        entries = image_table.as_text(table_path)
+        return image_table.CLASS in entries.columns or bool(_plain_labels(entries))
     except BadInput:
         return False
 
@@ -235,80 +222,17 @@ def _promises_labels(table_path: Path) -> bool:
     return table_path.name.startswith("labels.") and table_path.is_file()
 
 
-def _what_is_there(table_path: Path) -> str:
-    """What a table without a column of files holds instead, for the error."""
-    if not table_path.stat().st_size:
-        return "an empty file"
-    if table_path.suffix == ".parquet":
-        columns = _columns(table_path)
-        return f"the columns {', '.join(columns)[:200]}" if columns else "a file that is no Parquet table"
-    names = values.header(table_path)
-    return f"the columns {', '.join(names)[:200]}" if names else "bytes that are no text"
-
-
-def _text(table_path: Path) -> pl.DataFrame:
-    """The whole table as stripped text, null words as null, columns under our names where we know them."""
-    table = _parquet_text(table_path) if table_path.suffix.lower() == ".parquet" else values.read_csv(table_path)
-    names = [re.sub(r"^label:\s*", "label:", name.strip(), flags=re.IGNORECASE) for name in table.columns]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise BadInput("each column once", f"{twice[0]} twice", where=table_path, do="rename or remove one of them")
-    table.columns = names
-    files = values.file_column(table.columns)
-    table = table.rename({files: "file"}) if files else table
-    if table.is_empty() or "file" not in table.columns:
-        do = "write one row per image below the header, or move the table out of the folder"
-        raise BadInput("a table with rows and a column file", "none", where=table_path, do=do)
-    if twice := [name for name in map(_first_name, table.columns) if name in table.columns]:
-        raise BadInput("each column once", f"{twice[0]} twice", where=table_path, do="rename or remove one of them")
-    table = values.cleaned(table)
-    if table.is_empty():
-        raise BadInput("a table with rows and a column file", "blank rows", where=table_path)
-    renamed = values.known_columns(table.columns)
-    table = table.rename({name: ours for name, ours in renamed.items() if not _binary(table[name])})
-    if "split" not in table.columns and (split := values.split_column(table)):
-        table = table.rename({split: "split"})
-    return table.rename(_class_column(table))
-
-
-def _parquet_text(table_path: Path) -> pl.DataFrame:
-    try:
-        table = pl.read_parquet(table_path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise BadInput("a readable table", str(error).splitlines()[0], where=table_path) from error
-    plain = [name for name, kind in table.schema.items() if not kind.is_nested() and kind != pl.Binary]
-    return table.select(
-        pl.col(name).cast(pl.Int8) if table.schema[name] == pl.Boolean else pl.col(name) for name in plain
-    ).cast(pl.String)
-
-
-def _class_column(table: pl.DataFrame) -> dict[str, str]:
-    """The column of exclusive classes or findings, by its usual names, where no column is a label already."""
-    if _CLASS in table.columns or any(name.startswith("label:") for name in table.columns):
-        return {}
-    for spelling in values.CLASS_COLUMNS:
-        for name in table.columns:
-            if values.key(name) == spelling and not _binary(table[name]) and table[name].null_count() < table.height:
-                return {name: _CLASS}
-    return {}
-
-
-def _first_name(column: str) -> str | None:
-    """The name that polars has found twice in a header and numbered; None of any other."""
-    match = re.fullmatch(r"(.+)_duplicated_\d+", column)
-    return match and match[1].strip()
-
-
 def _plain_labels(entries: pl.DataFrame) -> list[str]:
     """Columns of 0, 1 and blanks that are nothing else."""
     names = [name for name in entries.columns if name not in {*_KNOWN, "path"} and not values.is_no_finding(name)]
-    return [name for name in names if _binary(entries[name])]
+    return [name for name in names if image_table.holds_labels(entries[name])]
 
 
 def _labels(matched: pl.DataFrame, table_path: Path) -> tuple[tuple[str, ...], Task | None, list[pl.Series], list[str]]:
     """Label names, the task, ``label:NAME`` columns, and notes."""
     marked = [name for name in matched.columns if name.startswith("label:")]
-    if not marked and _CLASS in matched.columns:
-        return _classes(matched[_CLASS], table_path)
+    if not marked and image_table.CLASS in matched.columns:
+        return _classes(matched[image_table.CLASS], table_path)
     if "label:" in marked:
         raise BadInput("a name in every column label:NAME", "label: without one", where=table_path, do="name it")
     chosen = marked or _plain_labels(matched)
@@ -377,12 +301,6 @@ def _where(known: pl.Series, column: pl.Series) -> pl.Series:
     """A column where it is known, else NaN."""
     masked = pl.when(known).then(column).otherwise(float("nan")).cast(pl.Float32)
     return pl.select(masked.alias(column.name)).to_series()
-
-
-def _binary(column: pl.Series) -> bool:
-    """Whether a column holds 0, 1, -1 and blanks only, and at least one 1."""
-    cells = values.binary(column).drop_nulls().cast(pl.Float32, strict=False)
-    return bool(cells.is_in([0.0, 1.0, UNCERTAIN]).fill_null(False).all()) and bool((cells == 1).any())
 
 
 def _split(matched: pl.DataFrame, table_path: Path) -> pl.Series:

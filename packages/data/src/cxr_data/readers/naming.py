@@ -1,4 +1,4 @@
-"""Images that a table names otherwise than they lie on the disk, and what its cells hold, for messages."""
+"""Match the names in a table to the files on the disk where they differ; excerpts of its cells for messages."""
 
 import re
 import unicodedata

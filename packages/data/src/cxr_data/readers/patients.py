@@ -1,4 +1,4 @@
-"""Who is on an image, for data sets that do not have a reader of their own."""
+"""The patient of each image, for data sets that do not have a reader of their own."""
 
 import re
 from collections.abc import Sequence

@@ -58,11 +58,7 @@ def find_table(folder: Path, columns: Sequence[str], example: str, *, prefix: st
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """Those of some columns that a CSV table has, as stripped text.
-
-    Args:
-        path: CSV file, plain or gzipped.
-        columns: Names wanted.
+    """Those of some columns that a CSV table, plain or gzipped, has, as stripped text.
 
     Returns:
         Text columns in the wanted order; what is blank is null.
@@ -129,11 +125,6 @@ def match_images(
 
 def numbers(column: pl.Series, allowed: Sequence[float], table_path: Path) -> pl.Series:
     """A text column as Float32; a blank is null.
-
-    Args:
-        column: Text.
-        allowed: The only values there may be.
-        table_path: For the error.
 
     Raises:
         BadInput: Anything else, with the first of them.

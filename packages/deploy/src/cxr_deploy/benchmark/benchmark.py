@@ -40,12 +40,6 @@ SCHEMA = 1
 def benchmark(config: BenchmarkConfig) -> Path:
     """Time every model in every runtime and write benchmark.json and benchmark.svg.
 
-    Args:
-        config: What to time, and how.
-
-    Returns:
-        The folder written.
-
     Raises:
         BadInput: No model, one that cannot run, or an unusable cohort.
     """
@@ -78,7 +72,8 @@ def benchmark(config: BenchmarkConfig) -> Path:
         eager = timed.get(f"{row['model']}: {EAGER[0]} {EAGER[1]}")
         row["speedup"] = eager["latency_ms_p50"] / row["latency_ms_p50"] if eager else None
     write_json(folder / "benchmark.json", document)
-    write_text(folder / "benchmark.svg", plot(document["rows"], machine, _measured_on(document["rows"])))
+    scored = "; ".join(dict.fromkeys(row["auroc_of"] for row in document["rows"] if row["auroc"] is not None))
+    write_text(folder / "benchmark.svg", plot(document["rows"], machine, scored))
     _show(document)
     say(f"wrote {folder / 'benchmark.json'} and {folder / 'benchmark.svg'}")
     return folder
@@ -132,10 +127,6 @@ def _auroc(
     values = auroc(images_of.targets(cohort, rows, row.header), np.concatenate(answers))
     mean = macro(values)
     return (mean if np.isfinite(mean) else None), f"{split} images of {cohort.name}"
-
-
-def _measured_on(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "; ".join(dict.fromkeys(row["auroc_of"] for row in rows if row["auroc"] is not None))
 
 
 def _peaks(rows: Sequence[Entry], threads: int) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cxr_data.files import sha256
 from cxr_data.machine import cpu_has_bf16
-from cxr_data.models.header import Header, describe_onnx
+from cxr_data.models.header import Header, describe_onnx, made_from
 from cxr_data.models.model_files import find, names
 from cxr_deploy import runtimes
 from cxr_deploy.extras import installed, require
@@ -134,8 +134,7 @@ def versions() -> dict[str, str]:
 def _of_onnx(name: str, file: Path) -> Iterator[Entry]:
     header, about = describe_onnx(file)
     eight = file if about["precision"] == "int8" else file.with_name(INT8)
-    digest = (about.get("source") or {}).get("sha256")
-    yield from _onnx_rows(name, file, header, about["precision"], _validation(header, eight, digest))
+    yield from _onnx_rows(name, file, header, about["precision"], _validation(header, eight, made_from(file)))
 
 
 def _of_weights(name: str, file: Path, scratch: Path, notes: list[str]) -> Iterator[Entry]:
@@ -149,7 +148,7 @@ def _of_weights(name: str, file: Path, scratch: Path, notes: list[str]) -> Itera
     digest, exported = sha256(file), file.parent / "export"
     validation = _validation(header, exported / INT8, digest)
     if header.bits:
-        if (exported / INT8).is_file() and _made_from(exported / INT8, digest):
+        if (exported / INT8).is_file() and made_from(exported / INT8) == digest:
             yield from _onnx_rows(name, exported / INT8, header, "int8", validation)
         else:
             notes.append(f"{name}: trained in 8 bits, which PyTorch only imitates; export it first: export-model")
@@ -157,7 +156,7 @@ def _of_weights(name: str, file: Path, scratch: Path, notes: list[str]) -> Itera
     for runtime, precision in makers():
         if runtime.startswith("PyTorch") and _possible(runtime, precision):
             yield Entry(name, runtime, precision, file, header, *validation["fp32"])
-    ready = {path.name: path for path in exported.glob("*.onnx") if _made_from(path, digest)}
+    ready = {path.name: path for path in exported.glob("*.onnx") if made_from(path) == digest}
     plain = ready.get("model.onnx")
     if plain is None:
         plain = scratch / f"{digest[:16]}.onnx"
@@ -186,7 +185,7 @@ def _validation(header: Header, eight: Path, digest: str | None) -> dict[str, tu
     other images side by side would show a loss, or hide one, that is a matter of the sample.
     """
     figures = {"fp32": (_number(header.metrics.get("val_auroc")), ALL), "int8": (None, SAMPLED)}
-    if not eight.is_file() or not _made_from(eight, digest):
+    if not eight.is_file() or made_from(eight) != digest:
         return figures
     kept = describe_onnx(eight)[1].get("quantisation") or {}
     auroc, drop = _number(kept.get("auroc")), _number(kept.get("drop"))
@@ -204,11 +203,6 @@ def _onnx_rows(
             fits = (precision == "int8") == (made == "int8") and (precision != "bf16" or cpu_has_bf16())
             if fits and (runtime.extra is None or installed(runtime.extra)):
                 yield Entry(name, runtime.title, precision, file, header, *validation[made])
-
-
-def _made_from(path: Path, digest: str | None) -> bool:
-    _, about = describe_onnx(path)
-    return (about.get("source") or {}).get("sha256") == digest
 
 
 def _number(value: Any) -> float | None:

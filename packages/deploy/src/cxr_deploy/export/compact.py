@@ -1,4 +1,4 @@
-"""A graph in fewer bytes: what says nothing is left out, what is there twice is kept once."""
+"""A graph in fewer bytes: shorter names, no shapes of inner values, equal constants kept once."""
 
 import onnx
 

@@ -1,4 +1,4 @@
-"""The stage: a weights file in; checked ONNX files and, on request, a page that runs them out.
+"""``export-model``: from a weights file to checked ONNX files and, on request, a page that runs them.
 
 ``export.json`` (schema 1) holds ``source`` (path and SHA-256 of the weights), ``files`` (name -> bytes, SHA-256 and
 precision), ``check`` (images, batches, largest difference of a probability to PyTorch, and ``differences`` of every
@@ -37,7 +37,7 @@ from cxr_deploy.export import onnx_file, quantise, torch_runtime
 from cxr_deploy.export.agreement import LEAST_AGREEMENT
 from cxr_deploy.export.answer import Answering
 from cxr_deploy.export.convert import convert
-from cxr_deploy.export.trained import convert_trained
+from cxr_deploy.export.trained import Source, convert_trained
 from cxr_deploy.runtimes import OUTPUTS
 from cxr_deploy.web.build import build, check_folder
 
@@ -51,12 +51,6 @@ CHECKED = 8
 
 def export(config: ExportConfig) -> list[Path]:
     """Export every model that is asked for.
-
-    Args:
-        config: Which models, and where to.
-
-    Returns:
-        Folders written.
 
     Raises:
         BadInput: No model, no cohort, an architecture that cannot be exported, or a file that answers otherwise than
@@ -98,16 +92,16 @@ def _export_one(config: ExportConfig, file: Path) -> Path:
     if folder.is_file():
         raise BadInput("a folder", "a file", where=folder, do="choose another --out")
     refuse_unwritable(folder)
-    cohort = images_of.open_for(header, config.data, file)
+    source = Source(config, file, network, header, images_of.open_for(header, config.data, file))
     if header.bits and not config.int8:
         raise BadInput("a float model", "one trained in 8 bits", where=file, do="leave --int8 false out")
-    samples = _samples(config, cohort) if config.int8 and not header.bits else None
+    samples = _samples(config, source.cohort) if config.int8 and not header.bits else None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name[:60]}.", suffix=".tmp", dir=folder.parent) as working:
         if header.bits:
-            _make_trained(config, file, network, header, cohort, Path(working))
+            _make_trained(source, Path(working))
         else:
-            _make(config, file, network, header, cohort, samples, Path(working))
+            _make(source, samples, Path(working))
         _move(Path(working), folder)
     say(f"wrote {folder}")
     for line in trail(header.licence, header.ancestors):
@@ -144,21 +138,13 @@ def _move(working: Path, folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _make(
-    config: ExportConfig,
-    file: Path,
-    network: GrayNetwork,
-    header: Header,
-    cohort: Cohort,
-    samples: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
-    folder: Path,
-) -> None:
+def _make(source: Source, samples: tuple[NDArray[np.int64], NDArray[np.int64]] | None, folder: Path) -> None:
     """Write the files into an empty folder."""
-    source = {"file": file.name, "sha256": sha256(file)}
+    network, header, cohort = source.network, source.header, source.cohort
     answering = Answering(network, header)
-    about = {"schema": SCHEMA, "precision": "fp32", "source": source, "outputs": _outputs(answering)}
+    about = {"schema": SCHEMA, "precision": "fp32", "source": source.about, "outputs": _outputs(answering)}
 
-    say(f"export-model: {header.architecture}, {header.input.size} px, {len(header.labels)} labels, from {file}")
+    say(f"export-model: {header.architecture}, {header.input.size} px, {len(header.labels)} labels, from {source.file}")
     model = convert(answering, header)
     images = images_of.pixels(cohort, checked_rows(cohort), header.input.size)
     differences = check(model.SerializeToString(), network, header, images)
@@ -176,40 +162,29 @@ def _make(
     if not answering.maps:
         say("  no heat maps: the network does not end in global average pooling and a linear layer")
 
-    quantised = _quantise(config, model, header, about, cohort, samples, folder) if samples else None
+    quantised = _quantise(source, model, about, *samples, folder) if samples else None
+    _write_about(source, about["check"], quantised, folder)
 
-    _write_about(config, file, source, about["check"], quantised, folder)
 
-
-def _make_trained(
-    config: ExportConfig, file: Path, network: GrayNetwork, header: Header, cohort: Cohort, folder: Path
-) -> None:
+def _make_trained(source: Source, folder: Path) -> None:
     """Write the one file of a network that was trained in 8 bits into an empty folder."""
-    say(f"export-model: {header.architecture} in 8 bits, {header.input.size} px, from {file}")
-    source = {"file": file.name, "sha256": sha256(file)}
-    model, checked, cost = convert_trained(config, file, network, header, cohort)
-    about = {"schema": SCHEMA, "precision": "int8", "source": source, "outputs": _outputs(Answering(network, header))}
+    header, outputs = source.header, _outputs(Answering(source.network, source.header))
+    say(f"export-model: {header.architecture} in 8 bits, {header.input.size} px, from {source.file}")
+    model, checked, cost = convert_trained(source)
+    about = {"schema": SCHEMA, "precision": "int8", "source": source.about, "outputs": outputs}
     onnx_file.describe(model, header, {**about, "check": checked, "quantisation": cost})
     onnx_file.save(model, folder / INT8)
-    report = {"kept": cost["name"], "variants": [cost]}
-    _write_about(config, file, source, checked, report, folder)
+    _write_about(source, checked, {"kept": cost["name"], "variants": [cost]}, folder)
 
 
-def _write_about(
-    config: ExportConfig,
-    file: Path,
-    source: Mapping[str, Any],
-    checked: Any,
-    quantised: Mapping[str, Any] | None,
-    folder: Path,
-) -> None:
+def _write_about(source: Source, checked: Any, quantised: Mapping[str, Any] | None, folder: Path) -> None:
     """Write export.json."""
     document: dict[str, Any] = {
         "schema": SCHEMA,
-        "source": {**source, "path": str(file)},
+        "source": {**source.about, "path": str(source.file)},
         "check": checked,
         "quantisation": quantised,
-        "provenance": made_now(config),
+        "provenance": made_now(source.config),
     }
     document["files"] = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name), "precision": precision}
@@ -220,18 +195,16 @@ def _write_about(
 
 
 def _quantise(
-    config: ExportConfig,
+    source: Source,
     model: onnx.ModelProto,
-    header: Header,
     about: dict[str, Any],
-    cohort: Cohort,
-    samples: tuple[NDArray[np.int64], NDArray[np.int64]],
+    calibration: NDArray[np.int64],
+    validation: NDArray[np.int64],
     folder: Path,
 ) -> dict[str, Any]:
     """Make the 8-bit file where one qualifies; the report either way."""
-    size = header.input.size
-    calibration, validation = samples
-    variants = quantise.VARIANTS
+    config, header, cohort = source.config, source.header, source.cohort
+    size, variants = header.input.size, quantise.VARIANTS
     say(
         f"  8 bits: {len(variants)} variants, calibrated on {len(calibration)} training images, compared on "
         f"{len(validation)} validation images of {cohort.name}"

@@ -43,9 +43,6 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 def load(path: str | Path) -> tuple[onnx.ModelProto, Header, dict[str, Any]]:
     """Read a file written by ``export-model``.
 
-    Args:
-        path: The file.
-
     Returns:
         Graph, header of the weights, and what the file says of its own making.
 

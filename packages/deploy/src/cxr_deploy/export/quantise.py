@@ -107,7 +107,7 @@ def search(
         graph = graphs[name] if name else model
         return runtimes.in_onnxruntime(graph.SerializeToString(), threads=threads)
 
-    scores = {name: _scores(run(name), validation) for name in ("", *graphs)}
+    scores = {name: runtimes.probabilities(run(name), validation) for name in ("", *graphs)}
     drops = {name: drop(targets, scores[""], scores[name], patients, header) for name in graphs}
     latency = _latencies(run, {variant.name: variant.structure for variant in variants}, validation)
     tried = [
@@ -158,13 +158,7 @@ def choose(tried: Iterable[Mapping[str, Any]], max_drop: float) -> Mapping[str, 
 
 
 def build(model: onnx.ModelProto, histograms: ranges.Histograms, variant: Variant) -> onnx.ModelProto:
-    """One 8-bit graph; opset and metadata are those of the float graph.
-
-    Args:
-        model: The float graph; left as it is.
-        histograms: Of :func:`ranges.observe`.
-        variant: How.
-    """
+    """One 8-bit graph; opset and metadata are those of the float graph, which is left as it is."""
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
@@ -236,10 +230,6 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _scores(run: runtimes.Run, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.concatenate([run(images[at : at + 32])["probabilities"] for at in range(0, len(images), 32)])
-
-
 def _latencies(
     run: Callable[[str], runtimes.Run], structures: Mapping[str, str], images: NDArray[np.uint8]
 ) -> dict[str, float]:
@@ -288,10 +278,6 @@ def _outside(model: onnx.ModelProto) -> list[str]:
         reached |= set(node.output)
     made_by = {name: node for node in model.graph.node for name in node.output}
     after = [made_by[name] for name in (OUTPUTS[0], OUTPUTS[2]) if name in made_by]
-    names += [node.name for node in after]
-    names += [made_by[name].name for node in after for name in node.input if name in made_by and _scales(made_by[name])]
-    return names
-
-
-def _scales(node: onnx.NodeProto) -> bool:
-    return node.op_type in ("Div", "Mul", "Constant")
+    before = [made_by[name] for node in after for name in node.input if name in made_by]
+    scaling = [node for node in before if node.op_type in ("Div", "Mul", "Constant")]
+    return names + [node.name for node in (*after, *scaling)]

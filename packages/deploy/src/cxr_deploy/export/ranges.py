@@ -33,9 +33,6 @@ def observe(model: onnx.ModelProto, batches: Callable[[], Iterable[NDArray[np.ui
         model: The float graph, shapes inferred; left as it is.
         batches: Gives the same batches (B, 1, S, S) uint8 each time it is called.
         threads: CPU threads.
-
-    Returns:
-        The histograms.
     """
     run, names = _exposed(model, threads)
     low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)

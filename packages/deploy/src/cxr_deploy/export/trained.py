@@ -4,6 +4,8 @@ No image is needed to choose scales: they came with the weights. Validation imag
 the fake-quantised network does in PyTorch, and what 8 bits cost beside the float model it was trained on from.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +39,32 @@ decisions. Float sums in another order round a value near the middle of a step t
 layers carry that on; a wrong scale anywhere changes far more."""
 
 
-def convert_trained(
-    config: ExportConfig, file: Path, network: GrayNetwork, header: Header, cohort: Cohort
-) -> tuple[onnx.ModelProto, dict[str, Any], dict[str, Any]]:
-    """Make and check the 8-bit graph.
+@dataclass(frozen=True)
+class Source:
+    """A model that is exported.
 
-    Args:
+    Attributes:
         config: The command's config.
-        file: The 8-bit model.safetensors.
+        file: Its model.safetensors.
         network: Its network.
-        header: Its header, which has ``bits``.
-        cohort: Labelled, with validation images.
+        header: Its header.
+        cohort: What the ONNX file is checked on.
+    """
+
+    config: ExportConfig
+    file: Path
+    network: GrayNetwork
+    header: Header
+    cohort: Cohort
+
+    @cached_property
+    def about(self) -> dict[str, str]:
+        """Name and SHA-256 of the file, as ONNX files and export.json say them."""
+        return {"file": self.file.name, "sha256": sha256(self.file)}
+
+
+def convert_trained(source: Source) -> tuple[onnx.ModelProto, dict[str, Any], dict[str, Any]]:
+    """Make and check the 8-bit graph of a model whose header has ``bits``; its cohort needs labelled validation images.
 
     Returns:
         The graph, how it was checked ("images", "cohort", "differences"), and what 8 bits cost ("auroc", "drop",
@@ -56,40 +73,36 @@ def convert_trained(
     Raises:
         BadInput: Not to be exported, it answers otherwise than PyTorch, or it decides otherwise than its float model.
     """
+    config, header, cohort = source.config, source.header, source.cohort
     assert header.bits is not None
     rows = images_of.sample(cohort, "val", config.validation_images)
     if not cohort.labels or not len(rows):
         raise BadInput("a cohort with labelled validation images", "none", where=cohort.source, do="name one: --data")
     images = images_of.pixels(cohort, rows, header.input.size)
-    model = with_integer_weights(convert(Answering(network, header), header))
-    expected = _probabilities(torch_runtime.in_torch(network, header), images)
-    scores = _probabilities(runtimes.in_onnxruntime(model.SerializeToString(), threads=config.threads), images)
-    check = {"images": len(rows), "cohort": cohort.name, "differences": _differences(expected, scores, header, file)}
+    model = with_integer_weights(convert(Answering(source.network, header), header))
+    expected = runtimes.probabilities(torch_runtime.in_torch(source.network, header), images)
+    scores = runtimes.probabilities(runtimes.in_onnxruntime(model.SerializeToString(), threads=config.threads), images)
+    differences = _differences(expected, scores, header, source.file)
+    check = {"images": len(rows), "cohort": cohort.name, "differences": differences}
     say(
         f"  {header.bits['weights']}-bit weights, 8-bit values: probabilities on average within "
-        f"{check['differences']['mean']:.1e} of PyTorch's on {len(rows)} images of {cohort.name}"
+        f"{differences['mean']:.1e} of PyTorch's on {len(rows)} images of {cohort.name}"
     )
     if header.bits["weights"] == 8 and not cpu_has_vnni():
         say("warning: this processor has no VNNI: runtimes may clip sums of 8-bit weights; --weight_bits 7 are safe")
-    return model, check, _cost(config, file, header, cohort, rows, scores)
+    return model, check, _cost(source, rows, scores)
 
 
-def _cost(
-    config: ExportConfig,
-    file: Path,
-    header: Header,
-    cohort: Cohort,
-    rows: NDArray[np.int64],
-    scores: NDArray[np.float32],
-) -> dict[str, Any]:
+def _cost(source: Source, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> dict[str, Any]:
     """AUROC and decisions beside those of the float model.
 
     Raises:
         BadInput: It is not there, or 8 bits cost more than the config allows.
     """
-    network, before = load(float_model(config, file, header), kind="model")
+    config, header, cohort = source.config, source.header, source.cohort
+    network, before = load(float_model(config, source.file, header), kind="model")
     images = images_of.pixels(cohort, rows, before.input.size)
-    reference = _probabilities(torch_runtime.in_torch(network, before), images)
+    reference = runtimes.probabilities(torch_runtime.in_torch(network, before), images)
     targets, patients = images_of.targets(cohort, rows, header), cohort.groups[rows]
     cost: dict[str, Any] = {
         "name": "trained in 8 bits",
@@ -106,7 +119,7 @@ def _cost(
             f"AUROC at most {100 * most:g} percentage points below the float model's, and {config.min_agreement:.1%} "
             "of its decisions",
             _said(cost),
-            where=file,
+            where=source.file,
             do="train longer in 8 bits (--bits_epochs), or allow it: --max_drop, --min_agreement",
         )
     return cost
@@ -126,10 +139,6 @@ def float_model(config: ExportConfig, file: Path, header: Header) -> Path:
     if sha256(place) != parent["sha256"]:
         raise BadInput("the float model it was trained on from", "another file", where=place, do=do)
     return place
-
-
-def _probabilities(run: runtimes.Run, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.concatenate([run(images[at : at + 32])["probabilities"] for at in range(0, len(images), 32)])
 
 
 def _differences(

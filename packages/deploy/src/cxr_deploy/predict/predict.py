@@ -42,9 +42,6 @@ class Picture:
 def predict(config: PredictConfig) -> None:
     """Classify files and write the table and the pictures that are asked for.
 
-    Args:
-        config: Model, files, and where the answers go.
-
     Raises:
         BadInput: No model, no image, no image that can be read, heat maps of a network without, or a place that
             cannot be written to.

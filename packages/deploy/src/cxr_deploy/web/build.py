@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cxr_data.command_line.terminal import say
-from cxr_data.errors import BadInput
-from cxr_data.files import refuse_unwritable, whole_folder, write_text
+from cxr_data.files import whole_folder, write_text
+from cxr_data.folders import refuse_other_files
 from cxr_data.models.decisions import in_use
 from cxr_data.models.header import EXPORT_KEY, KEY, Header
 from cxr_data.models.licences import is_loud, trail
@@ -103,20 +103,5 @@ def licence_lines(header: Header) -> dict[str, object]:
 
 
 def check_folder(folder: Path) -> None:
-    """See that a page may be written: nothing there, or an earlier page.
-
-    Raises:
-        BadInput: The folder holds other files, is a file, or cannot be written.
-    """
-    refuse_unwritable(folder)
-    if folder.is_file():
-        raise BadInput("a folder", "a file", where=folder, do="choose another --web")
-    if folder.is_dir():
-        others = sorted({path.name for path in folder.iterdir()} - {*PAGE, MODEL, FACTS, RUNTIME})
-        if others:
-            raise BadInput(
-                "a new folder, or an earlier page",
-                f"other files ({', '.join(others[:5])})",
-                where=folder,
-                do="choose another --web",
-            )
+    """See that a page may be written: nothing there, or an earlier page; see `refuse_other_files`."""
+    refuse_other_files(folder, (*PAGE, MODEL, FACTS, RUNTIME), earlier="an earlier page", option="--web")

@@ -1,4 +1,4 @@
-"""What goes between features that do not fit: small modules, trained with the student, never saved."""
+"""Small modules between features of different shape, trained with the student and never saved."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""One loss for the images of all processes."""
+"""Losses over the images of all processes of a training together."""
 
 from collections.abc import Sequence
 

@@ -171,7 +171,7 @@ def gallery(
     *,
     cases: int = 2,
 ) -> list[dict[str, Any]]:
-    """The surest right and wrong answers of the first model, with every model's map.
+    """The most confident correct and wrong answers of the first model, with every model's map.
 
     Args:
         subjects: The models, the reference first.

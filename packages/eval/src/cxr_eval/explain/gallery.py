@@ -1,4 +1,4 @@
-"""Pictures: the surest right and wrong answers for a label, with the maps of every model over the radiograph."""
+"""Pictures of the most confident correct and wrong answers for a label, with the maps of every model."""
 
 from collections.abc import Sequence
 

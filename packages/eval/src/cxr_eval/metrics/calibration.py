@@ -1,4 +1,4 @@
-"""Whether a probability means what it says."""
+"""Calibration of one label: whether probabilities agree with frequencies."""
 
 from dataclasses import dataclass
 
@@ -191,9 +191,6 @@ def fit_recalibration(target: NDArray, probability: NDArray) -> Recalibration:
     Args:
         target: (N,) in {0, 1, NaN}.
         probability: (N,) in [0, 1].
-
-    Returns:
-        The coefficients.
     """
     known = ~np.isnan(target)
     t, z = target[known].astype(np.float64), logit(probability[known])

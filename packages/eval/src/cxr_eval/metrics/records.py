@@ -1,4 +1,4 @@
-"""Every metric as one record: what it is called, how it is computed, and how sure it is.
+"""Every metric as one record: its name, how it is computed, and how its interval is made.
 
 Tables, intervals, the report, model cards, the terminal and docs/metrics.md are made from ``METRICS``. To add a metric,
 add a record: ``METRICS["youden"] = Metric("youden", "Youden's J", ...)``.

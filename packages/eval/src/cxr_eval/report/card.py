@@ -17,9 +17,6 @@ from cxr_eval.notes import counted_images
 def cards(document: Mapping[str, Any]) -> dict[str, str]:
     """Model cards.
 
-    Args:
-        document: The content of metrics.json.
-
     Returns:
         Folder name -> text of its README.md, one for every model.
     """
@@ -28,12 +25,7 @@ def cards(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def card(document: Mapping[str, Any], name: str) -> str:
-    """The card of one model.
-
-    Args:
-        document: The content of metrics.json.
-        name: The model's name in it.
-    """
+    """The card of one model."""
     model = document["models"][name]
     sections = [
         f"# {plain(name)}",

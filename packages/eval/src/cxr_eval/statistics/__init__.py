@@ -1,1 +1,1 @@
-"""How sure a metric is: bootstrap intervals, paired comparisons, DeLong's test."""
+"""Uncertainty of metrics: bootstrap intervals, paired comparisons, DeLong's test."""

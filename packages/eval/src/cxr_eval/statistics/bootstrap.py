@@ -126,9 +126,6 @@ def draw(patients: int, resamples: int, seed: int) -> Draws:
         patients: Number of patients P.
         resamples: Bootstrap resamples R.
         seed: Seed of the bootstrap, and of the groups where there are more than ``MOST_GROUPS`` patients.
-
-    Returns:
-        The replicates.
     """
     groups = np.random.default_rng((seed, 2)).permutation(patients) % min(patients, MOST_GROUPS)
     if patients <= MOST_GROUPS:

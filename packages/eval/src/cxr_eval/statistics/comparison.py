@@ -1,4 +1,4 @@
-"""Judging several differences at once."""
+"""Adjustment of p values for several comparisons at once."""
 
 from collections.abc import Sequence
 

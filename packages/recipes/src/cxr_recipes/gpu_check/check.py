@@ -23,9 +23,6 @@ RECIPE_NEEDS = 20.0
 def gpu_check(config: GpuCheckConfig) -> None:
     """Run what is not done yet, and write ``gpu.json`` and ``gpu.md``; the same command resumes where it was cut.
 
-    Args:
-        config: Time, pixels and place.
-
     Raises:
         BadInput: No such archive or folder, or results of another machine, scale or archive.
         SystemExit: 1, where a check failed; the page says which.

@@ -19,11 +19,6 @@ class Failed(Exception):
 def run(words: Sequence[str], log: Path, *, on_cpu: bool = False) -> float:
     """Run a command to its end.
 
-    Args:
-        words: The command and its arguments.
-        log: File that its output is appended to.
-        on_cpu: Keep it from using a GPU.
-
     Returns:
         Seconds it took.
 

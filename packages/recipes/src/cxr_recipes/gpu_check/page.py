@@ -6,11 +6,7 @@ from cxr_data.markdown import table
 
 
 def page(record: dict[str, Any]) -> str:
-    """The page, in Markdown.
-
-    Args:
-        record: What gpu.json holds.
-    """
+    """The page, in Markdown."""
     lines = [
         "# A GPU for some minutes",
         "",

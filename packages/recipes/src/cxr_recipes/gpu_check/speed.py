@@ -16,14 +16,7 @@ MEASURED = ("training_images_per_second", "waiting_share", "peak_gpu_memory_gib"
 def measurements(
     folder: Path, data: str, pixel_size: int, scale: Scale
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Name and function of every measurement; KD needs the teacher before it, so they are run in this order.
-
-    Args:
-        folder: Where the runs and the log lie.
-        data: The images, as ``--data`` takes it.
-        pixel_size: Edge at which they are stored.
-        scale: Sizes.
-    """
+    """Name and function of every measurement; KD needs the teacher before it, so they are run in this order."""
     place = [f"--data={data}", f"--runs_dir={folder}", "--run=speed", f"--size={scale.size}"]
     teacher = folder / "speed" / "teacher" / "model.safetensors"
     epochs, batch = f"--epochs={scale.epochs}", f"--batch_size={scale.batch}"

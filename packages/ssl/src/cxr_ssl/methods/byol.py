@@ -37,7 +37,7 @@ class BYOLConfig(MethodConfig):
 
     def settings(self, images: int, plan: Plan) -> "BYOLSettings":
         """Every option decided; none depends on the number of images."""
-        return BYOLSettings(self.embedding, self.hidden, self.momentum, plan.all_steps)
+        return BYOLSettings(self, self.momentum, plan.all_steps)
 
     def build(self, backbone: "GrayNetwork", settings: "BYOLSettings", plan: Plan, *, coded_crops: int) -> "BYOL":
         """BYOL around a backbone."""
@@ -49,14 +49,12 @@ class BYOLSettings:
     """Settings of a run.
 
     Attributes:
-        embedding: D, width of projection and prediction.
-        hidden: Width of the hidden layers of both heads.
+        options: The options as given.
         momentum: Momentum of the teacher at the first step.
         all_steps: Steps of the run, over which the momentum rises.
     """
 
-    embedding: int
-    hidden: int
+    options: BYOLConfig
     momentum: float
     all_steps: int
 
@@ -73,7 +71,7 @@ class BYOL(Method):
 
         self.settings = settings
         width: Any = backbone.network.num_features
-        d, hidden = settings.embedding, settings.hidden
+        d, hidden = settings.options.embedding, settings.options.hidden
         predictor = BYOLPredictionHead(d, hidden, d)
         self.module = StudentTeacher(backbone, lambda: BYOLProjectionHead(width, hidden, d), predictor)
         self._criterion = NegativeCosineSimilarity()
@@ -82,7 +80,7 @@ class BYOL(Method):
     @property
     def dimensions(self) -> tuple[int, None]:
         """Width of the student's projections."""
-        return self.settings.embedding, None
+        return self.settings.options.embedding, None
 
     def loss(self, outputs: "CropOutputs") -> "Tensor":
         """Mean negative cosine of prediction (V, B, D) and teacher (A, B, D) over all pairs of different crops.
@@ -113,7 +111,7 @@ class BYOL(Method):
 
     def description(self) -> str:
         """The settings in a few words."""
-        return f"embedding {self.settings.embedding}, momentum {self.settings.momentum:g}"
+        return f"embedding {self.settings.options.embedding}, momentum {self.settings.momentum:g}"
 
 
 LOW_SPREAD = 0.02

@@ -156,13 +156,7 @@ class SwAVMethod(Method):
     """SwAV in training: codes by Sinkhorn over batch and queue, predicted from the other crops."""
 
     def __init__(self, backbone: "GrayNetwork", settings: SwAVSettings, coded_crops: int):
-        """Put head and prototypes behind a backbone.
-
-        Args:
-            backbone: Network from pixels to features.
-            settings: The settings.
-            coded_crops: A, crops that get codes.
-        """
+        """Put head and prototypes behind a backbone."""
         from cxr_ssl.swav import SwAV
 
         self.settings, self.coded = settings, coded_crops
