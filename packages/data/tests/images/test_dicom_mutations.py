@@ -180,7 +180,7 @@ def try_every_way(path: Path, root: Path) -> None:
     assert "Doe" not in "".join(reasons)  # a reason holds nothing of the header's text
     with suppress(BrokenImage):
         full_digest(path)
-    assert set(dicom_facts(path, b"salt")) == {"patient", "number", "projection", "sex", "age"}
+    assert set(dicom_facts(path, b"salt")) == {"patient", "number", "study", "projection", "sex", "age"}
     rows_and_columns(path)
     claimed_size(path)
     patients.facts(root, [path.name])
