@@ -124,7 +124,8 @@ def moved(tensor: torch.Tensor, args: Iterable[Any], kwargs: dict[str, Any]) -> 
         target = torch.device(args.pop(0))
     if kwargs.get("device") is not None:
         target = torch.device(kwargs["device"])
-    kwargs.pop("device", None), kwargs.pop("non_blocking", None)
+    for option in ("device", "non_blocking"):
+        kwargs.pop(option, None)
     args = [a for a in args[:1] if a is not None and not isinstance(a, bool)]
     if target is not None and target.type == "meta":
         return _plain_to(tensor._inner if isinstance(tensor, Pretended) else tensor, "meta", *args, **kwargs)

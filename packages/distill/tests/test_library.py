@@ -82,7 +82,8 @@ def test_the_student_keeps_the_answers_of_a_reused_classifier() -> None:
     student, teacher = networks()
     x, _ = data("multilabel")
     distill(student, teacher, batches("multilabel"), task="multilabel", losses={SimKD(): 1.0}, epochs=30)
-    student.eval(), teacher.eval()
+    student.eval()
+    teacher.eval()
     with torch.no_grad():
         near = (student(x) - teacher(x)).square().mean()
         far = (Small(4)(x) - teacher(x)).square().mean()

@@ -250,7 +250,9 @@ def _confusion(groups: Mapping[str, list[str]], models: Models, labels: Sequence
 
 def _corruptions(groups: Mapping[str, list[str]], models: Models) -> str:
     """What the models lose on corrupted copies of the images; empty where that was not evaluated."""
-    kinds_of = {group: [models[name].get("corruptions") for name in names] for group, names in groups.items()}
+    kinds_of: dict[str, list[Any]] = {
+        group: [models[name].get("corruptions") for name in names] for group, names in groups.items()
+    }
     if not all(all(of_models) for of_models in kinds_of.values()):
         return ""
     first = next(iter(kinds_of.values()))[0]
