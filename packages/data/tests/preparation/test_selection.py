@@ -134,6 +134,13 @@ def test_classes_are_joined_and_split_into_labels(tmp_path):
     assert (single.task, single.table.height) == ("multilabel", 3)
 
 
+def test_names_of_nothing_are_refused(listing, tmp_path):
+    with pytest.raises(BadInput, match="NEW=OLD"):
+        select(listing, Selection(labels=("=a",)), tmp_path)
+    with pytest.raises(BadInput, match="NEW=OLD"):
+        select(replace(listing, labels=(), task=None), Selection(labels=("fine=No Finding",)), tmp_path)
+
+
 def test_nothing_to_settle_changes_nothing(listing, tmp_path):
     plain = Listing("made up", listing.table.select("path", "label:c"), ("c",), "multilabel", ("note",))
     selected, done = select(plain, Selection(), tmp_path)

@@ -194,6 +194,8 @@ def _parts(listing: Listing, selection: Selection, where: Path) -> dict[str, tup
         for source in sources:
             if source not in offered:
                 raise unknown_name("label", source, offered) if offered else BadInput("labels", "none", where=where)
+        if not name or not sources:
+            raise BadInput("NEW=OLD, of labels that the data set has", repr(label), where="--labels")
         if name in parts:
             raise BadInput("each label once", f"{name} twice", where="--labels")
         parts[name] = [f"label:{source}" for source in sources], contrary
