@@ -24,6 +24,8 @@ _SHRINK, _SAMPLES = (1.25, 1.75, 2.25, 3.5), np.array([1, 3, 2, 3, 4])
 _NOISE_SEED = 0x5EED
 NOISE_STEPS = 32.0  # gray levels of the noise tile to one standard deviation
 _NOISE_EDGES, _NOISE_PLACES = 4, 32  # the tile is 4 views wide, and a view's noise begins at a multiple of its 32nd
+LAST_NOISE_PLACE = (_NOISE_EDGES - 1) * _NOISE_PLACES
+"""Last value of ``noise_x`` and ``noise_y``, which begin at 0."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,7 @@ def draw(spec: ViewSpec, n: int, seed: int, epoch: int, stream: int = 0) -> View
     if spec.noise and spec.noise_sigma:
         noisy = rng.uniform(0, 1, shape) < spec.noise
         drawn["noise"] = np.where(noisy, rng.uniform(0, spec.noise_sigma, shape), 0.0)
-        places = (_NOISE_EDGES - 1) * _NOISE_PLACES
-        drawn |= {axis: rng.integers(0, places, shape, endpoint=True) for axis in ("noise_x", "noise_y")}
+        drawn |= {axis: rng.integers(0, LAST_NOISE_PLACE, shape, endpoint=True) for axis in ("noise_x", "noise_y")}
     return {name: values.astype(np.float32) for name, values in drawn.items()}
 
 

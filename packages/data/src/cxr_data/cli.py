@@ -96,13 +96,12 @@ def _prepare(config: PrepareConfig) -> None:
 
 
 def _prepare_shard(source: str, out: Path, number: int, count: int, options: dict[str, Any]) -> None:
+    from cxr_data.command_line.suggestions import typed
     from cxr_data.preparation.prepare import plan
     from cxr_data.preparation.shards import prepare_shard
 
     folder = prepare_shard(plan(source, **options), out, number, count)
     print(f"wrote {folder}")
-    from cxr_data.command_line.suggestions import typed
-
     print(f"next, when all {count} are there:  {typed('cxr-data', 'merge', out=out)}")
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cxr_data import pixel_size_for
-from cxr_data.augment import ViewSpec, render, whole
+from cxr_data.augment import LAST_NOISE_PLACE, ViewSpec, render, whole
 from cxr_data.cohorts.cohort import Cohort
 from cxr_data.command_line.terminal import counting
 from cxr_data.models.header import Header
@@ -49,7 +49,6 @@ _SAME = {
     "sigma": 0.0,
     "angle": 0.0,
 }
-_NOISE_PLACES = 96  # places on the noise tile that a view's noise may begin at
 
 
 class CorruptedImages:
@@ -78,7 +77,7 @@ class CorruptedImages:
         same = _SAME | {"width": shown, "height": shown} | change
         views = {name: np.full((len(rows), 1), value, np.float32) for name, value in same.items()}
         if "noise" in change:
-            places = [np.random.default_rng(int(row)).integers(0, _NOISE_PLACES, 2, endpoint=True) for row in rows]
+            places = [np.random.default_rng(int(row)).integers(0, LAST_NOISE_PLACE, 2, endpoint=True) for row in rows]
             across, down = np.array(places, np.float32).T[:, :, None]
             views |= {"noise_x": across, "noise_y": down}
         return render(images, views, ViewSpec(self.size))[0]
